@@ -1,0 +1,31 @@
+"""The error tree. Everything mucg4 raises on purpose derives from `Mucg4Error`."""
+
+from __future__ import annotations
+
+
+class Mucg4Error(Exception):
+    """Base class; its text is one clear line for the user."""
+
+
+class InputError(Mucg4Error):
+    """A file or argument given by the user cannot be used (command line: exit status 2)."""
+
+
+class UnsupportedError(InputError):
+    """The input is well formed but uses something mucg4 does not implement; the text names it."""
+
+
+class StoreError(Mucg4Error):
+    """The proof store cannot be used; never costs a verdict, callers go on without it."""
+
+
+class ProofError(Mucg4Error):
+    """A proof is malformed or does not belong to the given network and property."""
+
+
+class BudgetError(Mucg4Error):
+    """The run's time, memory or an interrupt ended it; becomes the verdict `Unknown`."""
+
+
+class UnsoundError(Mucg4Error):
+    """Two independent parts of mucg4 contradict each other: a bug, never a verdict."""

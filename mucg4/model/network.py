@@ -1,0 +1,125 @@
+"""The canonical network: a frozen, topologically ordered graph of flat operators."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from mucg4.errors import InputError
+from mucg4.ops.base import Affine, Array, Nonlinear, Op
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One value of the network: `op` applied to the values of `inputs` (positions of earlier nodes).
+
+    The first node of a network has `op=None` and is the input. `name` is the original ONNX tensor
+    name, `shape` its shape without the batch axis folded away (prod(shape) == size).
+    """
+
+    op: Op | None
+    inputs: tuple[int, ...]
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Nodes in topological order; node 0 is the input, the last node is the output.
+
+    `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
+    itself computes in ("float32" or "float64"). `model_bytes` are the (decompressed) ONNX bytes, kept for
+    onnxruntime. Concrete evaluation here is float64 on the stored weights.
+    """
+
+    nodes: tuple[Node, ...]
+    source_hash: str = ""
+    element_type: str = "float32"
+    model_bytes: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.nodes or self.nodes[0].op is not None:
+            raise InputError("a network needs an input node first")
+        for k, node in enumerate(self.nodes[1:], 1):
+            if node.op is None or not node.inputs or max(node.inputs) >= k:
+                raise InputError(f"node {node.name!r} is not in topological order")
+
+    @property
+    def input_size(self) -> int:
+        return self.nodes[0].size
+
+    @property
+    def output_size(self) -> int:
+        return self.nodes[-1].size
+
+    @cached_property
+    def nonlinear(self) -> tuple[int, ...]:
+        """Positions of the nonlinear nodes."""
+        return tuple(k for k, n in enumerate(self.nodes) if isinstance(n.op, Nonlinear))
+
+    @cached_property
+    def pre_activations(self) -> tuple[int, ...]:
+        """Positions of the nodes that feed a nonlinear node (the ones whose bounds are needed)."""
+        return tuple(sorted({i for k in self.nonlinear for i in self.nodes[k].inputs}))
+
+    @cached_property
+    def users(self) -> tuple[tuple[int, ...], ...]:
+        """For each node the nodes that read it."""
+        out: list[list[int]] = [[] for _ in self.nodes]
+        for k, node in enumerate(self.nodes):
+            for i in node.inputs:
+                out[i].append(k)
+        return tuple(tuple(u) for u in out)
+
+    def values(self, x: Array) -> list[Array]:
+        """All node values at the points `x (batch, input_size)`; float64, one array per node."""
+        out: list[Array] = [np.asarray(x, dtype=np.float64)]
+        for node in self.nodes[1:]:
+            assert node.op is not None
+            out.append(node.op.apply([out[i] for i in node.inputs]))
+        return out
+
+    def __call__(self, x: Array) -> Array:
+        """The output `(batch, output_size)` at the points `x (batch, input_size)`."""
+        return self.values(x)[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the canonical graph and all its parameters; names do not count.
+
+        Two files with the same fingerprint compute the same real function, however serialised.
+        """
+        h = hashlib.sha256()
+        for node in self.nodes:
+            h.update(repr((node.op.kind if node.op else "Input", node.inputs, node.size)).encode())
+            for key, value in sorted(node.op.parameters().items()) if node.op else ():
+                h.update(key.encode())
+                if isinstance(value, np.ndarray):
+                    value = value + 0.0 if value.dtype.kind == "f" else value  # -0.0 and 0.0 are equal
+                    h.update(repr((value.shape, value.dtype.str)).encode())
+                    h.update(np.ascontiguousarray(value).tobytes())
+                else:
+                    h.update(repr(value).encode())
+        return h.hexdigest()
+
+    @cached_property
+    def signature(self) -> str:
+        """Short hash of the graph's shape only (kinds, wiring, sizes), for finding related networks."""
+        parts = [(n.op.kind if n.op else "Input", n.inputs, n.size) for n in self.nodes]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def affine_magnitude(op: Affine, xs: Sequence[Array]) -> Array:
+    """`sum |W_i| xs_i + |b|` for nonnegative xs: the scale of one affine evaluation's rounding."""
+    m = op.magnitude(xs)
+    b = op.bias_magnitude()
+    return m if b is None else m + b

@@ -1,0 +1,85 @@
+"""The two operator protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+Array = Any  # numpy array or any array-API array
+
+
+class Relaxation(NamedTuple):
+    """Linear lines around an elementwise function on a box, one slope per input.
+
+    `sum_i lower_slopes[i] * x_i + lower_offset <= f(x) <= sum_i upper_slopes[i] * x_i + upper_offset`
+    for every x in the box, in real arithmetic up to a relative rounding of a few units in the last
+    place of the terms (the rounding place, `mucg4.bound.rounding`, accounts for it). All arrays have
+    the shape of the box bounds.
+    """
+
+    lower_slopes: tuple[Array, ...]
+    lower_offset: Array
+    upper_slopes: tuple[Array, ...]
+    upper_offset: Array
+
+
+class Op:
+    """Common part of all operators. Instances are immutable; arrays in them are never written."""
+
+    kind: str = ""  # canonical operator name, used in fingerprints and messages
+
+    def apply(self, xs: Sequence[Array]) -> Array:
+        """The value: inputs `(batch, n_i)` -> output `(batch, m)`."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that defines the operator besides its kind: arrays and plain values."""
+        return {}
+
+
+class Affine(Op):
+    """`y = sum_i W_i x_i + b`, never needing W_i as a dense matrix."""
+
+    fan_in: int = 1
+    """Upper bound on the number of products and sums behind one output value."""
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        """`sum_i W_i x_i` without the bias; `(batch, n_i)` -> `(batch, m)`."""
+        raise NotImplementedError
+
+    def bias(self) -> Array | None:
+        """The bias `(m,)`, or None when it is zero."""
+        return None
+
+    def apply(self, xs: Sequence[Array]) -> Array:
+        y = self.linear(xs)
+        b = self.bias()
+        return y if b is None else y + b
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        """Rows of functionals on the output -> the same functionals on each input.
+
+        `(rows, m)` -> `W_i^T a`, one `(rows, n_i)` per input, without the bias.
+        """
+        raise NotImplementedError
+
+    def magnitude(self, xs: Sequence[Array]) -> Array:
+        """`sum_i |W_i| x_i` for nonnegative `(batch, n_i)` -> `(batch, m)`: spread and rounding scale."""
+        raise NotImplementedError
+
+    def bias_magnitude(self) -> Array | None:
+        """`(m,)` at least |b|, plus the size of every term that folding merged into the bias."""
+        b = self.bias()
+        return None if b is None else abs(b)
+
+
+class Nonlinear(Op):
+    """Elementwise function of one or more inputs of the same size."""
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        """Tight image of the box, each `(batch, n)`; sound up to a few units in the last place."""
+        raise NotImplementedError
+
+    def relax(self, lo: Sequence[Array], hi: Sequence[Array]) -> Relaxation:
+        """The default relaxation on the box."""
+        raise NotImplementedError

@@ -1,0 +1,62 @@
+"""Convex functions of two linear pieces meeting at zero: Relu, LeakyRelu, Abs.
+
+Other piecewise operators (Clip, Max, Min, MaxPool) are rewritten by the reader into sums of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mucg4.ops.base import Array, Nonlinear, Relaxation
+
+
+@dataclass(frozen=True)
+class TwoPiece(Nonlinear):
+    """`f(z) = max(left * z, right * z)` with `left < right`; ReLU is (0, 1), Abs (-1, 1).
+
+    On l < 0 < u the upper line is the chord; a lower line is `s z` for any slope s in [left, right].
+    The free slope is what alpha in [0, 1] chooses: `s = left + alpha * (right - left)`.
+    """
+
+    left: float = 0.0
+    right: float = 1.0
+    kind: str = field(default="TwoPiece", init=False)
+
+    def apply(self, xs: Sequence[Array]) -> Array:
+        z = xs[0]
+        if self.left == 0.0 and self.right == 1.0:
+            return np.maximum(z, 0)
+        return np.maximum(z * self.left, z * self.right)
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        flo, fhi = self.apply(lo), self.apply(hi)
+        across = (lo[0] < 0) & (hi[0] > 0)
+        return np.where(across, np.minimum(np.minimum(flo, fhi), 0), np.minimum(flo, fhi)), np.maximum(flo, fhi)
+
+    def default_alpha(self, lo: Array, hi: Array) -> Array:
+        """The slope that cuts less area: 1 when u > -l, else 0 (adaptive rule of CROWN, DeepPoly)."""
+        return (hi > -lo).astype(lo.dtype)
+
+    def relax(self, lo: Sequence[Array], hi: Sequence[Array], alpha: Array | None = None) -> Relaxation:
+        """Lines on [lo, hi]; `alpha (batch, n)` in [0, 1] picks the lower slope where l < 0 < u."""
+        low, up = lo[0], hi[0]
+        unstable = (low < 0) & (up > 0)
+        if alpha is None:
+            alpha = self.default_alpha(low, up)
+        stable = np.where(low >= 0, self.right, self.left)
+        width = np.where(unstable, up - low, 1.0)
+        gap = self.right - self.left
+        chord = np.where(unstable, self.left + gap * up / width, stable)
+        offset = np.where(unstable, -gap * low * (up / width), 0.0)
+        slope = np.where(unstable, self.left + gap * alpha, stable)
+        return Relaxation((slope,), np.zeros_like(slope), (chord,), offset)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"left": self.left, "right": self.right}
+
+
+RELU = TwoPiece(0.0, 1.0)
