@@ -1,0 +1,252 @@
+"""The proof of an `unsat` verdict: per case a tree of regions with refutations; and its file format.
+
+Tree. Node 0 is the whole box of the case. An inner node splits its region by one literal pair: the
+value of component `index` of network node `node` (network node 0 is the input) is `<= threshold`
+in the left child and `>= threshold` in the right one. The two children cover the parent by
+construction. A leaf has `left == right == -1`.
+
+Refutation. Evidence that one conjunction of the case has no point in the region of tree node `at`
+(hence in none of its descendants). For its constraints `g_i(x, y) <= 0` the refuted functional is
+`sum_i weights[i] * g_i`, bounded from below by one backward pass with lower slopes `alpha` (the
+default slopes where none are stored) and multipliers `beta >= 0` on the phase literals of the path.
+A case is proved when every leaf has, for every conjunction, a refutation at the leaf or an ancestor.
+
+Bounds. Pre-activation bounds of a tree node are the parent's bounds intersected with the node's own
+literal and, where `refresh` of that tree node is true, with interval bounds and backward bounds
+(default slopes) of every neuron that is still unstable. Where `clip` of the tree node is true and
+exactly one conjunction is still unrefuted there, the input box that the children inherit is cut by
+the linear lower bound (default slopes) of each constraint of that conjunction: `g_i <= 0` must hold.
+
+None of this is believed: `mucg4.proof.check` re-derives every bound.
+
+File format: JSON (gzip when the name ends in .gz), documented in `FORMAT`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mucg4.errors import ProofError
+from mucg4.ops.base import Array
+
+FORMAT = "mucg4-proof"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Alpha:
+    """Lower slopes of one refutation: for network node `node` the neurons `index` get `value` in [0, 1].
+
+    Values are multiples of 1/255 so that a proof stays small and reads back exactly.
+    """
+
+    node: int
+    index: Array  # (k,) int32
+    value: Array  # (k,) uint8, alpha = value / 255
+
+
+@dataclass(frozen=True, eq=False)
+class Refutation:
+    """See the module text. `beta` are `(literal, multiplier)` pairs; a literal is named by the tree node
+    whose region it first restricts (the child created by the split). `core` lists the tree nodes of the
+    literals that are needed; None when it was not computed. `margin` is the lower bound found (informal).
+    """
+
+    at: int
+    conjunction: int
+    weights: tuple[float, ...]
+    alpha: tuple[Alpha, ...] = ()
+    beta: tuple[tuple[int, float], ...] = ()
+    core: tuple[int, ...] | None = None
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """Regions of one case as parallel arrays over tree nodes, and the refutations on them."""
+
+    node: Array  # (N,) int32, network node whose value is split, -1 at leaves
+    index: Array  # (N,) int32
+    threshold: Array  # (N,) float64
+    left: Array  # (N,) int32, -1 at leaves
+    right: Array  # (N,) int32
+    refresh: Array  # (N,) bool
+    clip: Array  # (N,) bool
+    refutations: tuple[Refutation, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.node)
+        arrays = (self.index, self.threshold, self.left, self.right, self.refresh, self.clip)
+        if n == 0 or any(len(a) != n for a in arrays):
+            raise ProofError("tree arrays differ in length")
+        inner = self.left >= 0
+        if not np.array_equal(inner, self.right >= 0) or not np.array_equal(inner, self.node >= 0):
+            raise ProofError("a tree node has only one child")
+        children = np.concatenate([self.left[inner], self.right[inner]])
+        if len(children) != n - 1 or len(np.unique(children)) != n - 1 or (len(children) and children.max() >= n):
+            raise ProofError("the tree's children do not form one tree")
+        parents = np.concatenate([np.flatnonzero(inner)] * 2)
+        if np.any(children <= parents):
+            raise ProofError("a child stands before its parent")
+        if not np.all(np.isfinite(self.threshold[inner])):
+            raise ProofError("a split threshold is not finite")
+        if any(not 0 <= r.at < n for r in self.refutations):
+            raise ProofError("a refutation names no tree node")
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+    @property
+    def leaves(self) -> Array:
+        """Positions of the leaves."""
+        return np.flatnonzero(self.left < 0)
+
+    def parents(self) -> Array:
+        """(N,) parent of each tree node, -1 at the root."""
+        out = np.full(len(self), -1, dtype=np.int64)
+        inner = np.flatnonzero(self.left >= 0)
+        out[self.left[inner]] = inner
+        out[self.right[inner]] = inner
+        return out
+
+    def depths(self) -> Array:
+        """(N,) number of literals on the path to each tree node."""
+        out = np.zeros(len(self), dtype=np.int64)
+        for k in range(len(self)):  # parents stand before children
+            if self.left[k] >= 0:
+                out[self.left[k]] = out[self.right[k]] = out[k] + 1
+        return out
+
+
+def single_leaf(refutations: Sequence[Refutation] = (), refresh: bool = True) -> Tree:
+    """A tree of the root alone."""
+    one = np.array([-1], dtype=np.int32)
+    flags = np.array([refresh]), np.array([False])
+    return Tree(one, one, np.zeros(1), one, one, *flags, tuple(refutations))
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """One tree per case of the query, in the query's order.
+
+    `network` and `property` are the content hashes (`Network.fingerprint`, `Query.property_hash`) the
+    proof was made for; `source` is the SHA-256 of the ONNX bytes. An empty case (empty box or no
+    conjunction) has a single-leaf tree without refutations.
+    """
+
+    network: str
+    property: str
+    trees: tuple[Tree, ...]
+    source: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def leaves(self) -> int:
+        """Number of leaves over all trees."""
+        return sum(len(t.leaves) for t in self.trees)
+
+
+def _tree_to_json(tree: Tree) -> dict[str, Any]:
+    plain = {k: getattr(tree, k).tolist() for k in ("node", "index", "threshold", "left", "right")}
+    flags = {k: "".join("1" if v else "0" for v in getattr(tree, k)) for k in ("refresh", "clip")}
+    rows = []
+    for r in tree.refutations:
+        row: dict[str, Any] = {"at": r.at, "conjunction": r.conjunction, "weights": list(r.weights), "margin": r.margin}
+        if r.alpha:
+            row["alpha"] = [{"node": a.node, "index": a.index.tolist(), "value": a.value.tolist()} for a in r.alpha]
+        if r.beta:
+            row["beta"] = [list(b) for b in r.beta]
+        if r.core is not None:
+            row["core"] = list(r.core)
+        rows.append(row)
+    return {**plain, **flags, "refutations": rows}
+
+
+def _tree_from_json(data: dict[str, Any]) -> Tree:
+    refutations = tuple(
+        Refutation(
+            at=int(r["at"]),
+            conjunction=int(r["conjunction"]),
+            weights=tuple(float(w) for w in r["weights"]),
+            alpha=tuple(
+                Alpha(int(a["node"]), np.array(a["index"], dtype=np.int32), np.array(a["value"], dtype=np.uint8))
+                for a in r.get("alpha", ())
+            ),
+            beta=tuple((int(k), float(v)) for k, v in r.get("beta", ())),
+            core=tuple(int(c) for c in r["core"]) if "core" in r else None,
+            margin=float(r["margin"]),
+        )
+        for r in data["refutations"]
+    )
+    ints = [np.array(data[k], dtype=np.int32) for k in ("node", "index")]
+    links = [np.array(data[k], dtype=np.int32) for k in ("left", "right")]
+    flags = [np.array([c == "1" for c in data[k]], dtype=bool) for k in ("refresh", "clip")]
+    return Tree(*ints, np.array(data["threshold"], dtype=np.float64), *links, *flags, refutations)
+
+
+def to_text(proof: Proof) -> str:
+    """The file format as text."""
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "network": proof.network,
+            "property": proof.property,
+            "source": proof.source,
+            "notes": proof.notes,
+            "trees": [_tree_to_json(t) for t in proof.trees],
+        },
+        separators=(",", ":"),
+    )
+
+
+def from_text(text: str | bytes) -> Proof:
+    """Inverse of `to_text`; raises `ProofError` for anything malformed or of another version."""
+    try:
+        data = json.loads(text)
+        if data.get("format") != FORMAT:
+            raise ProofError("not a mucg4 proof")
+        if data.get("version") != VERSION:
+            raise ProofError(f"proof format version {data.get('version')} is not supported (this is {VERSION})")
+        trees = tuple(_tree_from_json(t) for t in data["trees"])
+        return Proof(str(data["network"]), str(data["property"]), trees, str(data["source"]), dict(data["notes"]))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError) as error:
+        raise ProofError(f"malformed proof: {error}") from error
+
+
+def to_bytes(proof: Proof) -> bytes:
+    """Compressed form for the store."""
+    return zlib.compress(to_text(proof).encode(), 6)
+
+
+def from_bytes(blob: bytes) -> Proof:
+    """Inverse of `to_bytes`; raises `ProofError`."""
+    try:
+        return from_text(zlib.decompress(blob))
+    except zlib.error as error:
+        raise ProofError(f"malformed proof: {error}") from error
+
+
+def write_proof(proof: Proof, path: Path) -> None:
+    """Write the file format; gzip when the name ends in .gz."""
+    data = to_text(proof).encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
+
+
+def read_proof(path: Path) -> Proof:
+    """Read the file format; raises `ProofError` for malformed content, `OSError` when unreadable."""
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ProofError(f"damaged gzip: {error}") from error
+    return from_text(data)

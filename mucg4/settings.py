@@ -1,0 +1,36 @@
+"""The one frozen settings record. Command line help and the README table are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mucg4.errors import InputError
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices, "low": low})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of one run. Each field is read by exactly one module; see the help texts."""
+
+    timeout: float | None = _option(None, "seconds for the whole run; none: no limit", low=0.0)
+    engine: str = _option("bab", "bab: branch and bound; smt: z3 reference engine (small ReLU networks)", ("bab", "smt"))
+    seed: int = _option(0, "seed of the attack's random points", low=0)
+    batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)
+    split: str = _option("auto", "what is split: input boxes, ReLU phases, or chosen by input dimension", ("auto", "input", "phase"))
+    attack: bool = _option(True, "look for a witness by gradient steps before and during the search")
+    reuse: bool = _option(True, "use proofs of related networks found in the store")
+    compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
+    self_check: bool = _option(False, "let the independent checker confirm the proof before unsat is claimed")
+    proof_bytes: int = _option(32 * 2**20, "largest compressed proof that is stored; larger ones lose alphas, then cores", low=0)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, meta = getattr(self, f.name), f.metadata
+            if meta["choices"] and value not in meta["choices"]:
+                raise InputError(f"{f.name} must be one of {', '.join(meta['choices'])}, not {value!r}")
+            if meta["low"] is not None and value is not None and not value >= meta["low"]:
+                raise InputError(f"{f.name} must be at least {meta['low']}, not {value!r}")
