@@ -1,0 +1,83 @@
+"""What a run answers: a closed sum of three verdicts, each with the run's statistics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mucg4.model.query import Witness
+from mucg4.proof.proof import Proof
+
+RELATIONS = (
+    "identical",
+    "re-serialised",
+    "fine-tuned",
+    "quantised",
+    "pruned-weights",
+    "pruned-neurons",
+    "permuted",
+    "other-box",
+    "other-property",
+    "unrelated",
+)
+RUNGS = ("stored-verdict", "witness", "duals", "literals", "reoptimised")
+
+
+@dataclass
+class Statistics:
+    """The run record; `--json` writes it. Times are wall seconds, counts are exact and repeatable."""
+
+    relation: str = "unrelated"  # how this query relates to the best stored proof, see RELATIONS
+    relation_detail: str = ""  # e.g. "int8 per tensor", "zero rate 0.30"
+    related_proof: str | None = None  # key of the stored proof that was used
+    stored_leaves: int = 0  # leaves of that proof after alignment
+    rungs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RUNGS, 0))  # leaves closed by each rung
+    reused_share: float = 0.0  # closed by the ladder / stored_leaves
+    replay_regions: int = 0  # regions bounded while replaying
+    regions: int = 0  # regions bounded by the search
+    leaves: int = 0  # leaves of the final proof
+    max_depth: int = 0
+    split_rules: dict[str, int] = field(default_factory=dict)  # splits made by each rule
+    attack_points: int = 0  # points evaluated by the attack
+    lp_calls: int = 0
+    times: dict[str, float] = field(default_factory=dict)  # seconds per stage
+    scratch_seconds: float | None = None  # stored from-scratch time of the related proof
+    saved: bool = False  # the result went into the store
+    warnings: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON-able dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Safe:
+    """`unsat`: no unsafe point exists; `proof` is the evidence."""
+
+    proof: Proof
+    statistics: Statistics
+    word = "unsat"
+
+
+@dataclass(frozen=True, eq=False)
+class Unsafe:
+    """`sat`: `witness` was replayed by onnxruntime with zero tolerance."""
+
+    witness: Witness
+    statistics: Statistics
+    word = "sat"
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown:
+    """Neither was established; `reason` is one line, `word` is `timeout` or `unknown`."""
+
+    reason: str
+    statistics: Statistics
+
+    @property
+    def word(self) -> str:
+        return "timeout" if self.reason == "timeout" else "unknown"
+
+
+Verdict = Safe | Unsafe | Unknown
