@@ -1,0 +1,285 @@
+"""VNN-LIB text -> syntax tree (`read/formula.py`).
+
+Two layers: a reader of s-expressions, the same for every version of the format, and a table of
+commands and operators. The table holds version 1.0 so far; version 2.0 adds rows to it
+(`declare-network`) and other names (`X[0,1]`) to the same dictionary of variables.
+The normal form (`to_cases`) is in `read/normal.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+from mucg4.errors import InputError, UnsupportedError
+from mucg4.read.formula import (
+    RELATIONS,
+    Apply,
+    Compare,
+    Constant,
+    Formula,
+    Junction,
+    ParsedProperty,
+    Term,
+    Variable,
+)
+from mucg4.read.normal import to_cases
+
+__all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
+
+DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit
+EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory
+DIGITS = 2000
+
+_NUMBER_TEXT = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
+_NUMERIC = re.compile(_NUMBER_TEXT, re.ASCII)
+_NAME = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
+_SKIP = re.compile(r"(?:\s+|;[^\n]*)*", re.ASCII)
+_TOKEN = re.compile(r"\s+|;[^\n]*|([()])|(\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+)|(.)", re.ASCII)
+# The two forms that fill almost every file. Whatever does not match goes through the reader, which
+# gives the same result: this is a short cut, not a second grammar (a test compares the two).
+_SHORT = re.compile(
+    rf"\s*\((?:assert\s+\(([<>]=)\s+([XY]_[0-9]+)\s+({_NUMBER_TEXT})\s*\)|declare-const\s+([XY]_[0-9]+)\s+Real)\s*\)",
+    re.ASCII,
+)
+
+_IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "get-model")
+_OTHER_LOGIC = ("not", "=>", "xor", "ite", "let", "forall", "exists", "distinct")
+_OTHER_ARITHMETIC = ("/", "^", "div", "mod", "abs", "min", "max", "ite", "let", "sin", "cos", "exp")
+
+
+class _Word(NamedTuple):
+    text: str
+    offset: int
+
+
+class _List(NamedTuple):
+    items: tuple[_Form, ...]
+    offset: int
+
+
+_Form = _Word | _List
+
+
+def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
+    """Parse the text of a property into its syntax tree.
+
+    Raises `InputError` with the line number for text that is not VNN-LIB or that uses undeclared
+    variables, `UnsupportedError` for VNN-LIB 2.0 and for commands or operators outside the subset.
+    `short_cuts=False` sends every form through the general reader (for tests).
+    """
+    return _Parser(text).run(_SHORT if short_cuts else None)
+
+
+class _Parser:
+    """Owner of one parse; `run` is called once."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.variables: dict[str, Variable] = {}
+        self.constants: dict[str, Constant] = {}
+        self.assertions: list[Formula] = []
+        self.newlines: list[int] | None = None
+
+    def run(self, short: re.Pattern[str] | None) -> ParsedProperty:
+        text, pos = self.text, 0
+        while True:
+            if short is not None:
+                while (m := short.match(text, pos)) and self._take_short(m):
+                    pos = m.end()
+            skipped = _SKIP.match(text, pos)
+            pos = skipped.end() if skipped else pos
+            if pos == len(text):
+                return self._finish()
+            if text[pos] != "(":
+                raise self._error(pos, f"expected '(' but found {text[pos : pos + 20].split()[0]!r}")
+            form, pos = self._read(pos)
+            self._command(form)
+
+    # -- text -> forms ---------------------------------------------------------------------------
+
+    def _read(self, start: int) -> tuple[_List, int]:
+        """The form that starts with the parenthesis at `start`, and the position after it."""
+        open_at: list[int] = []
+        items: list[list[_Form]] = []
+        for m in _TOKEN.finditer(self.text, start):
+            kind = m.lastindex
+            if kind == 2:
+                items[-1].append(_Word(m.group(), m.start()))
+            elif kind == 1 and m.group() == "(":
+                if len(items) == DEPTH:
+                    raise UnsupportedError(self._place(m.start(), f"parentheses nested deeper than {DEPTH}"))
+                open_at.append(m.start())
+                items.append([])
+            elif kind == 1:
+                form = _List(tuple(items.pop()), open_at.pop())
+                if not items:
+                    return form, m.end()
+                items[-1].append(form)
+            elif kind == 3:
+                raise self._error(m.start(), f"unexpected character {m.group()!r}")
+        raise self._error(open_at[-1], "this parenthesis is never closed")
+
+    def _place(self, offset: int, message: str) -> str:
+        return f"line {self._line(offset)}: {message}"
+
+    def _error(self, offset: int, message: str) -> InputError:
+        return InputError(self._place(offset, message))
+
+    def _line(self, offset: int) -> int:
+        if self.newlines is None:
+            self.newlines = [m.start() for m in re.finditer("\n", self.text)]
+        return bisect_right(self.newlines, offset) + 1
+
+    # -- forms -> commands -----------------------------------------------------------------------
+
+    def _take_short(self, m: re.Match[str]) -> bool:
+        op, name, number, declared = m.groups()
+        if declared is not None:
+            return self._declare(declared)
+        variable, constant = self.variables.get(name), self._constant(number)
+        if variable is None or constant is None:
+            return False
+        self.assertions.append(Compare(op, variable, constant))
+        return True
+
+    def _command(self, form: _List) -> None:
+        head = self._head(form, "a command")
+        command = _COMMANDS.get(head)
+        if command is not None:
+            command(self, form)
+        elif head not in _IGNORED:
+            known = ", ".join(_COMMANDS)
+            raise UnsupportedError(self._place(form.offset, f"unknown command {_shown(head)} (known: {known})"))
+
+    def _version(self, form: _List) -> None:
+        words = [f.text for f in form.items[1:] if isinstance(f, _Word)]
+        if len(words) != 1 or not words[0].startswith("<1."):
+            version = " ".join(words).strip("<>") or "?"
+            raise UnsupportedError(
+                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported yet, only version 1.0 is")
+            )
+
+    def _declare_const(self, form: _List) -> None:
+        items = form.items
+        if len(items) == 4 and _word(items[0]) == "declare-fun" and items[2] == _List((), items[2].offset):
+            items = (items[0], items[1], items[3])
+        if len(items) != 3 or not all(isinstance(f, _Word) for f in items):
+            raise self._error(form.offset, "a declaration has the form (declare-const X_0 Real)")
+        name, sort = _word(items[1]), _word(items[2])
+        if sort != "Real":
+            raise UnsupportedError(self._place(form.offset, f"variable {_shown(name)} is not Real but {_shown(sort)}"))
+        if name in self.variables:
+            raise self._error(form.offset, f"variable {name} is declared twice")
+        if not self._declare(name):
+            raise UnsupportedError(self._place(form.offset, f"variable {_shown(name)} is neither X_i nor Y_j"))
+
+    def _declare(self, name: str) -> bool:
+        m = _NAME.fullmatch(name)
+        if m is None or name in self.variables:
+            return False
+        self.variables[name] = Variable(name, m[1] == "X", int(m[2]))
+        return True
+
+    def _assert(self, form: _List) -> None:
+        if len(form.items) != 2:
+            raise self._error(form.offset, f"assert takes one formula, here are {len(form.items) - 1}")
+        self.assertions.append(self._formula(form.items[1]))
+
+    def _finish(self) -> ParsedProperty:
+        count = {kind: sum(v.is_input == kind for v in self.variables.values()) for kind in (True, False)}
+        for letter, word, kind in (("X", "input", True), ("Y", "output", False)):
+            if not count[kind]:
+                raise InputError(f"the property declares no {word} variable {letter}_0")
+            for i in range(count[kind]):
+                if f"{letter}_{i}" not in self.variables:
+                    raise InputError(f"variable {letter}_{i} is not declared, but one with a higher number is")
+        return ParsedProperty(count[True], count[False], tuple(self.assertions))
+
+    # -- forms -> formulas and terms -------------------------------------------------------------
+
+    def _head(self, form: _Form, expected: str) -> str:
+        if isinstance(form, _Word):
+            raise self._error(form.offset, f"expected {expected} but found {_shown(form.text)}")
+        if not form.items or isinstance(form.items[0], _List):
+            raise self._error(form.offset, f"expected {expected} after the parenthesis")
+        return form.items[0].text
+
+    def _formula(self, form: _Form) -> Formula:
+        head = self._head(form, "a formula")
+        assert isinstance(form, _List)
+        args = form.items[1:]
+        if head in ("and", "or"):
+            if not args:
+                raise self._error(form.offset, f"{head!r} without a formula")
+            return Junction(head, tuple([self._formula(f) for f in args]))
+        if head in RELATIONS:
+            if len(args) != 2:
+                raise self._error(form.offset, f"{head!r} takes two arguments, here are {len(args)}")
+            return Compare(head, self._term(args[0]), self._term(args[1]), self._line(form.offset))
+        if head in _OTHER_LOGIC:
+            raise UnsupportedError(self._place(form.offset, f"operator {head!r} is not supported"))
+        raise self._error(form.offset, f"expected and, or or a comparison but found {_shown(head)}")
+
+    def _term(self, form: _Form) -> Term:
+        if isinstance(form, _Word):
+            found = self.variables.get(form.text) or self._constant(form.text)
+            if found is not None:
+                return found
+            if _NAME.fullmatch(form.text):
+                raise self._error(form.offset, f"variable {form.text} is not declared")
+            if _NUMERIC.fullmatch(form.text):
+                raise self._error(form.offset, f"number {_shown(form.text)} is outside the range of doubles")
+            raise self._error(form.offset, f"expected a number or a variable but found {_shown(form.text)}")
+        head, args = self._head(form, "an operator"), form.items[1:]
+        if head in ("+", "-", "*"):
+            if not args:
+                raise self._error(form.offset, f"{head!r} without an argument")
+            return Apply(head, tuple([self._term(f) for f in args]))
+        if head in _OTHER_ARITHMETIC:
+            raise UnsupportedError(self._place(form.offset, f"operator {head!r} is not supported"))
+        raise self._error(form.offset, f"expected +, - or * but found {_shown(head)}")
+
+    def _constant(self, text: str) -> Constant | None:
+        """The number that `text` denotes, exactly; None when it is none or no double is near it."""
+        known = self.constants.get(text)
+        if known is None:
+            value = _number(text)
+            if value is None:
+                return None
+            known = self.constants[text] = Constant(value)
+        return known
+
+
+_COMMANDS: dict[str, Callable[[_Parser, _List], None]] = {
+    "assert": _Parser._assert,
+    "declare-const": _Parser._declare_const,
+    "declare-fun": _Parser._declare_const,
+    "vnnlib-version": _Parser._version,
+}
+
+
+def _number(text: str) -> Fraction | None:
+    if not _NUMERIC.fullmatch(text) or len(text) > DIGITS:
+        return None
+    m = _NUMBER.fullmatch(text)
+    assert m is not None
+    sign, whole, part, exponent = m[1], m[2], m[3] or "", int(m[4] or 0)
+    if abs(exponent) > EXPONENT:
+        return None
+    digits, places = int(sign + whole + part), len(part) - exponent
+    value = Fraction(digits, 10**places) if places > 0 else Fraction(digits * 10**-places)
+    return value if abs(value) < 10**308 else None
+
+
+def _word(form: _Form) -> str:
+    return form.text if isinstance(form, _Word) else ""
+
+
+def _shown(text: str, quoted: bool = True) -> str:
+    text = text if len(text) <= 30 else text[:27] + "..."
+    return repr(text) if quoted else text
