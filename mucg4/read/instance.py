@@ -1,0 +1,145 @@
+"""Instance files -> query: paths, `.gz`, and lists of instances."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import hashlib
+import io
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.query import Query
+from mucg4.read.vnnlib import parse_vnnlib, to_cases
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One row of an instance list.
+
+    `onnx` and `vnnlib` are relative to the list's folder, resolved; `onnx_text` and `vnnlib_text` are
+    the cells as written. A row of several networks (a list of pairs in the first cell) keeps that
+    text as `onnx` too: `read_query` answers it with `UnsupportedError`.
+    """
+
+    onnx: Path
+    vnnlib: Path
+    timeout: float
+    onnx_text: str
+    vnnlib_text: str
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The file's content, decompressed when its name ends in `.gz`.
+
+    The exact path comes first, then the same with `.gz` added, then without `.gz`. Raises
+    `InputError` when nothing is there, or it is empty, unreadable or a damaged archive.
+    """
+    name = os.fspath(path)
+    found = next((c for c in (name, name + ".gz", name.removesuffix(".gz")) if os.path.exists(c)), None)
+    if found is None:
+        raise InputError(f"{name}: no such file")
+    try:
+        data = Path(found).read_bytes()
+        if found.endswith(".gz"):
+            data = gzip.decompress(data) if data else data
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{found}: damaged gzip file ({error})") from error
+    except OSError as error:
+        raise InputError(f"{found}: {error.strerror or error}") from error
+    if not data:
+        raise InputError(f"{found}: the file is empty")
+    return data
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The file's content as UTF-8 text; `InputError` like `read_bytes`, or when it is not text."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{os.fspath(path)}: not a text file (byte {error.start})") from error
+
+
+def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> Query:
+    """Read a network and a property, and check that they belong together.
+
+    Raises `InputError` or `UnsupportedError` whose text starts with the file at fault.
+    """
+    from mucg4.read.onnx import read_network
+
+    several = _network_names(os.fspath(onnx))
+    if several:
+        raise UnsupportedError(f"queries over several networks ({', '.join(several)}) are not supported yet")
+    text = read_text(vnnlib)
+    try:
+        prop = parse_vnnlib(text)
+        cases = to_cases(prop)
+    except InputError as error:
+        raise type(error)(f"{os.fspath(vnnlib)}: {error}") from error
+    data = read_bytes(onnx)
+    try:
+        network = read_network(data)
+    except InputError as error:
+        raise type(error)(f"{os.fspath(onnx)}: {error}") from error
+    for stated, has, word in (
+        (prop.inputs, network.input_size, "inputs"),
+        (prop.outputs, network.output_size, "outputs"),
+    ):
+        if stated != has:
+            raise InputError(f"{os.fspath(vnnlib)}: declares {stated} {word}, but the network has {has}")
+    return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest())
+
+
+def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
+    """The rows `onnx,vnnlib,timeout` of a list, or of `instances.csv` in a folder.
+
+    Blank lines and a header line are skipped; paths are relative to the list's folder. Raises
+    `InputError` with the line number for any other row, and when there is no row at all.
+    """
+    source = Path(path)
+    if source.is_dir():
+        source = source / "instances.csv"
+    text = read_text(source)
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    out: list[Instance] = []
+    try:
+        for row in rows:
+            cells = [c.strip() for c in row]
+            header = not out and [c.lower() for c in cells[:2]] == ["onnx", "vnnlib"]
+            if any(cells) and not header:
+                out.append(_instance(cells, source.parent, f"{source}: line {rows.line_num}"))
+    except csv.Error as error:
+        raise InputError(f"{source}: line {rows.line_num}: {error}") from error
+    if not out:
+        raise InputError(f"{source}: no instances")
+    return out
+
+
+def _instance(cells: list[str], folder: Path, place: str) -> Instance:
+    if len(cells) != 3 or not all(cells):
+        raise InputError(f"{place}: expected the three columns onnx,vnnlib,timeout")
+    onnx, vnnlib, limit = cells
+    try:
+        timeout = float(limit)
+    except ValueError:
+        raise InputError(f"{place}: the timeout {limit!r} is not a number") from None
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise InputError(f"{place}: the timeout {limit!r} is not a positive number")
+    network = Path(onnx) if onnx.startswith("[") else folder / onnx
+    return Instance(network, folder / vnnlib, timeout, onnx, vnnlib)
+
+
+def _network_names(text: str) -> list[str]:
+    """The names in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
+    if not text.startswith("["):
+        return []
+    try:
+        pairs = ast.literal_eval(text)
+        return [str(name) for name, _ in pairs]
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise InputError(f"{text}: not a list of (name, path) pairs") from error
