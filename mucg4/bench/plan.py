@@ -1,0 +1,107 @@
+"""What a benchmark run is to do: its rows and limits, from the command line's arguments."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from mucg4.errors import InputError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the list; `index` counts from 0 in the whole list."""
+
+    index: int
+    onnx: str
+    vnnlib: str
+    onnx_text: str
+    vnnlib_text: str
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    `store` is a path, `off`, or empty for the default; `fresh`: start with an empty one. `memory` in bytes.
+    Proofs of rows that took less than `check` seconds are checked; None: of no row.
+    """
+
+    category: str
+    folder: Path
+    out: Path
+    rows: tuple[Row, ...]
+    store: str
+    fresh: bool
+    scratch: bool
+    memory: float
+    jobs: int
+    check: float | None
+    resume: bool
+    options: tuple[str, ...]
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return ("store", "scratch") if self.scratch else ("store",)
+
+
+def make_plan(args: Namespace, options: list[str]) -> Plan:
+    """The plan of the command line's arguments. Raises `InputError`."""
+    from mucg4.read.instance import read_instances
+
+    source: Path = args.source
+    folder = (source if source.is_dir() else source.parent).resolve()
+    rows = [
+        Row(k, str(i.onnx), str(i.vnnlib), i.onnx_text, i.vnnlib_text, _capped(i.timeout, args.timeout_cap))
+        for k, i in enumerate(read_instances(source))
+    ]
+    out = args.out or Path("bench-out") / folder.name
+    store = str(out / "store.sqlite") if args.store == "fresh" else args.store or ""
+    memory = args.memory * 2**30 if args.memory else 0.9 * _machine_memory()
+    return Plan(
+        category=folder.name,
+        folder=folder,
+        out=out,
+        rows=tuple(_chosen(rows, args)),
+        store=store,
+        fresh=args.store == "fresh",
+        scratch=args.with_scratch,
+        memory=memory,
+        jobs=max(1, args.jobs),
+        check=args.check,
+        resume=args.resume,
+        options=tuple(options),
+    )
+
+
+def _capped(timeout: float, cap: float | None) -> float:
+    return timeout if cap is None else min(timeout, cap)
+
+
+def _machine_memory() -> float:
+    import psutil
+
+    return float(psutil.virtual_memory().total)
+
+
+def _chosen(rows: list[Row], args: Namespace) -> list[Row]:
+    if args.rows:
+        try:
+            first, _, last = args.rows.partition(":")
+            rows = rows[int(first) if first else None : int(last) if last else None]
+        except ValueError as error:
+            raise InputError(f"--rows wants A:B, not {args.rows!r}") from error
+    if args.first_per_network is not None:
+        seen: dict[str, int] = {}
+        kept = []
+        for row in rows:
+            seen[row.onnx_text] = seen.get(row.onnx_text, 0) + 1
+            if seen[row.onnx_text] <= args.first_per_network:
+                kept.append(row)
+        rows = kept
+    rows = rows if args.limit is None else rows[: args.limit]
+    if not rows:
+        raise InputError("no rows are left to run")
+    return rows

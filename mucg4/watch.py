@@ -1,0 +1,111 @@
+"""Ends a run in time, whatever the main thread is doing.
+
+The budget that loops poll is the normal way to stop. But a loop does not poll while it is inside one long
+native call (a matrix product, an LP, z3). A second thread therefore sleeps until the deadline or a signal;
+native calls release the interpreter lock, so it wakes in time, lets the run end by itself for a moment, and
+then calls `last_word` and leaves the process with exit status 0. Python's own signal handlers would not do:
+they run in the main thread only between two bytecodes. Their wake-up pipe does not have that limit.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mucg4.budget import Budget
+
+_LOADED = time.monotonic()
+GRACE = 1.0  # seconds a run gets to end by itself after a signal
+
+
+def process_age() -> float:
+    """Seconds since this process was started, interpreter start included.
+
+    Falls back to the time since this module was loaded where the system does not tell.
+    """
+    loaded = time.monotonic() - _LOADED
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return loaded
+    return age if loaded <= age < loaded + 60 else loaded
+
+
+def started_ago(epoch: float | None) -> float:
+    """Seconds since the caller's stated start (seconds since the epoch), at least the age of this process.
+
+    A stated start that is further back than a minute before this process is taken for a moved clock.
+    """
+    age = process_age()
+    if epoch is None:
+        return age
+    stated = time.time() - epoch
+    return stated if age <= stated < age + 60 else age
+
+
+class Watch:
+    """Context manager around one run: see the module text.
+
+    `hard` is the `time.monotonic` moment at which the process leaves; `last_word(reason)` must write the answer
+    if none was written, and must be safe to call from another thread.
+    """
+
+    def __init__(self, budget: Budget, hard: float, last_word: Callable[[str], None]) -> None:
+        self.budget = budget
+        self.hard = hard
+        self.last_word = last_word
+        self._done = threading.Event()
+        self._old: dict[int, Any] = {}
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._thread = threading.Thread(target=self._wait, name="mucg4-watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                self._old[number] = signal.signal(number, self._handler)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        if self._old:
+            signal.set_wakeup_fd(self._old_fd)
+            for number, handler in self._old.items():
+                signal.signal(number, handler)
+        os.write(self._write, b"\0")
+        self._thread.join()
+        os.close(self._read)
+        os.close(self._write)
+
+    def _handler(self, number: int, frame: object) -> None:
+        self.budget.interrupted = f"interrupted by {signal.Signals(number).name}"
+
+    def _wait(self) -> None:
+        """The second thread: sleeps until a signal byte arrives or the deadline passes."""
+        while not self._done.is_set():
+            left = self.hard - time.monotonic()
+            if left <= 0:
+                self._leave("timeout")
+            ready, _, _ = select.select([self._read], [], [], min(left, 3600.0))
+            numbers = [n for n in os.read(self._read, 64) if n in self._old] if ready else []
+            if numbers and not self._done.is_set():
+                # Set here too: the handler itself may have to wait for a long native call.
+                self.budget.interrupted = f"interrupted by {signal.Signals(numbers[0]).name}"
+                if not self._done.wait(max(min(GRACE, self.hard - time.monotonic()), 0.0)):
+                    self._leave(self.budget.interrupted)
+
+    def _leave(self, reason: str) -> None:
+        if not self._done.is_set():
+            self.last_word(reason)
+            os._exit(0)
