@@ -9,13 +9,16 @@ Refutation. Evidence that one conjunction of the case has no point in the region
 (hence in none of its descendants). For its constraints `g_i(x, y) <= 0` the refuted functional is
 `sum_i weights[i] * g_i`, bounded from below by one backward pass with lower slopes `alpha` (the
 default slopes where none are stored) and multipliers `beta >= 0` on the phase literals of the path.
-A case is proved when every leaf has, for every conjunction, a refutation at the leaf or an ancestor.
+A case is proved when every leaf has, for every conjunction, a refutation at the leaf or an ancestor. A region
+whose box or bounds (see below) are empty needs none.
 
 Bounds. Pre-activation bounds of a tree node are the parent's bounds intersected with the node's own
 literal and, where `refresh` of that tree node is true, with interval bounds and backward bounds
-(default slopes) of every neuron that is still unstable. Where `clip` of the tree node is true and
-exactly one conjunction is still unrefuted there, the input box that the children inherit is cut by
-the linear lower bound (default slopes) of each constraint of that conjunction: `g_i <= 0` must hold.
+(default slopes) of every neuron that is still unstable, in topological order; the root is always
+refreshed. Where `clip` of the tree node is true and exactly one conjunction is still unrefuted there,
+the input box that the children inherit is cut by the linear lower bound (default slopes) of each
+constraint of that conjunction: `g_i <= 0` must hold. The constraints cut one after the other; each
+bounds every input once, from the box before it.
 
 None of this is believed: `mucg4.proof.check` re-derives every bound.
 
@@ -24,6 +27,7 @@ File format: JSON (gzip when the name ends in .gz), documented in `FORMAT`.
 
 from __future__ import annotations
 
+import builtins
 import gzip
 import json
 import zlib
@@ -43,7 +47,8 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Alpha:
-    """Lower slopes of one refutation: for network node `node` the neurons `index` get `value` in [0, 1].
+    """Lower slopes of one refutation: the neurons `index` of the elementwise (nonlinear) network node `node`
+    get `value` in [0, 1], where they are unstable.
 
     Values are multiples of 1/255 so that a proof stays small and reads back exactly.
     """
@@ -148,7 +153,7 @@ class Proof:
     source: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @builtins.property  # the field `property` hides the decorator from type checkers
     def leaves(self) -> int:
         """Number of leaves over all trees."""
         return sum(len(t.leaves) for t in self.trees)
@@ -186,10 +191,10 @@ def _tree_from_json(data: dict[str, Any]) -> Tree:
         )
         for r in data["refutations"]
     )
-    ints = [np.array(data[k], dtype=np.int32) for k in ("node", "index")]
-    links = [np.array(data[k], dtype=np.int32) for k in ("left", "right")]
-    flags = [np.array([c == "1" for c in data[k]], dtype=bool) for k in ("refresh", "clip")]
-    return Tree(*ints, np.array(data["threshold"], dtype=np.float64), *links, *flags, refutations)
+    node, index, left, right = (np.array(data[k], dtype=np.int32) for k in ("node", "index", "left", "right"))
+    refresh, clip = (np.array([c == "1" for c in data[k]], dtype=bool) for k in ("refresh", "clip"))
+    threshold = np.array(data["threshold"], dtype=np.float64)
+    return Tree(node, index, threshold, left, right, refresh, clip, refutations)
 
 
 def to_text(proof: Proof) -> str:

@@ -1,0 +1,391 @@
+"""The independent checker: accepts a proof only when it has re-established every leaf itself.
+
+What is checked. (1) The proof names this network and this property (content hashes) and has one tree
+per case. (2) Every tree is one: walking from the root, the children of an inner node are the halves
+`<= threshold` and `>= threshold` of its region, which cover it whatever the threshold, so the leaves
+cover the case's box (the hull `Box.lo`, `Box.hi`). (3) For every leaf and every conjunction of the case
+there is a refutation at the leaf or an ancestor that this module has evaluated anew and found positive,
+or the region is empty.
+
+Why a refutation holds. On the region of `at` every input of the unsafe set would satisfy `g_i <= 0`,
+so `F = sum w_i g_i <= 0` with `w_i >= 0`. A literal on the path gives `z - t <= 0` (left child) or
+`t - z <= 0` (right child), and `F >= F + beta * (that)` for `beta >= 0`. A backward pass bounds the right-hand
+side from below over the region's box; a positive bound contradicts `F <= 0`. Slopes (alpha), weights and
+betas may be anything legal: they decide how good the bound is, never whether it is one.
+
+Why the regions shrink rightly. Pre-activation bounds come from the parent's region, the node's literal,
+and own interval and backward bounds, each valid on the whole region. A clip uses `g_i <= 0` of the only
+conjunction that is still open, hence the children's boxes speak of that conjunction alone; all others
+are refuted for the whole subtree already.
+
+Order: a stack of batches of independent regions, children inherit box, bounds and open conjunctions;
+memory is bounded by the batch size times the depth. A region with no open conjunction is not entered:
+its subtree is closed. Each tree node is visited at most once, so the walk ends.
+
+Bounds come from `mucg4.proof.enclose` (rounding: see there), operator lines from `mucg4.proof.curves`;
+these three modules are the whole checker and import nothing of the search's numerics.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from mucg4.budget import Budget
+from mucg4.errors import BudgetError, ProofError
+from mucg4.model.network import Network
+from mucg4.model.query import Case, Conjunction, Query
+from mucg4.ops.base import Array
+from mucg4.proof.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.proof.proof import Proof, Refutation, Tree
+
+BATCH = 512  # most regions handled together
+REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Outcome of `check`; counts are leaves over all trees, `checked + failed + skipped == leaves`.
+
+    `checked` leaves were re-established, `failed` ones were examined in vain, `skipped` ones not examined
+    (malformed proof, spent budget). `accepted` only when the last two are 0 and nothing else is wrong;
+    otherwise `reason` is one line.
+    """
+
+    accepted: bool
+    checked: int
+    failed: int
+    skipped: int
+    reason: str = ""
+    leaves: int = 0
+
+
+def check(proof: Proof, query: Query, budget: Budget | None = None, exact: bool = False) -> CheckReport:
+    """Re-establish the proof for the query, believing nothing in it; see the module text.
+
+    `exact` evaluates in rational arithmetic (small piecewise linear networks only). Never raises for a
+    bad proof, a network it has no rules for, or a spent budget: the report says so.
+    """
+    leaves, checked, failed, reason = proof.leaves, 0, 0, ""
+    try:
+        _identify(proof, query)
+        network = query.network
+        plans = [_plan(tree, case, network) for tree, case in zip(proof.trees, query.cases, strict=True)]
+        enclosure = Enclosure(network, exact)
+        for number, plan in enumerate(plans):
+            walk = _Walk(plan, enclosure)
+            try:
+                walk.run(budget or Budget())
+            finally:
+                checked, failed = checked + walk.checked, failed + walk.failed
+            if walk.reason and not reason:
+                reason = f"case {number}: {walk.reason}"
+    except (ProofError, BudgetError) as error:
+        reason = str(error)
+    skipped = leaves - checked - failed
+    accepted = not reason and failed == 0 and skipped == 0
+    return CheckReport(accepted, checked, failed, skipped, reason, leaves)
+
+
+def _identify(proof: Proof, query: Query) -> None:
+    if len(query.networks) != 1:
+        raise ProofError(f"the query has {len(query.networks)} networks; proofs of one network can be checked so far")
+    if proof.network != query.network.fingerprint:
+        raise ProofError("the proof is for another network")
+    if proof.property != query.property_hash:
+        raise ProofError("the proof is for another property")
+    if len(proof.trees) != len(query.cases):
+        raise ProofError(f"the proof has {len(proof.trees)} trees for {len(query.cases)} cases")
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A validated tree: `first, last (N,)` preorder interval of each subtree, `leaves (N,)` in it."""
+
+    tree: Tree
+    case: Case
+    parent: Array
+    first: Array
+    last: Array
+    leaves: Array
+    at: dict[int, list[Refutation]]
+
+
+def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
+    """Validate everything that needs no arithmetic; raises `ProofError`."""
+    n = len(tree.node)
+    left, right = tree.left.tolist(), tree.right.tolist()
+    parent, leaves, size = [-1] * n, [1] * n, [1] * n
+    for k in range(n):
+        if (left[k] < 0) != (right[k] < 0):
+            raise ProofError(f"tree node {k} has one child")
+        for child in (left[k], right[k]) if left[k] >= 0 else ():
+            if not k < child < n or parent[child] >= 0 or left[k] == right[k]:
+                raise ProofError(f"tree node {k} has a child that is not its own")
+            parent[child] = k
+    for k in range(n - 1, -1, -1):
+        if left[k] >= 0:
+            leaves[k] = leaves[left[k]] + leaves[right[k]]
+            size[k] = 1 + size[left[k]] + size[right[k]]
+    if size[0] != n:
+        raise ProofError("the tree has nodes outside it")
+    first = [0] * n
+    for k in range(n):
+        if left[k] >= 0:
+            first[left[k]], first[right[k]] = first[k] + 1, first[k] + 1 + size[left[k]]
+    _check_literals(tree, network)
+    order = np.array(first)
+    plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), defaultdict(list))
+    for r in tree.refutations:
+        _check_refutation(r, plan, network)
+        plan.at[r.at].append(r)
+    return plan
+
+
+def _check_literals(tree: Tree, network: Network) -> None:
+    inner = np.flatnonzero(tree.left >= 0)
+    sizes = np.full(len(network.nodes), -1)
+    for k in (0, *network.pre_activations):
+        sizes[k] = network.nodes[k].size
+    node, index = tree.node[inner], tree.index[inner]
+    if np.any(node < 0) or np.any(node >= len(sizes)) or np.any(index < 0) or np.any(index >= sizes[node]):
+        raise ProofError("a literal names no input and no pre-activation of the network")
+    if not np.all(np.isfinite(tree.threshold[inner])):
+        raise ProofError("a literal's threshold is not finite")
+
+
+def _check_refutation(r: Refutation, plan: _Plan, network: Network) -> None:
+    where = f"refutation at tree node {r.at}"
+    n, conjunctions = len(plan.parent), plan.case.conjunctions
+    if not 0 <= r.at < n or not 0 <= r.conjunction < len(conjunctions):
+        raise ProofError(f"{where} names no tree node or no conjunction")
+    if len(r.weights) != len(conjunctions[r.conjunction]):
+        raise ProofError(f"{where} has {len(r.weights)} weights")
+    if not all(isfinite(w) and w >= 0 for w in r.weights):
+        raise ProofError(f"{where} has a weight that is negative or not finite")
+    for literal, beta in r.beta:
+        if not (isfinite(beta) and beta >= 0):
+            raise ProofError(f"{where} has a multiplier that is negative or not finite")
+        if not 0 < literal < n or not plan.first[literal] <= plan.first[r.at] < plan.last[literal]:
+            raise ProofError(f"{where} uses a literal that is not on its path")
+    for a in r.alpha:
+        if a.node not in network.nonlinear or len(a.index) != len(a.value):
+            raise ProofError(f"{where} has slopes for a node that has none")
+        index, value = np.asarray(a.index), np.asarray(a.value)
+        if np.any(index < 0) or np.any(index >= network.nodes[a.node].size) or np.any(value < 0) or np.any(value > 255):
+            raise ProofError(f"{where} has a slope that is out of range")
+
+
+@dataclass(eq=False)
+class _Regions:
+    """B regions: tree node `(B,)`, box `lo, hi (B, inputs)`, bounds `low, up (B, width)`, `open (B, C)`."""
+
+    at: Array
+    lo: Array
+    hi: Array
+    low: Array
+    up: Array
+    open: Array
+
+    def take(self, which: Array | slice) -> _Regions:
+        return _Regions(*(getattr(self, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")))
+
+    @staticmethod
+    def join(parts: Sequence[_Regions]) -> _Regions:
+        if len(parts) == 1:
+            return parts[0]
+        names = ("at", "lo", "hi", "low", "up", "open")
+        return _Regions(*(np.concatenate([getattr(p, f) for p in parts]) for f in names))
+
+
+@dataclass(eq=False)
+class _Constraints:
+    """One conjunction's numbers in the arithmetic of the check."""
+
+    x: Array
+    y: Array
+    c: Array
+
+    @staticmethod
+    def of(conjunction: Conjunction, enclosure: Enclosure) -> _Constraints:
+        if not enclosure.exact:
+            return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants)
+        x, y = enclosure.numbers(conjunction.x_coeffs * 0), enclosure.numbers(conjunction.y_coeffs * 0)
+        for k, (cx, cy, _) in enumerate(conjunction.exact):
+            for i, v in cx.items():
+                x[k, i] = v
+            for i, v in cy.items():
+                y[k, i] = v
+        return _Constraints(x, y, np.array([c for _, _, c in conjunction.exact], dtype=object))
+
+
+@dataclass(eq=False)
+class _Walk:
+    """One pass over one tree; `checked`, `failed` count leaves."""
+
+    plan: _Plan
+    enclosure: Enclosure
+    checked: int = 0
+    failed: int = 0
+    reason: str = ""
+    constraints: list[_Constraints] = field(default_factory=list)
+
+    def run(self, budget: Budget) -> None:
+        e, case = self.enclosure, self.plan.case
+        self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
+        lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
+        far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
+        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, -far, far, np.ones((1, len(self.constraints)), dtype=bool))
+        stack = [root]
+        cells = sum(node.size for node in e.nodes)
+        most = max(1, min(BATCH, REGION_CELLS // cells))
+        with np.errstate(all="ignore"):  # overflow and nan close nothing
+            while stack:
+                budget.poll()
+                batch = stack.pop()
+                while stack and len(batch.at) < most:
+                    batch = _Regions.join([batch, stack.pop()])
+                if len(batch.at) > most:
+                    stack.append(batch.take(slice(most, None)))
+                    batch = batch.take(slice(most))
+                children = self._turn(batch)
+                if len(children.at):
+                    stack.append(children)
+
+    def _turn(self, batch: _Regions) -> _Regions:
+        """Bound the regions, check their refutations, and return the regions that are entered next."""
+        tree = self.plan.tree
+        refresh = np.asarray(tree.refresh, dtype=bool)[batch.at] | (batch.at == 0)
+        frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh)
+        batch.open = batch.open & ~empty[:, None]
+        self._refute(batch, frame)
+        live = np.any(batch.open, axis=1)
+        self.checked += int(self.plan.leaves[batch.at[~live]].sum())
+        stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
+        self.failed += len(stuck)
+        if len(stuck) and not self.reason:
+            which = int(np.argmax(batch.open[stuck[0]]))
+            self.reason = f"leaf {int(batch.at[stuck[0]])} has no valid refutation of conjunction {which}"
+        inner = np.flatnonzero(live & (tree.left[batch.at] >= 0))
+        self._clip(batch, frame, inner)
+        return self._children(batch.take(inner))
+
+    # ---- refutations ---------------------------------------------------------------------------
+
+    def _refute(self, batch: _Regions, frame: Frame) -> None:
+        """Close the conjunctions whose refutation holds on the region."""
+        groups: dict[int, list[tuple[int, Refutation]]] = defaultdict(list)
+        for b, at in enumerate(batch.at.tolist()):
+            for r in self.plan.at.get(at, ()):
+                if batch.open[b, r.conjunction]:
+                    groups[r.conjunction].append((b, r))
+        last = len(self.enclosure.nodes) - 1
+        for conjunction, group in groups.items():
+            region = np.array([b for b, _ in group])
+            weights = self.enclosure.numbers(np.array([r.weights for _, r in group], dtype=np.float64))
+            rows = self._functional(self.constraints[conjunction], weights, region, frame)
+            self._add_literals(rows, [r for _, r in group], frame)
+            self._set_slopes(rows, [r for _, r in group], frame)
+            value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
+            batch.open[region[value > 0], conjunction] = False
+
+    def _functional(self, g: _Constraints, weights: Array, region: Array, frame: Frame) -> Rows:
+        """Rows `sum_i weights[:, i] g_i`. The coefficients are nearest doubles: one more rounding each."""
+        e, last = self.enclosure, len(self.enclosure.nodes) - 1
+        rows = Rows(region, {last: weights @ g.y}, weights @ g.c, e.zeros(len(region)))
+        if not e.exact:
+            spread = norms(weights @ abs(g.y)) * frame.size[last][region]
+            spread = spread + norms(weights @ abs(g.x)) * frame.size[0][region] + weights @ abs(g.c)
+            rows.error = gamma(weights.shape[1] + 8) * spread
+        if np.any(g.x != 0):
+            e.push(rows, 0, weights @ g.x, frame)
+        return rows
+
+    def _add_literals(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
+        """Add `beta (z - t)` for left and `beta (t - z)` for right children."""
+        e, tree, parent = self.enclosure, self.plan.tree, self.plan.parent
+        triples = [(row, literal, beta) for row, r in enumerate(group) for literal, beta in r.beta if beta > 0]
+        if not triples:
+            return
+        row, literal = (np.array([t[i] for t in triples]) for i in (0, 1))
+        split = parent[literal]
+        sign = np.where(tree.left[split] == literal, 1, -1)
+        multiplier = e.numbers(np.array([t[2] for t in triples])) * sign
+        threshold, node, index = e.numbers(tree.threshold[split]), tree.node[split], tree.index[split]
+        reach = e.zeros(len(row))
+        for k in np.unique(node).tolist():
+            here = node == k
+            block = e.zeros(len(rows.region), e.nodes[k].size)
+            np.add.at(block, (row[here], index[here]), multiplier[here])
+            e.push(rows, k, block, frame)
+            reach[here] = frame.magnitude[k][rows.region[row[here]], index[here]]
+        shift = e.zeros(len(rows.region))
+        np.add.at(shift, row, -multiplier * threshold)
+        if not e.exact:
+            spread = np.zeros(len(rows.region))
+            np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
+            rows.error = rows.error + gamma(len(triples) + 8) * spread
+        e.add(rows, shift)
+
+    def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
+        """Replace default lower slopes by the stored ones where the neuron is unstable."""
+        stored: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+        for row, r in enumerate(group):
+            for a in r.alpha:
+                stored[a.node].append((row, a))
+        for k, items in stored.items():
+            lines = frame.lines[k]
+            where = np.repeat([row for row, _ in items], [len(a.index) for _, a in items])
+            index = np.concatenate([np.asarray(a.index, dtype=np.int64) for _, a in items])
+            alpha = self.enclosure.numbers(np.concatenate([np.asarray(a.value, dtype=np.float64) for _, a in items]))
+            low, high = (self.enclosure.numbers(np.array(v)) for v in lines.reach)
+            slope = np.minimum(np.maximum(low + alpha / 255 * (high - low), low), high)
+            free = lines.unstable[rows.region[where], index]
+            slopes = lines.low[rows.region]
+            slopes[where[free], index[free]] = slope[free]
+            rows.slopes[k] = slopes
+
+    # ---- clipping and children -----------------------------------------------------------------
+
+    def _clip(self, batch: _Regions, frame: Frame, inner: Array) -> None:
+        """Cut the boxes of clipping inner nodes by the constraints of their only open conjunction, in place."""
+        e = self.enclosure
+        wanted = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[inner]] & (batch.open[inner].sum(axis=1) == 1)
+        clipped = inner[wanted]
+        which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
+        widest = max(node.size for node in e.nodes)
+        for conjunction in np.unique(which).tolist():
+            g = self.constraints[conjunction]
+            members, m = clipped[which == conjunction], len(g.c)
+            step = max(1, 4 * CELLS // (widest * max(m, 1)))
+            for region in (members[i : i + step] for i in range(0, len(members), step)):
+                weights = np.repeat(e.numbers(np.eye(m)), len(region), axis=0)
+                rows = self._functional(g, weights, np.tile(region, m), frame)
+                rows = e.pull(frame, rows, len(e.nodes) - 1)
+                lo, hi = batch.lo[region], batch.hi[region]
+                for k in range(m):
+                    lo, hi = e.cut(rows, np.arange(k * len(region), (k + 1) * len(region)), lo, hi)
+                batch.lo[region], batch.hi[region] = lo, hi
+
+    def _children(self, batch: _Regions) -> _Regions:
+        """Both children of every region, cut by their literal."""
+        tree, e, count = self.plan.tree, self.enclosure, len(batch.at)
+        both = batch.take(np.tile(np.arange(count), 2))
+        parent = both.at
+        left = np.arange(2 * count) < count
+        both.at = np.where(left, tree.left[parent], tree.right[parent]).astype(np.int64)
+        node, index, threshold = tree.node[parent], tree.index[parent], e.numbers(tree.threshold[parent])
+        start = np.zeros(len(e.nodes), dtype=np.int64)
+        for k, s in e.slot.items():
+            start[k] = s.start
+        column = start[node] + index
+        for low, up, here in ((both.lo, both.hi, node == 0), (both.low, both.up, node != 0)):
+            a, b = np.flatnonzero(here & left), np.flatnonzero(here & ~left)
+            up[a, column[a]] = np.minimum(up[a, column[a]], threshold[a])
+            low[b, column[b]] = np.maximum(low[b, column[b]], threshold[b])
+        return both

@@ -1,0 +1,375 @@
+"""The checker's own bounds: outward-rounded float64, or exact rationals. Shares nothing with `mucg4.bound`.
+
+A batch holds B regions. Every network node has a *hull* `[lower, upper]` `(B, n)` and from it a
+magnitude `M = max(|lower|, |upper|)`, so that `|v| <= M` holds for the real value v on the region.
+
+Rounding (u = 2**-53, gamma(n) > n u / (1 - n u)). A *row* is a functional of node values that bounds
+a quantity g from below: in real arithmetic and on the row's region
+
+    g >= sum_k coef_k . v_k + const - error.                                             (I)
+
+Each step keeps (I) for the stored floats, charging its rounding to `error`:
+
+* affine node k of size m, `v_k = sum_i W_i v_i + b`: the stored `fl(a W_i)` differs from `a W_i` by at
+  most gamma(fan_in) |a| |W_i| in each entry (any summation order; `fan_in` counts both directions),
+  folding b cost the reader gamma(fan_in) `bias_magnitude`, and `fl(a . b)` is off by gamma(m) |a| . |b|.
+  The first two are at most gamma(fan_in) |a| . S with `S = sum_i |W_i| M_i + bias_magnitude`, and
+  `|a| . S <= ||a||_2 ||S||_2`: one pass over the rows, S once per region.
+* elementwise node k over z: positive entries of a take a lower line of f, negative ones an upper
+  line. Slopes are floats taken as exact numbers and the offsets are computed outward for those very
+  slopes (`mucg4.proof.curves`), so only the product `a * slope` and the dot with the
+  offsets round: at most ||a|| (gamma(1) s ||M|| + gamma(m) ||offset||), s the largest slope size.
+* adding two coefficient blocks or a constant: u times the result's size.
+* the end: `min over the box` is a dot of length n, gamma ||a_0|| ||M_0||.
+
+`error` and S are sums of nonnegative floats, hence off by a relative 1e-2 at the very most: the end
+takes 1.01 times the sum. Underflow is covered by `TINY` inside the norms. Overflow gives inf or nan, and
+comparisons with nan are false: nothing is ever closed or tightened by it.
+
+Exact mode: arrays hold `fractions.Fraction`, operators are expanded into exact matrices, every charge is
+zero; the same code then evaluates (I) without error. It is for small piecewise linear networks only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from mucg4.errors import ProofError
+from mucg4.model.network import Network, affine_magnitude
+from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.piecewise import TwoPiece
+from mucg4.proof.curves import Lines, enclose, knows
+
+TINY = 1e-150  # added to norms: dominates every underflow, vanishes beside every real margin
+CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache)
+UNIT_CELLS = 2**21  # largest adjoint kept as a matrix to start unit rows from
+
+
+def gamma(n: int) -> float:
+    """Generous bound of the relative error of n roundings."""
+    return n * 2.0**-52
+
+
+def norms(a: Array) -> Array:
+    """(R,) at least (up to a relative 1e-3) the 2-norm of each row, and never zero."""
+    return np.sqrt(np.einsum("ij,ij->i", a, a)) + TINY
+
+
+class ExactAffine(Affine):
+    """An affine operator as matrices of Fractions; the images of unit vectors are exact in float64."""
+
+    kind = "Exact"
+
+    def __init__(self, op: Affine, sizes: list[int], size: int) -> None:
+        if size * sum(sizes) > UNIT_CELLS:
+            raise ProofError("the exact mode is for small networks only")
+        self.matrices = []
+        for i, n in enumerate(sizes):
+            units = [np.eye(n) if j == i else np.zeros((n, s)) for j, s in enumerate(sizes)]
+            self.matrices.append(fractions_of(op.linear(units)))
+        b = op.bias()
+        self.offset = fractions_of(np.zeros(size) if b is None else np.asarray(b, dtype=np.float64))
+
+    def linear(self, xs: Any) -> Array:
+        return sum(x @ w for x, w in zip(xs, self.matrices, strict=True))
+
+    def bias(self) -> Array:
+        return self.offset
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        return tuple(a @ w.T for w in self.matrices)
+
+    def magnitude(self, xs: Any) -> Array:
+        return sum(x @ abs(w) for x, w in zip(xs, self.matrices, strict=True))
+
+
+def fractions_of(values: Array) -> Array:
+    """Object array of the exact values; `ProofError` when one is not finite."""
+    values = np.asarray(values)
+    out = np.empty(values.shape, dtype=object)
+    try:
+        out.ravel()[:] = [Fraction(v) for v in values.ravel().tolist()]
+    except (ValueError, OverflowError) as error:
+        raise ProofError(f"a number is not finite: {error}") from error
+    return out
+
+
+@dataclass(eq=False)
+class Frame:
+    """Everything derived for one batch of regions. Lists run over network nodes."""
+
+    lower: list[Array]
+    upper: list[Array]
+    magnitude: list[Array]
+    size: list[Array]  # (B,) norm of the magnitude
+    cost: list[Array]  # (B,) what one unit of ||a|| costs in rounding when a row passes the node
+    lines: dict[int, Lines] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Rows:
+    """Functionals being pulled back to the input, see (I): `coef[k] (R, n_k)`, `const`, `error (R,)`."""
+
+    region: Array
+    coef: dict[int, Array]
+    const: Array
+    error: Array
+    slopes: dict[int, Array] = field(default_factory=dict)  # lower slopes (R, n) that replace the default
+
+
+class Enclosure:
+    """Bounds for one network. `exact` chooses rationals. Pre-activation bounds of a region are kept as flat
+    arrays `(B, width)`; `slot[k]` is the part of node k. The input's bounds are the box itself."""
+
+    def __init__(self, network: Network, exact: bool = False) -> None:
+        self.network, self.exact = network, exact
+        self.nodes = network.nodes
+        self.ops = [self._prepare(k) for k in range(len(self.nodes))]
+        self.slot: dict[int, slice] = {}
+        self.width = 0
+        self.half: Any = Fraction(1, 2) if exact else 0.5
+        for k in network.pre_activations:
+            if k:
+                self.slot[k] = slice(self.width, self.width + self.nodes[k].size)
+                self.width += self.nodes[k].size
+        self.bent = {k: self._bent_users(k) for k in network.pre_activations}
+        self.units = {k: self._unit_rows(k) for k in self.slot}
+
+    def _prepare(self, k: int) -> Any:
+        node = self.nodes[k]
+        op = node.op
+        if isinstance(op, Affine):
+            return ExactAffine(op, [self.nodes[i].size for i in node.inputs], node.size) if self.exact else op
+        if op is None or (isinstance(op, Nonlinear) and len(node.inputs) == 1 and knows(op, self.exact)):
+            return op
+        raise ProofError(f"the checker has no rule for operator {op.kind} (node {node.name!r})")
+
+    def _bent_users(self, k: int) -> bool:
+        """True when some reader of node k is not piecewise linear: then no sign makes it exact."""
+        readers = [self.ops[j] for j in self.network.users[k]]
+        return any(isinstance(op, Nonlinear) and not isinstance(op, TwoPiece) for op in readers)
+
+    def _unit_rows(self, k: int) -> tuple[Array, ...] | None:
+        """The rows of an affine node's matrices (exact: one product each), when they fit."""
+        node, op = self.nodes[k], self.ops[k]
+        if not isinstance(op, Affine) or node.size * sum(self.nodes[i].size for i in node.inputs) > UNIT_CELLS:
+            return None
+        if node.size**2 > UNIT_CELLS:
+            return None
+        eye = np.eye(node.size)
+        return op.adjoint(fractions_of(eye) if self.exact else eye)
+
+    def numbers(self, values: Array) -> Array:
+        """The values in this mode's arithmetic."""
+        return fractions_of(values) if self.exact else np.asarray(values, dtype=np.float64)
+
+    def zeros(self, *shape: int) -> Array:
+        """Zeros in this mode's arithmetic."""
+        return self.numbers(np.zeros(shape))
+
+    # ---- forward -------------------------------------------------------------------------------
+
+    def sweep(self, box: tuple[Array, Array], low: Array, up: Array, refresh: Array) -> tuple[Frame, Array]:
+        """Hulls and lines of all nodes on B regions, and `(B,)` which regions are empty.
+
+        `box` `(B, inputs)` pair, `low`, `up` `(B, width)` sound inherited bounds, improved in place;
+        where `refresh (B,)` unstable neurons get backward bounds too. Sound on the real values.
+        """
+        empty = np.any(box[0] > box[1], axis=1)
+        frame = Frame([], [], [], [], [])
+        self._append(frame, box[0], box[1], np.zeros(len(empty)))
+        for k in range(1, len(self.nodes)):
+            scale = None
+            if isinstance(self.ops[k], Affine):
+                lo, hi, scale = self._affine_hull(k, frame)
+                cost = self._affine_cost(k, scale)
+            else:
+                lo, hi, cost = self._curve_hull(k, self.nodes[k].inputs[0], frame)
+            if k in self.slot:
+                s = self.slot[k]
+                lo, hi = np.fmax(lo, low[:, s]), np.fmin(hi, up[:, s])
+                empty |= np.any(lo > hi, axis=1)
+                self._refine(k, frame, (lo, hi), scale, refresh & ~empty, cost)
+                empty |= np.any(lo > hi, axis=1)
+                low[:, s], up[:, s] = lo, hi
+            self._append(frame, lo, hi, cost)
+        return frame, empty
+
+    def _append(self, frame: Frame, lo: Array, hi: Array, cost: Array) -> None:
+        hi = np.maximum(lo, hi)  # empty regions are flagged already; keeps their arithmetic tame
+        m = np.maximum(abs(lo), abs(hi))
+        frame.lower.append(lo)
+        frame.upper.append(hi)
+        frame.magnitude.append(m)
+        frame.size.append(np.zeros(len(lo)) if self.exact else norms(m))
+        frame.cost.append(cost)
+
+    def _affine_hull(self, k: int, frame: Frame) -> tuple[Array, Array, Array]:
+        """Interval image by centre and radius; the third result is S `(B, n)`."""
+        node, op = self.nodes[k], self.ops[k]
+        low = [frame.lower[i] for i in node.inputs]
+        up = [frame.upper[i] for i in node.inputs]
+        mid = [(a + b) * self.half for a, b in zip(low, up, strict=True)]
+        rad = [np.maximum(b - m, m - a) for a, b, m in zip(low, up, mid, strict=True)]
+        y, r = op.apply(mid), op.magnitude(rad)
+        scale = affine_magnitude(op, [frame.magnitude[i] for i in node.inputs])
+        if not self.exact:
+            scale = scale + 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None]
+            r = r + (gamma(2 * op.fan_in + 8) * scale + TINY)
+        return y - r, y + r, scale
+
+    def _affine_cost(self, k: int, scale: Array) -> Array:
+        if self.exact:
+            return np.zeros(len(scale))
+        op, b = self.ops[k], self.ops[k].bias()
+        dot = 0.0 if b is None else gamma(self.nodes[k].size + 8) * norms(b[None, :])[0]
+        return gamma(op.fan_in + 8) * norms(scale) + dot
+
+    def _curve_hull(self, k: int, i: int, frame: Frame) -> tuple[Array, Array, Array]:
+        """Interval image of an elementwise node; the third result is its rounding cost `(B,)`."""
+        lines, flo, fhi = enclose(self.ops[k], frame.lower[i], frame.upper[i])
+        frame.lines[k] = lines
+        if self.exact:
+            return flo, fhi, np.zeros(len(flo))
+        dot = norms(lines.up_offset) + (0.0 if lines.low_offset is None else norms(lines.low_offset))
+        return flo, fhi, gamma(8) * (lines.steep + 1e-50) * frame.size[i] + gamma(self.nodes[k].size + 8) * dot
+
+    def _refine(
+        self, k: int, frame: Frame, hull: tuple[Array, Array], scale: Array | None, refresh: Array, cost: Array
+    ) -> None:
+        """Backward bounds (default slopes) of the neurons of node k that are still unstable, in place."""
+        lo, hi = hull
+        need = lo < hi if self.bent[k] else (lo < 0) & (hi > 0)
+        regions, neurons = np.nonzero(need & refresh[:, None])
+        frame.cost.append(cost)  # rows that start as unit vectors pass node k itself
+        for part in self._chunks(len(regions), k):
+            r, j = regions[part], neurons[part]
+            rows = self._start(k, np.concatenate([r, r]), np.concatenate([j, j]), scale)
+            value = self.minimum(frame, self.pull(frame, rows, k))
+            lo[r, j] = np.fmax(lo[r, j], value[: len(r)])
+            hi[r, j] = np.fmin(hi[r, j], -value[len(r) :])
+        frame.cost.pop()
+
+    def _chunks(self, total: int, k: int) -> Iterator[slice]:
+        widest = max(node.size for node in self.nodes[: k + 1])
+        step = max(1, CELLS // (2 * widest))
+        return (slice(i, i + step) for i in range(0, total, step))
+
+    def _start(self, k: int, region: Array, neuron: Array, scale: Array | None) -> Rows:
+        """Rows `+v` (first half) and `-v` (second half) of single neurons of node k."""
+        count = len(region)
+        sign = np.where(np.arange(count) < count // 2, 1, -1)
+        rows = Rows(region, {}, self.zeros(count), self.zeros(count))
+        unit = self.units[k]
+        if unit is None or scale is None:
+            rows.coef[k] = self.zeros(count, self.nodes[k].size)
+            rows.coef[k][np.arange(count), neuron] = sign
+            return rows
+        for i, matrix in zip(self.nodes[k].inputs, unit, strict=True):
+            part = matrix[neuron] * sign[:, None]
+            rows.coef[i] = rows.coef[i] + part if i in rows.coef else part
+        b = self.ops[k].bias()
+        if b is not None:
+            rows.const = b[neuron] * sign
+        if not self.exact:  # folding of the bias, and coefficient blocks added above
+            rows.error = rows.error + gamma(self.ops[k].fan_in + 8) * scale[region, neuron]
+        return rows
+
+    # ---- backward ------------------------------------------------------------------------------
+
+    def pull(self, frame: Frame, rows: Rows, start: int) -> Rows:
+        """Rewrite rows over nodes `<= start` as rows over the input alone, keeping (I)."""
+        for k in range(start, 0, -1):
+            a = rows.coef.pop(k, None)
+            if a is None:
+                continue
+            if isinstance(self.ops[k], Affine):
+                self._pull_affine(k, a, frame, rows)
+            else:
+                self._pull_curve(k, a, frame, rows)
+        if 0 not in rows.coef:
+            rows.coef[0] = self.zeros(len(rows.region), self.nodes[0].size)
+        return rows
+
+    def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
+        op, node = self.ops[k], self.nodes[k]
+        self._charge(rows, a, frame.cost[k])
+        b = op.bias()
+        if b is not None:
+            self.add(rows, a @ b)
+        for i, part in zip(node.inputs, op.adjoint(a), strict=True):
+            self.push(rows, i, part, frame)
+
+    def _pull_curve(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
+        lines, region = frame.lines[k], rows.region
+        self._charge(rows, a, frame.cost[k])
+        negative = np.minimum(a, 0)
+        part = a - negative
+        self.add(rows, _dot(negative, lines.up_offset[region]))
+        if lines.low_offset is not None:
+            self.add(rows, _dot(part, lines.low_offset[region]))
+        part *= rows.slopes[k] if k in rows.slopes else lines.low[region]
+        negative *= lines.up[region]
+        part += negative
+        self.push(rows, self.nodes[k].inputs[0], part, frame)
+
+    def push(self, rows: Rows, i: int, part: Array, frame: Frame) -> None:
+        """Add a coefficient block to node i."""
+        if i not in rows.coef:
+            rows.coef[i] = part
+            return
+        rows.coef[i] = rows.coef[i] + part
+        self._charge(rows, rows.coef[i], gamma(1) * frame.size[i])
+
+    def add(self, rows: Rows, value: Array) -> None:
+        """Add to the constants."""
+        rows.const = rows.const + value
+        if not self.exact:
+            rows.error = rows.error + gamma(1) * abs(rows.const)
+
+    def _charge(self, rows: Rows, a: Array, cost: Array) -> None:
+        if not self.exact:
+            rows.error = rows.error + norms(a) * cost[rows.region]
+
+    def minimum(self, frame: Frame, rows: Rows) -> Array:
+        """(R,) sound lower bounds of the rows (over the input alone) on their regions' boxes."""
+        a, region = rows.coef[0], rows.region
+        negative = np.minimum(a, 0)
+        value = _dot(a - negative, frame.lower[0][region]) + _dot(negative, frame.upper[0][region])
+        self._charge(rows, a, gamma(self.nodes[0].size + 8) * frame.size[0])
+        self.add(rows, value)
+        return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
+
+    def cut(self, rows: Rows, part: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
+        """Shrink the boxes `lo, hi (B, n)` to where the rows `part (B,)` (over the input) can be <= 0.
+
+        `a . x + const - error <= 0` bounds each `a_i x_i` by the least value of all the others on the box.
+        """
+        a, const, error = rows.coef[0][part], rows.const[part], rows.error[part]
+        negative = np.minimum(a, 0)
+        least = (a - negative) * lo + negative * hi
+        others = least.sum(axis=1)[:, None] - least
+        limit = -const[:, None] - others
+        divisor = np.where(a == 0, 1, a)
+        if self.exact:
+            top = bottom = limit / divisor
+            usable = np.ones(a.shape, dtype=bool)
+        else:
+            size = abs(least).sum(axis=1) + abs(const) + error
+            limit = limit + (1.01 * error + gamma(a.shape[1] + 8) * size + TINY)[:, None]
+            middle = limit / divisor
+            slack = gamma(4) * abs(middle) + TINY
+            top, bottom, usable = middle + slack, middle - slack, np.isfinite(middle)
+        hi = np.where(usable & (a > 0), np.minimum(hi, top), hi)
+        lo = np.where(usable & (a < 0), np.maximum(lo, bottom), lo)
+        return lo, hi
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """(R,) row by row inner products."""
+    return (a * b).sum(axis=1) if a.dtype == object else np.einsum("ij,ij->i", a, b)
