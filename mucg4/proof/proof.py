@@ -9,7 +9,8 @@ Refutation. Evidence that one conjunction of the case has no point in the region
 (hence in none of its descendants). For its constraints `g_i(x, y) <= 0` the refuted functional is
 `sum_i weights[i] * g_i`, bounded from below by one backward pass with lower slopes `alpha` (the
 default slopes where none are stored) and multipliers `beta >= 0` on the phase literals of the path.
-A case is proved when every leaf has, for every conjunction, a refutation at the leaf or an ancestor. A region
+A tree is established when every leaf has, for every conjunction the tree answers for, a refutation at
+the leaf or an ancestor, or is empty. A case is proved when its trees answer for all its conjunctions. A region
 whose box or bounds (see below) are empty needs none.
 
 Bounds. Pre-activation bounds of a tree node are the parent's bounds intersected with the node's own
@@ -76,7 +77,10 @@ class Refutation:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """Regions of one case as parallel arrays over tree nodes, and the refutations on them."""
+    """Regions of one case as parallel arrays over tree nodes, and the refutations on them.
+
+    The tree answers for the conjunctions `conjunctions` of case number `case` (None: for all of them).
+    """
 
     node: Array  # (N,) int32, network node whose value is split, -1 at leaves
     index: Array  # (N,) int32
@@ -86,6 +90,8 @@ class Tree:
     refresh: Array  # (N,) bool
     clip: Array  # (N,) bool
     refutations: tuple[Refutation, ...] = ()
+    case: int = 0
+    conjunctions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.node)
@@ -140,11 +146,14 @@ def single_leaf(refutations: Sequence[Refutation] = (), refresh: bool = True) ->
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """One tree per case of the query, in the query's order.
+    """Trees that together answer for every conjunction of every case of the query.
+
+    Each tree covers the whole box of its case; a case may have several trees with disjoint conjunctions
+    (searches that split phases treat each conjunction on its own).
 
     `network` and `property` are the content hashes (`Network.fingerprint`, `Query.property_hash`) the
     proof was made for; `source` is the SHA-256 of the ONNX bytes. An empty case (empty box or no
-    conjunction) has a single-leaf tree without refutations.
+    conjunction) needs no tree.
     """
 
     network: str
@@ -172,7 +181,8 @@ def _tree_to_json(tree: Tree) -> dict[str, Any]:
         if r.core is not None:
             row["core"] = list(r.core)
         rows.append(row)
-    return {**plain, **flags, "refutations": rows}
+    covers = None if tree.conjunctions is None else list(tree.conjunctions)
+    return {"case": tree.case, "conjunctions": covers, **plain, **flags, "refutations": rows}
 
 
 def _tree_from_json(data: dict[str, Any]) -> Tree:

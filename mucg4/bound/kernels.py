@@ -1,0 +1,29 @@
+"""Element-wise inner loops of the backward pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mucg4.ops.base import Array, Relaxation
+
+
+def relax_rows(a: Array, region: Array, lines: Relaxation) -> tuple[tuple[Array, ...], Array]:
+    """Replace a nonlinear value by its lines: rows on the output -> rows on each input, and a constant.
+
+    `a (rows, n)`; `region (rows,)` picks the line of each row from `lines` (regions, n). Where a
+    coefficient is positive the lower line is used, else the upper one, so the result is a lower bound.
+    """
+    positive = a > 0
+    rows = tuple(
+        np.where(positive, lower[region], upper[region]) * a
+        for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=True)
+    )
+    offset = np.einsum("ij,ij->i", np.minimum(a, 0), lines.upper_offset[region])
+    if np.any(lines.lower_offset):
+        offset = offset + np.einsum("ij,ij->i", np.maximum(a, 0), lines.lower_offset[region])
+    return rows, offset
+
+
+def row_norms(a: Array) -> Array:
+    """Euclidean norm of each row, `(rows, n)` -> `(rows,)`."""
+    return np.sqrt(np.einsum("ij,ij->i", a, a))

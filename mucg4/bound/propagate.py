@@ -1,0 +1,283 @@
+"""Sound linear bounds for batches of regions, in rows.
+
+A *row* is one linear functional of one region that is bounded from below. Rows of all regions are
+stacked in one array `(rows, n)` with an index `region (rows,)`, so a backward step is one large GEMM
+plus element-wise work whatever the mix of regions (design section 5; the bounds themselves are those
+of CROWN, arXiv 1811.00866, and DeepPoly, doi 10.1145/3290354).
+
+A batch of regions is a `Regions` value. Pre-activation bounds of all nonlinear nodes lie side by side
+in one flat axis; `Bounder.slices` says where. Children inherit: bounds only ever shrink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mucg4.bound.kernels import relax_rows, row_norms
+from mucg4.bound.rounding import Scales, gamma, scales
+from mucg4.model.network import Network
+from mucg4.ops.affine import Dense
+from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
+from mucg4.ops.piecewise import TwoPiece
+
+CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
+
+
+@dataclass
+class Regions:
+    """A batch of B regions of one case: input box `lo, hi (B, d)`, pre-activation bounds `low, up (B, P)`."""
+
+    lo: Array
+    hi: Array
+    low: Array
+    up: Array
+
+    def __len__(self) -> int:
+        return len(self.lo)
+
+    def take(self, index: Array) -> Regions:
+        """The chosen regions (a copy)."""
+        return Regions(self.lo[index], self.hi[index], self.low[index], self.up[index])
+
+    @staticmethod
+    def concat(parts: list[Regions]) -> Regions:
+        """All regions of the parts in order."""
+        return Regions(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("lo", "hi", "low", "up")))
+
+    def empty(self) -> Array:
+        """(B,) True where sound bounds contradict each other: the region has no point."""
+        return np.any(self.lo > self.hi, axis=1) | np.any(self.low > self.up, axis=1)
+
+
+@dataclass
+class Rows:
+    """Result of a backward pass: `coeffs (rows, d) @ x + offset - error` is a lower bound on the region."""
+
+    coeffs: Array
+    offset: Array
+    error: Array
+
+    def minimum(self, lo: Array, hi: Array, dot: float) -> Array:
+        """Lower bounds `(rows,)` over the boxes `lo, hi (rows, d)`, rounding included."""
+        positive, negative = np.maximum(self.coeffs, 0), np.minimum(self.coeffs, 0)
+        value = np.einsum("ij,ij->i", positive, lo) + np.einsum("ij,ij->i", negative, hi)
+        size = np.einsum("ij,ij->i", positive - negative, np.maximum(abs(lo), abs(hi)))
+        return value + self.offset - self.error - dot * (size + abs(self.offset) + self.error)
+
+
+class NeuronRows(NamedTuple):
+    """Linear bounds of neurons over the input: `(rows, d)` coefficients of the lower bound of +z and of -z."""
+
+    region: Array
+    neuron: Array
+    below: Array
+    above: Array
+
+
+class Refreshed(NamedTuple):
+    """What `Bounder.refresh` derived: a relaxation per nonlinear node, and rows per pre-activation if asked for."""
+
+    lines: dict[int, Relaxation]
+    rows: dict[int, NeuronRows]
+
+
+class Bounder:
+    """Bounds of one network over sub-regions of one root box. Owns no state but constants of the root."""
+
+    def __init__(self, network: Network, lo: Array, hi: Array) -> None:
+        """`lo, hi (d,)`: the root box. Every region given later must lie inside it."""
+        self.network = network
+        self.pre = network.pre_activations
+        self.slices: dict[int, slice] = {}
+        at = 0
+        for k in self.pre:
+            self.slices[k] = slice(at, at + network.nodes[k].size)
+            at += network.nodes[k].size
+        self.width = at
+        self.lo, self.hi = lo, hi
+        low, up = self._intervals(lo, hi)
+        self.scales: Scales = scales(network, low, up)
+        self._root = Regions(lo[None], hi[None], *(np.concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up)))
+        self._is_nonlinear = set(network.nonlinear)
+        self._direct = {k for k in self.pre if self._is_direct(k)}
+
+    def _is_direct(self, k: int) -> bool:
+        """True for a dense map of the input: its interval is already its exact range."""
+        node = self.network.nodes[k]
+        return k == 0 or (isinstance(node.op, Dense) and node.inputs == (0,))
+
+    def _intervals(self, lo: Array, hi: Array) -> tuple[list[Array], list[Array]]:
+        """Interval bounds of every node on one box, widened for rounding: `(size_k,)` each."""
+        low, up = [lo], [hi]
+        for node in self.network.nodes[1:]:
+            if isinstance(node.op, Affine):
+                a, b = self._affine_interval(node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
+            else:
+                assert isinstance(node.op, Nonlinear)
+                a, b = node.op.interval([low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
+            low.append(a[0])
+            up.append(b[0])
+        return low, up
+
+    @staticmethod
+    def _affine_interval(op: Affine, lo: list[Array], hi: list[Array]) -> tuple[Array, Array]:
+        """Centre-radius image of boxes `(B, n_i)` under an affine map, widened for rounding."""
+        mid = [(x + y) / 2 for x, y in zip(lo, hi, strict=True)]
+        rad = [np.maximum(y - m, m - x) for x, y, m in zip(lo, hi, mid, strict=True)]
+        centre, radius = op.apply(mid), op.magnitude(rad)
+        size = op.magnitude([abs(m) + r for m, r in zip(mid, rad, strict=True)])
+        b = op.bias_magnitude()
+        slack = gamma(op.fan_in) * (size if b is None else size + b)
+        return centre - radius - slack, centre + radius + slack
+
+    def root(self) -> Regions:
+        """The root box as a batch of one, with interval bounds only; `refresh` it for backward bounds."""
+        return self._root.take(np.array([0]))
+
+    def tighten_scales(self, root: Regions) -> None:
+        """Recompute the rounding scales from refreshed root bounds (smaller, still valid for all regions)."""
+        low, up = [self.lo], [self.hi]
+        for k, node in enumerate(self.network.nodes[1:], 1):
+            if isinstance(node.op, Affine):
+                a, b = self._affine_interval(node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
+                if k in self.slices:
+                    a = np.maximum(a, root.low[:, self.slices[k]])
+                    b = np.minimum(b, root.up[:, self.slices[k]])
+            else:
+                assert isinstance(node.op, Nonlinear)
+                a, b = node.op.interval([low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
+            low.append(a[0])
+            up.append(b[0])
+        self.scales = scales(self.network, low, up)
+
+    def pre_bounds(self, regions: Regions, k: int) -> tuple[Array, Array]:
+        """Views `(B, size_k)` of the bounds of pre-activation node k."""
+        return regions.low[:, self.slices[k]], regions.up[:, self.slices[k]]
+
+    def lines(self, regions: Regions, k: int) -> Relaxation:
+        """Default relaxation of nonlinear node k on each region."""
+        node = self.network.nodes[k]
+        assert isinstance(node.op, Nonlinear)
+        bounds = [self.pre_bounds(regions, i) for i in node.inputs]
+        return node.op.relax([b[0] for b in bounds], [b[1] for b in bounds])
+
+    def unstable(self, regions: Regions, k: int) -> Array:
+        """(B, size_k) True where some reader of pre-activation k is not affine on the region's bounds."""
+        low, up = self.pre_bounds(regions, k)
+        out = np.zeros(low.shape, dtype=bool)
+        for user in self.network.users[k]:
+            op = self.network.nodes[user].op
+            if isinstance(op, TwoPiece):
+                out |= (low < 0) & (up > 0)
+            elif isinstance(op, Nonlinear):
+                out |= up - low > 1e-9 * (1 + abs(low))
+        return out
+
+    def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> Refreshed:
+        """Tighten all pre-activation bounds in place, inputs first; returns the relaxations made.
+
+        Direct layers get their exact range; other layers get two backward rows per unstable neuron unless
+        `backward` is False. Sound: every new bound is intersected with the inherited one.
+        """
+        out = Refreshed({}, {})
+        for k in self.pre:
+            low, up = self.pre_bounds(regions, k)
+            if k in self._direct and k > 0:
+                op = self.network.nodes[k].op
+                assert isinstance(op, Affine)
+                a, b = self._affine_interval(op, [regions.lo], [regions.hi])
+                np.maximum(low, a, out=low)
+                np.minimum(up, b, out=up)
+                if keep_rows and isinstance(op, Dense):
+                    region, neuron = np.nonzero(self.unstable(regions, k))
+                    out.rows[k] = NeuronRows(region, neuron, op.weight[neuron], -op.weight[neuron])
+            elif k > 0 and backward:
+                region, neuron = np.nonzero(self.unstable(regions, k))
+                if len(region):
+                    rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep_rows)
+                    if keep_rows:
+                        out.rows[k] = rows
+            for user in self.network.users[k]:
+                if user in self._is_nonlinear and max(self.network.nodes[user].inputs) == k:
+                    out.lines[user] = self.lines(regions, user)
+        return out
+
+    def _tighten_neurons(
+        self, regions: Regions, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation], keep: bool
+    ) -> NeuronRows:
+        """Intersect the bounds of neurons `neuron` of node k in regions `region` with two backward rows each."""
+        low, up = self.pre_bounds(regions, k)
+        d = regions.lo.shape[1] if keep else 0
+        kept = NeuronRows(region, neuron, np.empty((len(region), d)), np.empty((len(region), d)))
+        step = max(16, CHUNK_ELEMENTS // (2 * max(n.size for n in self.network.nodes[: k + 1])))
+        for at in range(0, len(region), step):
+            part = slice(at, at + step)
+            r, j = region[part], neuron[part]
+            both = np.concatenate([r, r])
+            sign = np.concatenate([np.ones(len(r)), -np.ones(len(r))])
+            rows = self.backward(k, np.concatenate([j, j]), sign, both, lines)
+            value = rows.minimum(regions.lo[both], regions.hi[both], self.scales.input_dot)
+            low[r, j] = np.maximum(low[r, j], value[: len(r)])
+            up[r, j] = np.minimum(up[r, j], -value[len(r) :])
+            if keep:
+                kept.below[part], kept.above[part] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
+        return kept
+
+    def backward(self, k: int, neuron: Array, sign: Array, region: Array, relaxations: dict[int, Relaxation]) -> Rows:
+        """Rows `sign * value(k)[neuron]` carried to the input; see `carry`."""
+        op = self.network.nodes[k].op
+        if isinstance(op, Dense):
+            a = op.weight[neuron] * sign[:, None]
+            error = np.full(len(neuron), self.scales.error[k])  # row norm 1 at node k
+            return self._carry({self.network.nodes[k].inputs[0]: a}, op.offset[neuron] * sign, error, region, relaxations)
+        a = np.zeros((len(neuron), self.network.nodes[k].size))
+        a[np.arange(len(neuron)), neuron] = sign
+        return self.carry({k: a}, region, relaxations)
+
+    def carry(
+        self, pending: dict[int, Array], region: Array, relaxations: dict[int, Relaxation], trace: dict[int, Array] | None = None
+    ) -> Rows:
+        """Carry rows from the nodes in `pending` back to the input.
+
+        `pending[k] (rows, size_k)` are coefficients on node k; `region (rows,)` indexes the relaxations.
+        `trace`, when given, receives the coefficients on each nonlinear node's output. The result is a
+        lower bound of the functional on each region, rounding error stated separately.
+        """
+        rows = len(region)
+        return self._carry(dict(pending), np.zeros(rows), np.zeros(rows), region, relaxations, trace)
+
+    def _carry(
+        self,
+        pending: dict[int, Array],
+        offset: Array,
+        error: Array,
+        region: Array,
+        relaxations: dict[int, Relaxation],
+        trace: dict[int, Array] | None = None,
+    ) -> Rows:
+        nodes = self.network.nodes
+        for k in range(max(pending), 0, -1):
+            a = pending.pop(k, None)
+            if a is None:
+                continue
+            error = error + self.scales.error[k] * row_norms(a)
+            op = nodes[k].op
+            if isinstance(op, Affine):
+                bias = op.bias()
+                if bias is not None:
+                    offset = offset + a @ bias
+                parts = op.adjoint(a)
+            else:
+                if trace is not None:
+                    trace[k] = a
+                parts, more = relax_rows(a, region, relaxations[k])
+                offset = offset + more
+            for i, part in zip(nodes[k].inputs, parts, strict=True):
+                pending[i] = pending[i] + part if i in pending else part
+        a = pending.pop(0, None)
+        if a is None:
+            a = np.zeros((len(region), nodes[0].size))
+        return Rows(a, offset, error + self.scales.error[0] * row_norms(a))

@@ -1,0 +1,124 @@
+"""Falsification: projected gradient steps and screening of candidate points, batched, in float64.
+
+A candidate counts only after `mucg4.oracle.runtime.replay_witness` confirmed it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mucg4.bound.objective import Objective
+from mucg4.budget import Budget
+from mucg4.model.network import Network
+from mucg4.model.query import Case, Query, Witness
+from mucg4.model.verdict import Statistics
+from mucg4.oracle.runtime import Runtime, replay_witness
+from mucg4.ops.base import Affine, Array, Nonlinear
+
+NEAR = 1e-4  # candidates this close to unsafe (relative to the outputs' size) are offered to the gate
+
+
+def gradient(network: Network, values: list[Array], rows: Array) -> Array:
+    """`rows (N, outputs)` pulled back to the input at the points behind `values`: `(N, inputs)`."""
+    pending: dict[int, Array] = {len(network.nodes) - 1: rows}
+    for k in range(len(network.nodes) - 1, 0, -1):
+        a = pending.pop(k, None)
+        if a is None:
+            continue
+        op = network.nodes[k].op
+        inputs = network.nodes[k].inputs
+        if isinstance(op, Affine):
+            parts = op.adjoint(a)
+        else:
+            assert isinstance(op, Nonlinear)
+            at = [values[i] for i in inputs]
+            parts = tuple(a * s for s in op.relax(at, at).lower_slopes)  # tangent: the relaxation of a point
+        for i, part in zip(inputs, parts, strict=True):
+            pending[i] = pending[i] + part if i in pending else part
+    return pending.get(0, np.zeros((len(rows), network.input_size)))
+
+
+class Attack:
+    """Looks for an unsafe point of one case; remembers what it has offered to the gate."""
+
+    def __init__(self, query: Query, case: Case, runtime: Runtime, statistics: Statistics, seed: int) -> None:
+        self.query, self.case, self.runtime, self.statistics = query, case, runtime, statistics
+        self.network = query.network
+        self.objective = Objective(case)
+        self.rng = np.random.default_rng(seed)
+        self.best = np.inf
+        self.refused = 0
+
+    def violations(self, x: Array, y: Array) -> Array:
+        """(N, K): largest constraint value of each conjunction; a point is unsafe where some entry is <= 0."""
+        g = y @ self.objective.y.T + self.objective.constants
+        if self.objective.mixed:
+            g = g + x @ self.objective.x.T
+        return np.maximum.reduceat(g, self.objective.starts[:-1], axis=1)
+
+    def offer(self, x: Array) -> Witness | None:
+        """Screen points `x (N, d)`; the most promising are replayed. Returns a confirmed witness or None."""
+        y = self.network(x)
+        self.statistics.attack_points += len(x)
+        return self._screen(x, y, self.violations(x, y))
+
+    def _screen(self, x: Array, y: Array, violation: Array) -> Witness | None:
+        worst = violation.min(axis=1)
+        self.best = min(self.best, float(worst.min()))
+        near = NEAR * (1 + np.abs(y).max(axis=1)) if self.refused < 200 else 0.0
+        chosen = np.flatnonzero(worst <= near)
+        for i in chosen[np.argsort(worst[chosen])][:4]:
+            witness = replay_witness(self.query, x[i], self.runtime)
+            if witness is not None:
+                return witness
+            self.refused += 1
+        return None
+
+    def descend(self, starts: Array, lo: Array, hi: Array, steps: int, budget: Budget) -> Witness | None:
+        """Sign-gradient descent on the violation from `starts (N, d)` inside `lo, hi (d,)` or `(N, d)`.
+
+        Every point pursues the conjunction it is closest to; the step shrinks from a quarter of the box.
+        """
+        x = starts
+        momentum = np.zeros_like(x)
+        for step in range(steps + 1):
+            budget.poll()
+            values = self.network.values(x)
+            self.statistics.attack_points += len(x)
+            y = values[-1]
+            g = y @ self.objective.y.T + self.objective.constants
+            if self.objective.mixed:
+                g = g + x @ self.objective.x.T
+            violation = np.maximum.reduceat(g, self.objective.starts[:-1], axis=1)
+            witness = self._screen(x, y, violation)
+            if witness is not None or step == steps:
+                return witness
+            target = violation.argmin(axis=1) if step else self._spread(violation)
+            inside = self.objective.owner[None] == target[:, None]
+            hardest = np.where(inside, g, -np.inf).argmax(axis=1)
+            slope = gradient(self.network, values, self.objective.y[hardest])
+            if self.objective.mixed:
+                slope = slope + self.objective.x[hardest]
+            momentum = 0.7 * momentum + slope / (np.abs(slope).sum(axis=1, keepdims=True) + 1e-300)
+            x = np.clip(x - (0.5 * 0.88**step) * (hi - lo) * np.sign(momentum), lo, hi)
+        return None
+
+    def _spread(self, violation: Array) -> Array:
+        """First step: half the points pursue conjunctions in turn, so that none is overlooked."""
+        target = violation.argmin(axis=1)
+        half = len(target) // 2
+        target[:half] = np.arange(half) % violation.shape[1]
+        return target
+
+    def starts(self, count: int) -> Array:
+        """The centre, and random points and corners of the box, `(count, d)`."""
+        lo, hi = self.case.box.lo, self.case.box.hi
+        x = self.rng.uniform(lo, hi, size=(count, len(lo)))
+        corners = self.rng.integers(0, 2, size=(count // 3, len(lo)))
+        x[: len(corners)] = np.where(corners == 1, hi, lo)
+        x[-1] = (lo + hi) / 2
+        return x
+
+    def run(self, count: int, steps: int, budget: Budget) -> Witness | None:
+        """One round from fresh starting points."""
+        return self.descend(self.starts(count), self.case.box.lo, self.case.box.hi, steps, budget)

@@ -1,0 +1,271 @@
+"""The one branch-and-bound loop.
+
+Order. Open regions wait in a `Frontier`; each turn pops the ones with the lowest bounds (most likely
+to hold a witness), splits them by the literal chosen when they were bounded, and bounds all children
+as one batch. Invariants: (1) the leaves of the recorded tree cover the root box, because a region only
+leaves the tree by a split into both children; (2) a conjunction leaves a region's `open` mask only
+with a refutation on that region, so it is closed on all descendants; (3) the input box is clipped only
+where exactly one conjunction is open, and that clip is inherited by that region's children alone.
+Termination: input splits shrink boxes and phase splits are finite; regions whose network is affine are
+decided by an LP (`search/exact.py`), so with phase splits the search is complete. Cost: one backward
+row per open constraint, and with `refresh` two per unstable neuron; duals are improved by ascent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mucg4.bound.objective import Evaluation, Objective, clip_box
+from mucg4.bound.propagate import Bounder, Refreshed, Regions
+from mucg4.bound.tighten import Ascent, Bounded, Duals
+from mucg4.budget import Budget
+from mucg4.model.query import Witness
+from mucg4.model.verdict import Statistics
+from mucg4.ops.base import Array
+from mucg4.search.attack import Attack
+from mucg4.search.frontier import Frontier
+from mucg4.search.record import Recorder
+from mucg4.search.split import RULES, Choice
+
+FRONTIER_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one search works, chosen from measured features of the query (see `plan`)."""
+
+    mode: str  # "input" or "phase"
+    refresh: bool  # re-derive intermediate bounds in every region
+    steps: int  # ascent steps per region
+    batch: int  # regions popped per turn
+    keep_duals: bool  # children start from their parent's duals
+
+
+@dataclass
+class Open:
+    """A batch of regions on its way through one turn."""
+
+    ids: Array
+    regions: Regions
+    open: Array  # (B, K) conjunctions not refuted yet
+    phases: Array  # (B, P) int8, +1 / -1 / 0
+    duals: Duals | None
+
+    def take(self, index: Array) -> Open:
+        """The chosen regions."""
+        duals = None if self.duals is None else self.duals.take(index)
+        return Open(self.ids[index], self.regions.take(index), self.open[index], self.phases[index], duals)
+
+
+class Search:
+    """Owner of one search's state. `run` returns a witness, or None when nothing is open any more."""
+
+    def __init__(
+        self,
+        bounder: Bounder,
+        objective: Objective,
+        plan: Plan,
+        recorder: Recorder,
+        statistics: Statistics,
+        budget: Budget,
+        attack: Attack | None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.bounder, self.objective, self.plan = bounder, objective, plan
+        self.recorder, self.statistics, self.budget, self.attack = recorder, statistics, budget, attack
+        self.progress = progress
+        per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + (16 * bounder.width if plan.keep_duals else bounder.width)
+        self.frontier = Frontier(max(1000, FRONTIER_BYTES // per_region))
+        self.witness: Witness | None = None
+        self.turns = 0
+
+    def run(self) -> Witness | None:
+        """Search until nothing is open; raises `BudgetError` when the budget is spent."""
+        while len(self.frontier) and self.witness is None:
+            self.budget.poll()
+            self.turn()
+        return self.witness
+
+    def turn(self) -> None:
+        """Pop, split, bound, close, keep."""
+        self.turns += 1
+        batch = self.frontier.pop(self.plan.batch)
+        children = self.split(batch)
+        self.bound(children)
+        if self.progress and self.turns % 16 == 0:
+            self.progress(f"{self.statistics.regions} regions, {len(self.frontier)} open, lowest bound {self.frontier.lowest():.3g}")
+
+    def split(self, batch: dict[str, Array]) -> Open:
+        """Both children of every popped region."""
+        ids, node, index, threshold = batch["ids"], batch["node"], batch["index"], batch["threshold"]
+        count = len(ids)
+        left, right = self.recorder.split(ids, node, index, threshold, self.plan.refresh)
+        both = np.concatenate([np.arange(count)] * 2)
+        regions = Regions(batch["lo"][both], batch["hi"][both], batch["low"][both], batch["up"][both])
+        phases = batch["phases"][both]
+        upper = np.arange(2 * count) >= count
+        cut_regions(self.bounder, regions, node[both], index[both], threshold[both], upper, phases)
+        duals = Duals(*(batch[f][both] for f in ("weights", "alpha", "beta"))) if self.plan.keep_duals else None
+        return Open(np.concatenate([left, right]), regions, batch["open"][both], phases, duals)
+
+    def bound(self, work: Open) -> None:
+        """Bound a batch; refuted regions are recorded, the others join the frontier."""
+        self.statistics.regions += len(work.ids)
+        work = work.take(np.flatnonzero(~work.regions.empty()))
+        if not len(work.ids):
+            return
+        refreshed = self.bounder.refresh(work.regions, keep_rows=self.plan.mode == "input", backward=self.plan.refresh)
+        if self.plan.mode == "input":
+            self._bound_joint(work, refreshed)
+        else:
+            self._bound_single(work, refreshed)
+
+    def _bound_joint(self, work: Open, refreshed: Refreshed) -> None:
+        """Input splits: all open conjunctions share the intermediate bounds."""
+        alive = ~work.regions.empty()
+        evaluation = self.objective.evaluate(self.bounder, work.regions, refreshed, work.open, trace=True)
+        best = self.objective.best(evaluation.value)
+        closed = work.open & (best > 0) & alive[:, None]
+        self._record_plain(work, evaluation.value, closed)
+        work.open = work.open & ~closed
+        alive &= work.open.any(axis=1)
+        guide = self._guide(work.open, best, evaluation.value)
+        every = np.arange(len(work.ids))
+        coeffs = evaluation.coeffs[every, guide]
+        trace = {k: a[every, guide] for k, a in evaluation.trace.items()}
+        if self.witness is None and self.attack is not None:
+            self._probe(work, coeffs, alive)
+        value = evaluation.value[every, guide]
+        self._clip(work, evaluation, alive)
+        alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
+        choice = RULES["input"](self.bounder, work.regions, refreshed, coeffs, trace)
+        self._push(work, alive, value, choice)
+
+    def _guide(self, open_: Array, best: Array, value: Array) -> Array:
+        """(B,) constraint that steers the split: the best one of the conjunction that is hardest to refute."""
+        hardest = np.where(open_, best, np.inf).argmin(axis=1)
+        inside = self.objective.owner[None] == hardest[:, None]
+        return np.where(inside, value, -np.inf).argmax(axis=1)
+
+    def _record_plain(self, work: Open, value: Array, closed: Array) -> None:
+        region, conjunction = np.nonzero(closed)
+        if not len(region):
+            return
+        inside = self.objective.owner[None] == conjunction[:, None]
+        row = np.where(inside, value[region], -np.inf).argmax(axis=1)
+        constraint = row - self.objective.starts[conjunction]
+        self.recorder.close_plain(work.ids[region], conjunction, constraint, value[region, row])
+
+    def _clip(self, work: Open, evaluation: Evaluation, alive: Array) -> None:
+        """Cut the boxes of regions with one open conjunction by its constraints; the children inherit."""
+        which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
+        if not len(which):
+            return
+        conjunction = work.open[which].argmax(axis=1)
+        for c in np.unique(conjunction):
+            own = which[conjunction == c]
+            self.recorder.clip[work.ids[own]] = True
+            for row in range(int(self.objective.starts[c]), int(self.objective.starts[c + 1])):
+                clip_box(work.regions, evaluation.coeffs[own, row], evaluation.offset[own, row], own)
+
+    def _bound_single(self, work: Open, refreshed: Refreshed) -> None:
+        """Phase splits: one conjunction, duals improved by ascent and handed to the children."""
+        alive = ~work.regions.empty()
+        if not np.all(alive):
+            work = work.take(np.flatnonzero(alive))
+            if not len(work.ids):
+                return
+            refreshed = self.bounder.refresh(work.regions, keep_rows=False, backward=False)
+        conjunction = int(work.open[0].argmax())
+        ascent = Ascent(self.bounder, self.objective, work.regions, refreshed, work.phases)
+        duals = work.duals if work.duals is not None else ascent.default_duals(self._start_weights(work, refreshed, conjunction))
+        allowed = np.repeat((self.objective.owner == conjunction)[None], len(work.ids), axis=0)
+        duals, bounded = ascent.run(duals, self.plan.steps, allowed if len(self.objective.conjunctions[conjunction]) > 1 else None)
+        closed = bounded.value > 0
+        self.close_duals(work, refreshed, conjunction, duals, bounded, closed)
+        alive = ~closed
+        if self.witness is None and self.attack is not None:
+            self._probe(work, bounded.rows.coeffs, alive)
+        choice = RULES["phase"](self.bounder, work.regions, refreshed, bounded.rows.coeffs, bounded.trace)
+        work.duals = duals
+        self._push(work, alive, bounded.value, choice)
+
+    def _start_weights(self, work: Open, refreshed: Refreshed, conjunction: int) -> Array:
+        """(B, M) the single best constraint of the conjunction on each region."""
+        evaluation = self.objective.evaluate(self.bounder, work.regions, refreshed, work.open)
+        weights = np.zeros_like(evaluation.value)
+        weights[np.arange(len(weights)), evaluation.value.argmax(axis=1)] = 1.0
+        return weights
+
+    def close_duals(self, work: Open, refreshed: Refreshed, conjunction: int, duals: Duals, bounded: Bounded, closed: Array) -> None:
+        """Record the refutations found by ascent."""
+        which = np.flatnonzero(closed)
+        if not len(which):
+            return
+        unstable = (work.regions.low[which] < 0) & (work.regions.up[which] > 0)
+        default = (work.regions.up[which] > -work.regions.low[which]).astype(np.float64)
+        own = self.objective.rows_of(conjunction)
+        ids = work.ids[which]
+        self.recorder.close_duals(
+            ids, conjunction, duals.weights[which, own], duals.take(which), unstable, default, bounded.value[which], self.recorder.literals(ids)
+        )
+
+    def _probe(self, work: Open, coeffs: Array, alive: Array) -> None:
+        """Offer the minimising corners of the open regions to the witness gate."""
+        which = np.flatnonzero(alive)[:256]
+        if len(which) and self.attack is not None:
+            corner = np.where(coeffs[which] > 0, work.regions.lo[which], work.regions.hi[which])
+            self.witness = self.attack.offer(corner)
+
+    def _push(self, work: Open, alive: Array, value: Array, choice: Choice) -> None:
+        which = np.flatnonzero(alive)
+        if not len(which):
+            return
+        stuck = which[choice.node[which] < 0]
+        if len(stuck):
+            which = self._decide(work, stuck, which, choice)
+        fields = {
+            "ids": work.ids[which],
+            "lo": work.regions.lo[which],
+            "hi": work.regions.hi[which],
+            "low": work.regions.low[which],
+            "up": work.regions.up[which],
+            "open": work.open[which],
+            "phases": work.phases[which],
+            "value": value[which],
+            "node": choice.node[which],
+            "index": choice.index[which],
+            "threshold": choice.threshold[which],
+        }
+        if self.plan.keep_duals and work.duals is not None:
+            duals = work.duals.take(which)
+            fields.update(weights=duals.weights, alpha=duals.alpha, beta=duals.beta)
+        self.frontier.push(**fields)
+
+    def _decide(self, work: Open, stuck: Array, which: Array, choice: Choice) -> Array:
+        """Regions without an unstable neuron: decided by LP, or split at their widest input."""
+        from mucg4.search.exact import decide
+
+        done = decide(self, work, stuck)
+        rest = np.setdiff1d(which, done)
+        left = np.intersect1d(stuck, rest)
+        wide = RULES["widest"](self.bounder, work.regions.take(left), Refreshed({}, {}), np.empty(0), {})
+        choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
+        return rest
+
+
+def cut_regions(bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None) -> None:
+    """Apply one literal to each region in place: value <= threshold, or >= threshold where `upper (B,)`."""
+    every = np.arange(len(node))
+    for k in np.unique(node).tolist():
+        own = every[node == k]
+        low, up = (regions.lo, regions.hi) if k == 0 else bounder.pre_bounds(regions, k)
+        j, t, high = index[own], threshold[own], upper[own]
+        low[own[high], j[high]] = np.maximum(low[own[high], j[high]], t[high])
+        up[own[~high], j[~high]] = np.minimum(up[own[~high], j[~high]], t[~high])
+        if k > 0 and phases is not None:
+            zero = t == 0.0
+            phases[own[zero], bounder.slices[k].start + j[zero]] = np.where(high[zero], 1, -1)

@@ -1,0 +1,109 @@
+"""The proof recorder: grows the tree of regions while the search runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mucg4.bound.propagate import Bounder
+from mucg4.bound.tighten import Duals
+from mucg4.ops.base import Array
+from mucg4.proof.proof import Alpha, Refutation, Tree
+
+
+class Recorder:
+    """Tree arrays with spare capacity, and refutations in the order they were found."""
+
+    FIELDS = {"node": (np.int32, -1), "index": (np.int32, -1), "threshold": (np.float64, 0.0), "left": (np.int32, -1), "right": (np.int32, -1)}
+
+    def __init__(self, bounder: Bounder, sizes: list[int]) -> None:
+        """`sizes`: number of constraints of each conjunction."""
+        self.bounder = bounder
+        self.sizes = sizes
+        self.count = 1
+        self.arrays = {f: np.full(64, fill, dtype=t) for f, (t, fill) in self.FIELDS.items()}
+        self.refresh = np.ones(64, dtype=bool)
+        self.clip = np.zeros(64, dtype=bool)
+        self.refutations: list[Refutation] = []
+        self._plain: list[tuple[Array, Array, Array, Array]] = []
+
+    def _reserve(self, more: int) -> None:
+        need = self.count + more
+        size = len(self.refresh)
+        if need <= size:
+            return
+        grown = max(need, 2 * size)
+        for f, (_, fill) in self.FIELDS.items():
+            self.arrays[f] = np.concatenate([self.arrays[f], np.full(grown - size, fill, dtype=self.arrays[f].dtype)])
+        self.refresh = np.concatenate([self.refresh, np.ones(grown - size, dtype=bool)])
+        self.clip = np.concatenate([self.clip, np.zeros(grown - size, dtype=bool)])
+
+    def split(self, ids: Array, node: Array, index: Array, threshold: Array, refresh: bool) -> tuple[Array, Array]:
+        """Split tree nodes `ids (B,)`; returns the tree nodes of the lower and the upper children."""
+        b = len(ids)
+        self._reserve(2 * b)
+        left = np.arange(self.count, self.count + b)
+        right = left + b
+        self.count += 2 * b
+        for f, v in (("node", node), ("index", index), ("threshold", threshold), ("left", left), ("right", right)):
+            self.arrays[f][ids] = v
+        self.refresh[left[0] : self.count] = refresh
+        return left, right
+
+    def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
+        """Refutations by a single constraint with default slopes; `constraint` counts inside its conjunction."""
+        if len(ids):
+            self._plain.append((ids, conjunction, constraint, margin))
+
+    def close_duals(self, ids: Array, conjunction: int, weights: Array, duals: Duals, unstable: Array, default: Array, margin: Array, literals: list[dict[int, int]]) -> None:
+        """Refutations with optimised duals. `weights (B, m)` on the conjunction's own constraints.
+
+        `unstable (B, P)` marks neurons whose slope matters, `default (B, P)` the default slopes (not stored);
+        `literals[b]` maps a flat pre-activation position to the tree node that carries its phase literal.
+        """
+        for b in range(len(ids)):
+            beta = tuple((literals[b][int(p)], float(duals.beta[b, p])) for p in np.flatnonzero(duals.beta[b]) if int(p) in literals[b])
+            self.refutations.append(
+                Refutation(
+                    int(ids[b]), conjunction, tuple(float(w) for w in weights[b]), self._alphas(duals.alpha[b], unstable[b], default[b]), beta,
+                    margin=float(margin[b]),
+                )
+            )  # fmt: skip
+
+    def _alphas(self, alpha: Array, unstable: Array, default: Array) -> tuple[Alpha, ...]:
+        level = np.round(alpha * 255).astype(np.uint8)
+        differs = unstable & (level != np.round(default * 255).astype(np.uint8))
+        out = []
+        for k, where in self.bounder.slices.items():
+            index = np.flatnonzero(differs[where])
+            if len(index):
+                out.append(Alpha(k, index.astype(np.int32), level[where][index]))
+        return tuple(out)
+
+    def literals(self, ids: Array) -> list[dict[int, int]]:
+        """Per tree node: flat pre-activation position -> tree node that introduced the phase literal."""
+        parent = np.full(self.count, -1, dtype=np.int64)
+        inner = np.flatnonzero(self.arrays["left"][: self.count] >= 0)
+        parent[self.arrays["left"][inner]] = inner
+        parent[self.arrays["right"][inner]] = inner
+        out = []
+        for k in ids.tolist():
+            found: dict[int, int] = {}
+            while parent[k] >= 0:
+                p = parent[k]
+                node = int(self.arrays["node"][p])
+                if node > 0:
+                    found.setdefault(self.bounder.slices[node].start + int(self.arrays["index"][p]), int(k))
+                k = int(p)
+            out.append(found)
+        return out
+
+    def tree(self) -> Tree:
+        """The finished tree."""
+        for ids, conjunction, constraint, margin in self._plain:
+            for i, c, m, v in zip(ids.tolist(), conjunction.tolist(), constraint.tolist(), margin.tolist(), strict=True):
+                weights = [0.0] * self.sizes[c]
+                weights[m] = 1.0
+                self.refutations.append(Refutation(i, c, tuple(weights), margin=v))
+        self._plain = []
+        n = self.count
+        return Tree(*(self.arrays[f][:n].copy() for f in self.FIELDS), self.refresh[:n].copy(), self.clip[:n].copy(), tuple(self.refutations))

@@ -1,0 +1,147 @@
+"""From a query to trees or a witness: the plan, the first attack, one search per tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mucg4.bound.objective import Objective
+from mucg4.bound.propagate import Bounder, Regions
+from mucg4.budget import Budget
+from mucg4.model.query import Case, Query, Witness
+from mucg4.model.verdict import Statistics
+from mucg4.oracle.runtime import Runtime
+from mucg4.proof.proof import Tree
+from mucg4.search.attack import Attack
+from mucg4.search.bab import Open, Plan, Search
+from mucg4.search.record import Recorder
+from mucg4.settings import Settings
+
+LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
+REFRESH_ROWS = 400  # up to so many unstable neurons behind the first layer, children re-derive their bounds
+
+
+@dataclass
+class Run:
+    """What every stage of one run shares."""
+
+    query: Query
+    settings: Settings
+    budget: Budget
+    statistics: Statistics
+    runtime: Runtime
+    progress: Callable[[str], None] | None = None
+
+
+@dataclass
+class CaseState:
+    """A case with its bounder and refreshed root region."""
+
+    number: int
+    case: Case
+    bounder: Bounder
+    objective: Objective
+    root: Regions
+    plan: Plan
+    trees: list[Tree] = field(default_factory=list)
+
+
+def plan_for(bounder: Bounder, root: Regions, settings: Settings) -> Plan:
+    """Choose the search's ways from measured features: free inputs, unstable neurons, network size."""
+    free = int(np.count_nonzero(root.hi > root.lo))
+    mode = settings.split
+    if mode == "auto":
+        mode = "input" if free <= LOW_DIMENSION else "phase"
+    unstable = int(sum(np.count_nonzero(bounder.unstable(root, k)) for k in bounder.pre if k not in bounder._direct))
+    size = sum(n.size for n in bounder.network.nodes)
+    batch = settings.batch or int(np.clip(200_000 // max(size, 1), 4, 256))
+    if mode == "input":
+        return Plan("input", True, 0, batch, False)
+    return Plan("phase", unstable <= REFRESH_ROWS, 12, batch, True)
+
+
+def open_case(run: Run, number: int) -> CaseState | None:
+    """Bound the root of a case; None when the case has no point or no conjunction."""
+    case = run.query.cases[number]
+    if case.box.empty or not case.conjunctions:
+        return None
+    bounder = Bounder(run.query.network, case.box.lo, case.box.hi)
+    root = bounder.root()
+    bounder.refresh(root)
+    bounder.tighten_scales(root)
+    return CaseState(number, case, bounder, Objective(case), root, plan_for(bounder, root, run.settings))
+
+
+def attack_of(run: Run, case: Case) -> Attack | None:
+    """The attack on one case, None when the settings switch it off."""
+    return Attack(run.query, case, run.runtime, run.statistics, run.settings.seed) if run.settings.attack else None
+
+
+def first_attack(run: Run, case: Case) -> Witness | None:
+    """A short attack before anything is bounded."""
+    attack = attack_of(run, case)
+    if attack is None or case.box.empty or not case.conjunctions:
+        return None
+    size = sum(n.size for n in run.query.network.nodes)
+    count = int(np.clip(400_000 // max(size, 1), 8, 256))
+    return attack.run(count, 12, run.budget)
+
+
+def root_work(state: CaseState, open_: np.ndarray) -> Open:
+    """The root region with the conjunctions `open_ (K,)` to refute."""
+    phases = np.zeros((1, state.bounder.width), dtype=np.int8)
+    return Open(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases, None)
+
+
+def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
+    """A search with an empty frontier and a tree of the root alone."""
+    recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
+    return Search(state.bounder, state.objective, state.plan, recorder, run.statistics, run.budget, attack, run.progress)
+
+
+def solve_case(run: Run, state: CaseState) -> Witness | None:
+    """Search one case from its root. Trees go to `state.trees`; returns a witness or None when closed."""
+    attack = attack_of(run, state.case)
+    count = state.objective.count
+    if state.plan.mode == "input":
+        search = new_search(run, state, attack)
+        search.bound(root_work(state, np.ones(count, dtype=bool)))
+        witness = search.run()
+        state.trees.append(finish(search, state, None))
+        return witness
+    for conjunction in range(count):
+        search = new_search(run, state, attack)
+        search.bound(root_work(state, np.arange(count) == conjunction))
+        witness = search.run()
+        if witness is not None:
+            return witness
+        state.trees.append(finish(search, state, (conjunction,)))
+    return None
+
+
+def finish(search: Search, state: CaseState, conjunctions: tuple[int, ...] | None) -> Tree:
+    """The recorded tree with the names of what it answers for."""
+    tree = search.recorder.tree()
+    return Tree(
+        tree.node, tree.index, tree.threshold, tree.left, tree.right, tree.refresh, tree.clip, tree.refutations, state.number, conjunctions
+    )
+
+
+def solve(run: Run) -> Witness | list[Tree]:
+    """All cases from scratch: a witness, or trees that answer for every case. Raises `BudgetError`."""
+    for case in run.query.cases:
+        witness = first_attack(run, case)
+        if witness is not None:
+            return witness
+    trees: list[Tree] = []
+    for number in range(len(run.query.cases)):
+        state = open_case(run, number)
+        if state is None:
+            continue
+        witness = solve_case(run, state)
+        if witness is not None:
+            return witness
+        trees.extend(state.trees)
+    return trees

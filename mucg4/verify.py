@@ -1,0 +1,97 @@
+"""The pipeline on one screen: look up, replay, search, check, conclude, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mucg4.budget import Budget
+from mucg4.errors import BudgetError, UnsoundError
+from mucg4.model.query import Query, Witness
+from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
+from mucg4.oracle.runtime import Runtime, agreement
+from mucg4.proof.proof import Proof, Tree
+from mucg4.search.solve import Run, solve
+from mucg4.settings import Settings
+from mucg4.store.store import Store
+
+
+def verify(
+    query: Query,
+    settings: Settings | None = None,
+    store: Store | None = None,
+    budget: Budget | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Decide a query.
+
+    `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
+    replaces the one made from `settings.timeout`. `progress` is called with one-line texts.
+
+    Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof; an exhausted budget
+    or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
+    for queries that cannot be solved (unsupported features, limits of an engine).
+    """
+    settings = settings or Settings()
+    budget = budget or Budget.seconds(settings.timeout)
+    run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)
+    try:
+        with stage(run, "solve"):
+            found = _answer(run, store)
+    except BudgetError as error:
+        return Unknown(str(error), run.statistics)
+    verdict = _conclude(run, found)
+    if store is not None and not isinstance(verdict, Unknown):
+        with stage(run, "store"):
+            _save(run, store, verdict)
+    return verdict
+
+
+@contextmanager
+def stage(run: Run, name: str) -> Iterator[None]:
+    """Add the wall time of a block to `statistics.times[name]`."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        times = run.statistics.times
+        times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
+
+
+def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
+    """A witness, or trees that answer for every case."""
+    if run.settings.engine == "smt":
+        from mucg4.oracle.smt import solve_smt
+
+        return solve_smt(run.query, run.budget)
+    if store is not None and run.settings.reuse:
+        from mucg4.store.replay import replay_best
+
+        found = replay_best(run, store)
+        if found is not None:
+            return found
+    return solve(run)
+
+
+def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
+    if isinstance(found, Witness):
+        return Unsafe(found, run.statistics)
+    with stage(run, "agreement"):
+        problem = agreement(run.query, run.runtime)
+    if problem is not None:
+        return Unknown(problem, run.statistics)
+    query = run.query
+    proof = Proof(query.network.fingerprint, query.property_hash, tuple(found), query.network.source_hash)
+    run.statistics.leaves = proof.leaves
+    run.statistics.max_depth = max((int(t.depths().max()) for t in found), default=0)
+    if run.settings.self_check:
+        from mucg4.proof.check import check
+
+        with stage(run, "check"):
+            report = check(proof, query, run.budget)
+        if not report.accepted:
+            if run.budget.spent():
+                return Unknown("timeout", run.statistics)
+            raise UnsoundError(f"the independent checker rejects the proof: {report.reason}")
+    return Safe(proof, run.statistics)
