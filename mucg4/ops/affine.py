@@ -1,10 +1,11 @@
-"""Affine operators: dense maps, sums, index maps, concatenation. Convolutions are in `conv.py`."""
+"""Affine operators: dense maps, sums, index maps, concatenation, reductions. Convolutions are in `conv.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Dense(Affine):
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return self.weight.shape[1] + 1
+        return max(self.weight.shape) + 1
 
     @cached_property
     def abs_weight(self) -> Array:
@@ -116,11 +117,22 @@ class Index(Affine):
     index: Array
     size: int
     kind: str = field(default="Index", init=False)
-    fan_in = 1
 
     @cached_property
+    def fan_in(self) -> int:  # type: ignore[override]
+        return int(np.bincount(self.index, minlength=1).max())
+
+    @property
     def injective(self) -> bool:
-        return len(np.unique(self.index)) == len(self.index)
+        """True when no input value is used twice."""
+        return self.fan_in <= 1
+
+    @cached_property
+    def _groups(self) -> tuple[Array, Array, Array]:
+        """Output positions sorted by the input they read, where each input's run starts, and that input."""
+        order = np.argsort(self.index, kind="stable")
+        used, starts = np.unique(self.index[order], return_index=True)
+        return order, starts, used
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return xs[0][:, self.index]
@@ -130,7 +142,8 @@ class Index(Affine):
         if self.injective:
             out[:, self.index] = a
         else:
-            np.add.at(out.T, self.index, a.T)
+            order, starts, used = self._groups
+            out[:, used] = np.add.reduceat(a[:, order], starts, axis=1)
         return (out,)
 
     def magnitude(self, xs: Sequence[Array]) -> Array:
@@ -160,3 +173,94 @@ class Concat(Affine):
 
     def parameters(self) -> dict[str, Any]:
         return {"sizes": self.sizes}
+
+
+@dataclass(frozen=True, eq=False)
+class Place(Affine):
+    """`y[index] = x` inside `offset (m,)`: Pad, and Concat with constants. `index` has no repetition.
+
+    `offset` is zero at `index`.
+    """
+
+    index: Array
+    offset: Array
+    kind: str = field(default="Place", init=False)
+    fan_in = 2
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        out = np.zeros((xs[0].shape[0], len(self.offset)), dtype=xs[0].dtype)
+        out[:, self.index] = xs[0]
+        return out
+
+    def bias(self) -> Array:
+        return self.offset
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        return (a[:, self.index],)
+
+    def magnitude(self, xs: Sequence[Array]) -> Array:
+        return self.linear(xs)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"index": self.index, "offset": self.offset}
+
+
+@dataclass(frozen=True, eq=False)
+class RowDense(Affine):
+    """One dense map on each of `rows` rows: `(rows, n)` -> `(rows, m)` by `weight (m, n)`, without bias.
+
+    This is MatMul of a tensor with several rows by a constant matrix.
+    """
+
+    weight: Array
+    rows: int
+    kind: str = field(default="RowDense", init=False)
+
+    @property
+    def fan_in(self) -> int:  # type: ignore[override]
+        return max(self.weight.shape)
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        return self._each(xs[0], self.weight.T)
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        return (self._each(a, self.weight),)
+
+    def magnitude(self, xs: Sequence[Array]) -> Array:
+        return self._each(xs[0], abs(self.weight).T)
+
+    def _each(self, x: Array, matrix: Array) -> Array:
+        return (x.reshape(x.shape[0] * self.rows, -1) @ matrix).reshape(x.shape[0], -1)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"weight": self.weight, "rows": self.rows}
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce(Affine):
+    """`factor` times the sum over some axes of a tensor of shape `shape`: ReduceSum, ReduceMean, global pools."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    factor: float = 1.0
+    kind: str = field(default="Reduce", init=False)
+
+    @property
+    def fan_in(self) -> int:  # type: ignore[override]
+        return prod(self.shape[i] for i in self.axes) + 1
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        batch = xs[0].shape[0]
+        total = xs[0].reshape(batch, *self.shape).sum(axis=tuple(i + 1 for i in self.axes))
+        return total.reshape(batch, -1) * self.factor
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        kept = tuple(1 if i in self.axes else n for i, n in enumerate(self.shape))
+        spread = np.broadcast_to((a * self.factor).reshape(a.shape[0], *kept), (a.shape[0], *self.shape))
+        return (spread.reshape(a.shape[0], -1),)
+
+    def magnitude(self, xs: Sequence[Array]) -> Array:
+        return abs(self.linear(xs))
+
+    def parameters(self) -> dict[str, Any]:
+        return {"shape": self.shape, "axes": self.axes, "factor": self.factor}

@@ -41,7 +41,7 @@ class Affine(Op):
     """`y = sum_i W_i x_i + b`, never needing W_i as a dense matrix."""
 
     fan_in: int = 1
-    """Upper bound on the number of products and sums behind one output value."""
+    """Upper bound on the number of products and sums behind one value of `apply`, and of `adjoint` (its bias aside)."""
 
     def linear(self, xs: Sequence[Array]) -> Array:
         """`sum_i W_i x_i` without the bias; `(batch, n_i)` -> `(batch, m)`."""

@@ -1,0 +1,224 @@
+"""Convolutions as affine operators, never written out as matrices.
+
+A convolution is one GEMM over windows of its input ("im2col"); its adjoint is one GEMM followed by
+adding the windows back ("col2im"). A transposed convolution is the same pair the other way round.
+One-dimensional convolutions are two-dimensional ones of height one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mucg4.errors import InputError
+from mucg4.ops.base import Affine, Array
+
+CHUNK_ELEMENTS = 1 << 17  # window elements handled together: 1 MiB, so that they are still cached in the GEMM
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel slides over an image `(channels, height, width)`.
+
+    `kernel`, `strides`, `dilations` are (vertical, horizontal); `pads` (top, left, bottom, right) zeros.
+    Raises `InputError` when no window fits.
+    """
+
+    channels: int
+    height: int
+    width: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    group: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.kernel + self.strides + self.dilations) < 1 or min(self.pads) < 0:
+            raise InputError("a convolution has a kernel, stride, dilation or padding out of range")
+        if self.group < 1 or self.channels % self.group:
+            raise InputError(f"a convolution of {self.channels} channels cannot have {self.group} groups")
+        if min(self.out) < 1:
+            raise InputError("a convolution's kernel is larger than its padded input")
+
+    @cached_property
+    def padded(self) -> tuple[int, int]:
+        """Height and width with padding."""
+        return self.height + self.pads[0] + self.pads[2], self.width + self.pads[1] + self.pads[3]
+
+    @cached_property
+    def out(self) -> tuple[int, int]:
+        """Number of window positions, vertically and horizontally."""
+        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        return (
+            (self.padded[0] - spans[0]) // self.strides[0] + 1,
+            (self.padded[1] - spans[1]) // self.strides[1] + 1,
+        )
+
+    @property
+    def positions(self) -> int:
+        """Number of window positions."""
+        return self.out[0] * self.out[1]
+
+    @property
+    def elements(self) -> int:
+        """Size of all windows of one image together."""
+        return self.channels * self.kernel[0] * self.kernel[1] * self.positions
+
+    def views(self, padded: Array) -> list[Array]:
+        """For each kernel element the `(batch, channels, *out)` view of what it meets in all windows."""
+        (sh, sw), (dh, dw), (oh, ow) = self.strides, self.dilations, self.out
+        return [
+            padded[:, :, i * dh : i * dh + sh * (oh - 1) + 1 : sh, j * dw : j * dw + sw * (ow - 1) + 1 : sw]
+            for i in range(self.kernel[0])
+            for j in range(self.kernel[1])
+        ]
+
+    def columns(self, x: Array) -> Array:
+        """All windows: `(batch, n)` -> `(batch, group, channels / group * kernel, positions)`."""
+        (top, left, bottom, right), batch = self.pads, len(x)
+        image = x.reshape(batch, self.channels, self.height, self.width)
+        if top or left or bottom or right:
+            padded = np.zeros((batch, self.channels, *self.padded), dtype=x.dtype)
+            padded[:, :, top : top + self.height, left : left + self.width] = image
+        else:
+            padded = image
+        (sh, sw), (dh, dw) = self.strides, self.dilations
+        b, c, h, w = padded.strides
+        windows = np.lib.stride_tricks.as_strided(
+            padded,
+            (batch, self.channels, *self.kernel, *self.out),
+            (b, c, h * dh, w * dw, h * sh, w * sw),
+            writeable=False,
+        )
+        return windows.reshape(batch, self.group, -1, self.positions)
+
+
+def correlate(x: Array, weight: Array, window: Window) -> Array:
+    """Convolution without bias: `x (batch, n)`, `weight (O, channels / group, kh, kw)` -> `(batch, O * positions)`."""
+    batch, outs = len(x), len(weight)
+    kernels = weight.reshape(window.group, outs // window.group, -1)
+    y = np.empty((batch, window.group, outs // window.group, window.positions))
+    step = max(1, CHUNK_ELEMENTS // window.elements)
+    for at in range(0, batch, step):
+        np.matmul(kernels, window.columns(x[at : at + step]), out=y[at : at + step])
+    return y.reshape(batch, -1)
+
+
+def spread(a: Array, weight: Array, window: Window) -> Array:
+    """The transpose of `correlate`: `(rows, O * positions)` -> `(rows, n)`."""
+    rows, outs = len(a), len(weight)
+    kernels = weight.reshape(window.group, outs // window.group, -1).transpose(0, 2, 1)
+    values = a.reshape(rows, window.group, outs // window.group, window.positions)
+    x = np.empty((rows, window.channels, window.height, window.width))
+    top, left = window.pads[:2]
+    step = max(1, CHUNK_ELEMENTS // window.elements)
+    for at in range(0, rows, step):
+        part = np.matmul(kernels, values[at : at + step])
+        part = part.reshape(len(part), window.channels, -1, *window.out)
+        padded = np.zeros((len(part), window.channels, *window.padded))
+        for k, view in enumerate(window.views(padded)):
+            view += part[:, :, k]
+        x[at : at + step] = padded[:, :, top : top + window.height, left : left + window.width]
+    return x.reshape(rows, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Affine):
+    """ONNX Conv: `weight (O, channels / group, kh, kw)`; `offset (O * positions,)` is one number per output value.
+
+    An offset per value instead of per channel lets any constant merge into it (a subtracted mean image
+    under zero padding, for example). `offset_magnitude` is as in `Dense`.
+    """
+
+    window: Window
+    weight: Array
+    offset: Array | None = None
+    offset_magnitude: Array | None = None
+    kind: str = field(default="Conv", init=False)
+
+    def __post_init__(self) -> None:
+        w = self.window
+        if self.weight.shape[1:] != (w.channels // w.group, *w.kernel) or len(self.weight) % w.group:
+            raise InputError(f"a convolution's weight has shape {self.weight.shape}, which does not fit its input")
+
+    @property
+    def fan_in(self) -> int:  # type: ignore[override]
+        taps = self.window.kernel[0] * self.window.kernel[1]
+        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1
+
+    @cached_property
+    def abs_weight(self) -> Array:
+        return np.abs(self.weight)
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        return correlate(xs[0], self.weight, self.window)
+
+    def bias(self) -> Array | None:
+        return self.offset
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        return (spread(a, self.weight, self.window),)
+
+    def magnitude(self, xs: Sequence[Array]) -> Array:
+        return correlate(xs[0], self.abs_weight, self.window)
+
+    def bias_magnitude(self) -> Array | None:
+        return self.offset_magnitude if self.offset_magnitude is not None else super().bias_magnitude()
+
+    def parameters(self) -> dict[str, Any]:
+        zero = np.zeros(len(self.weight) * self.window.positions)
+        return {"window": self.window, "weight": self.weight, "offset": zero if self.offset is None else self.offset}
+
+
+@dataclass(frozen=True, eq=False)
+class ConvTranspose(Affine):
+    """ONNX ConvTranspose: the transpose of the convolution described by `window` and `weight`.
+
+    `window` slides over the OUTPUT image `(window.channels, window.height, window.width)`; the input has
+    one value per window position and kernel: `weight (input channels, window.channels / group, kh, kw)`,
+    as stored in ONNX. `offset` is one number per output value.
+    """
+
+    window: Window
+    weight: Array
+    offset: Array | None = None
+    offset_magnitude: Array | None = None
+    kind: str = field(default="ConvTranspose", init=False)
+
+    def __post_init__(self) -> None:
+        w = self.window
+        if self.weight.shape[1:] != (w.channels // w.group, *w.kernel) or len(self.weight) % w.group:
+            raise InputError(f"a convolution's weight has shape {self.weight.shape}, which does not fit its output")
+
+    @property
+    def fan_in(self) -> int:  # type: ignore[override]
+        taps = self.window.kernel[0] * self.window.kernel[1]
+        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1
+
+    @cached_property
+    def abs_weight(self) -> Array:
+        return np.abs(self.weight)
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        return spread(xs[0], self.weight, self.window)
+
+    def bias(self) -> Array | None:
+        return self.offset
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        return (correlate(a, self.weight, self.window),)
+
+    def magnitude(self, xs: Sequence[Array]) -> Array:
+        return spread(xs[0], self.abs_weight, self.window)
+
+    def bias_magnitude(self) -> Array | None:
+        return self.offset_magnitude if self.offset_magnitude is not None else super().bias_magnitude()
+
+    def parameters(self) -> dict[str, Any]:
+        zero = np.zeros(self.window.channels * self.window.height * self.window.width)
+        return {"window": self.window, "weight": self.weight, "offset": zero if self.offset is None else self.offset}

@@ -1,0 +1,188 @@
+"""The network while it is read: a growing list of canonical nodes, and the small steps handlers use.
+
+Data movement needs no case per operator: the positions `0 .. size-1` of a value are moved the way NumPy
+moves a constant, and what comes out is the index map (see `Builder.move`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from mucg4.errors import InputError
+from mucg4.ops.affine import Concat, Dense, Index, Place, Scale, Sum
+from mucg4.ops.base import Affine, Array, Op
+from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.read.constant import Constant
+
+DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A tensor that depends on the network's input: `draft` holds its values, `shape` is the ONNX shape."""
+
+    draft: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+Value = Constant | Variable
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A node before simplification; `inputs` are positions in `Builder.drafts`."""
+
+    op: Op | None
+    inputs: tuple[int, ...]
+    name: str
+    shape: tuple[int, ...]
+
+
+class Builder:
+    """Appends nodes. `current` names the tensor that the running handler computes."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.drafts = [Draft(None, (), name, shape)]
+        self.current = ""
+        self._names = {name}
+
+    def node(self, op: Op, inputs: Sequence[Variable], shape: tuple[int, ...]) -> Variable:
+        """Append one node. The last node a handler appends computes the ONNX tensor `current`."""
+        self.drafts.append(Draft(op, tuple(x.draft for x in inputs), self.current, shape))
+        return Variable(len(self.drafts) - 1, shape)
+
+    def name_parts(self, start: int, outputs: dict[int, str]) -> None:
+        """Name the nodes appended since `start`: outputs by their tensor, helpers by tensor and number."""
+        for k in range(start, len(self.drafts)):
+            d = self.drafts[k]
+            base = outputs.get(k, f"{self.current}#{k - start + 1}")
+            self.drafts[k] = Draft(d.op, d.inputs, self._unused(base), d.shape)
+
+    def _unused(self, name: str) -> str:
+        while name in self._names:
+            name += "'"
+        self._names.add(name)
+        return name
+
+    def move(self, x: Variable, f: Callable[[Array], Array]) -> Variable:
+        """Any data movement: `f` rearranges, repeats or drops entries of a tensor of x's shape."""
+        positions = np.arange(x.size).reshape(x.shape)
+        moved = f(positions)
+        shape = tuple(moved.shape)
+        if moved.size == 0:
+            raise InputError(f"tensor {self.current!r} is empty")
+        if moved.size == x.size and np.array_equal(moved.ravel(), positions.ravel()):
+            return Variable(x.draft, shape)
+        return self.node(Index(np.ascontiguousarray(moved.ravel()), x.size), [x], shape)
+
+    def expand(self, x: Variable, shape: tuple[int, ...]) -> Variable:
+        """Broadcast to `shape`."""
+        if x.shape == shape:
+            return x
+        return self.move(x, lambda a: np.broadcast_to(a, shape))
+
+    def affine(self, op: Affine, x: Variable, shape: tuple[int, ...]) -> Variable:
+        """Append an affine node of one input, as a plain matrix when that is small."""
+        entries = prod(shape) * x.size
+        stored = getattr(op, "weight", np.zeros(0)).size
+        if isinstance(op, Dense) or (entries > DENSE_ENTRIES and entries > 2 * stored):
+            return self.node(op, [x], shape)
+        # each entry of the matrix is one stored weight times 1 (or, for means, one rounded factor)
+        weight = np.ascontiguousarray(op.linear([np.eye(x.size)]).T)
+        bias, magnitude = op.bias(), op.bias_magnitude()
+        offset = np.zeros(prod(shape)) if bias is None else bias
+        return self.node(Dense(weight, offset, magnitude), [x], shape)
+
+    def shift(self, x: Variable, c: Constant, sign: float = 1.0) -> Variable:
+        """`sign * x + c`, broadcast."""
+        shape = self.common(x.shape, c.shape)
+        x = self.expand(x, shape)
+        offset, magnitude = c.offset(shape)
+        return self.node(Scale(np.full(x.size, sign), offset, magnitude), [x], shape)
+
+    def times(self, x: Variable, c: Constant) -> Variable:
+        """`x * c`, broadcast."""
+        shape = self.common(x.shape, c.shape)
+        x = self.expand(x, shape)
+        scale = np.broadcast_to(c.weight(), shape).ravel()
+        return self.node(Scale(scale, np.zeros(x.size)), [x], shape)
+
+    def combine(self, a: Value, b: Value, sign: float = 1.0) -> Variable:
+        """`a + sign * b` of tensors of which at least one is variable, broadcast."""
+        if isinstance(b, Constant):
+            assert isinstance(a, Variable)
+            return self.shift(a, b if sign > 0 else Constant(-b.double(), b.name, b.magnitude, b.rounded))
+        if isinstance(a, Constant):
+            return self.shift(b, a, sign)
+        shape = self.common(a.shape, b.shape)
+        return self.node(Sum((1.0, sign)), [self.expand(a, shape), self.expand(b, shape)], shape)
+
+    def negate(self, x: Variable) -> Variable:
+        """-x."""
+        return self.node(Scale(np.full(x.size, -1.0), np.zeros(x.size)), [x], x.shape)
+
+    def relu(self, x: Variable, op: TwoPiece = RELU) -> Variable:
+        """A two-piece function of x."""
+        return self.node(op, [x], x.shape)
+
+    def maximum(self, a: Value, b: Value, largest: bool = True) -> Variable:
+        """`max(a, b) = b + relu(a - b)`; `min(a, b) = b - relu(b - a)`. A constant operand goes last."""
+        if isinstance(a, Constant):
+            a, b = b, a
+        sign = 1.0 if largest else -1.0
+        part = self.relu(self.combine(a, b, -1.0) if largest else self.combine(b, a, -1.0))
+        return self.combine(b, part, sign)
+
+    def maximum_over(self, x: Variable, windows: Array, shape: tuple[int, ...], largest: bool = True) -> Variable:
+        """Extremum over positions: `windows (outputs, k)` index x's flat values; a tree of pairwise extrema."""
+        count = windows.shape[1]
+        parts = [self.move(x, lambda a, k=k: a.ravel()[windows[:, k]]) for k in range(count)]  # type: ignore[misc]
+        while len(parts) > 1:
+            pairs = [self.maximum(a, b, largest) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+            parts = pairs + parts[len(pairs) * 2 :]
+        return Variable(parts[0].draft, shape)
+
+    def concat(self, xs: Sequence[Value], axis: int) -> Variable:
+        """Concatenation along `axis` of tensors of which at least one is variable."""
+        variables = [x for x in xs if isinstance(x, Variable)]
+        starts = np.cumsum([0, *(x.size for x in variables)])
+        tensors, at = [], 0
+        for x in xs:  # positions in the joined variables; -1 where a constant stands
+            if isinstance(x, Variable):
+                tensors.append(np.arange(starts[at], starts[at + 1]).reshape(x.shape))
+                at += 1
+            else:
+                tensors.append(np.full(x.shape, -1))
+        layout = np.concatenate(tensors, axis=axis)
+        joined = variables[0]
+        if len(variables) > 1:
+            joined = self.node(Concat(tuple(v.size for v in variables)), variables, (int(starts[-1]),))
+        if len(variables) == len(xs):
+            flat = Variable(joined.draft, (joined.size,))
+            return self.move(flat, lambda _: layout)
+        fixed = np.concatenate(
+            [np.zeros(x.shape) if isinstance(x, Variable) else x.offset()[0].reshape(x.shape) for x in xs], axis=axis
+        )
+        return self.place(joined, layout, fixed)
+
+    def place(self, x: Variable, layout: Array, fixed: Array) -> Variable:
+        """A tensor that holds x's flat value `layout[p]` at p where that is >= 0, else the constant `fixed[p]`."""
+        flat = layout.ravel()
+        index = np.empty(x.size, dtype=np.int64)
+        index[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
+        return self.node(Place(index, np.where(flat >= 0, 0.0, fixed.ravel())), [x], tuple(layout.shape))
+
+    def common(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+        """The broadcast shape. Raises `InputError` when there is none."""
+        try:
+            return tuple(np.broadcast_shapes(a, b))
+        except ValueError as error:
+            raise InputError(f"tensor {self.current!r}: shapes {list(a)} and {list(b)} do not match") from error

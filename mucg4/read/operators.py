@@ -1,0 +1,345 @@
+"""Operators on variables: each handler turns one ONNX node into canonical nodes.
+
+Handlers get the builder, the node and its input values (None where an optional input is absent) and
+return the output values. Whatever a handler does not cover it refuses by `OnnxNode.unsupported`.
+Convolutions and pools are in `windows.py`, data movement in `movement.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+
+from mucg4.ops.affine import Dense, Reduce, RowDense, Scale
+from mucg4.ops.base import Nonlinear
+from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.read import constant
+from mucg4.read.build import Builder, Value, Variable
+from mucg4.read.constant import Constant
+from mucg4.read.fold import reduction_axes
+from mucg4.read.protobuf import DOUBLE, FLOAT, OnnxNode
+
+Values = Sequence[Value | None]
+Handler = Callable[[Builder, OnnxNode, Values], list[Value]]
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+
+def variable(node: OnnxNode, values: Values, at: int = 0) -> Variable:
+    """The input that must depend on the network's input."""
+    x = values[at] if at < len(values) else None
+    if not isinstance(x, Variable):
+        raise node.unsupported(f"input {at} has to be a variable")
+    return x
+
+
+def optional_constant(node: OnnxNode, values: Values, at: int) -> Constant | None:
+    """A constant input, or None when it is absent."""
+    x = values[at] if at < len(values) else None
+    if isinstance(x, Variable):
+        raise node.unsupported(f"input {at} ({node.inputs[at]!r}) has to be constant")
+    return x
+
+
+def required_constant(node: OnnxNode, values: Values, at: int) -> Constant:
+    """A constant input that must be there."""
+    x = optional_constant(node, values, at)
+    if x is None:
+        raise node.invalid(f"input {at} is missing")
+    return x
+
+
+def _two(node: OnnxNode, values: Values) -> tuple[Value, Value]:
+    if len(values) != 2 or values[0] is None or values[1] is None:
+        raise node.invalid("it needs two inputs")
+    return values[0], values[1]
+
+
+def _add(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, y = _two(node, values)
+    return [b.combine(x, y, -1.0 if node.op == "Sub" else 1.0)]
+
+
+def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, y = _two(node, values)
+    if isinstance(x, Constant):
+        x, y = y, x
+    if not isinstance(x, Variable) or not isinstance(y, Constant):
+        raise node.unsupported("product of two variables")
+    return [b.times(x, y)]
+
+
+def _div(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, y = _two(node, values)
+    if not isinstance(y, Constant) or not isinstance(x, Variable):
+        raise node.unsupported("division by a variable")
+    return [b.times(x, constant.divide(Constant(np.ones(())), Constant(y.double(), y.name, y.magnitude, y.rounded)))]
+
+
+def _neg(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    return [b.negate(variable(node, values))]
+
+
+def _cast(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    if node.attributes.get("to") not in (FLOAT, DOUBLE):
+        raise node.unsupported(f"cast of a variable to element type {node.attributes.get('to')}")
+    return [variable(node, values)]
+
+
+def _sum(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    return [_accumulate(values, constant.add, b.combine)]
+
+
+def _extremum(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    largest = node.op == "Max"
+    return [_accumulate(values, lambda x, y: constant.extremum(x, y, largest), lambda x, y: b.maximum(x, y, largest))]
+
+
+def _accumulate(
+    values: Values, fold: Callable[[Constant, Constant], Constant], join: Callable[[Value, Value], Variable]
+) -> Value:
+    """Join n operands pairwise, constants with constants first."""
+    total: Value | None = None
+    for x in sorted((v for v in values if v is not None), key=lambda v: isinstance(v, Variable)):
+        if total is None:
+            total = x
+        elif isinstance(total, Constant) and isinstance(x, Constant):
+            total = fold(total, x)
+        else:
+            total = join(total, x)
+    assert total is not None
+    return total
+
+
+def matmul(b: Builder, node: OnnxNode, x: Value, y: Value) -> Value:
+    """NumPy's matmul of a variable and a constant matrix, on either side."""
+    if isinstance(x, Constant) and isinstance(y, Constant):
+        return constant.matmul(x, y)
+    if isinstance(x, Variable) and isinstance(y, Variable):
+        raise node.unsupported("matrix product of two variables")
+    if isinstance(x, Variable):
+        assert isinstance(y, Constant)
+        weight, outer = _matrix(node, y, x.shape[-1], -2 if len(y.shape) > 1 else 0)
+        kept = weight.shape[1:] if len(y.shape) > 1 else ()
+        shape = (1,) * max(0, len(outer) - max(0, len(x.shape) - 2)) + x.shape[:-1] + kept
+        return _rows(b, x, np.ascontiguousarray(weight.T), shape)
+    assert isinstance(x, Constant) and isinstance(y, Variable)
+    inner = y.shape[-2] if len(y.shape) > 1 else y.shape[0]
+    weight, outer = _matrix(node, x, inner, -1)
+    weight = weight.T
+    kept = weight.shape[:1] if len(x.shape) > 1 else ()
+    if len(y.shape) == 1:
+        return _rows(b, y, weight, (1,) * len(outer) + kept)
+    turned = b.move(y, lambda a: np.swapaxes(a, -1, -2))
+    product = _rows(b, turned, weight, (*turned.shape[:-1], len(weight)))
+    back = b.move(product, lambda a: np.swapaxes(a, -1, -2))
+    return Variable(back.draft, (1,) * max(0, len(outer) - len(y.shape[:-2])) + y.shape[:-2] + kept + y.shape[-1:])
+
+
+def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The constant as a matrix `(inner, others)`, and its leading dimensions, which must all be 1."""
+    weight, outer = c.weight(), c.shape[:-2]
+    if prod(outer) != 1:
+        raise node.unsupported("a stack of several constant matrices")
+    if weight.ndim == 0 or weight.shape[axis] != inner:
+        raise node.invalid(f"the shapes of its inputs do not match ({list(c.shape)} against {inner})")
+    if weight.ndim == 1:
+        return weight[:, None], outer
+    weight = weight.reshape(weight.shape[-2:])
+    return (weight if axis == -2 else weight.T), outer
+
+
+def _rows(b: Builder, x: Variable, weight: np.ndarray, shape: tuple[int, ...]) -> Variable:
+    """`weight (m, n)` applied to each row of n values."""
+    rows = x.size // weight.shape[1]
+    if rows == 1:
+        return b.node(Dense(np.ascontiguousarray(weight), np.zeros(len(weight))), [x], shape)
+    return b.affine(RowDense(np.ascontiguousarray(weight), rows), x, shape)
+
+
+def _matmul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    return [matmul(b, node, *_two(node, values))]
+
+
+def _transposed(b: Builder, x: Value) -> Value:
+    return b.move(x, np.transpose) if isinstance(x, Variable) else x.map(np.transpose)
+
+
+def _gemm(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, y = _two(node, values[:2])
+    x = _transposed(b, x) if node.attributes.get("transA", 0) else x
+    y = _transposed(b, y) if node.attributes.get("transB", 0) else y
+    out, extra = matmul(b, node, x, y), values[2] if len(values) > 2 else None
+    out = _weighted(b, out, node.attributes.get("alpha", 1.0))
+    if extra is None:
+        return [out]
+    extra = _weighted(b, extra, node.attributes.get("beta", 1.0))
+    return [b.combine(out, extra)]
+
+
+def _weighted(b: Builder, x: Value, factor: float) -> Value:
+    if factor == 1.0:
+        return x
+    c = Constant(np.array(factor, dtype=np.float64))
+    return b.times(x, c) if isinstance(x, Variable) else constant.multiply(x, c)
+
+
+def _batch_normalization(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    if node.attributes.get("training_mode", 0) or not node.attributes.get("spatial", 1):
+        raise node.unsupported("training mode or statistics per position")
+    x = variable(node, values)
+    scale, shift, mean, variance = (required_constant(node, values, i) for i in range(1, 5))
+    epsilon = node.attributes.get("epsilon", float(np.float32(1e-5)))
+    spread = variance.weight() + epsilon
+    if np.any(spread <= 0):
+        raise node.invalid("a variance is not positive")
+    factor = scale.weight() / np.sqrt(spread)
+    part = mean.weight() * factor
+    form = (-1,) + (1,) * (len(x.shape) - 2)
+    full = [np.broadcast_to(v.reshape(form), x.shape).ravel() for v in (factor, shift.weight() - part, abs(shift.weight()) + abs(part))]
+    return [b.node(Scale(*full), [x], x.shape)]
+
+
+def _relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    return [b.relu(variable(node, values))]
+
+
+def _abs(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    return [b.relu(variable(node, values), TwoPiece(-1.0, 1.0))]
+
+
+def _leaky(b: Builder, x: Variable, slope: float) -> Variable:
+    """`slope * x` left of zero, x right of it."""
+    if slope == 1.0:
+        return x
+    if slope < 1.0:
+        return b.relu(x, TwoPiece(slope, 1.0) if slope else RELU)
+    return b.negate(b.relu(b.negate(x), TwoPiece(1.0, slope)))
+
+
+def _leaky_relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    return [_leaky(b, variable(node, values), node.attributes.get("alpha", float(np.float32(0.01))))]
+
+
+def _prelu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, slope = variable(node, values), required_constant(node, values, 1)
+    slopes = np.unique(slope.weight())
+    if len(slopes) == 1:
+        return [_leaky(b, x, float(slopes[0]))]
+    left = b.times(b.relu(b.negate(x)), slope)
+    return [b.combine(b.relu(x), left, -1.0)]
+
+
+def _clip(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x: Variable = variable(node, values)
+    for at, key, largest in ((1, "min", True), (2, "max", False)):
+        c = optional_constant(node, values, at)
+        if key in node.attributes:
+            c = Constant(np.array(node.attributes[key]), f"{node.name} {key}")
+        if c is None:
+            continue
+        if np.isnan(c.double()).any():
+            raise node.invalid(f"{key} is nan")
+        if abs(float(c.double().ravel()[0])) < LARGEST_FLOAT:  # larger: as good as no limit
+            x = b.maximum(x, c, largest)
+    return [x]
+
+
+def _hard_sigmoid(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    alpha = node.attributes.get("alpha", float(np.float32(0.2)))
+    beta = node.attributes.get("beta", 0.5)
+    x = b.shift(b.times(variable(node, values), Constant(np.array(alpha))), Constant(np.array(beta)))
+    x = b.maximum(x, Constant(np.zeros(())))
+    return [b.maximum(x, Constant(np.ones(())), largest=False)]
+
+
+def _elementwise(op: Nonlinear) -> Handler:
+    """A function of one tensor; with two inputs it would read both from `values`."""
+
+    def handler(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+        x = variable(node, values)
+        return [b.node(op, [x], x.shape)]
+
+    return handler
+
+
+def _concat(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    if "axis" not in node.attributes:
+        raise node.invalid("no axis")
+    return [b.concat([v for v in values if v is not None], node.attributes["axis"])]
+
+
+def _pad(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    given = optional_constant(node, values, 1)
+    pads = node.attributes.get("pads") or (given.integers() if given is not None else ())
+    axes = optional_constant(node, values, 3)
+    chosen = axes.integers() if axes is not None else tuple(range(len(x.shape)))
+    if len(pads) != 2 * len(chosen):
+        raise node.invalid("pads do not match its axes")
+    widths = [(0, 0)] * len(x.shape)
+    for i, axis in enumerate(chosen):
+        widths[axis] = (pads[i], pads[i + len(chosen)])
+    crop = tuple(slice(max(0, -lo), n + min(0, hi)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
+    x = b.move(x, lambda a: a[crop])
+    grow = [(max(0, lo), max(0, hi)) for lo, hi in widths]
+    mode = node.attributes.get("mode", "constant")
+    if mode in ("edge", "reflect"):
+        return [b.move(x, lambda a: np.pad(a, grow, mode=mode))]
+    if mode != "constant":
+        raise node.unsupported(f"mode {mode!r}")
+    fill = optional_constant(node, values, 2)
+    number = node.attributes.get("value", 0.0) if fill is None else float(fill.offset()[0][0])
+    layout = np.pad(np.arange(x.size).reshape(x.shape), grow, constant_values=-1)
+    if layout.size == x.size:
+        return [x]
+    return [b.place(x, layout, np.full(layout.shape, number))]
+
+
+def _reduce(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    axes = reduction_axes(node, len(x.shape), optional_constant(node, values, 1))
+    if not axes:
+        return [x]
+    keep = bool(node.attributes.get("keepdims", 1))
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keep or i not in axes)
+    if node.op in ("ReduceSum", "ReduceMean"):
+        count = prod(x.shape[i] for i in axes)
+        return [b.affine(Reduce(x.shape, axes, 1.0 / count if node.op == "ReduceMean" else 1.0), x, shape)]
+    positions = np.arange(x.size).reshape(x.shape)
+    windows = np.moveaxis(positions, axes, tuple(range(-len(axes), 0))).reshape(prod(shape), -1)
+    return [b.maximum_over(x, windows, shape, largest=node.op == "ReduceMax")]
+
+
+_REDUCTION = "axes keepdims noop_with_empty_axes"
+# operator -> (handler, attributes it understands)
+HANDLERS: dict[str, tuple[Handler, str]] = {
+    "Add": (_add, ""),
+    "Sub": (_add, ""),
+    "Mul": (_mul, ""),
+    "Div": (_div, ""),
+    "Neg": (_neg, ""),
+    "Sum": (_sum, ""),
+    "Max": (_extremum, ""),
+    "Min": (_extremum, ""),
+    "Cast": (_cast, "to saturate"),
+    "MatMul": (_matmul, ""),
+    "Gemm": (_gemm, "alpha beta transA transB"),
+    "BatchNormalization": (_batch_normalization, "epsilon momentum spatial training_mode is_test"),
+    "Relu": (_relu, ""),
+    "Abs": (_abs, ""),
+    "LeakyRelu": (_leaky_relu, "alpha"),
+    "PRelu": (_prelu, ""),
+    "Clip": (_clip, "min max"),
+    "HardSigmoid": (_hard_sigmoid, "alpha beta"),
+    "Sigmoid": (_elementwise(SIGMOID), ""),
+    "Tanh": (_elementwise(TANH), ""),
+    "Concat": (_concat, "axis"),
+    "Pad": (_pad, "mode pads value"),
+    "ReduceSum": (_reduce, _REDUCTION),
+    "ReduceMean": (_reduce, _REDUCTION),
+    "ReduceMax": (_reduce, _REDUCTION),
+    "ReduceMin": (_reduce, _REDUCTION),
+}

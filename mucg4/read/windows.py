@@ -1,0 +1,178 @@
+"""Convolutions and pools on variables."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from mucg4.ops.affine import Reduce
+from mucg4.ops.base import Array
+from mucg4.ops.conv import Conv, ConvTranspose, Window, correlate
+from mucg4.read.build import Builder, Value, Variable
+from mucg4.read.constant import Constant
+from mucg4.read.operators import Handler, Values, optional_constant, required_constant, variable
+from mucg4.read.protobuf import OnnxNode
+
+
+def _image(node: OnnxNode, x: Variable) -> tuple[int, int, int]:
+    """`(channels, height, width)` of a one- or two-dimensional image; height 1 when one-dimensional."""
+    if len(x.shape) not in (3, 4) or x.shape[0] != 1:
+        raise node.unsupported(f"an input of shape {list(x.shape)}")
+    return x.shape[1], x.shape[2] if len(x.shape) == 4 else 1, x.shape[-1]
+
+
+def _pair(node: OnnxNode, key: str, default: int, flat: bool) -> tuple[int, int]:
+    """A per-axis attribute as (vertical, horizontal)."""
+    values = node.attributes.get(key)
+    if values is None:
+        values = (default,) if flat else (default, default)
+    if len(values) != (1 if flat else 2):
+        raise node.invalid(f"{key} has {len(values)} entries")
+    return (1 if key != "output_padding" else 0, values[0]) if flat else (values[0], values[1])
+
+
+def _pads(node: OnnxNode, image: tuple[int, int, int], kernel: tuple[int, int], flat: bool) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right), computed for the automatic modes."""
+    mode = node.attributes.get("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        given = node.attributes.get("pads") or (0,) * (2 if flat else 4)
+        if len(given) != (2 if flat else 4):
+            raise node.invalid(f"pads has {len(given)} entries")
+        return (0, given[0], 0, given[1]) if flat else (given[0], given[1], given[2], given[3])
+    if mode == "VALID":
+        return 0, 0, 0, 0
+    strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
+    begin, end = [0, 0], [0, 0]
+    for i, n in enumerate(image[1:]):
+        total = max(0, (-(-n // strides[i]) - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - n)
+        begin[i], end[i] = _halves(node, total, mode)
+    return begin[0], begin[1], end[0], end[1]
+
+
+def _halves(node: OnnxNode, total: int, mode: str) -> tuple[int, int]:
+    """Total padding of one axis as (begin, end): the odd zero goes to the end for SAME_UPPER."""
+    if mode not in ("SAME_UPPER", "SAME_LOWER", "NOTSET", ""):
+        raise node.unsupported(f"auto_pad {mode!r}")
+    small = total // 2
+    return (small, total - small) if mode == "SAME_UPPER" else (total - small, small)
+
+
+def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1) -> Window:
+    image, flat = _image(node, x), len(x.shape) == 3
+    strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
+    window = Window(*image, kernel, strides, _pads(node, image, kernel, flat), dilations, group)
+    if node.attributes.get("ceil_mode", 0):
+        spans = [n - (k - 1) * d - 1 for n, k, d in zip(window.padded, kernel, dilations, strict=True)]
+        if any(span % s for span, s in zip(spans, strides, strict=True)):
+            raise node.unsupported("ceil_mode where it makes a difference")
+    return window
+
+
+def _kernels(node: OnnxNode, x: Variable, c: Constant) -> Array:
+    """The weight as `(., ., kh, kw)`."""
+    weight = c.weight()
+    if weight.ndim != len(x.shape):
+        raise node.invalid(f"a weight of shape {list(c.shape)} for an input of shape {list(x.shape)}")
+    weight = weight[:, :, None, :] if weight.ndim == 3 else weight
+    given = node.attributes.get("kernel_shape")
+    if given is not None and tuple(given) != c.shape[2:]:
+        raise node.invalid("kernel_shape contradicts its weight")
+    return np.ascontiguousarray(weight)
+
+
+def _biased(b: Builder, node: OnnxNode, values: Values, out: Variable) -> Value:
+    """Add the bias, one number per channel."""
+    bias = optional_constant(node, values, 2)
+    if bias is None:
+        return out
+    form = (1, -1) + (1,) * (len(out.shape) - 2)
+    return b.shift(out, bias.map(lambda v: v.reshape(form)))
+
+
+def _conv(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    weight = _kernels(node, x, required_constant(node, values, 1))
+    window = _window(node, x, (weight.shape[2], weight.shape[3]), node.attributes.get("group", 1))
+    shape = (1, len(weight), *(window.out if len(x.shape) == 4 else window.out[1:]))
+    return [_biased(b, node, values, b.affine(Conv(window, weight), x, shape))]
+
+
+def _conv_transpose(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    weight = _kernels(node, x, required_constant(node, values, 1))
+    (channels, *size), flat, group = _image(node, x), len(x.shape) == 3, node.attributes.get("group", 1)
+    kernel = (weight.shape[2], weight.shape[3])
+    strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
+    more = _pair(node, "output_padding", 0, flat)
+    full = [s * (n - 1) + e + (k - 1) * d + 1 for n, k, s, d, e in zip(size, kernel, strides, dilations, more, strict=True)]
+    mode = node.attributes.get("auto_pad", "NOTSET")
+    wanted = node.attributes.get("output_shape")
+    if wanted is not None:
+        wanted = (1, *wanted) if flat else tuple(wanted)
+    elif mode.startswith("SAME"):
+        wanted = tuple(n * s for n, s in zip(size, strides, strict=True))
+    if wanted is None:
+        pads = _pads(node, (channels, size[0], size[1]), kernel, flat)
+    else:
+        halves = [_halves(node, f - w, mode) for f, w in zip(full, wanted, strict=True)]
+        pads = (halves[0][0], halves[1][0], halves[0][1], halves[1][1])
+    height, width = (full[i] - pads[i] - pads[i + 2] for i in range(2))
+    window = Window(weight.shape[1] * group, height, width, kernel, strides, pads, dilations, group)
+    if window.out != tuple(size) or len(weight) != channels:
+        raise node.unsupported("this output shape or padding")
+    shape = (1, window.channels, *((height, width) if not flat else (width,)))
+    return [_biased(b, node, values, b.affine(ConvTranspose(window, weight), x, shape))]
+
+
+def _pool_window(node: OnnxNode, x: Variable) -> tuple[Window, tuple[int, ...]]:
+    if "kernel_shape" not in node.attributes:
+        raise node.invalid("no kernel_shape")
+    window = _window(node, x, _pair(node, "kernel_shape", 1, len(x.shape) == 3), x.shape[1])
+    return window, (1, window.channels, *(window.out if len(x.shape) == 4 else window.out[1:]))
+
+
+def _average_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    window, shape = _pool_window(node, x)
+    ones = np.ones((window.channels, 1, *window.kernel))
+    count = np.array(float(prod(window.kernel)))
+    if not node.attributes.get("count_include_pad", 0):
+        count = correlate(np.ones((1, x.size)), ones, window).reshape(shape)
+    if np.any(count == 0):
+        raise node.unsupported("a window that lies in the padding")
+    return [b.times(b.affine(Conv(window, ones), x, shape), Constant(1.0 / count, rounded=True))]
+
+
+def _max_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    if node.attributes.get("storage_order", 0) or len(node.outputs) > 1:
+        raise node.unsupported("indices of the maxima")
+    x = variable(node, values)
+    window, shape = _pool_window(node, x)
+    columns = window.columns(np.arange(1, x.size + 1)[None])  # padding becomes 0
+    windows = columns.reshape(window.channels, -1, window.positions).transpose(0, 2, 1).reshape(prod(shape), -1) - 1
+    some = windows.max(axis=1, keepdims=True)
+    if np.any(some < 0):
+        raise node.unsupported("a window that lies in the padding")
+    return [b.maximum_over(x, np.where(windows < 0, some, windows), shape)]
+
+
+def _global_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    axes = tuple(range(2, len(x.shape)))
+    shape = (*x.shape[:2], *(1 for _ in axes))
+    if node.op == "GlobalMaxPool":
+        return [b.maximum_over(x, np.arange(x.size).reshape(prod(shape), -1), shape)]
+    return [b.affine(Reduce(x.shape, axes, 1.0 / prod(x.shape[2:])), x, shape)]
+
+
+_SLIDING = "auto_pad dilations kernel_shape pads strides"
+# operator -> (handler, attributes it understands)
+WINDOW_HANDLERS: dict[str, tuple[Handler, str]] = {
+    "Conv": (_conv, f"{_SLIDING} group"),
+    "ConvTranspose": (_conv_transpose, f"{_SLIDING} group output_padding output_shape"),
+    "AveragePool": (_average_pool, f"{_SLIDING} ceil_mode count_include_pad"),
+    "MaxPool": (_max_pool, f"{_SLIDING} ceil_mode storage_order"),
+    "GlobalAveragePool": (_global_pool, ""),
+    "GlobalMaxPool": (_global_pool, ""),
+}
