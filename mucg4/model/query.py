@@ -49,6 +49,11 @@ class Box:
     def hi(self) -> Array:
         return _hull(self.upper, +1)
 
+    @cached_property
+    def stated(self) -> tuple[Array, Array]:
+        """The stated bounds as nearest float64: what a reader of the text compares an input with."""
+        return np.array([float(b) for b in self.lower]), np.array([float(b) for b in self.upper])
+
     @property
     def size(self) -> int:
         return len(self.lower)
