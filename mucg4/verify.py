@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
@@ -14,7 +15,9 @@ from mucg4.oracle.runtime import Runtime, agreement
 from mucg4.proof.proof import Proof, Tree
 from mucg4.search.solve import Run, solve
 from mucg4.settings import Settings
-from mucg4.store.store import Store
+
+if TYPE_CHECKING:
+    from mucg4.store.store import Store
 
 
 def verify(
@@ -66,7 +69,7 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
 
         return solve_smt(run.query, run.budget)
     if store is not None and run.settings.reuse:
-        from mucg4.store.replay import replay_best
+        from mucg4.replay import replay_best
 
         found = replay_best(run, store)
         if found is not None:

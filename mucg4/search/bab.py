@@ -139,7 +139,7 @@ class Search:
         if self.witness is None and self.attack is not None:
             self._probe(work, coeffs, alive)
         value = evaluation.value[every, guide]
-        self._clip(work, evaluation, alive)
+        self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
         choice = RULES["input"](self.bounder, work.regions, refreshed, coeffs, trace)
         self._push(work, alive, value, choice)
@@ -159,7 +159,7 @@ class Search:
         constraint = row - self.objective.starts[conjunction]
         self.recorder.close_plain(work.ids[region], conjunction, constraint, value[region, row])
 
-    def _clip(self, work: Open, evaluation: Evaluation, alive: Array) -> None:
+    def clip(self, work: Open, evaluation: Evaluation, alive: Array) -> None:
         """Cut the boxes of regions with one open conjunction by its constraints; the children inherit."""
         which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
         if not len(which):

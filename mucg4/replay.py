@@ -1,0 +1,205 @@
+"""The ladder: a stored proof's leaves are re-established on the network at hand; what stays open is searched.
+
+Order. A stored witness, its neighbourhood and gradient steps from it come first. Then each stored
+tree, translated to this network's neurons, is walked from the root in batches of one depth at a time (depth first over
+batches, so memory stays bounded). Children inherit their parent's bounds on THIS network; nothing
+stored is believed. At a leaf the rungs are tried on all leaves of the batch at once:
+
+* `duals`: one backward row per stored refutation with its weights, slopes and multipliers;
+* `literals`: all constraints of what is still open, default slopes, the leaf's full literals;
+* `reoptimised`: dual ascent.
+
+Invariant: every region of the walk is a node of the recorder's tree, so closed leaves and whatever the
+search adds below open ones form one proof of this query. Termination: each stored tree node is visited
+once. Cost is bounded: when too few leaves close after a sample, the rest of the stored tree is left
+to the search at the nodes reached so far.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from mucg4.bound.tighten import Ascent, Duals
+from mucg4.model.query import Witness
+from mucg4.ops.base import Array
+from mucg4.proof.proof import Refutation, Tree
+from mucg4.search.bab import Open, Search, cut_regions
+from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work
+
+SAMPLE = 256  # leaves tried before the ladder may give up
+LEAST_SHARE = 0.25  # of the sampled leaves must close for the walk to go on
+BATCH = 512
+
+
+class Replay:
+    """Walks one stored tree on one case; leaves what is open in `search`'s frontier."""
+
+    def __init__(self, run: Run, state: CaseState, tree: Tree) -> None:
+        self.run, self.state, self.tree = run, state, tree
+        self.search: Search = new_search(run, state, attack_of(run, state.case))
+        self.evidence: dict[int, list[Refutation]] = defaultdict(list)
+        for r in tree.refutations:
+            self.evidence[r.at].append(r)
+        self.parents = tree.parents()
+        self.tried = self.closed = 0
+
+    def walk(self) -> Search:
+        """Visit the stored tree; returns the search with its recorder and frontier filled."""
+        count = self.state.objective.count
+        covers = self.tree.conjunctions
+        mask = np.ones(count, dtype=bool) if covers is None else np.isin(np.arange(count), covers)
+        stack = [(np.zeros(1, dtype=np.int64), root_work(self.state, mask))]
+        while stack and self.search.witness is None:
+            self.run.budget.poll()
+            at, work = stack.pop()
+            inner = self.visit(at, work)
+            if inner is not None:
+                stack.extend(inner)
+        return self.search
+
+    def visit(self, at: Array, work: Open) -> list[tuple[Array, Open]] | None:
+        """Bound the regions of the stored nodes `at (B,)`; returns the children as further batches."""
+        run, tree = self.run, self.tree
+        alive = ~work.regions.empty()
+        at, work = at[alive], work.take(np.flatnonzero(alive))
+        if not len(at):
+            return None
+        run.statistics.replay_regions += len(at)
+        giving_up = self.tried >= SAMPLE and self.closed < LEAST_SHARE * self.tried
+        leaf = tree.left[at] < 0
+        if giving_up:
+            leaf = np.ones(len(at), dtype=bool)
+        refresh = self.state.plan.refresh and bool(np.any(tree.refresh[at]))
+        if refresh:
+            self.state.bounder.refresh(work.regions)
+        self._close_by_duals(at, work)
+        still = work.open.any(axis=1) & ~work.regions.empty()
+        done = leaf & ~still
+        self.closed += int(done.sum())
+        self.tried += int(leaf.sum())
+        run.statistics.rungs["duals"] += int(done.sum())
+        self._leaves(work, np.flatnonzero(leaf & still))
+        return self._children(at, work, np.flatnonzero(~leaf & still))
+
+    def _close_by_duals(self, at: Array, work: Open) -> None:
+        """Rung `duals`: evaluate the refutations stored at these tree nodes."""
+        pairs = [(b, r) for b, k in enumerate(at.tolist()) for r in self.evidence.get(k, ()) if r.conjunction < work.open.shape[1]]
+        pairs = [(b, r) for b, r in pairs if work.open[b, r.conjunction]]
+        if not pairs:
+            return
+        rows = np.array([b for b, _ in pairs])
+        part = work.take(rows)
+        refreshed = self.state.bounder.refresh(part.regions, backward=False)
+        ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
+        duals = self._stored_duals(ascent, [r for _, r in pairs], part)
+        bounded, _ = ascent.bound(duals)
+        closed = bounded.value > 0
+        for c in {r.conjunction for _, r in pairs}:
+            own = closed & np.array([r.conjunction == c for _, r in pairs])
+            self.search.close_duals(part, refreshed, c, duals, bounded, own)
+            work.open[rows[own], c] = False
+
+    def _stored_duals(self, ascent: Ascent, refutations: list[Refutation], part: Open) -> Duals:
+        """Stored weights, slopes and multipliers laid out for these regions."""
+        objective, slices = self.state.objective, self.state.bounder.slices
+        weights = np.zeros((len(refutations), len(objective.owner)))
+        duals = ascent.default_duals(weights)
+        for b, r in enumerate(refutations):
+            own = objective.rows_of(r.conjunction)
+            width = own.stop - own.start
+            weights[b, own] = np.asarray(r.weights[:width] + (0.0,) * (width - len(r.weights)))
+            for a in r.alpha:
+                if a.node in slices:
+                    duals.alpha[b, slices[a.node].start + a.index] = a.value / 255.0
+            for literal, value in r.beta:
+                position = self._position(literal)
+                if position is not None and part.phases[b, position]:
+                    duals.beta[b, position] = value
+        return duals
+
+    def _position(self, literal: int) -> int | None:
+        """Flat pre-activation position of the phase literal introduced by stored tree node `literal`."""
+        parent = int(self.parents[literal])
+        if parent < 0 or self.tree.node[parent] <= 0:
+            return None
+        return self.state.bounder.slices[int(self.tree.node[parent])].start + int(self.tree.index[parent])
+
+    def _leaves(self, work: Open, which: Array) -> None:
+        """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier."""
+        if not len(which):
+            return
+        search, statistics = self.search, self.run.statistics
+        regions_before, open_before = statistics.regions, len(search.frontier)
+        search.bound(work.take(which))
+        statistics.replay_regions += statistics.regions - regions_before
+        statistics.regions = regions_before
+        closed = len(which) - (len(search.frontier) - open_before)
+        statistics.rungs["literals" if self.state.plan.mode == "input" else "reoptimised"] += closed
+        self.closed += closed
+
+    def _children(self, at: Array, work: Open, which: Array) -> list[tuple[Array, Open]]:
+        """Split the inner nodes as the stored tree does; batches of at most BATCH regions."""
+        out = []
+        tree, state = self.tree, self.state
+        self._clip(at, work, which)
+        for begin in range(0, len(which), BATCH // 2):
+            part = which[begin : begin + BATCH // 2]
+            k, sub = at[part], work.take(part)
+            node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
+            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.plan.refresh)
+            both = np.concatenate([np.arange(len(part))] * 2)
+            children = sub.take(both)
+            upper = np.arange(len(both)) >= len(part)
+            cut_regions(state.bounder, children.regions, node[both], index[both], threshold[both], upper, children.phases)
+            children.ids = np.concatenate([left, right])
+            out.append((np.concatenate([tree.left[k], tree.right[k]]), children))
+        return out
+
+    def _clip(self, at: Array, work: Open, which: Array) -> None:
+        """Clip where the stored proof did and the rule still applies (one open conjunction)."""
+        own = which[self.tree.clip[at[which]]] if len(which) else which
+        if not len(own):
+            return
+        sub = work.take(own)
+        refreshed = self.state.bounder.refresh(sub.regions, backward=False)
+        evaluation = self.state.objective.evaluate(self.state.bounder, sub.regions, refreshed, sub.open)
+        self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
+        for f in ("lo", "hi"):
+            getattr(work.regions, f)[own] = getattr(sub.regions, f)
+
+
+def neighbourhood(point: Array, lo: Array, hi: Array, rng: np.random.Generator) -> Array:
+    """A stored witness and points around it at several scales, inside the box; `(N, d)`."""
+    scale = np.repeat([0.0, 1e-3, 1e-2, 5e-2, 0.2], 8)[:, None]
+    return np.clip(point + scale * (hi - lo) * rng.uniform(-1, 1, size=(len(scale), len(point))), lo, hi)
+
+
+def replay_witness_points(run: Run, points: Array) -> Witness | None:
+    """Rung `witness`: stored counterexamples, their neighbourhood, then gradient steps from there."""
+    for case in run.query.cases:
+        attack = attack_of(run, case)
+        if attack is None or case.box.empty or not case.conjunctions:
+            continue
+        lo, hi = case.box.lo, case.box.hi
+        for point in points:
+            found = attack.descend(neighbourhood(point, lo, hi, attack.rng), lo, hi, 10, run.budget)
+            if found is not None:
+                run.statistics.rungs["witness"] += 1
+                return found
+    return None
+
+
+def replay_trees(run: Run, state: CaseState, trees: list[Tree]) -> Witness | None:
+    """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
+    from mucg4.search.solve import finish
+
+    for tree in trees:
+        replay = Replay(run, state, tree)
+        search = replay.walk()
+        witness = search.witness or search.run()
+        if witness is not None:
+            return witness
+        state.trees.append(finish(search, state, tree.conjunctions))
+    return None
