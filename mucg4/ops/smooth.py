@@ -79,10 +79,10 @@ class SShaped(Nonlinear):
         above = np.where(hi <= 0, chord, at_mid)
         mixed = wide & (lo < 0) & (hi > 0)
         if np.any(mixed):
-            l, u, k = lo[mixed], hi[mixed], chord[mixed]
-            above[mixed] = np.where(self.derivative(u) >= k, k, self._tangent(l, u))
+            a, b, k = lo[mixed], hi[mixed], chord[mixed]
+            above[mixed] = np.where(self.derivative(b) >= k, k, self._tangent(a, b))
             # f(-x) = low + high - f(x): the lower line is the upper line of the mirrored box
-            below[mixed] = np.where(self.derivative(l) >= k, k, self._tangent(-u, -l))
+            below[mixed] = np.where(self.derivative(a) >= k, k, self._tangent(-b, -a))
         return below, above
 
     def _tangent(self, lo: Array, hi: Array) -> Array:

@@ -91,14 +91,15 @@ class Builder:
 
     def affine(self, op: Affine, x: Variable, shape: tuple[int, ...]) -> Variable:
         """Append an affine node of one input, as a plain matrix when that is small."""
-        entries = prod(shape) * x.size
+        outs = prod(shape)
+        entries = outs * x.size
         stored = getattr(op, "weight", np.zeros(0)).size
         if isinstance(op, Dense) or (entries > DENSE_ENTRIES and entries > 2 * stored):
             return self.node(op, [x], shape)
         # each entry of the matrix is one stored weight times 1 (or, for means, one rounded factor)
-        weight = np.ascontiguousarray(op.linear([np.eye(x.size)]).T)
+        weight = op.adjoint(np.eye(outs))[0] if outs < x.size else np.ascontiguousarray(op.linear([np.eye(x.size)]).T)
         bias, magnitude = op.bias(), op.bias_magnitude()
-        offset = np.zeros(prod(shape)) if bias is None else bias
+        offset = np.zeros(outs) if bias is None else bias
         return self.node(Dense(weight, offset, magnitude), [x], shape)
 
     def shift(self, x: Variable, c: Constant, sign: float = 1.0) -> Variable:

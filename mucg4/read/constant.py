@@ -192,9 +192,10 @@ def dequantize(node: OnnxNode, x: Constant, scale: Constant, zero: Constant | No
 
 def literal(node: OnnxNode) -> Constant:
     """The value of a Constant node."""
-    for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
-        if key in node.attributes:
-            return Constant(np.array(node.attributes[key], dtype=dtype), node.outputs[0])
+    for key, value in node.attributes.items():
+        if key != "value":
+            dtype = np.float32 if key.startswith("value_float") else np.int64
+            return Constant(np.array(value, dtype=dtype), node.outputs[0])
     if "value" not in node.attributes:
         raise node.unsupported("a constant that is not a tensor")
     return Constant(decode_tensor(node.attributes["value"], node.outputs[0]), node.outputs[0])

@@ -35,7 +35,12 @@ def _one(f: Callable[[Constant], Constant]) -> Folder:
 
 def _values(f: Callable[..., Array]) -> Folder:
     """Comparison and selection of stored numbers."""
-    return lambda node, xs: Constant(np.asarray(f(*(x.value if x.magnitude is None else x.weight() for x in _all(xs)))), node.outputs[0])
+
+    def fold(node: OnnxNode, xs: Constants) -> Constant:
+        stored = (x.value if x.magnitude is None else x.weight() for x in _all(xs))
+        return Constant(np.asarray(f(*stored)), node.outputs[0])
+
+    return fold
 
 
 def _numbers(f: Callable[[Array], Array]) -> Folder:
@@ -117,7 +122,7 @@ FOLDERS: dict[str, tuple[Folder, str]] = {
     "Cos": (_numbers(np.cos), ""),
     "ReduceSum": (_total(False), "axes keepdims noop_with_empty_axes"),
     "ReduceMean": (_total(True), "axes keepdims noop_with_empty_axes"),
-    "ReduceProd": (_values(np.prod), ""),
+    "ReduceProd": (_values(np.prod), "keepdims"),
     "Concat": (_concat, "axis"),
     "Cast": (lambda node, xs: constant.cast(node, _all(xs)[0]), "to saturate"),
     "Constant": (lambda node, xs: constant.literal(node), "value value_float value_floats value_int value_ints"),

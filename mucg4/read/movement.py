@@ -21,9 +21,8 @@ def _ints(node: OnnxNode, further: Further, at: int, key: str) -> list[int] | No
     """Axes, sizes and the like: an attribute in old operator sets, an input in new ones."""
     if key in node.attributes:
         return [int(v) for v in node.attributes[key]]
-    if len(further) > at and further[at] is not None:
-        return [int(v) for v in np.ravel(further[at])]
-    return None
+    given = further[at] if len(further) > at else None
+    return None if given is None else [int(v) for v in given.ravel()]
 
 
 def _reshape(x: Array, node: OnnxNode, further: Further) -> list[Array]:

@@ -38,7 +38,9 @@ def read_network(data: bytes) -> Network:
     nodes = _needed(graph)
     declared = _only_input(graph, nodes)
     if declared.element_type not in ELEMENT_TYPES:
-        raise UnsupportedError(f"input {declared.name!r} has element type {declared.element_type}; only float32 and float64 are supported")
+        raise UnsupportedError(
+            f"input {declared.name!r} has element type {declared.element_type}, not float32 or float64"
+        )
     reading = _Reading(graph, Builder(declared.name, _input_shape(declared)))
     for node in nodes:
         reading.read(node)

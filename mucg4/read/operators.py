@@ -198,8 +198,8 @@ def _batch_normalization(b: Builder, node: OnnxNode, values: Values) -> list[Val
     factor = scale.weight() / np.sqrt(spread)
     part = mean.weight() * factor
     form = (-1,) + (1,) * (len(x.shape) - 2)
-    full = [np.broadcast_to(v.reshape(form), x.shape).ravel() for v in (factor, shift.weight() - part, abs(shift.weight()) + abs(part))]
-    return [b.node(Scale(*full), [x], x.shape)]
+    parts = (factor, shift.weight() - part, abs(shift.weight()) + abs(part))
+    return [b.node(Scale(*(np.broadcast_to(v.reshape(form), x.shape).ravel() for v in parts)), [x], x.shape)]
 
 
 def _relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:

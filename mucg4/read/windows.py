@@ -15,7 +15,10 @@ from mucg4.read.operators import Handler, Values, optional_constant, required_co
 from mucg4.read.protobuf import OnnxNode
 
 
-def _image(node: OnnxNode, x: Variable) -> tuple[int, int, int]:
+Image = tuple[int, int, int]
+
+
+def _image(node: OnnxNode, x: Variable) -> Image:
     """`(channels, height, width)` of a one- or two-dimensional image; height 1 when one-dimensional."""
     if len(x.shape) not in (3, 4) or x.shape[0] != 1:
         raise node.unsupported(f"an input of shape {list(x.shape)}")
@@ -24,15 +27,13 @@ def _image(node: OnnxNode, x: Variable) -> tuple[int, int, int]:
 
 def _pair(node: OnnxNode, key: str, default: int, flat: bool) -> tuple[int, int]:
     """A per-axis attribute as (vertical, horizontal)."""
-    values = node.attributes.get(key)
-    if values is None:
-        values = (default,) if flat else (default, default)
+    values: tuple[int, ...] = node.attributes.get(key, (default,) if flat else (default, default))
     if len(values) != (1 if flat else 2):
         raise node.invalid(f"{key} has {len(values)} entries")
-    return (1 if key != "output_padding" else 0, values[0]) if flat else (values[0], values[1])
+    return (0 if key == "output_padding" else 1, values[0]) if flat else (values[0], values[1])
 
 
-def _pads(node: OnnxNode, image: tuple[int, int, int], kernel: tuple[int, int], flat: bool) -> tuple[int, int, int, int]:
+def _pads(node: OnnxNode, image: Image, kernel: tuple[int, int], flat: bool) -> tuple[int, int, int, int]:
     """(top, left, bottom, right), computed for the automatic modes."""
     mode = node.attributes.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
@@ -105,7 +106,8 @@ def _conv_transpose(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     kernel = (weight.shape[2], weight.shape[3])
     strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
     more = _pair(node, "output_padding", 0, flat)
-    full = [s * (n - 1) + e + (k - 1) * d + 1 for n, k, s, d, e in zip(size, kernel, strides, dilations, more, strict=True)]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    full = [s * (n - 1) + e + span for n, s, e, span in zip(size, strides, more, spans, strict=True)]
     mode = node.attributes.get("auto_pad", "NOTSET")
     wanted = node.attributes.get("output_shape")
     if wanted is not None:
