@@ -93,12 +93,23 @@ def boxes(scale):
     centre = rng.normal(size=400) * scale
     radius = 10.0 ** rng.uniform(-14, 1.5, size=400)
     lo, hi = centre - radius, centre + radius
-    special = [(-1.0, 1.0), (0.0, 0.0), (-3.0, 0.0), (0.0, 3.0), (-800.0, 900.0), (-1e-9, 2e-9), (5.0, 5.0), (-40.0, -30.0)]
+    special = [
+        (-1.0, 1.0),
+        (0.0, 0.0),
+        (-3.0, 0.0),
+        (0.0, 3.0),
+        (-800.0, 900.0),
+        (-1e-9, 2e-9),
+        (5.0, 5.0),
+        (-40.0, -30.0),
+    ]
     far = [(600.0, 900.0), (-900.0, -600.0), (-0.1, 30.0), (-30.0, 0.1), (-1e-200, 1e-200)]
     return np.array([*zip(lo, hi, strict=True), *special, *far]).T
 
 
-@pytest.mark.parametrize("op", [SIGMOID, TANH, RELU, TwoPiece(0.25, 1.0), TwoPiece(-1.0, 1.0)], ids=lambda o: f"{o.kind}")
+@pytest.mark.parametrize(
+    "op", [SIGMOID, TANH, RELU, TwoPiece(0.25, 1.0), TwoPiece(-1.0, 1.0)], ids=lambda o: f"{o.kind}"
+)
 @pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])
 def test_relaxation_and_interval_contain_dense_samples(op, scale):
     lo, hi = boxes(scale)
