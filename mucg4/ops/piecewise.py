@@ -13,6 +13,8 @@ import numpy as np
 
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 
+TIE = 2.0**-30
+
 
 @dataclass(frozen=True)
 class TwoPiece(Nonlinear):
@@ -38,8 +40,12 @@ class TwoPiece(Nonlinear):
         return np.where(across, np.minimum(np.minimum(flo, fhi), 0), np.minimum(flo, fhi)), np.maximum(flo, fhi)
 
     def default_alpha(self, lo: Array, hi: Array) -> Array:
-        """The slope that cuts less area: 1 when u > -l, else 0 (adaptive rule of CROWN, DeepPoly)."""
-        return (hi > -lo).astype(lo.dtype)
+        """The slope that cuts less area: 1 when u > -l, else 0 (adaptive rule of CROWN, DeepPoly).
+
+        A tie (a symmetric box) is decided alike by bounds that differ in their rounding only: search and
+        checker must choose the same line.
+        """
+        return (hi > -lo * (1 + TIE)).astype(lo.dtype)
 
     def relax(self, lo: Sequence[Array], hi: Sequence[Array], alpha: Array | None = None) -> Relaxation:
         """Lines on [lo, hi]; `alpha (batch, n)` in [0, 1] picks the lower slope where l < 0 < u."""

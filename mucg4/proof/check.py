@@ -1,11 +1,11 @@
 """The independent checker: accepts a proof only when it has re-established every leaf itself.
 
-What is checked. (1) The proof names this network and this property (content hashes) and has one tree
-per case. (2) Every tree is one: walking from the root, the children of an inner node are the halves
-`<= threshold` and `>= threshold` of its region, which cover it whatever the threshold, so the leaves
-cover the case's box (the hull `Box.lo`, `Box.hi`). (3) For every leaf and every conjunction of the case
-there is a refutation at the leaf or an ancestor that this module has evaluated anew and found positive,
-or the region is empty.
+What is checked. (1) The proof names this network and this property (content hashes), and its trees
+answer for every conjunction of every case that is not empty. (2) Every tree is one: walking from the
+root, the children of an inner node are the halves `<= threshold` and `>= threshold` of its region, which
+cover it whatever the threshold, so the leaves cover the case's box (the hull `Box.lo`, `Box.hi`). (3) For
+every leaf and every conjunction the tree answers for there is a refutation at the leaf or an ancestor that
+this module has evaluated anew and found positive, or the region is empty.
 
 Why a refutation holds. On the region of `at` every input of the unsafe set would satisfy `g_i <= 0`,
 so `F = sum w_i g_i <= 0` with `w_i >= 0`. A literal on the path gives `z - t <= 0` (left child) or
@@ -32,7 +32,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
 
 import numpy as np
 
@@ -41,8 +40,9 @@ from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
+from mucg4.proof.curves import Lines
 from mucg4.proof.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
-from mucg4.proof.proof import Proof, Refutation, Tree
+from mucg4.proof.proof import Alpha, Proof, Refutation, Tree
 
 BATCH = 512  # most regions handled together
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
@@ -75,16 +75,17 @@ def check(proof: Proof, query: Query, budget: Budget | None = None, exact: bool 
     try:
         _identify(proof, query)
         network = query.network
-        plans = [_plan(tree, case, network) for tree, case in zip(proof.trees, query.cases, strict=True)]
-        enclosure = Enclosure(network, exact)
-        for number, plan in enumerate(plans):
-            walk = _Walk(plan, enclosure)
-            try:
-                walk.run(budget or Budget())
-            finally:
-                checked, failed = checked + walk.checked, failed + walk.failed
-            if walk.reason and not reason:
-                reason = f"case {number}: {walk.reason}"
+        plans = [_plan(tree, query.cases[tree.case], network) for tree in proof.trees]
+        with np.errstate(all="ignore"):  # overflow and nan close nothing
+            enclosure = Enclosure(network, exact)
+            for number, plan in enumerate(plans):
+                walk = _Walk(plan, enclosure)
+                try:
+                    walk.run(budget or Budget())
+                finally:
+                    checked, failed = checked + walk.checked, failed + walk.failed
+                if walk.reason and not reason:
+                    reason = f"tree {number}: {walk.reason}"
     except (ProofError, BudgetError) as error:
         reason = str(error)
     skipped = leaves - checked - failed
@@ -99,8 +100,25 @@ def _identify(proof: Proof, query: Query) -> None:
         raise ProofError("the proof is for another network")
     if proof.property != query.property_hash:
         raise ProofError("the proof is for another property")
-    if len(proof.trees) != len(query.cases):
-        raise ProofError(f"the proof has {len(proof.trees)} trees for {len(query.cases)} cases")
+    missing = {
+        (k, q) for k, case in enumerate(query.cases) if not case.box.empty for q in range(len(case.conjunctions))
+    }
+    for tree in proof.trees:
+        if not 0 <= tree.case < len(query.cases):
+            raise ProofError(f"a tree is for case {tree.case}, the query has {len(query.cases)}")
+        missing -= {(tree.case, q) for q in _answers(tree, query.cases[tree.case])}
+    if missing:
+        raise ProofError(f"no tree answers for conjunction {min(missing)[1]} of case {min(missing)[0]}")
+
+
+def _answers(tree: Tree, case: Case) -> tuple[int, ...]:
+    """The conjunctions a tree answers for."""
+    every = tuple(range(len(case.conjunctions)))
+    if tree.conjunctions is None:
+        return every
+    if not set(tree.conjunctions) <= set(every):
+        raise ProofError(f"a tree answers for conjunctions {tree.conjunctions} of {len(every)}")
+    return tuple(tree.conjunctions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +192,7 @@ def _check_refutation(r: Refutation, plan: _Plan, network: Network) -> None:
         if not 0 < literal < n or not plan.first[literal] <= plan.first[r.at] < plan.last[literal]:
             raise ProofError(f"{where} uses a literal that is not on its path")
     for a in r.alpha:
-        if a.node not in network.nonlinear or len(a.index) != len(a.value):
+        if a.node not in network.pre_activations or len(a.index) != len(a.value):
             raise ProofError(f"{where} has slopes for a node that has none")
         index, value = np.asarray(a.index), np.asarray(a.value)
         if np.any(index < 0) or np.any(index >= network.nodes[a.node].size) or np.any(value < 0) or np.any(value > 255):
@@ -240,22 +258,24 @@ class _Walk:
         self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
-        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, -far, far, np.ones((1, len(self.constraints)), dtype=bool))
+        open_ = np.zeros((1, len(self.constraints)), dtype=bool)
+        open_[0, list(_answers(self.plan.tree, case))] = True
+        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, -far, far, open_)
         stack = [root]
         cells = sum(node.size for node in e.nodes)
         most = max(1, min(BATCH, REGION_CELLS // cells))
-        with np.errstate(all="ignore"):  # overflow and nan close nothing
-            while stack:
-                budget.poll()
-                batch = stack.pop()
-                while stack and len(batch.at) < most:
-                    batch = _Regions.join([batch, stack.pop()])
-                if len(batch.at) > most:
-                    stack.append(batch.take(slice(most, None)))
-                    batch = batch.take(slice(most))
-                children = self._turn(batch)
-                if len(children.at):
-                    stack.append(children)
+        while stack:
+            budget.poll()
+            parts = [stack.pop()]
+            while stack and sum(len(p.at) for p in parts) < most:
+                parts.append(stack.pop())
+            batch = _Regions.join(parts)
+            if len(batch.at) > most:
+                stack.append(batch.take(slice(most, None)))
+                batch = batch.take(slice(most))
+            children = self._turn(batch)
+            if len(children.at):
+                stack.append(children)
 
     def _turn(self, batch: _Regions) -> _Regions:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
@@ -265,15 +285,15 @@ class _Walk:
         batch.open = batch.open & ~empty[:, None]
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
+        self._clip(batch, frame, np.flatnonzero(live))
+        live &= np.all(batch.lo <= batch.hi, axis=1)
         self.checked += int(self.plan.leaves[batch.at[~live]].sum())
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
         self.failed += len(stuck)
         if len(stuck) and not self.reason:
             which = int(np.argmax(batch.open[stuck[0]]))
             self.reason = f"leaf {int(batch.at[stuck[0]])} has no valid refutation of conjunction {which}"
-        inner = np.flatnonzero(live & (tree.left[batch.at] >= 0))
-        self._clip(batch, frame, inner)
-        return self._children(batch.take(inner))
+        return self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
 
     # ---- refutations ---------------------------------------------------------------------------
 
@@ -334,29 +354,39 @@ class _Walk:
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
         """Replace default lower slopes by the stored ones where the neuron is unstable."""
-        stored: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+        stored: dict[int, list[tuple[int, Alpha]]] = defaultdict(list)
         for row, r in enumerate(group):
             for a in r.alpha:
                 stored[a.node].append((row, a))
-        for k, items in stored.items():
-            lines = frame.lines[k]
-            where = np.repeat([row for row, _ in items], [len(a.index) for _, a in items])
-            index = np.concatenate([np.asarray(a.index, dtype=np.int64) for _, a in items])
-            alpha = self.enclosure.numbers(np.concatenate([np.asarray(a.value, dtype=np.float64) for _, a in items]))
-            low, high = (self.enclosure.numbers(np.array(v)) for v in lines.reach)
-            slope = np.minimum(np.maximum(low + alpha / 255 * (high - low), low), high)
-            free = lines.unstable[rows.region[where], index]
-            slopes = lines.low[rows.region]
-            slopes[where[free], index[free]] = slope[free]
-            rows.slopes[k] = slopes
+        network = self.enclosure.network
+        for node, items in stored.items():
+            for k in network.users[node]:
+                if k in frame.lines:
+                    rows.slopes[k] = self._stored_slopes(frame.lines[k], rows.region, items)
+
+    def _stored_slopes(self, lines: Lines, region: Array, items: list[tuple[int, Alpha]]) -> Array:
+        """(R, n) lower slopes: the default ones with `(row, alpha)` items filled in."""
+        numbers = self.enclosure.numbers
+        row = np.repeat([row for row, _ in items], [len(a.index) for _, a in items])
+        index = np.concatenate([np.asarray(a.index, dtype=np.int64) for _, a in items])
+        alpha = numbers(np.concatenate([np.asarray(a.value, dtype=np.float64) for _, a in items]))
+        low, high = (numbers(np.array(v)) for v in lines.reach)
+        slope = np.minimum(np.maximum(low + alpha / 255 * (high - low), low), high)
+        free = lines.unstable[region[row], index]
+        slopes = lines.low[region]
+        slopes[row[free], index[free]] = slope[free]
+        return slopes
 
     # ---- clipping and children -----------------------------------------------------------------
 
-    def _clip(self, batch: _Regions, frame: Frame, inner: Array) -> None:
-        """Cut the boxes of clipping inner nodes by the constraints of their only open conjunction, in place."""
+    def _clip(self, batch: _Regions, frame: Frame, live: Array) -> None:
+        """Cut the boxes of clipping tree nodes by the constraints of their only open conjunction, in place.
+
+        A box that is empty afterwards refutes that conjunction.
+        """
         e = self.enclosure
-        wanted = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[inner]] & (batch.open[inner].sum(axis=1) == 1)
-        clipped = inner[wanted]
+        wanted = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[live]] & (batch.open[live].sum(axis=1) == 1)
+        clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
         for conjunction in np.unique(which).tolist():

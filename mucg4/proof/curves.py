@@ -15,7 +15,7 @@ asked for slopes only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -45,6 +45,10 @@ class Lines:
     unstable: Array
     reach: tuple[float, float]
     steep: float
+    span: Array = field(init=False)  # up - low, rounded
+
+    def __post_init__(self) -> None:
+        self.span = self.up - self.low
 
 
 def knows(op: Nonlinear, exact: bool) -> bool:

@@ -17,8 +17,8 @@ Each step keeps (I) for the stored floats, charging its rounding to `error`:
   `|a| . S <= ||a||_2 ||S||_2`: one pass over the rows, S once per region.
 * elementwise node k over z: positive entries of a take a lower line of f, negative ones an upper
   line. Slopes are floats taken as exact numbers and the offsets are computed outward for those very
-  slopes (`mucg4.proof.curves`), so only the product `a * slope` and the dot with the
-  offsets round: at most ||a|| (gamma(1) s ||M|| + gamma(m) ||offset||), s the largest slope size.
+  slopes (`mucg4.proof.curves`), so only `a * low + min(a, 0) * (up - low)` and the
+  dot with the offsets round: at most ||a|| (gamma(8) s ||M|| + gamma(m) ||offset||), s the largest slope size.
 * adding two coefficient blocks or a constant: u times the result's size.
 * the end: `min over the box` is a dot of length n, gamma ||a_0|| ||M_0||.
 
@@ -138,6 +138,8 @@ class Enclosure:
                 self.slot[k] = slice(self.width, self.width + self.nodes[k].size)
                 self.width += self.nodes[k].size
         self.bent = {k: self._bent_users(k) for k in network.pre_activations}
+        # an affine image of the box alone: centre and radius are its exact range already
+        self.exact_image = [n.inputs == (0,) and isinstance(n.op, Affine) for n in self.nodes]
         self.units = {k: self._unit_rows(k) for k in self.slot}
 
     def _prepare(self, k: int) -> Any:
@@ -194,7 +196,8 @@ class Enclosure:
                 s = self.slot[k]
                 lo, hi = np.fmax(lo, low[:, s]), np.fmin(hi, up[:, s])
                 empty |= np.any(lo > hi, axis=1)
-                self._refine(k, frame, (lo, hi), scale, refresh & ~empty, cost)
+                if not self.exact_image[k]:
+                    self._refine(k, frame, (lo, hi), scale, refresh & ~empty, cost)
                 empty |= np.any(lo > hi, axis=1)
                 low[:, s], up[:, s] = lo, hi
             self._append(frame, lo, hi, cost)
@@ -309,13 +312,17 @@ class Enclosure:
         lines, region = frame.lines[k], rows.region
         self._charge(rows, a, frame.cost[k])
         negative = np.minimum(a, 0)
-        part = a - negative
-        self.add(rows, _dot(negative, lines.up_offset[region]))
+        self.add(rows, _dot(negative, lines.up_offset.take(region, axis=0)))
         if lines.low_offset is not None:
-            self.add(rows, _dot(part, lines.low_offset[region]))
-        part *= rows.slopes[k] if k in rows.slopes else lines.low[region]
-        negative *= lines.up[region]
-        part += negative
+            self.add(rows, _dot(a - negative, lines.low_offset.take(region, axis=0)))
+        if k in rows.slopes:
+            part = rows.slopes[k]
+            negative *= lines.up.take(region, axis=0) - part
+        else:
+            part = lines.low.take(region, axis=0)
+            negative *= lines.span.take(region, axis=0)
+        part = part * a
+        part += negative  # a * low where a > 0, a * low + a * (up - low) elsewhere
         self.push(rows, self.nodes[k].inputs[0], part, frame)
 
     def push(self, rows: Rows, i: int, part: Array, frame: Frame) -> None:

@@ -10,14 +10,14 @@ Refutation. Evidence that one conjunction of the case has no point in the region
 `sum_i weights[i] * g_i`, bounded from below by one backward pass with lower slopes `alpha` (the
 default slopes where none are stored) and multipliers `beta >= 0` on the phase literals of the path.
 A tree is established when every leaf has, for every conjunction the tree answers for, a refutation at
-the leaf or an ancestor, or is empty. A case is proved when its trees answer for all its conjunctions. A region
-whose box or bounds (see below) are empty needs none.
+the leaf or an ancestor. A region whose box or bounds (see below) are empty needs none. A case is proved
+when its trees answer for all its conjunctions.
 
 Bounds. Pre-activation bounds of a tree node are the parent's bounds intersected with the node's own
 literal and, where `refresh` of that tree node is true, with interval bounds and backward bounds
 (default slopes) of every neuron that is still unstable, in topological order; the root is always
 refreshed. Where `clip` of the tree node is true and exactly one conjunction is still unrefuted there,
-the input box that the children inherit is cut by the linear lower bound (default slopes) of each
+the input box (which the children inherit) is cut by the linear lower bound (default slopes) of each
 constraint of that conjunction: `g_i <= 0` must hold. The constraints cut one after the other; each
 bounds every input once, from the box before it.
 
@@ -48,8 +48,8 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Alpha:
-    """Lower slopes of one refutation: the neurons `index` of the elementwise (nonlinear) network node `node`
-    get `value` in [0, 1], where they are unstable.
+    """Lower slopes of one refutation: where the neurons `index` of the pre-activation node `node` are
+    unstable, every two-piece operator that reads them takes `value` in [0, 1].
 
     Values are multiples of 1/255 so that a proof stays small and reads back exactly.
     """
@@ -204,7 +204,9 @@ def _tree_from_json(data: dict[str, Any]) -> Tree:
     node, index, left, right = (np.array(data[k], dtype=np.int32) for k in ("node", "index", "left", "right"))
     refresh, clip = (np.array([c == "1" for c in data[k]], dtype=bool) for k in ("refresh", "clip"))
     threshold = np.array(data["threshold"], dtype=np.float64)
-    return Tree(node, index, threshold, left, right, refresh, clip, refutations)
+    case, covers = int(data["case"]), data["conjunctions"]
+    conjunctions = None if covers is None else tuple(int(c) for c in covers)
+    return Tree(node, index, threshold, left, right, refresh, clip, refutations, case, conjunctions)
 
 
 def to_text(proof: Proof) -> str:
