@@ -14,7 +14,6 @@ from mucg4.read.constant import Constant
 from mucg4.read.operators import Handler, Values, optional_constant, required_constant, variable
 from mucg4.read.protobuf import OnnxNode
 
-
 Image = tuple[int, int, int]
 
 
