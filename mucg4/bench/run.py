@@ -29,6 +29,7 @@ from mucg4.bench.results import (
 )
 from mucg4.report import json_text
 
+TOOL = (sys.executable, "-m", "mucg4")
 KILL_AFTER = 2.0  # seconds past its timeout at which a child is killed; its answer no longer counts by then
 
 
@@ -37,7 +38,7 @@ def _run_row(plan: Plan, row: Row, mode: str, children: Children) -> Record | No
     with tempfile.TemporaryDirectory(prefix="row-", dir=plan.out) as name:
         folder = Path(name)
         proof = folder / "proof.json.gz" if plan.check is not None and mode == "store" else None
-        command = [sys.executable, "-m", "mucg4", "verify", row.onnx, row.vnnlib]
+        command = [*TOOL, "verify", row.onnx, row.vnnlib]
         command += ["--timeout", str(row.timeout), "--json", str(folder / "record.json")]
         command += ["--result", str(folder / "result.txt"), *plan.options]
         store = plan.store if mode == "store" else "off"
@@ -75,7 +76,7 @@ def _merge(row: Row, folder: Path, child: Child) -> Record:
 
 def _check(plan: Plan, row: Row, proof: Path, children: Children) -> str:
     """`accepted`, `rejected`, or what else came of the independent check (limit: ten times the row's timeout)."""
-    command = [sys.executable, "-m", "mucg4", "check", row.onnx, row.vnnlib, str(proof)]
+    command = [*TOOL, "check", row.onnx, row.vnnlib, str(proof)]
     child = children.run(command, proof.with_name("check.txt"), 10 * row.timeout + KILL_AFTER, plan.memory)
     return {0: "accepted", 1: "rejected"}.get(child.status, child.killed or f"error {child.status}")
 
