@@ -503,3 +503,24 @@ def test_public_families_agree_with_onnxruntime(benchmarks, family):
     files = sorted((benchmarks / family).rglob("*.onnx"))
     for path in files[:: max(1, len(files) // 6)]:
         agrees(path.read_bytes(), points=2, spread=0.3)
+
+
+@pytest.mark.parametrize("kind, low", [(22, -8), (21, 0)])
+@pytest.mark.parametrize("block", [0, 2])
+def test_four_bit_weights_in_blocks(kind, low, block):
+    import onnx
+    from onnx import helper
+
+    rows = 3 if block else 1
+    nodes = [("DequantizeLinear", "q s", "w", {"axis": 0 if block else 1, **({"block_size": block} if block else {})})]
+    nodes.append(("MatMul", "x w", "y", {}))
+    scale = abs(f32(rows, 5)) if block else abs(f32(5))
+    proto = onnx.load_model_from_string(model(nodes, X2, {"s": scale}, opset=21))
+    values = rng.integers(low, low + 16, size=30)
+    proto.graph.initializer.append(helper.make_tensor("q", kind, [6, 5], values))
+    proto.ir_version = 10
+    network = agrees(proto.SerializeToString())
+    factor = np.repeat(scale, 2, axis=0) if block else scale
+    assert np.array_equal(
+        network.nodes[1].op.weight.T, (values.reshape(6, 5).astype(np.float32) * factor).astype(float)
+    )
