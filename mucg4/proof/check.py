@@ -280,8 +280,9 @@ class _Walk:
     def _turn(self, batch: _Regions) -> _Regions:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
         tree = self.plan.tree
-        refresh = np.asarray(tree.refresh, dtype=bool)[batch.at] | (batch.at == 0)
-        frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh)
+        root = batch.at == 0
+        refresh = np.asarray(tree.refresh, dtype=bool)[batch.at] | root
+        frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, root)
         batch.open = batch.open & ~empty[:, None]
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)

@@ -176,11 +176,14 @@ class Enclosure:
 
     # ---- forward -------------------------------------------------------------------------------
 
-    def sweep(self, box: tuple[Array, Array], low: Array, up: Array, refresh: Array) -> tuple[Frame, Array]:
+    def sweep(
+        self, box: tuple[Array, Array], low: Array, up: Array, refresh: Array, root: Array
+    ) -> tuple[Frame, Array]:
         """Hulls and lines of all nodes on B regions, and `(B,)` which regions are empty.
 
         `box` `(B, inputs)` pair, `low`, `up` `(B, width)` sound inherited bounds, improved in place;
-        where `refresh (B,)` unstable neurons get backward bounds too. Sound on the real values.
+        where `refresh (B,)` unstable neurons get backward bounds, where `root (B,)` interval bounds come
+        first. Sound on the real values.
         """
         empty = np.any(box[0] > box[1], axis=1)
         frame = Frame([], [], [], [], [])
@@ -194,11 +197,14 @@ class Enclosure:
                 lo, hi, cost = self._curve_hull(k, self.nodes[k].inputs[0], frame)
             if k in self.slot:
                 s = self.slot[k]
-                lo, hi = np.fmax(lo, low[:, s]), np.fmin(hi, up[:, s])
+                # As tight as stated and not tighter: a better bound may tip a default slope to the wrong side.
+                own = np.ones(len(empty), dtype=bool) if self.exact_image[k] else root
+                lo = np.where(own[:, None], np.fmax(lo, low[:, s]), low[:, s])
+                hi = np.where(own[:, None], np.fmin(hi, up[:, s]), up[:, s])
                 empty |= np.any(lo > hi, axis=1)
                 if not self.exact_image[k]:
                     self._refine(k, frame, (lo, hi), scale, refresh & ~empty, cost)
-                empty |= np.any(lo > hi, axis=1)
+                    empty |= np.any(lo > hi, axis=1)
                 low[:, s], up[:, s] = lo, hi
             self._append(frame, lo, hi, cost)
         return frame, empty

@@ -13,13 +13,16 @@ A tree is established when every leaf has, for every conjunction the tree answer
 the leaf or an ancestor. A region whose box or bounds (see below) are empty needs none. A case is proved
 when its trees answer for all its conjunctions.
 
-Bounds. Pre-activation bounds of a tree node are the parent's bounds intersected with the node's own
-literal and, where `refresh` of that tree node is true, with interval bounds and backward bounds
-(default slopes) of every neuron that is still unstable, in topological order; the root is always
-refreshed. Where `clip` of the tree node is true and exactly one conjunction is still unrefuted there,
-the input box (which the children inherit) is cut by the linear lower bound (default slopes) of each
-constraint of that conjunction: `g_i <= 0` must hold. The constraints cut one after the other; each
-bounds every input once, from the box before it.
+Bounds. Pre-activation bounds of the root are interval bounds. Those of a child are its parent's
+intersected with the child's own literal. In every tree node, nodes in topological order, affine images
+of the input alone are then intersected with their interval bounds, and where `refresh` is true (always
+at the root) the other pre-activations that are still unstable with backward bounds (default slopes of the
+bounds found so far). Tighter is not better here: it can tip a default slope, so no other bounds enter.
+
+Where `clip` of the tree node is true and exactly one conjunction is still unrefuted there, the input
+box (which the children inherit) is cut by the linear lower bound (default slopes) of each constraint of
+that conjunction: `g_i <= 0` must hold. The constraints cut one after the other; each bounds every input
+once, from the box before it.
 
 None of this is believed: `mucg4.proof.check` re-derives every bound.
 

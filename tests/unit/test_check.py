@@ -475,7 +475,8 @@ def swept(network, lo, hi, refresh, exact=False):
     far = np.full((len(lo), enclosure.width), np.inf, dtype=object if exact else np.float64)
     low, up = -far, far
     box = enclosure.numbers(lo), enclosure.numbers(hi)
-    frame, empty = enclosure.sweep(box, low, up, np.full(len(lo), refresh))
+    root = np.ones(len(lo), dtype=bool)
+    frame, empty = enclosure.sweep(box, low, up, root & refresh, root)
     assert not empty.any()
     return enclosure, frame, low, up
 
