@@ -78,8 +78,9 @@ def check(proof: Proof, query: Query, budget: Budget | None = None, exact: bool 
         plans = [_plan(tree, query.cases[tree.case], network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             enclosure = Enclosure(network, exact)
+            roots: dict[int, tuple[Array, Array]] = {}
             for number, plan in enumerate(plans):
-                walk = _Walk(plan, enclosure)
+                walk = _Walk(plan, enclosure, roots)
                 try:
                     walk.run(budget or Budget())
                 finally:
@@ -244,10 +245,14 @@ class _Constraints:
 
 @dataclass(eq=False)
 class _Walk:
-    """One pass over one tree; `checked`, `failed` count leaves."""
+    """One pass over one tree; `checked`, `failed` count leaves.
+
+    `roots` keeps the bounds of each case's whole box: trees of the same case share them.
+    """
 
     plan: _Plan
     enclosure: Enclosure
+    roots: dict[int, tuple[Array, Array]]
     checked: int = 0
     failed: int = 0
     reason: str = ""
@@ -258,9 +263,10 @@ class _Walk:
         self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
+        low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
-        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, -far, far, open_)
+        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_)
         stack = [root]
         cells = sum(node.size for node in e.nodes)
         most = max(1, min(BATCH, REGION_CELLS // cells))
@@ -281,8 +287,11 @@ class _Walk:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
         tree = self.plan.tree
         root = batch.at == 0
-        refresh = np.asarray(tree.refresh, dtype=bool)[batch.at] | root
-        frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, root)
+        fresh = root & (tree.case not in self.roots)
+        refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh
+        frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
+        if fresh.any():  # the root is always alone in its batch
+            self.roots[tree.case] = batch.low.copy(), batch.up.copy()
         batch.open = batch.open & ~empty[:, None]
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
