@@ -10,7 +10,7 @@ of fan-in n, in any order of summation and with or without fused multiply-add, i
 and Stability of Numerical Algorithms, 2nd ed., section 3.1). With the inequality of Cauchy and
 Schwarz one number per row and node is enough:
 
-    error(row) <= sum_k E_k ||A_k||_2,    E_k = gamma(fan_in_k + SLACK) ||M_k||_2.
+    error(row) <= sum_k E_k ||A_k||_2,    E_k = gamma(max(fan_in_k, size_k) + SLACK) ||M_k||_2.
 
 SLACK covers the few extra roundings per element: slopes and offsets of a relaxation, stored weights
 that were rounded while merging a diagonal scale, rows that meet where the graph joins, property
@@ -65,5 +65,6 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
             m = value[k] + 4.0 * np.sum([value[i] for i in node.inputs], axis=0)
             fan = 8
         with np.errstate(over="ignore"):
-            error.append(gamma(fan) * float(np.linalg.norm(m)) * (1 + 1e-6) + TINY)
+            # a row's product with a bias or with line offsets sums over the node's own size
+            error.append(gamma(max(fan, node.size)) * float(np.linalg.norm(m)) * (1 + 1e-6) + TINY)
     return Scales(tuple(error), tuple(value), gamma(network.input_size))

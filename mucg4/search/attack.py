@@ -94,14 +94,21 @@ class Attack:
             if witness is not None or step == steps:
                 return witness
             target = violation.argmin(axis=1) if step else self._spread(violation)
-            inside = self.objective.owner[None] == target[:, None]
-            hardest = np.where(inside, g, -np.inf).argmax(axis=1)
-            slope = gradient(self.network, values, self.objective.y[hardest])
+            weights = self._weights(g, target)
+            slope = gradient(self.network, values, weights @ self.objective.y)
             if self.objective.mixed:
-                slope = slope + self.objective.x[hardest]
+                slope = slope + weights @ self.objective.x
             momentum = 0.7 * momentum + slope / (np.abs(slope).sum(axis=1, keepdims=True) + 1e-300)
             x = np.clip(x - (0.5 * 0.88**step) * (hi - lo) * np.sign(momentum), lo, hi)
         return None
+
+    def _weights(self, g: Array, target: Array) -> Array:
+        """(N, M) descent direction over constraints: the hardest one, or (odd points) all that are violated."""
+        inside = self.objective.owner[None] == target[:, None]
+        weights = np.zeros_like(g)
+        weights[np.arange(len(g)), np.where(inside, g, -np.inf).argmax(axis=1)] = 1.0
+        weights[1::2] += np.where(inside & (g > 0), 1.0, 0.0)[1::2]
+        return weights
 
     def _spread(self, violation: Array) -> Array:
         """First step: half the points pursue conjunctions in turn, so that none is overlooked."""
@@ -119,6 +126,9 @@ class Attack:
         x[-1] = (lo + hi) / 2
         return x
 
-    def run(self, count: int, steps: int, budget: Budget) -> Witness | None:
-        """One round from fresh starting points."""
-        return self.descend(self.starts(count), self.case.box.lo, self.case.box.hi, steps, budget)
+    def run(self, count: int, steps: int, budget: Budget, points: Array | None = None) -> Witness | None:
+        """One round from fresh starting points, and from `points (N, d)` if given."""
+        starts = self.starts(count)
+        if points is not None:
+            starts = np.concatenate([starts, points])
+        return self.descend(starts, self.case.box.lo, self.case.box.hi, steps, budget)
