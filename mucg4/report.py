@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,25 @@ def check_writable(path: Path, what: str) -> None:
         raise InputError(f"{what} {path}: there is no folder {folder}")
     if not (os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK)):
         raise InputError(f"{what} {path}: no write permission")
+
+
+def entry_line(entry: Any) -> str:
+    """A stored result (`mucg4.store.store.Entry`) on one line."""
+    scratch = "-" if entry.scratch_seconds is None else f"{entry.scratch_seconds:.2f} s"
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+    return (
+        f"{entry.key[:16]}  {entry.word:5}  {entry.input_size:>5} -> {entry.output_size:<4}"
+        f"  leaves {entry.leaves:>6}  from scratch {scratch:>9}  {entry.bytes / 2**10:>8.1f} KiB  {used}\n"
+    )
+
+
+def stored_text(entry: Any, content: Any) -> str:
+    """All about a stored result as JSON: the entry, and its witness or the shape of its proof's trees."""
+    record = asdict(entry)
+    if entry.word == "sat":
+        record["witness_x"] = content.witness_x
+    else:
+        trees = content.proof.trees if content.proof is not None else ()
+        shapes = [(len(t), len(t.leaves), int(t.depths().max()), len(t.refutations)) for t in trees]
+        record["trees"] = [dict(zip(("nodes", "leaves", "depth", "refutations"), s, strict=True)) for s in shapes]
+    return json_text(record, indent=1) + "\n"

@@ -51,6 +51,19 @@ def started_ago(epoch: float | None) -> float:
     return stated if age <= stated < age + 60 else age
 
 
+def limits(timeout: float | None, headroom: float, epoch: float | None) -> tuple[Budget, float]:
+    """The run's budget and the moment the process leaves, both from the stated or actual process start.
+
+    The process is to be gone `headroom` seconds before the timeout (half the timeout where that is shorter), and
+    the loops get a little less than that, so that they end by themselves.
+    """
+    if timeout is None:
+        return Budget(), float("inf")
+    start = time.monotonic() - started_ago(epoch)
+    limit = timeout - min(headroom, timeout / 2)
+    return Budget(start + limit - min(0.25, 0.05 * limit)), start + limit - min(0.1, 0.02 * limit)
+
+
 class Watch:
     """Context manager around one run: see the module text.
 

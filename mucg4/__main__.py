@@ -1,0 +1,446 @@
+"""Command line: verify | check | bench | store | case | compress. The only place that prints.
+
+Exit status: 0 done (whatever the verdict), 1 a negative answer (proof rejected, case still failing, wrong answers
+in a benchmark), 2 bad input with one line on stderr, 3 a bug in mucg4, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mucg4 import __version__
+from mucg4.budget import Budget
+from mucg4.errors import InputError, Mucg4Error, ProofError, StoreError, UnsoundError, UnsupportedError
+from mucg4.settings import Settings
+from mucg4.watch import Watch, limits, started_ago
+
+STORE_HELP = "SQLite file of stored proofs, or off (default: MUCG4_STORE, else a file in the user's cache folder)"
+
+
+def _say(text: str) -> None:
+    """One line (or more) on stderr; a closed stream is no reason to fail."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def _put(text: str) -> None:
+    """Text on stdout; a closed pipe is no reason to fail."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _say(f"mucg4: error: {message}")
+        sys.exit(2)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"not a number of seconds: {text}")
+    return value
+
+
+# --- verify ----------------------------------------------------------------------------------------------------
+
+
+class Answer:
+    """Writes the answer once: result file, then stdout, then the run record. Safe against the watch thread."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.result: Path | None = args.result
+        self.json: Path | None = args.json
+        self.started: float | None = args.started
+        self.facts = {"onnx": args.paths[0], "vnnlib": args.paths[-1], "timeout": args.timeout}
+        self.failures: list[str] = []
+        self._lock = threading.Lock()
+        self._word: str | None = None
+        self._recorded = False
+
+    def announce(self, word: str, witness: Any = None) -> None:
+        """Result file and stdout; only the first call counts."""
+        from mucg4.report import answer_text, write_result
+
+        with self._lock:
+            if self._word is not None:
+                return
+            self._word = word
+            text = answer_text(word, witness)
+            if self.result is not None:
+                self.write(write_result, self.result, text)
+            _put(text)
+
+    def record(self, content: dict[str, Any]) -> None:
+        """The run record; only the first call counts."""
+        from mucg4.report import json_text, write_atomic
+
+        with self._lock:
+            if self._recorded or self.json is None:
+                return
+            self._recorded = True
+            content = {**content, **self.facts, "wall": started_ago(self.started)}
+            self.write(write_atomic, self.json, json_text(content, indent=1) + "\n")
+
+    def last_word(self, reason: str) -> None:
+        """The answer of a run that has to leave now; an answer already announced stands."""
+        self.announce("timeout" if reason == "timeout" else "unknown")
+        self.record({"mucg4": __version__, "verdict": self._word, "reason": reason})
+
+    def write(self, write: Callable[[Path, str], None], path: Path, text: str) -> None:
+        try:
+            write(path, text)
+        except OSError as error:
+            self.failures.append(f"cannot write {path}: {error.strerror or error}")
+
+
+def _paths(args: argparse.Namespace) -> tuple[str, str]:
+    """ONNX and property path of the three forms: `NET PROP`, `[('f', 'NET')] PROP`, `QUERY --network f=NET`."""
+    if args.network:
+        pairs = [text.partition("=") for text in args.network]
+        if len(args.paths) != 1 or not all(name and path for name, _, path in pairs):
+            raise InputError("use either NET PROP or QUERY --network NAME=NET")
+        networks, query = [(name, path) for name, _, path in pairs], args.paths[0]
+    elif len(args.paths) == 2:
+        networks, query = _network_list(args.paths[0]), args.paths[1]
+    else:
+        raise InputError("a network and a property are needed: NET PROP or QUERY --network NAME=NET")
+    if len(networks) != 1:
+        raise UnsupportedError(f"queries over {len(networks)} networks are not supported yet")
+    return networks[0][1], query
+
+
+def _network_list(text: str) -> list[tuple[str, str]]:
+    """The competition's network argument: a path, or a Python list of (name, path)."""
+    if not text.startswith("[") or Path(text).exists():
+        return [("", text)]
+    try:
+        pairs = ast.literal_eval(text)
+        return [(str(name), str(path)) for name, path in pairs]
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise InputError(f"malformed list of networks: {text}") from error
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
+
+
+def _store_path(text: str | None) -> Path | None:
+    """The file named by `--store` or `MUCG4_STORE`, else the default one; None when off."""
+    name = text or os.environ.get("MUCG4_STORE") or ""
+    if name == "off":
+        return None
+    from mucg4.store.store import default_path
+
+    return Path(name) if name else default_path()
+
+
+def _open_store(text: str | None) -> Any:
+    """The store to use, None when off. Raises `StoreError`."""
+    path = _store_path(text)
+    if path is None:
+        return None
+    from mucg4.store.store import Store
+
+    return Store(path)
+
+
+def _read(onnx: str, vnnlib: str) -> Any:
+    from mucg4.read.instance import read_query
+
+    return read_query(Path(onnx), Path(vnnlib))
+
+
+def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
+    from mucg4.report import check_writable, run_record
+
+    settings = _settings(args)
+    for path, what in ((args.json, "--json"), (args.proof, "--proof")):
+        if path is not None:
+            check_writable(path, what)
+    onnx, vnnlib = _paths(args)
+    query = _read(onnx, vnnlib)
+    store, warnings = None, []
+    try:
+        store = _open_store(args.store)
+    except StoreError as error:
+        warnings.append(f"store not used: {_one_line(error)}")
+    from mucg4.verify import verify
+
+    verdict = verify(query, settings, store, budget, _say if args.verbose else None)
+    answer.announce(verdict.word, getattr(verdict, "witness", None))
+    record = run_record(verdict)
+    stored = store.warnings if store is not None else []
+    record["warnings"] = list(dict.fromkeys([*warnings, *stored, *record["warnings"]]))
+    for text in record["warnings"]:
+        _say(f"mucg4: warning: {text}")
+    proof = getattr(verdict, "proof", None)
+    if args.proof is not None and proof is not None:
+        from mucg4.proof.proof import write_proof
+
+        try:
+            write_proof(proof, args.proof)
+        except OSError as error:
+            answer.failures.append(f"cannot write {args.proof}: {error.strerror or error}")
+    answer.record(record)
+    if store is not None:
+        store.close()
+
+
+def _verify(args: argparse.Namespace) -> int:
+    answer = Answer(args)
+    budget, hard = limits(args.timeout, args.headroom, args.started)
+    with Watch(budget, hard, answer.last_word):
+        try:
+            _run_verify(args, answer, budget)
+        except MemoryError:
+            answer.last_word("out of memory")
+        except UnsoundError as error:
+            return _bug(answer, error)
+        except (Mucg4Error, OSError) as error:
+            return _refused(answer, error)
+        except Exception as error:  # the last line of defence: a bug must still leave a legal answer
+            return _bug(answer, error)
+    for text in answer.failures:
+        _say(f"mucg4: error: {text}")
+    return 2 if answer.failures else 0
+
+
+def _refused(answer: Answer, error: Exception) -> int:
+    """Bad input: no verdict word on stdout, the legal word `unknown` in the result file."""
+    from mucg4.report import write_result
+
+    _say(f"mucg4: error: {_one_line(error)}")
+    answer.record({"mucg4": __version__, "verdict": "error", "reason": _one_line(error)})
+    if answer.result is not None:
+        answer.write(write_result, answer.result, "unknown\n")
+    return 2
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _bug(answer: Answer | None, error: BaseException) -> int:
+    _say(f"mucg4: internal error: {type(error).__name__}: {_one_line(error)}")
+    if os.environ.get("MUCG4_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if answer is not None:
+        answer.last_word(f"internal error: {_one_line(error)}")
+    return 3
+
+
+# --- the other commands ----------------------------------------------------------------------------------------
+
+
+def _check(args: argparse.Namespace) -> int:
+    from mucg4.proof.check import check
+    from mucg4.proof.proof import read_proof
+
+    query = _read(args.onnx, args.vnnlib)
+    try:
+        report = check(read_proof(args.proof), query, Budget.seconds(args.timeout))
+    except ProofError as error:
+        _put(f"rejected: {_one_line(error)}\n")
+        return 1
+    word = "accepted" if report.accepted else f"rejected: {report.reason}"
+    _put(f"{word}\nleaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}\n")
+    return 0 if report.accepted else 1
+
+
+def _store(args: argparse.Namespace) -> int:
+    from mucg4.report import entry_line, stored_text
+    from mucg4.store.store import Store
+
+    path = _store_path(args.store)
+    if path is None:
+        raise InputError("the store is off")
+    with Store(path if path.exists() else ":memory:") as store:
+        if args.action == "show":
+            _put(stored_text(*store.show(args.key)))
+            return 0
+        if args.action == "list":
+            _put("".join(map(entry_line, store.entries())))
+        elif args.action == "gc":
+            _put(f"{store.gc()} results removed\n")
+        else:
+            _put(f"{store.clear()} results removed\n")
+        _put(f"{path}: {len(store.entries())} results, {store.used_bytes() / 2**10:.0f} KiB\n")
+        for text in store.warnings:
+            _say(f"mucg4: warning: {text}")
+    return 0
+
+
+def _case(args: argparse.Namespace) -> int:
+    from mucg4.case import run_case
+
+    failing = 0
+    for path in args.files:
+        report = run_case(path)
+        _put(f"{path}: {'fixed' if report.ok else 'still failing'}\n")
+        _put("".join(f"  {engine}: {word}\n" for engine, word in report.findings.items()))
+        _put("".join(f"  problem: {text}\n" for text in report.problems))
+        failing += not report.ok
+    return 1 if failing else 0
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from mucg4.compress import compress
+    from mucg4.read.instance import read_bytes
+    from mucg4.report import check_writable
+
+    check_writable(args.output, "-o")
+    args.output.write_bytes(compress(read_bytes(args.network), args.method, args.seed))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from mucg4.bench.plan import make_plan
+    from mucg4.bench.run import run_bench
+
+    return run_bench(make_plan(args, _extra_options(args)), Console(stderr=True), lambda text: _put(text + "\n"))
+
+
+def _extra_options(args: argparse.Namespace) -> list[str]:
+    """Settings given to `bench` as options of its child processes."""
+    out = []
+    for f in fields(Settings):
+        value = getattr(args, f.name, f.default)
+        if value != f.default:
+            flag = f.name.replace("_", "-")
+            out += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return out
+
+
+# --- parser ----------------------------------------------------------------------------------------------------
+
+
+def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
+    """One option per field of `Settings`."""
+    group = parser.add_argument_group("settings")
+    for f in fields(Settings):
+        if f.name in skip:
+            continue
+        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+        if isinstance(f.default, bool):
+            text += f" (default: {'on' if f.default else 'off'})"
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=f.default, help=text)
+        elif f.metadata["choices"]:
+            text += f" (default: {f.default})"
+            group.add_argument(name, choices=f.metadata["choices"], default=f.default, help=text)
+        else:
+            text += "" if f.default is None else f" (default: {f.default})"
+            kind = type(f.default) if f.default is not None else _seconds
+            group.add_argument(name, type=kind, default=f.default, help=text, metavar="N")
+
+
+def _add_verify(commands: Any) -> None:
+    p = commands.add_parser("verify", help="decide one property of one network")
+    p.set_defaults(run=_verify)
+    p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
+    p.add_argument("--network", action="append", metavar="NAME=NET", help="with QUERY as the only path")
+    p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
+    p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
+    p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
+    p.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
+    p.add_argument("--started", type=float, metavar="EPOCH", help="moment the timeout counts from (seconds)")
+    p.add_argument("--headroom", type=_seconds, default=0.0, metavar="S", help="leave S seconds before the timeout")
+    _add_settings(p)
+
+
+def _add_bench(commands: Any) -> None:
+    p = commands.add_parser("bench", help="run a benchmark folder, one child process per instance")
+    p.set_defaults(run=_bench)
+    p.add_argument("source", type=Path, metavar="DIR|CSV", help="folder with instances.csv, or the list itself")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: bench-out/<name of the folder>)")
+    p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
+    p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
+    p.add_argument("--rows", metavar="A:B", help="only these rows of the list (Python slice)")
+    p.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    p.add_argument("--first-per-network", type=int, metavar="N", help="only the first N rows of each network")
+    p.add_argument("--timeout-cap", type=_seconds, metavar="S", help="cut longer timeouts to S seconds")
+    p.add_argument("--memory", type=float, metavar="GiB", help="memory limit of a row (default: 90 %% of the machine)")
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="rows run at the same time (default: 1)")
+    text = "re-check proofs with the independent checker; S: only of rows that took under S seconds"
+    p.add_argument("--check", type=_seconds, nargs="?", const=float("inf"), metavar="S", help=text)
+    text = "continue an interrupted run in --out (default: on)"
+    p.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=text)
+    _add_settings(p, skip=("timeout",))
+
+
+def _add_store(commands: Any) -> None:
+    p = commands.add_parser("store", help="look into the proof store")
+    p.set_defaults(run=_store)
+    p.add_argument("--store", metavar="PATH", help=STORE_HELP)
+    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear")
+    actions.add_parser("list", help="one line per stored result")
+    show = actions.add_parser("show", help="all about one stored result")
+    show.add_argument("key", help="its key or the start of it")
+    actions.add_parser("gc", help="evict down to the size limit and compact the file")
+    actions.add_parser("clear", help="forget everything")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mucg4", description="Neural-network verifier that reuses proofs across compressed networks.")
+    parser.add_argument("--version", action="version", version=f"mucg4 {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_verify(commands)
+    p = commands.add_parser("check", help="re-check a proof independently: exit 0 accepted, 1 rejected")
+    p.set_defaults(run=_check)
+    p.add_argument("onnx", metavar="NET")
+    p.add_argument("vnnlib", metavar="PROP")
+    p.add_argument("proof", type=Path, metavar="PROOF")
+    p.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds (rejected)")
+    _add_bench(commands)
+    _add_store(commands)
+    p = commands.add_parser("case", help="replay saved failing cases: exit 0 fixed, 1 still failing")
+    p.set_defaults(run=_case)
+    p.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    p = commands.add_parser("compress", help="make a compressed variant of a network")
+    p.set_defaults(run=_compress)
+    p.add_argument("network", type=Path, metavar="NET")
+    p.add_argument("--method", required=True, help="fp16, bf16, int8, qdq8, prune30, neurons10, tune3, permute, ...")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UnsoundError as error:
+        return _bug(None, error)
+    except (Mucg4Error, OSError) as error:
+        _say(f"mucg4: error: {_one_line(error)}")
+        return 2
+    except KeyboardInterrupt:
+        _say("mucg4: interrupted")
+        return 130
+    except Exception as error:
+        return _bug(None, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
