@@ -131,7 +131,7 @@ def test_no_broad_handlers_below_the_command_line() -> None:
         if module == "mucg4.__main__":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ExceptHandler):
+            if isinstance(node, ast.ExceptHandler) and ast.unparse(node.body[-1]) != "raise":
                 assert node.type is not None and ast.unparse(node.type) not in ("Exception", "BaseException"), module
 
 
