@@ -154,11 +154,12 @@ def snap(box: Box, x: Array, element_type: str = "float32") -> Array:
 def replay_witness(query: Query, x: Array, runtime: Runtime | None = None) -> Witness | None:
     """The first of the candidates `x` (`(n,)` or `(batch, n)`) that onnxruntime confirms, or None.
 
-    Several candidates are screened in float64 with the canonical network first, and those with most
-    margin are replayed first; a single one is always replayed when it lies in some box. See the module
+    A batch is screened in float64 with the canonical network first, and the candidates with most margin
+    are replayed first; a single point `(n,)` is always replayed when it lies in some box. See the module
     text for what "confirms" means. Raises `InputError` when onnxruntime cannot run the model.
     """
     network = query.network
+    batch = np.ndim(x) > 1
     with np.errstate(over="ignore", invalid="ignore"):
         points = np.asarray(x).reshape(-1, network.input_size).astype(network.element_type)
     points = points[np.all(np.isfinite(points), axis=1)]
@@ -167,7 +168,7 @@ def replay_witness(query: Query, x: Array, runtime: Runtime | None = None) -> Wi
     if not len(points):
         return None
     runtime = Runtime(network) if runtime is None else runtime
-    for k in _ranked(query, points, inside) if len(points) > 1 else range(1):
+    for k in _ranked(query, points, inside) if batch else range(1):
         y = runtime.single(points[k : k + 1])[0]
         if np.all(np.isfinite(y)) and any(
             holds(conj, points[k], y) for j in np.flatnonzero(inside[k]) for conj in query.cases[j].conjunctions
