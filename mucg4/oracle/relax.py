@@ -50,6 +50,8 @@ class Relaxation:
         self.low = np.array([float(a.low) for a in inputs] + [-infinite] * free)
         self.high = np.array([float(a.high) for a in inputs] + [infinite] * free)
         self.optimum: Optimum | None = None
+        self._variables: list[Any] = []
+        self._formulas: dict[int | Literal, Any] = {}
 
     def _relax(self, key: tuple[int, int], atoms: Sequence[int]) -> None:
         z = self.encoding.argument_of(key)
@@ -142,20 +144,15 @@ class Relaxation:
         self.budget.poll()
         solver = z3.SolverFor("QF_LRA")
         solver.set("timeout", max(1, int(1000 * min(self.budget.left(), LONGEST_CHECK))))
-        terms = [z3.Real(f"v{a}") for a in range(len(self.encoding.atoms))]
-
-        def holds(row: Row, strict: bool = False) -> Any:
-            left = z3.Sum([*(_number(c) * terms[a] for a, c in row.coeffs.items()), _number(row.constant)])
-            return left < 0 if strict else left <= 0
-
+        terms = self._terms()
         for v, atom in zip(terms, self.encoding.atoms, strict=True):
             if atom.argument is None:
                 solver.add(v >= _number(atom.low), v <= _number(atom.high))
         for k in range(len(self.rows)) if rows is None else rows:
-            solver.add(holds(self.rows[k], k < len(self.strict) and self.strict[k]))
+            solver.add(self._formula(k))
         switches = {z3.Bool(f"p{i}"): lit for i, lit in enumerate(literals)}
         for switch, lit in switches.items():
-            solver.add(z3.Implies(switch, z3.And([holds(row) for row in self.phases[lit]])))
+            solver.add(z3.Implies(switch, self._formula(lit)))
         self.checks += 1
         answer = solver.check(*switches)
         if answer == z3.unsat:
@@ -171,6 +168,32 @@ class Relaxation:
             point = np.array([float(v) for v in values])
             self.optimum = Optimum(0.0, point, np.zeros(len(self.rows)))
         return None
+
+    def _terms(self) -> list[Any]:
+        import z3
+
+        if not self._variables:
+            self._variables = [z3.Real(f"v{a}") for a in range(len(self.encoding.atoms))]
+        return self._variables
+
+    def _formula(self, what: int | Literal) -> Any:
+        """The z3 formula of a row (by position) or of a phase; made once."""
+        import z3
+
+        if what not in self._formulas:
+            if isinstance(what, int):
+                left = self._expression(self.rows[what])
+                strict = what < len(self.strict) and self.strict[what]
+                self._formulas[what] = left < 0 if strict else left <= 0
+            else:
+                self._formulas[what] = z3.And([self._expression(row) <= 0 for row in self.phases[what]])
+        return self._formulas[what]
+
+    def _expression(self, row: Row) -> Any:
+        import z3
+
+        terms = self._terms()
+        return z3.Sum([*(_number(c) * terms[a] for a, c in row.coeffs.items()), _number(row.constant)])
 
     # ---- points --------------------------------------------------------------------------------
 
@@ -192,4 +215,4 @@ def _line(z: Row, slope: Fraction, atom: int, sign: int) -> Row:
 def _number(value: Fraction) -> Any:
     import z3
 
-    return z3.Q(value.numerator, value.denominator)
+    return z3.RealVal(f"{value.numerator}/{value.denominator}")
