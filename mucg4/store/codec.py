@@ -1,0 +1,162 @@
+"""Networks and boxes as bytes: a small JSON header followed by raw arrays, zlib-compressed. Never pickle.
+
+A network is written operator by operator from the fields of its dataclass, so that a new operator needs
+nothing here. Reading back gives the same canonical network (same fingerprint) without the ONNX file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import numpy as np
+
+import mucg4.ops
+from mucg4.errors import InputError, StoreError
+from mucg4.model.network import Network, Node
+from mucg4.ops.base import Array, Op
+
+_MAGIC = b"mn1\n"
+_PROBE = 1 << 16
+_NARROW = {"f": (np.float32,), "i": (np.int8, np.int16, np.int32), "u": (), "b": ()}
+
+
+class _Writer:
+    """Collects arrays beside a JSON-able description of plain values, tuples and dataclasses."""
+
+    def __init__(self) -> None:
+        self.arrays: list[bytes] = []
+
+    def plain(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, np.generic):
+            return self.plain(value.item())
+        if isinstance(value, (tuple, list)):
+            return {"t": [self.plain(v) for v in value]}
+        if is_dataclass(value) and not isinstance(value, type):
+            held = {f.name: self.plain(getattr(value, f.name)) for f in fields(value) if f.init}
+            return {"c": type(value).__name__, "v": held}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise StoreError(f"cannot store a value of type {type(value).__name__}")
+
+    def _array(self, value: Array) -> dict[str, Any]:
+        small = narrowed(value)
+        self.arrays.append(small.astype(small.dtype.newbyteorder("<"), copy=False).tobytes())
+        return {"a": small.dtype.str.lstrip("<>=|"), "d": value.dtype.str.lstrip("<>=|"), "s": list(value.shape)}
+
+
+class _Reader:
+    """The inverse: consumes the arrays in the order they were written."""
+
+    def __init__(self, data: bytes, at: int, classes: dict[str, type]) -> None:
+        self.data, self.at, self.classes = data, at, classes
+
+    def value(self, plain: Any) -> Any:
+        if not isinstance(plain, dict):
+            return plain
+        if "a" in plain:
+            return self._array(plain)
+        if "t" in plain:
+            return tuple(self.value(v) for v in plain["t"])
+        return self.classes[plain["c"]](**{k: self.value(v) for k, v in plain["v"].items()})
+
+    def _array(self, plain: dict[str, Any]) -> Array:
+        dtype, shape = np.dtype(plain["a"]).newbyteorder("<"), tuple(int(n) for n in plain["s"])
+        count = int(np.prod(shape, dtype=np.int64))
+        out = np.frombuffer(self.data, dtype, count, self.at).reshape(shape)
+        self.at += count * dtype.itemsize
+        return out.astype(plain["d"])
+
+
+def narrowed(value: Array) -> Array:
+    """The array in the smallest type that holds every value exactly (float64 -> float32, int64 -> int8...)."""
+    for kind in _NARROW.get(value.dtype.kind, ()):
+        if np.dtype(kind).itemsize >= value.dtype.itemsize:
+            break
+        with np.errstate(over="ignore", invalid="ignore"):
+            small = value.astype(kind)
+        if np.array_equal(small.astype(value.dtype), value):
+            return small
+    return value
+
+
+def _operators() -> dict[str, type]:
+    """Every operator class by name, and the frozen records operators are made of (`Window`)."""
+    out: dict[str, type] = {}
+    for info in iter_modules(mucg4.ops.__path__):
+        module = import_module(f"mucg4.ops.{info.name}")
+        for name, item in vars(module).items():
+            if isinstance(item, type) and is_dataclass(item):
+                out[name] = item
+    return out
+
+
+def network_to_bytes(network: Network) -> bytes:
+    """Everything that defines the canonical network, names and shapes included; not the ONNX bytes.
+
+    Raises `StoreError` when an operator holds a value of an unknown type.
+    """
+    writer = _Writer()
+    nodes = [
+        {"op": writer.plain(n.op), "inputs": list(n.inputs), "name": n.name, "shape": [int(s) for s in n.shape]}
+        for n in network.nodes
+    ]
+    head = {"source": network.source_hash, "type": network.element_type, "nodes": nodes}
+    text = json.dumps(head, separators=(",", ":")).encode()
+    data = b"".join([_MAGIC, len(text).to_bytes(8, "little"), text, *writer.arrays])
+    middle = data[len(data) // 2 :][:_PROBE]  # trained float weights hardly shrink: then packing is wasted time
+    return zlib.compress(data, 1 if len(zlib.compress(middle, 1)) < 0.8 * len(middle) else 0)
+
+
+def network_from_bytes(blob: bytes) -> Network:
+    """Inverse of `network_to_bytes` (`model_bytes` is empty); raises `StoreError` for anything malformed."""
+    try:
+        data = zlib.decompress(blob)
+        if data[:4] != _MAGIC:
+            raise StoreError("not a stored network")
+        size = int.from_bytes(data[4:12], "little")
+        head = json.loads(data[12 : 12 + size])
+        reader = _Reader(data, 12 + size, _operators())
+        nodes = []
+        for n in head["nodes"]:
+            op = reader.value(n["op"])
+            if op is not None and not isinstance(op, Op):
+                raise StoreError("a stored network holds something that is no operator")
+            nodes.append(Node(op, tuple(int(i) for i in n["inputs"]), str(n["name"]), tuple(n["shape"])))
+        return Network(tuple(nodes), str(head["source"]), str(head["type"]))
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError, InputError) as error:
+        raise StoreError(f"malformed stored network: {error}") from error
+
+
+def boxes_to_bytes(boxes: Sequence[tuple[Array, Array]]) -> bytes:
+    """`(lo, hi)` per case, float64, exactly."""
+    flat = np.array([[lo, hi] for lo, hi in boxes], dtype="<f8").reshape(len(boxes), 2, -1)
+    head = np.array([len(boxes), flat.shape[2] if len(boxes) else 0], dtype="<i8")
+    return zlib.compress(head.tobytes() + flat.tobytes(), 1)
+
+
+def boxes_from_bytes(blob: bytes) -> list[tuple[Array, Array]]:
+    """Inverse of `boxes_to_bytes`; raises `StoreError`."""
+    try:
+        data = zlib.decompress(blob)
+        cases, size = np.frombuffer(data, "<i8", 2).tolist()
+        flat = np.frombuffer(data, "<f8", cases * 2 * size, 16).reshape(cases, 2, size).astype(np.float64)
+    except (zlib.error, ValueError) as error:
+        raise StoreError(f"malformed stored boxes: {error}") from error
+    return [(lo, hi) for lo, hi in flat]
+
+
+def boxes_hash(boxes: Sequence[tuple[Array, Array]]) -> str:
+    """Hex SHA-256, equal for equal float64 boxes."""
+    h = hashlib.sha256()
+    for lo, hi in boxes:
+        h.update((lo + 0.0).tobytes() + (hi + 0.0).tobytes())  # -0.0 and 0.0 are equal
+    return h.hexdigest()

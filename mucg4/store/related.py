@@ -1,0 +1,124 @@
+"""A stored result that may help a query: what is known at once, and what is loaded when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from mucg4.errors import ProofError, StoreError
+from mucg4.model.network import Network
+from mucg4.ops.base import Array
+from mucg4.proof.proof import Proof, from_bytes
+from mucg4.store.codec import boxes_from_bytes, network_from_bytes
+
+BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
+"""How the query's boxes lie to the stored ones, most helpful first (`inside`: the query's box is smaller)."""
+
+Boxes = Sequence[tuple[Array, Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Related:
+    """One candidate of `Store.related`. An untrusted hint: whatever is taken from it has to be re-established.
+
+    `word` is `unsat` (then `proof` holds a proof for the stored network and property) or `sat` (then
+    `witness_x` holds the witness's input). `boxes` are float64 `(lo, hi)` per case. The lazily loaded
+    parts are None (`boxes`: empty) when the stored bytes are damaged, foreign or gone.
+    """
+
+    key: str
+    word: str
+    fingerprint: str
+    property_hash: str
+    sources: tuple[str, ...]  # SHA-256 of the ONNX files this network was read from
+    same_unsafe: bool
+    box_relation: str  # of BOX_RELATIONS
+    distance: float  # between weight sketches; 0 for the same network
+    leaves: int
+    regions: int
+    scratch_seconds: float | None
+    load: Callable[[str, str], bytes | None] = field(repr=False)  # (what, key) -> blob
+
+    @cached_property
+    def proof(self) -> Proof | None:
+        """The stored proof of an `unsat` entry."""
+        blob = self.load("evidence", self.key) if self.word == "unsat" else None
+        try:
+            found = from_bytes(blob) if blob else None
+        except ProofError:
+            return None
+        if found is None or (found.network, found.property) != (self.fingerprint, self.property_hash):
+            return None
+        return found
+
+    @cached_property
+    def witness_x(self) -> Array | None:
+        """The stored witness's input, flat, as it was handed to onnxruntime."""
+        blob = self.load("evidence", self.key) if self.word == "sat" else None
+        try:
+            return witness_from_bytes(blob) if blob else None
+        except StoreError:
+            return None
+
+    @cached_property
+    def network(self) -> Network | None:
+        """The stored canonical network (without the ONNX bytes)."""
+        blob = self.load("weights", self.fingerprint)
+        try:
+            found = network_from_bytes(blob) if blob else None
+        except StoreError:
+            return None
+        return found if found is not None and found.fingerprint == self.fingerprint else None
+
+    @cached_property
+    def boxes(self) -> list[tuple[Array, Array]]:
+        """The stored query's boxes, one per case."""
+        blob = self.load("boxes", self.key)
+        try:
+            return boxes_from_bytes(blob) if blob else []
+        except StoreError:
+            return []
+
+
+def box_relation(query: Boxes, stored: Boxes) -> str:
+    """How the query's boxes lie to the stored ones, case by case; by their hulls when the numbers differ."""
+    if not len(query) or not len(stored):
+        return "disjoint"
+    if len(query) != len(stored):
+        query, stored = [hull(query)], [hull(stored)]
+    if query[0][0].shape != stored[0][0].shape:
+        return "disjoint"
+    lo, hi = np.array([b[0] for b in query]), np.array([b[1] for b in query])
+    low, high = np.array([b[0] for b in stored]), np.array([b[1] for b in stored])
+    if np.array_equal(lo, low) and np.array_equal(hi, high):
+        return "equal"
+    if np.all(lo >= low) and np.all(hi <= high):
+        return "inside"
+    if np.all(lo <= low) and np.all(hi >= high):
+        return "contains"
+    meets = np.all((lo <= high) & (hi >= low), axis=1)
+    return "overlaps" if meets.any() else "disjoint"
+
+
+def hull(boxes: Boxes) -> tuple[Array, Array]:
+    """The smallest box around all."""
+    return np.min([b[0] for b in boxes], axis=0), np.max([b[1] for b in boxes], axis=0)
+
+
+def witness_to_bytes(x: Array) -> bytes:
+    """Type and values of a flat witness."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    if flat.dtype not in (np.float32, np.float64):
+        flat = flat.astype(np.float64)
+    return bytes(flat.dtype.char, "ascii") + flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def witness_from_bytes(blob: bytes) -> Array:
+    """Inverse of `witness_to_bytes`; raises `StoreError`."""
+    dtype = {b"f": np.float32, b"d": np.float64}.get(blob[:1])
+    if dtype is None or (len(blob) - 1) % np.dtype(dtype).itemsize:
+        raise StoreError("malformed stored witness")
+    return np.frombuffer(blob, np.dtype(dtype).newbyteorder("<"), offset=1).astype(dtype)

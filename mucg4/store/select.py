@@ -1,0 +1,146 @@
+"""Which stored results may help a query: two indexed look-ups, a ranking on sketches, then a closer look.
+
+Cost: at most a few thousand short rows and a dozen box blobs are read, however large the store is;
+proofs and weights are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mucg4.errors import StoreError
+from mucg4.model.query import Query
+from mucg4.ops.base import Array
+from mucg4.store.codec import boxes_from_bytes, boxes_hash
+from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
+from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
+
+ROWS = 2048  # rows looked at per way of being related
+NETWORKS = 48  # networks nearest by sketch whose results are looked at
+BOX_COST = {"equal": 0.0, "inside": 0.05, "contains": 0.5, "overlaps": 1.0, "disjoint": 50.0}
+OTHER_UNSAFE_COST = 3.0
+
+Rows = Callable[..., list[tuple[Any, ...]]]
+
+
+class _Row(NamedTuple):
+    key: str
+    network: str
+    property_hash: str
+    unsafe_hash: str
+    verdict: str
+    leaves: int
+    regions: int
+    scratch_seconds: float | None
+    created: float
+    boxes_hash: str
+    box_sketch: bytes
+
+
+_FIELDS = ", ".join(_Row._fields)
+
+
+def select_related(
+    rows: Rows, load: Callable[[str, str], bytes | None], query: Query, unsafe: str, limit: int
+) -> list[Related]:
+    """The candidates for `query`, most promising first; raises `sqlite3.Error` when the database fails.
+
+    `rows` runs a query on the database, `load` fetches a blob for the lazily loaded parts, `unsafe` is
+    the hash of the query's unsafe sets.
+    """
+    distances = {query.network.fingerprint: 0.0, **_near_networks(rows, query)}
+    found = _candidates(rows, query, unsafe, distances)
+    if not found:
+        return []
+    boxes = [(case.box.lo, case.box.hi) for case in query.cases]
+    around = box_sketch(*hull(boxes)) if boxes else np.zeros(SIZE, dtype=np.float32)
+    kinds = _sketched_relations(around, np.frombuffer(b"".join(r.box_sketch for r in found), "<f4").reshape(-1, SIZE))
+    same = boxes_hash(boxes)
+    kinds = ["equal" if r.boxes_hash == same else kind for r, kind in zip(found, kinds, strict=True)]
+    costs = [_cost(r, kind, unsafe, distances) for r, kind in zip(found, kinds, strict=True)]
+    order = sorted(range(len(found)), key=lambda i: (costs[i], found[i].created))[: 4 * limit]
+    closer = [(found[i], _exact_relation(rows, found[i], boxes, same, kinds[i])) for i in order]
+    own = query.network.fingerprint
+    closer = [(r, kind) for r, kind in closer if r.network == own or kind != "disjoint"]
+    closer.sort(key=lambda pair: (round(_cost(pair[0], pair[1], unsafe, distances), 1), pair[0].created))
+    sources = _sources(rows, {r.network for r, _ in closer[:limit]})
+    return [
+        Related(
+            r.key, r.verdict, r.network, r.property_hash, sources.get(r.network, ()), r.unsafe_hash == unsafe, kind,
+            distances[r.network], r.leaves, r.regions, r.scratch_seconds, load,
+        )
+        for r, kind in closer[:limit]
+    ]  # fmt: skip
+
+
+def _near_networks(rows: Rows, query: Query) -> dict[str, float]:
+    """Sketch distances of the nearest other networks with the same input and output size."""
+    network = query.network
+    found = rows(
+        "SELECT rowid, sketch FROM networks WHERE input_size = ? AND output_size = ? AND length(sketch) = ?",
+        (network.input_size, network.output_size, 4 * SIZE),
+    )
+    if not found:
+        return {}
+    others = np.frombuffer(b"".join(blob for _, blob in found), "<f4").reshape(-1, SIZE).astype(np.float64)
+    distances = np.nan_to_num(sketch_distances(network_sketch(network), others), nan=1e9)
+    nearest = {found[i][0]: float(distances[i]) for i in np.argsort(distances, kind="stable")[:NETWORKS].tolist()}
+    marks = ",".join("?" * len(nearest))
+    names = rows(f"SELECT rowid, fingerprint FROM networks WHERE rowid IN ({marks})", tuple(nearest))
+    return {name: nearest[row] for row, name in names if name != network.fingerprint}
+
+
+def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, float]) -> list[_Row]:
+    """Results on this network, on any property; results with the same unsafe set on the near ones."""
+    own = query.network.fingerprint
+    out = rows(f"SELECT {_FIELDS} FROM results WHERE key = ?", (query.key,))
+    out += rows(
+        f"SELECT {_FIELDS} FROM results WHERE network = ? AND unsafe_hash = ? ORDER BY last_used DESC LIMIT ?",
+        (own, unsafe, ROWS),
+    )
+    out += rows(f"SELECT {_FIELDS} FROM results WHERE network = ? AND unsafe_hash <> ? LIMIT ?", (own, unsafe, 64))
+    others = [name for name in distances if name != own]
+    if others:
+        marks = ",".join("?" * len(others))
+        sql = f"SELECT {_FIELDS} FROM results WHERE network IN ({marks}) AND unsafe_hash = ? LIMIT ?"
+        out += rows(sql, (*others, unsafe, ROWS))
+    unique = {row[0]: _Row(*row) for row in out}
+    return [r for r in unique.values() if len(r.box_sketch) == 4 * SIZE]
+
+
+def _sketched_relations(around: Array, others: Array) -> list[str]:
+    """What the sketches allow at best, `others (n, 32)` against the query's."""
+    lo, hi = around[:16], around[16:]
+    low, high = others[:, :16], others[:, 16:]
+    inside = np.all((lo >= low) & (hi <= high), axis=1)
+    contains = np.all((lo <= low) & (hi >= high), axis=1)
+    meets = np.all((lo <= high) & (hi >= low), axis=1)
+    best = np.select([inside & contains, inside, contains, meets], [0, 1, 2, 3], 4)
+    return [BOX_RELATIONS[i] for i in best.tolist()]
+
+
+def _exact_relation(rows: Rows, row: _Row, boxes: list[tuple[Array, Array]], same: str, sketched: str) -> str:
+    """The sketches only rank; boxes are compared in full where they may differ."""
+    if row.boxes_hash == same:
+        return "equal"
+    if sketched == "disjoint":
+        return sketched
+    found = rows("SELECT boxes FROM results WHERE key = ?", (row.key,))
+    try:
+        return box_relation(boxes, boxes_from_bytes(found[0][0])) if found else "disjoint"
+    except StoreError:
+        return "disjoint"
+
+
+def _cost(row: _Row, kind: str, unsafe: str, distances: dict[str, float]) -> float:
+    other = 0.0 if row.unsafe_hash == unsafe else OTHER_UNSAFE_COST
+    return min(distances[row.network], 20.0) + BOX_COST[kind] + other
+
+
+def _sources(rows: Rows, networks: set[str]) -> dict[str, tuple[str, ...]]:
+    marks = ",".join("?" * len(networks))
+    found = rows(f"SELECT fingerprint, sources FROM networks WHERE fingerprint IN ({marks})", tuple(networks))
+    return {name: tuple(text.split(",")) for name, text in found}

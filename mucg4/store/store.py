@@ -1,0 +1,343 @@
+"""The proof store: results by content, found again for related networks and properties.
+
+Entries are untrusted hints. Nothing here can cost a verdict: `save` and `related` turn every failure
+into a warning; only opening the file and the maintenance calls raise `StoreError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mucg4.errors import StoreError
+from mucg4.model.network import Network
+from mucg4.model.query import Query
+from mucg4.ops.base import Array
+from mucg4.proof.proof import Proof, to_bytes
+from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
+from mucg4.store.database import Database
+from mucg4.store.related import Related, hull, witness_to_bytes
+from mucg4.store.select import select_related
+from mucg4.store.sketch import box_sketch, network_sketch
+
+MAX_BYTES = 512 * 2**20
+_SOURCES = 16  # file hashes remembered per network
+_COLUMNS = {"evidence": ("results", "key"), "boxes": ("results", "key"), "weights": ("networks", "fingerprint")}
+T = TypeVar("T")
+
+
+def default_path() -> Path:
+    """`mucg4/store.sqlite` in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(user_cache_path("mucg4", appauthor=False)) / "store.sqlite"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored result as `mucg4 store list` shows it; times are seconds since the epoch."""
+
+    key: str
+    word: str
+    network: str
+    property_hash: str
+    input_size: int
+    output_size: int
+    leaves: int
+    regions: int
+    scratch_seconds: float | None
+    created: float
+    last_used: float
+    bytes: int
+
+
+class Store:
+    """Results in one SQLite file, shared by concurrent processes; a context manager.
+
+    `path`: the file (made with its parents when absent), None for `default_path()`, ":memory:" for none.
+    `max_bytes` bounds the pages in use; the least recently used results leave first. `warnings` collects
+    one line per failure. Raises `StoreError` when the file cannot be used: no permission, a newer schema
+    (left untouched), another program's database (the same). A damaged file is set aside under another name.
+    """
+
+    def __init__(self, path: Path | str | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self.warnings: list[str] = []
+        self.max_bytes = max_bytes
+        self.path = None if str(path) == ":memory:" else Path(path) if path is not None else default_path()
+        self._used: set[str] = set()
+        self._database = Database(self.path, self.warnings)
+
+    @staticmethod
+    def open(path: Path | str | None = None, max_bytes: int = MAX_BYTES) -> Store:
+        """The same as the constructor."""
+        return Store(path, max_bytes)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Note which entries were used, and close. Closing twice is harmless."""
+        if self._used and not self._database.read_only:
+            try:
+                with self._database.change() as connection:
+                    self._flush_used(connection)
+            except sqlite3.Error:
+                self._used.clear()  # only the order of eviction depends on it
+        self._database.close()
+
+    # --- results ---------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        query: Query,
+        word: str,
+        *,
+        proof: Proof | None = None,
+        witness_x: Array | None = None,
+        scratch_seconds: float | None = None,
+        regions: int = 0,
+        max_proof_bytes: int = 32 * 2**20,
+    ) -> bool:
+        """Store `unsat` with its proof, or `sat` with its witness's input; True when it went in.
+
+        A stored result with fewer leaves (or as many and no less evidence) stays, and so does one stored by
+        a faster writer. A proof larger than `max_proof_bytes` loses its slopes, then its cores, then its
+        multipliers, and is left out when the tree alone is too large. `scratch_seconds` is the from-scratch
+        time when it is known; None keeps the stored one. Failures give False and a warning.
+        """
+        if (word, proof is not None, witness_x is not None) not in (("unsat", True, False), ("sat", False, True)):
+            raise ValueError(f"verdict {word!r} with the wrong evidence")
+        if len(query.networks) != 1 or self._read_only("save a result"):
+            return False
+        evidence, grade = self._evidence(proof, witness_x, min(max_proof_bytes, self.max_bytes // 2))
+        if evidence is None:
+            self.warnings.append(f"the proof is larger than {max_proof_bytes} bytes and was not stored")
+            return False
+        facts = (word, proof.leaves if proof else 0, regions, scratch_seconds, grade)
+        return self._quiet("saving a result", False, lambda: self._save(query, facts, evidence))
+
+    def related(self, query: Query, limit: int = 4) -> list[Related]:
+        """At most `limit` stored results that may help, the most promising first; [] after a failure.
+
+        Results on the same network under any property, and results with the same unsafe set on networks of
+        the same input and output size, ranked by weight sketches, then by how the boxes lie.
+        """
+        if len(query.networks) != 1:
+            return []
+
+        def action() -> list[Related]:
+            return select_related(self._database.rows, self._load, query, unsafe_hash(query), limit)
+
+        return self._quiet("looking up related results", [], action)
+
+    def touch(self, key: str) -> None:
+        """Note that an entry was of use; written at the next save or when the store is closed."""
+        self._used.add(key)
+
+    # --- maintenance -----------------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        """All results, last used first; raises `StoreError`."""
+        sql = (
+            "SELECT key, verdict, network, property_hash, input_size, output_size, leaves, regions, scratch_seconds,"
+            " created, last_used, bytes FROM results JOIN networks ON network = fingerprint ORDER BY last_used DESC"
+        )
+        return self._loud("listing the store", lambda: [Entry(*row) for row in self._database.rows(sql)])
+
+    def show(self, prefix: str) -> tuple[Entry, Related]:
+        """The entry whose key starts with `prefix`, and its content; raises `StoreError` when not exactly one does."""
+        found = [e for e in self.entries() if e.key.startswith(prefix)]
+        if len(found) != 1:
+            raise StoreError(f"{len(found) or 'no'} stored results have a key that starts with {prefix!r}")
+        entry = found[0]
+        content = Related(
+            entry.key, entry.word, entry.network, entry.property_hash, (), True, "equal", 0.0,
+            entry.leaves, entry.regions, entry.scratch_seconds, self._peek,
+        )  # fmt: skip
+        return entry, content
+
+    def gc(self, max_bytes: int | None = None) -> int:
+        """Evict the least recently used results until `max_bytes` (default: the store's own limit) suffice.
+
+        Unused networks go too. Returns the number of results removed; raises `StoreError`.
+        """
+        limit = self.max_bytes if max_bytes is None else max_bytes
+        return self._maintain("cleaning the store", lambda connection: self._evict(connection, limit, limit))
+
+    def clear(self) -> int:
+        """Remove everything; returns the number of results removed; raises `StoreError`."""
+
+        def empty(connection: sqlite3.Connection) -> int:
+            removed = connection.execute("DELETE FROM results").rowcount
+            connection.execute("DELETE FROM networks")
+            return removed
+
+        return self._maintain("clearing the store", empty)
+
+    def used_bytes(self) -> int:
+        """Bytes in use in the file; raises `StoreError`."""
+        return self._loud("measuring the store", self._database.used_bytes)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _save(self, query: Query, facts: tuple[Any, ...], evidence: bytes) -> bool:
+        network, now = query.network, time.time()
+        word, leaves, regions, scratch, grade = facts
+        boxes = [(case.box.lo, case.box.hi) for case in query.cases]
+        packed = boxes_to_bytes(boxes)
+        around = box_sketch(*hull(boxes)) if boxes else np.zeros(32, dtype=np.float32)
+        with self._database.change() as connection:
+            self._flush_used(connection)
+            old = connection.execute(
+                "SELECT verdict, leaves, grade, scratch_seconds FROM results WHERE key = ?", (query.key,)
+            ).fetchone()
+            if old is not None and old[0] == word and (old[1], -old[2]) <= (leaves, -grade):
+                connection.execute("UPDATE results SET last_used = ? WHERE key = ?", (now, query.key))
+                return False
+            scratch = old[3] if scratch is None and old is not None else scratch
+            self._save_network(connection, network)
+            size = len(evidence) + len(packed) + 600
+            values = (
+                query.key, network.fingerprint, unsafe_hash(query), query.property_hash, word, leaves, regions,
+                scratch, grade, now, now, size, boxes_hash(boxes), around.tobytes(), packed, evidence,
+            )  # fmt: skip
+            connection.execute(f"INSERT OR REPLACE INTO results VALUES ({','.join('?' * len(values))})", values)
+            self._evict(connection, self.max_bytes, int(0.9 * self.max_bytes))
+            kept = connection.execute("SELECT 1 FROM results WHERE key = ?", (query.key,)).fetchone() is not None
+        if not kept:
+            self.warnings.append("the result is too large for the store")
+        return kept
+
+    def _save_network(self, connection: sqlite3.Connection, network: Network) -> None:
+        found = connection.execute(
+            "SELECT sources FROM networks WHERE fingerprint = ?", (network.fingerprint,)
+        ).fetchone()
+        if found is None:
+            row = (
+                network.fingerprint, network.input_size, network.output_size, network.signature,
+                network.source_hash, network_sketch(network).tobytes(), network_to_bytes(network),
+            )  # fmt: skip
+            connection.execute("INSERT INTO networks VALUES (?,?,?,?,?,?,?)", row)
+        elif network.source_hash not in (sources := found[0].split(",")):
+            text = ",".join([*sources, network.source_hash][-_SOURCES:])
+            connection.execute("UPDATE networks SET sources = ? WHERE fingerprint = ?", (text, network.fingerprint))
+
+    def _evict(self, connection: sqlite3.Connection, limit: int, target: int) -> int:
+        """Remove results, longest unused first, and networks without results, when more than `limit` is in use."""
+        orphans = "DELETE FROM networks WHERE fingerprint NOT IN (SELECT network FROM results)"
+        removed = 0
+        connection.execute(orphans)
+        if self._database.used_bytes() <= limit:
+            return 0
+        while (excess := self._database.used_bytes() - target) > 0:
+            # In rounds, because an entry's share of the pages (and of its network) is only known afterwards.
+            most = 1 + connection.execute("SELECT count(*) FROM results").fetchone()[0] // 8
+            oldest = connection.execute("SELECT key, bytes FROM results ORDER BY last_used, rowid LIMIT ?", (most,))
+            keys, total = [], 0
+            for key, size in oldest.fetchall():
+                keys.append((key,))
+                total += size
+                if total >= excess:
+                    break
+            if not keys:
+                break
+            connection.executemany("DELETE FROM results WHERE key = ?", keys)
+            connection.execute(orphans)
+            removed += len(keys)
+        return removed
+
+    @staticmethod
+    def _evidence(proof: Proof | None, witness_x: Array | None, limit: int) -> tuple[bytes | None, int]:
+        """The bytes to store and how much of the evidence they hold (3: all of it)."""
+        if proof is None:
+            assert witness_x is not None
+            return witness_to_bytes(witness_x), 3
+        for grade, form in lighter_forms(proof):
+            if _least_bytes(form) <= limit and len(blob := to_bytes(form)) <= limit:
+                return blob, grade
+        return None, 0
+
+    def _load(self, what: str, key: str) -> bytes | None:
+        """A blob that is about to be used."""
+        if what == "evidence":
+            self._used.add(key)
+        return self._peek(what, key)
+
+    def _peek(self, what: str, key: str) -> bytes | None:
+        table, column = _COLUMNS[what]
+        sql = f"SELECT {what} FROM {table} WHERE {column} = ?"
+        rows: list[Any] = self._quiet("reading the store", [], lambda: self._database.rows(sql, (key,)))
+        return bytes(rows[0][0]) if rows else None
+
+    def _flush_used(self, connection: sqlite3.Connection) -> None:
+        now = time.time()
+        connection.executemany("UPDATE results SET last_used = ? WHERE key = ?", [(now, k) for k in self._used])
+        self._used.clear()
+
+    def _read_only(self, what: str) -> bool:
+        if self._database.read_only:
+            self.warnings.append(f"cannot {what}: the store is read only")
+        return self._database.read_only
+
+    def _quiet(self, what: str, default: T, action: Callable[[], T]) -> T:
+        """Run an action; a failure becomes a warning, after a damaged file the action is tried once more."""
+        for _ in range(2):
+            try:
+                return action()
+            except (sqlite3.Error, StoreError) as error:
+                if isinstance(error, sqlite3.Error) and self._database.recover(error):
+                    continue
+                self.warnings.append(f"{what} failed: {error}")
+                return default
+        self.warnings.append(f"{what} failed: the store keeps failing")
+        return default
+
+    def _loud(self, what: str, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except sqlite3.Error as error:
+            raise StoreError(f"{what} failed: {error}") from error
+
+    def _maintain(self, what: str, action: Callable[[sqlite3.Connection], int]) -> int:
+        if self._database.read_only:
+            raise StoreError(f"{what} failed: no write permission for {self.path}")
+
+        def run() -> int:
+            with self._database.change() as connection:
+                removed = action(connection)
+            self._database.shrink()
+            return removed
+
+        return self._loud(what, run)
+
+
+def unsafe_hash(query: Query) -> str:
+    """Equal for queries with the same unsafe sets, case by case, whatever their boxes."""
+    return hashlib.sha256("|".join(Query.unsafe_hash_of(case) for case in query.cases).encode()).hexdigest()
+
+
+def lighter_forms(proof: Proof) -> Iterator[tuple[int, Proof]]:
+    """The proof with less and less evidence: all, no slopes, no cores either, no multipliers either."""
+    yield 3, proof
+    changes: dict[str, Any] = {}
+    for grade, name, empty in ((2, "alpha", ()), (1, "core", None), (0, "beta", ())):
+        changes[name] = empty
+        trees = [replace(t, refutations=tuple(replace(r, **changes) for r in t.refutations)) for t in proof.trees]
+        yield grade, replace(proof, trees=tuple(trees))
+
+
+def _least_bytes(proof: Proof) -> int:
+    """Fewer bytes than the packed proof can take: spares packing what is far too large."""
+    slopes = sum(len(a.index) for t in proof.trees for r in t.refutations for a in r.alpha)
+    return (sum(len(t) for t in proof.trees) + slopes) // 4
