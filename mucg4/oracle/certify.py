@@ -140,9 +140,7 @@ class Certifier:
 
     # ---- one refutation ------------------------------------------------------------------------
 
-    def _refute(
-        self, at: int, region: _Region, frame: Frame
-    ) -> tuple[Refutation | None, dict[tuple[int, int], float]]:
+    def _refute(self, at: int, region: _Region, frame: Frame) -> tuple[Refutation | None, dict[tuple[int, int], float]]:
         """Multipliers from the LP and what they prove; also how much each open neuron costs the bound."""
         conj = self.case.conjunctions[self.conjunction]
         system = _System(self.network, frame, conj, region.path)

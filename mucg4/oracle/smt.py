@@ -17,7 +17,7 @@ splits follow the cores that are still possible, so that the search walks into t
 
 Answers. `sat` needs onnxruntime's confirmation like everywhere. `unsat` comes with a proof for the independent
 checker; see `mucg4.oracle.certify`. Size: at most 60 open neurons and 4000 weights per box. Measured on
-one core, random networks: 17 open neurons about 1 s, 30 about 5-10 s, 40 about a minute.
+one core with random networks: 25-30 open neurons take 5-10 s, 50 of them in four layers may take minutes.
 """
 
 from __future__ import annotations

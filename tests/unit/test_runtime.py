@@ -196,3 +196,11 @@ def test_the_allowance_is_small_and_covers_float32(seed):
     values = network.values(x)
     allowed, error = rounding_allowance(network, values), abs(Runtime(network).single(x) - values[-1])
     assert np.all(error <= allowed) and np.all(allowed < 0.1 * (1 + abs(values[-1]).max()))
+
+
+def test_the_allowance_of_a_deep_network_still_shows_a_small_mistake():
+    layers = [(w / np.sqrt(w.shape[1]), b) for w, b in random_layers(0, (20, *[60] * 12, 3))]
+    network = chain(layers)
+    x = np.random.default_rng(0).normal(size=(8, 20)).astype(np.float32)
+    values = network.values(x)
+    assert np.all(rounding_allowance(network, values) < 1e-2 * abs(values[-1]).max())
