@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mucg4.proof.check import check
     from mucg4.proof.proof import Proof
     from mucg4.read.instance import read_query as read_instance
-    from mucg4.settings import Settings
     from mucg4.replay import replay
+    from mucg4.settings import Settings
     from mucg4.store.store import Store
     from mucg4.verify import verify
 

@@ -11,6 +11,7 @@ import ast
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from mucg4 import __version__
 from mucg4.budget import Budget
 from mucg4.errors import InputError, Mucg4Error, ProofError, StoreError, UnsoundError, UnsupportedError
 from mucg4.settings import Settings
-from mucg4.watch import Watch, limits, started_ago
+from mucg4.watch import Watch, limits, process_age, started_ago
 
 STORE_HELP = "SQLite file of stored proofs, or off (default: MUCG4_STORE, else a file in the user's cache folder)"
 
@@ -64,7 +65,7 @@ class Answer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.result: Path | None = args.result
         self.json: Path | None = args.json
-        self.started: float | None = args.started
+        self.start: float = args.start
         self.facts = {"onnx": args.paths[0], "vnnlib": args.paths[-1], "timeout": args.timeout}
         self.failures: list[str] = []
         self._lock = threading.Lock()
@@ -92,7 +93,7 @@ class Answer:
             if self._recorded or self.json is None:
                 return
             self._recorded = True
-            content = {**content, **self.facts, "wall": started_ago(self.started)}
+            content = {**content, **self.facts, "wall": time.monotonic() - self.start}
             self.write(write_atomic, self.json, json_text(content, indent=1) + "\n")
 
     def last_word(self, reason: str) -> None:
@@ -201,8 +202,10 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
 
 
 def _verify(args: argparse.Namespace) -> int:
+    if args.started is not None:
+        args.start = time.monotonic() - started_ago(args.started)
     answer = Answer(args)
-    budget, hard = limits(args.timeout, args.headroom, args.started)
+    budget, hard = limits(args.timeout, args.headroom, args.start)
     with Watch(budget, hard, answer.last_word):
         try:
             _run_verify(args, answer, budget)
@@ -426,8 +429,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; returns the exit status.
+
+    Times count from the start of the process for the real command line, from this call for a given `argv`.
+    """
+    start = time.monotonic() - (process_age() if argv is None else 0.0)
     args = _parser().parse_args(argv)
+    args.start = start
     try:
         return int(args.run(args))
     except UnsoundError as error:

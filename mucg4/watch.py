@@ -39,27 +39,24 @@ def process_age() -> float:
     return age if loaded <= age < loaded + 60 else loaded
 
 
-def started_ago(epoch: float | None) -> float:
+def started_ago(epoch: float) -> float:
     """Seconds since the caller's stated start (seconds since the epoch), at least the age of this process.
 
     A stated start that is further back than a minute before this process is taken for a moved clock.
     """
     age = process_age()
-    if epoch is None:
-        return age
     stated = time.time() - epoch
     return stated if age <= stated < age + 60 else age
 
 
-def limits(timeout: float | None, headroom: float, epoch: float | None) -> tuple[Budget, float]:
-    """The run's budget and the moment the process leaves, both from the stated or actual process start.
+def limits(timeout: float | None, headroom: float, start: float) -> tuple[Budget, float]:
+    """The run's budget and the moment the process leaves; `start` and that moment on the `time.monotonic` clock.
 
     The process is to be gone `headroom` seconds before the timeout (half the timeout where that is shorter), and
     the loops get a little less than that, so that they end by themselves.
     """
     if timeout is None:
         return Budget(), float("inf")
-    start = time.monotonic() - started_ago(epoch)
     limit = timeout - min(headroom, timeout / 2)
     return Budget(start + limit - min(0.25, 0.05 * limit)), start + limit - min(0.1, 0.02 * limit)
 
