@@ -98,7 +98,7 @@ class Replay:
         closed = bounded.value > 0
         for c in {r.conjunction for _, r in pairs}:
             own = closed & np.array([r.conjunction == c for _, r in pairs])
-            self.search.close_duals(part, refreshed, c, duals, bounded, own)
+            self.search.close_duals(part, ascent, c, duals, bounded, own)
             work.open[rows[own], c] = False
 
     def _stored_duals(self, ascent: Ascent, refutations: list[Refutation], part: Open) -> Duals:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
 from mucg4.model.query import Query, Witness
@@ -36,6 +37,7 @@ def verify(
     or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
+    steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout)
     run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)

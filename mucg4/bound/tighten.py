@@ -62,8 +62,16 @@ class Ascent:
 
     def default_duals(self, weights: Array) -> Duals:
         """Default slopes and zero multipliers for the functionals `weights (B, M)`."""
-        low, up = self.regions.low, self.regions.up
-        return Duals(weights, (up > -low).astype(np.float64), np.zeros_like(low))
+        return Duals(weights, self.default_alpha(), np.zeros_like(self.regions.low))
+
+    def default_alpha(self) -> Array:
+        """The slopes of the default relaxation, `(B, P)`; zero where a node has no free slope."""
+        alpha = np.zeros_like(self.regions.low)
+        for user, k in self.free.items():
+            op = self.bounder.network.nodes[user].op
+            assert isinstance(op, TwoPiece)
+            alpha[:, self.bounder.slices[k]] = op.default_alpha(*self.bounder.pre_bounds(self.regions, k))
+        return alpha
 
     def _lines(self, duals: Duals) -> Refreshed:
         lines = dict(self.refreshed.lines)

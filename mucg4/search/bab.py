@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.bound.objective import Evaluation, Objective, clip_box
-from mucg4.bound.propagate import Bounder, Refreshed, Regions
+from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals
 from mucg4.budget import Budget
 from mucg4.model.query import Witness
@@ -28,10 +28,11 @@ from mucg4.ops.base import Array, Relaxation
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.record import Recorder
-from mucg4.search.split import RULES, Choice
+from mucg4.search.split import RULES, Choice, input_gains, locate, phase_scores
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
+CANDIDATES = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Plan:
     steps: int  # ascent steps per region
     batch: int  # regions popped per turn
     keep_duals: bool  # children start from their parent's duals
+    keep_rows: bool  # neuron rows are kept so that inputs can be split
 
 
 @dataclass
@@ -118,7 +120,7 @@ class Search:
         work = work.take(np.flatnonzero(~work.regions.empty()))
         if not len(work.ids):
             return
-        refreshed = self.bounder.refresh(work.regions, keep_rows=self.plan.mode == "input", backward=self.plan.refresh)
+        refreshed = self.bounder.refresh(work.regions, keep_rows=self.plan.keep_rows, backward=self.plan.refresh)
         if self.plan.mode == "input":
             self._bound_joint(work, refreshed)
         else:
@@ -163,7 +165,7 @@ class Search:
         duals, bounded = ascent.run(ascent.default_duals(weights), self.plan.steps, allowed if np.any(allowed.sum(axis=1) > 1) else None)
         closed = bounded.value > 0
         for c in np.unique(conjunction[closed]).tolist():
-            self.close_duals(part, lines, int(c), duals, bounded, closed & (conjunction == c))
+            self.close_duals(part, ascent, int(c), duals, bounded, closed & (conjunction == c))
         work.open[which[closed]] = False
         alive = alive.copy()
         alive[which[closed]] = False
@@ -215,13 +217,66 @@ class Search:
         allowed = np.repeat((self.objective.owner == conjunction)[None], len(work.ids), axis=0)
         duals, bounded = ascent.run(duals, self.plan.steps, allowed if len(self.objective.conjunctions[conjunction]) > 1 else None)
         closed = bounded.value > 0
-        self.close_duals(work, refreshed, conjunction, duals, bounded, closed)
-        alive = ~closed
+        self.close_duals(work, ascent, conjunction, duals, bounded, closed)
         if self.witness is None and self.attack is not None:
-            self._probe(work, bounded.rows.coeffs, alive)
-        choice = RULES["phase"](self.bounder, work.regions, refreshed, bounded.rows.coeffs, bounded.trace)
+            self._probe(work, bounded.rows.coeffs, ~closed)
+        which = np.flatnonzero(~closed)
+        if not len(which):
+            return
         work.duals = duals
-        self._push(work, alive, bounded.value, choice)
+        rest = work.take(which)
+        rows = keep_rows(refreshed.rows, which, len(work.ids))
+        choice = self._strong(rest, rows, bounded.rows.coeffs[which], {k: a[which] for k, a in bounded.trace.items()}, bounded.value[which])
+        self._push(rest, np.ones(len(which), dtype=bool), bounded.value[which], choice)
+
+    def _strong(self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array], value: Array) -> Choice:
+        """Strong branching: bound both children of the most promising literals at the parent's duals.
+
+        Candidates are the phases with the largest estimated loss and, where neuron rows are at hand, the
+        inputs with the largest estimated gain; the best product of both children's gains wins.
+        """
+        batch = len(work.ids)
+        score, threshold = phase_scores(self.bounder, work.regions, trace)
+        width = min(CANDIDATES, score.shape[1])
+        top = np.argsort(-score, axis=1)[:, :width]
+        every = np.arange(batch)[:, None]
+        node, index = locate(self.bounder, top)
+        cut = threshold[every, top]
+        valid = score[every, top] > 0
+        if rows:
+            node, index, cut, valid = self._input_candidates(work, rows, coeffs, trace, node, index, cut, valid)
+        count = node.shape[1]
+        region = np.repeat(np.arange(batch), count)
+        gains = []
+        for upper in (False, True):
+            child = work.take(region)
+            literal = (node.ravel(), index.ravel(), cut.ravel(), np.full(len(region), upper))
+            cut_regions(self.bounder, child.regions, *literal, child.phases)
+            refreshed = self.bounder.refresh(child.regions, backward=False)
+            assert child.duals is not None
+            bounded, _ = Ascent(self.bounder, self.objective, child.regions, refreshed, child.phases).bound(child.duals)
+            reached = np.where(child.regions.empty(), np.inf, bounded.value)
+            gains.append(np.clip(np.minimum(reached, 0) - value[region], 1e-9, None).reshape(batch, count))
+        self.statistics.regions += 0
+        product = np.where(valid, gains[0] * gains[1], -1.0)
+        pick = product.argmax(axis=1)
+        one = np.arange(batch)
+        chosen = np.where(product[one, pick] >= 0, node[one, pick], -1)
+        return Choice(chosen.astype(np.int32), index[one, pick].astype(np.int32), cut[one, pick], product[one, pick])
+
+    def _input_candidates(
+        self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array], node: Array, index: Array, cut: Array, valid: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Append the inputs with the largest estimated gains to the candidates."""
+        lower, upper = input_gains(self.bounder, work.regions, Refreshed({}, rows), coeffs, trace)
+        gain = lower + upper
+        top = np.argsort(-gain, axis=1)[:, : min(CANDIDATES // 2, gain.shape[1])]
+        every = np.arange(len(gain))[:, None]
+        middle = (work.regions.lo[every, top] + work.regions.hi[every, top]) / 2
+        ok = work.regions.hi[every, top] > work.regions.lo[every, top]
+        parts = ((node, np.zeros_like(top)), (index, top), (cut, middle), (valid, ok))
+        a, b, c, d = (np.concatenate(p, axis=1) for p in parts)
+        return a, b, c, d
 
     def _start_weights(self, work: Open, refreshed: Refreshed, conjunction: int) -> Array:
         """(B, M) the single best constraint of the conjunction on each region."""
@@ -230,13 +285,13 @@ class Search:
         weights[np.arange(len(weights)), evaluation.value.argmax(axis=1)] = 1.0
         return weights
 
-    def close_duals(self, work: Open, refreshed: Refreshed, conjunction: int, duals: Duals, bounded: Bounded, closed: Array) -> None:
+    def close_duals(self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array) -> None:
         """Record the refutations found by ascent."""
         which = np.flatnonzero(closed)
         if not len(which):
             return
         unstable = (work.regions.low[which] < 0) & (work.regions.up[which] > 0)
-        default = (work.regions.up[which] > -work.regions.low[which]).astype(np.float64)
+        default = ascent.default_alpha()[which]
         own = self.objective.rows_of(conjunction)
         ids = work.ids[which]
         self.recorder.close_duals(
@@ -293,6 +348,17 @@ class Search:
         wide = RULES["widest"](self.bounder, work.regions.take(left), Refreshed({}, {}), np.empty(0), {})
         choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
         return rest
+
+
+def keep_rows(rows: dict[int, NeuronRows], which: Array, batch: int) -> dict[int, NeuronRows]:
+    """Neuron rows of the regions `which` of a batch of size `batch`, regions renumbered."""
+    number = np.full(batch, -1)
+    number[which] = np.arange(len(which))
+    out = {}
+    for k, r in rows.items():
+        own = number[r.region] >= 0
+        out[k] = NeuronRows(number[r.region[own]], r.neuron[own], r.below[own], r.above[own])
+    return out
 
 
 def cut_regions(bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None) -> None:

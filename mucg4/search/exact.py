@@ -55,7 +55,7 @@ def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunc
         duals.beta[0, literals] = multipliers[len(eye) :]
         bounded, _ = ascent.bound(duals)
         if bounded.value[0] > 0:
-            search.close_duals(one, refreshed, conjunction, duals, bounded, bounded.value > 0)
+            search.close_duals(one, ascent, conjunction, duals, bounded, bounded.value > 0)
             return True
     if point is not None and search.attack is not None and search.witness is None:
         search.witness = search.attack.offer(point[None])

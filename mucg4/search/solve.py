@@ -20,6 +20,7 @@ from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
+MIXED_DIMENSION = 64  # up to so many free inputs phase searches also consider input splits
 REFRESH_ROWS = 400  # up to so many unstable neurons behind the first layer, children re-derive their bounds
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
@@ -59,8 +60,8 @@ def plan_for(bounder: Bounder, root: Regions, settings: Settings) -> Plan:
     size = sum(n.size for n in bounder.network.nodes)
     batch = settings.batch or int(np.clip(200_000 // max(size, 1), 4, 256))
     if mode == "input":
-        return Plan("input", True, ASCENT_STEPS, batch, False)
-    return Plan("phase", unstable <= REFRESH_ROWS, ASCENT_STEPS, batch, True)
+        return Plan("input", True, ASCENT_STEPS, batch, False, True)
+    return Plan("phase", unstable <= REFRESH_ROWS, ASCENT_STEPS, batch, True, free <= MIXED_DIMENSION)
 
 
 def open_case(run: Run, number: int) -> CaseState | None:

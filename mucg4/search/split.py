@@ -98,28 +98,31 @@ def split_widest(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeff
     return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle, relative[every, pick])
 
 
-def split_phase(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]) -> Choice:
-    """Split the unstable neuron with the largest estimated loss (BaBSR-like); gain -1 where none is left."""
-    batch = len(regions)
-    best = Choice(np.full(batch, -1, np.int32), np.zeros(batch, np.int32), np.zeros(batch), np.full(batch, -1.0))
+def phase_scores(bounder: Bounder, regions: Regions, trace: dict[int, Array]) -> tuple[Array, Array]:
+    """Estimated loss `(B, P)` that splitting each pre-activation removes (-1 where nothing can be split),
+    and the thresholds `(B, P)` to split at (0 for two-piece functions, the middle otherwise)."""
+    score = np.full(regions.low.shape, -1.0)
+    threshold = np.zeros_like(score)
     for user, a in trace.items():
         node = bounder.network.nodes[user]
-        low, up = bounder.pre_bounds(regions, node.inputs[0])
+        where = bounder.slices[node.inputs[0]]
+        low, up = regions.low[:, where], regions.up[:, where]
         if isinstance(node.op, TwoPiece):
-            score = np.where((low < 0) & (up > 0), loss(a * (node.op.right - node.op.left), low, up) + 1e-9 * np.minimum(-low, up), -1.0)
-            threshold = np.zeros_like(low)
+            gap = node.op.right - node.op.left
+            own = np.where((low < 0) & (up > 0), loss(a * gap, low, up) + 1e-9 * np.minimum(-low, up), -1.0)
         else:
-            score, threshold = abs(a) * (up - low), (low + up) / 2
-            score = np.where(up - low > 1e-6, score, -1.0)
-        pick = score.argmax(axis=1)
-        every = np.arange(batch)
-        better = score[every, pick] > best.gain
-        best.node[better] = node.inputs[0]
-        best.index[better] = pick[better]
-        best.threshold[better] = threshold[every, pick][better]
-        best.gain[better] = score[every, pick][better]
-    return best
+            own = np.where(up - low > 1e-6, abs(a) * (up - low), -1.0)
+            threshold[:, where] = (low + up) / 2
+        score[:, where] = np.maximum(score[:, where], own)
+    return score, threshold
+
+
+def locate(bounder: Bounder, position: Array) -> tuple[Array, Array]:
+    """Flat pre-activation positions -> network nodes and components."""
+    starts = np.array([bounder.slices[k].start for k in bounder.pre])
+    which = np.searchsorted(starts, position, side="right") - 1
+    return np.array(bounder.pre)[which], position - starts[which]
 
 
 Rule = Callable[[Bounder, Regions, Refreshed, Array, dict[int, Array]], Choice]
-RULES: dict[str, Rule] = {"input": split_input, "widest": split_widest, "phase": split_phase}
+RULES: dict[str, Rule] = {"input": split_input, "widest": split_widest}
