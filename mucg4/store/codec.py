@@ -138,8 +138,8 @@ def network_from_bytes(blob: bytes) -> Network:
 
 def boxes_to_bytes(boxes: Sequence[tuple[Array, Array]]) -> bytes:
     """`(lo, hi)` per case, float64, exactly."""
-    flat = np.array([[lo, hi] for lo, hi in boxes], dtype="<f8").reshape(len(boxes), 2, -1)
-    head = np.array([len(boxes), flat.shape[2] if len(boxes) else 0], dtype="<i8")
+    flat = np.array([[lo, hi] for lo, hi in boxes], dtype="<f8")
+    head = np.array([len(boxes), flat.shape[-1] if len(boxes) else 0], dtype="<i8")
     return zlib.compress(head.tobytes() + flat.tobytes(), 1)
 
 

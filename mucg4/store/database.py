@@ -175,7 +175,8 @@ def refuse_foreign(path: Path) -> None:
         return
     except OSError as error:
         raise StoreError(f"cannot read the store {path}: {error.strerror}") from error
-    if len(header) == 100 and header.startswith(_MAGIC):
+    # Three bytes that every SQLite header has: without them it is garbage, whose numbers mean nothing.
+    if len(header) == 100 and header.startswith(_MAGIC) and header[21:24] == bytes((64, 32, 32)):
         _judge(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
 
 

@@ -61,11 +61,14 @@ def select_related(
     same = boxes_hash(boxes)
     kinds = ["equal" if r.boxes_hash == same else kind for r, kind in zip(found, kinds, strict=True)]
     costs = [_cost(r, kind, unsafe, distances) for r, kind in zip(found, kinds, strict=True)]
-    order = sorted(range(len(found)), key=lambda i: (costs[i], found[i].created))[: 4 * limit]
+    order = sorted(range(len(found)), key=lambda i: (found[i].key != query.key, costs[i], found[i].created))[
+        : 4 * limit
+    ]
     closer = [(found[i], _exact_relation(rows, found[i], boxes, same, kinds[i])) for i in order]
     own = query.network.fingerprint
     closer = [(r, kind) for r, kind in closer if r.network == own or kind != "disjoint"]
-    closer.sort(key=lambda pair: (round(_cost(pair[0], pair[1], unsafe, distances), 1), pair[0].created))
+    # Almost equal ones by age: the oldest is the likeliest original. This very query's result stands first.
+    closer.sort(key=lambda p: (p[0].key != query.key, round(_cost(p[0], p[1], unsafe, distances), 1), p[0].created))
     sources = _sources(rows, {r.network for r, _ in closer[:limit]})
     return [
         Related(
@@ -136,6 +139,7 @@ def _exact_relation(rows: Rows, row: _Row, boxes: list[tuple[Array, Array]], sam
 
 
 def _cost(row: _Row, kind: str, unsafe: str, distances: dict[str, float]) -> float:
+    """How much work a candidate probably leaves."""
     other = 0.0 if row.unsafe_hash == unsafe else OTHER_UNSAFE_COST
     return min(distances[row.network], 20.0) + BOX_COST[kind] + other
 
