@@ -18,7 +18,7 @@ from mucg4.ops.smooth import Sigmoid
 from mucg4.oracle.encode import MAX_UNSTABLE, chord, constraint_rows, encode, short
 from mucg4.oracle.relax import Relaxation
 from mucg4.oracle.smt import Core, refute, reuse, solve_smt
-from mucg4.oracle.transfer import align
+from mucg4.oracle.transfer import align, move
 from mucg4.proof.check import check
 from mucg4.proof.proof import Proof
 
@@ -256,6 +256,10 @@ def test_cores_move_over_pruned_neurons(removed):
     assert (again.result.witness is None) == (refute(variant).witness is None)
     if again.result.witness is None:
         assert_proved(variant, again.result.trees)
+
+
+def test_literals_of_absent_neurons_are_dropped():
+    assert move(((1, 0, 1), (1, 1, -1), (1, 2, 1)), {1: np.array([2, -1, 0])}) == {(1, 2, 1), (1, 0, 1)}
 
 
 def test_wrong_cores_are_not_believed():

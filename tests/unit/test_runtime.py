@@ -121,6 +121,13 @@ def test_constraint_must_hold_rounded_not_only_exactly():
     assert replay_witness(query, np.array([0.875])) is not None
 
 
+def test_constraint_must_hold_exactly_not_only_in_double():
+    # y <= 1/2 - 2**-80: the nearest double of the bound is 1/2
+    query = one(chain(IDENTITY), [0], [1], [({}, {0: 1}, Fraction(1, 2**80) - Fraction(1, 2), False)])
+    assert replay_witness(query, np.array([0.5])) is None
+    assert replay_witness(query, np.array([0.25])) is not None
+
+
 def test_mixed_constraints_any_case_any_conjunction():
     network = chain([(np.array([[2.0]]), np.zeros(1))])
     never = Conjunction.build([({}, {0: Fraction(1)}, Fraction(100), False)], 1, 1)
