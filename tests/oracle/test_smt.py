@@ -15,7 +15,7 @@ from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
-from mucg4.oracle.encode import MAX_UNSTABLE, chord, constraint_rows, encode, short
+from mucg4.oracle.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, encode, short
 from mucg4.oracle.relax import Relaxation
 from mucg4.oracle.smt import Core, refute, reuse, solve_smt
 from mucg4.oracle.transfer import align, move
@@ -270,7 +270,7 @@ def test_wrong_cores_are_not_believed():
 
 def test_limits_and_unknown_operators_are_named():
     wide = chain(random_layers(0, (10, 200, 200, 2)))
-    with pytest.raises(UnsupportedError, match="4000 weights"):
+    with pytest.raises(UnsupportedError, match=f"{MAX_WEIGHTS} weights"):
         solve_smt(gap_query(wide, 0, 1.5))
     open_ = chain(random_layers(0, (5, MAX_UNSTABLE + 20, 2)))
     with pytest.raises(UnsupportedError, match=f"{MAX_UNSTABLE} neurons"):
