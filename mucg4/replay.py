@@ -17,16 +17,24 @@ to the search at the nodes reached so far.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mucg4.bound.tighten import Ascent, Duals
+from mucg4.errors import ProofError
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Refutation, Tree
 from mucg4.search.bab import Open, Search, cut_regions
-from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work
+from mucg4.search.solve import CaseState, Run, attack_of, finish, new_search, root_work, solve, solve_case
+from mucg4.store.match import Match, relate, translate
+
+if TYPE_CHECKING:
+    from mucg4.store.related import Related
+    from mucg4.store.store import Store
 
 SAMPLE = 256  # leaves tried before the ladder may give up
 LEAST_SHARE = 0.25  # of the sampled leaves must close for the walk to go on
@@ -36,8 +44,8 @@ BATCH = 512
 class Replay:
     """Walks one stored tree on one case; leaves what is open in `search`'s frontier."""
 
-    def __init__(self, run: Run, state: CaseState, tree: Tree) -> None:
-        self.run, self.state, self.tree = run, state, tree
+    def __init__(self, run: Run, state: CaseState, tree: Tree, rung: str = "duals") -> None:
+        self.run, self.state, self.tree, self.rung = run, state, tree, rung
         self.search: Search = new_search(run, state, attack_of(run, state.case))
         self.evidence: dict[int, list[Refutation]] = defaultdict(list)
         for r in tree.refutations:
@@ -79,7 +87,7 @@ class Replay:
         done = leaf & ~still
         self.closed += int(done.sum())
         self.tried += int(leaf.sum())
-        run.statistics.rungs["duals"] += int(done.sum())
+        run.statistics.rungs[self.rung] += int(done.sum())
         self._leaves(work, np.flatnonzero(leaf & still))
         return self._children(at, work, np.flatnonzero(~leaf & still))
 
@@ -191,15 +199,101 @@ def replay_witness_points(run: Run, points: Array) -> Witness | None:
     return None
 
 
-def replay_trees(run: Run, state: CaseState, trees: list[Tree]) -> Witness | None:
-    """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
-    from mucg4.search.solve import finish
+def fits(tree: Tree, state: CaseState) -> bool:
+    """True when a stored tree speaks of neurons and conjunctions that exist here (nothing stored is believed)."""
+    size = {k: s.stop - s.start for k, s in state.bounder.slices.items()} | {0: len(state.bounder.lo)}
+    inner = tree.left >= 0
+    limit = np.array([size.get(int(k), 0) for k in tree.node[inner]], dtype=np.int64)
+    count = state.objective.count
+    literals = bool(np.all((tree.index[inner] >= 0) & (tree.index[inner] < limit)))
+    return literals and all(0 <= c < count for c in tree.conjunctions or ()) and all(_fits(r, state, size) for r in tree.refutations)
 
+
+def _fits(r: Refutation, state: CaseState, size: dict[int, int]) -> bool:
+    if not 0 <= r.conjunction < state.objective.count:
+        return False
+    own = state.objective.rows_of(r.conjunction)
+    weights = len(r.weights) == own.stop - own.start and all(0 <= w < np.inf for w in r.weights)
+    slopes = all(len(a.index) == 0 or (0 <= a.index.min() and a.index.max() < size.get(a.node, 0)) for a in r.alpha)
+    return weights and slopes and all(0 <= v < np.inf for _, v in r.beta)
+
+
+def replay_case(run: Run, state: CaseState, trees: list[Tree], rung: str) -> Witness | None:
+    """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
     for tree in trees:
-        replay = Replay(run, state, tree)
-        search = replay.walk()
+        search = Replay(run, state, tree, rung).walk()
         witness = search.witness or search.run()
         if witness is not None:
             return witness
         state.trees.append(finish(search, state, tree.conjunctions))
     return None
+
+
+def usable_trees(state: CaseState, trees: list[Tree]) -> list[Tree]:
+    """The stored trees of this case when together they answer for each conjunction once, else none."""
+    own = [t for t in trees if t.case == state.number]
+    every = tuple(range(state.objective.count))
+    covered = sorted(c for t in own for c in (every if t.conjunctions is None else t.conjunctions))
+    return own if covered == list(every) and all(fits(t, state) for t in own) else []
+
+
+def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
+    """Use what the store knows about related queries; None when nothing there helps.
+
+    Raises `BudgetError`. The relation to the most promising entry goes into the statistics.
+    """
+    candidates = store.related(run.query)
+    chosen: tuple[Related, Match] | None = None
+    points = []
+    for related in candidates:
+        found = relate(related, run.query)
+        if found.relation == "unrelated":
+            continue
+        if chosen is None or (chosen[0].word == "sat" and related.word == "unsat" and related.same_unsafe):
+            chosen = (related, found)
+        if related.word == "sat" and related.same_unsafe and related.witness_x is not None and len(points) < 2:
+            points.append(np.asarray(related.witness_x, dtype=np.float64))
+    if chosen is None:
+        return None
+    related, found = chosen
+    statistics = run.statistics
+    statistics.relation, statistics.relation_detail, statistics.related_proof = found.relation, found.detail, related.key
+    statistics.scratch_seconds = related.scratch_seconds
+    store.touch(related.key)
+    points = [p for p in points if p.shape == (run.query.network.input_size,)]
+    if points:
+        witness = replay_witness_points(run, np.array(points))
+        if witness is not None:
+            return witness
+    trees = _translated(related, found)
+    if not trees:
+        return None
+    same = related.key == run.query.key
+    started = time.monotonic()
+
+    def search_case(run: Run, state: CaseState) -> Witness | None:
+        own = usable_trees(state, trees)
+        if not own:
+            return solve_case(run, state)
+        statistics.stored_leaves += sum(len(t.leaves) for t in own)
+        return replay_case(run, state, own, "stored-verdict" if same else "duals")
+
+    try:
+        return solve(run, search_case)
+    finally:
+        statistics.times["replay"] = round(time.monotonic() - started, 4)
+        closed = sum(v for k, v in statistics.rungs.items() if k != "witness")
+        statistics.reused_share = round(closed / statistics.stored_leaves, 4) if statistics.stored_leaves else 0.0
+
+
+def _translated(related: Related, found: Match) -> list[Tree]:
+    """The stored trees on this network's neurons; none when the entry holds no usable proof."""
+    if related.word != "unsat" or not related.same_unsafe or found.alignment is None or related.box_relation == "disjoint":
+        return []
+    proof = related.proof
+    if proof is None:
+        return []
+    try:
+        return [translate(tree, found.alignment) for tree in proof.trees]
+    except (ProofError, IndexError):
+        return []  # a stored entry is a hint: one that does not fit is a miss

@@ -100,3 +100,17 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
                 return Unknown("timeout", run.statistics)
             raise UnsoundError(f"the independent checker rejects the proof: {report.reason}")
     return Safe(proof, run.statistics)
+
+
+def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
+    """Hand the result to the store; the from-scratch time is known when nothing was reused."""
+    statistics = run.statistics
+    scratch = statistics.times.get("solve") if statistics.related_proof is None else None
+    if isinstance(verdict, Safe):
+        statistics.saved = store.save(
+            run.query, "unsat", proof=verdict.proof, scratch_seconds=scratch, regions=statistics.regions,
+            max_proof_bytes=run.settings.proof_bytes,
+        )  # fmt: skip
+    else:
+        statistics.saved = store.save(run.query, "sat", witness_x=verdict.witness.x, scratch_seconds=scratch, regions=statistics.regions)
+    statistics.warnings.extend(store.warnings)

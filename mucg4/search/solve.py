@@ -131,8 +131,11 @@ def finish(search: Search, state: CaseState, conjunctions: tuple[int, ...] | Non
     )
 
 
-def solve(run: Run) -> Witness | list[Tree]:
-    """All cases from scratch: a witness, or trees that answer for every case. Raises `BudgetError`."""
+def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = solve_case) -> Witness | list[Tree]:
+    """All cases: a witness, or trees that answer for every case. Raises `BudgetError`.
+
+    `search_case` closes one case (trees into its state) or finds a witness; the default starts from the root.
+    """
     for case in run.query.cases:
         witness = first_attack(run, case)
         if witness is not None:
@@ -142,7 +145,7 @@ def solve(run: Run) -> Witness | list[Tree]:
         state = open_case(run, number)
         if state is None:
             continue
-        witness = solve_case(run, state)
+        witness = search_case(run, state)
         if witness is not None:
             return witness
         trees.extend(state.trees)
