@@ -77,7 +77,11 @@ class Database:
 
     def shrink(self) -> None:
         """Give pages no longer in use back to the file system."""
-        self.connection.executescript("PRAGMA incremental_vacuum")  # execute() would stop after one page
+        while (free := self.rows("PRAGMA freelist_count")[0][0]) > 0:
+            # In short steps, so that other processes can write in between; execute() would stop after one page.
+            self.connection.executescript("PRAGMA incremental_vacuum(1000)")
+            if self.rows("PRAGMA freelist_count")[0][0] >= free:
+                break
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def recover(self, error: sqlite3.Error) -> bool:

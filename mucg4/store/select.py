@@ -1,6 +1,6 @@
 """Which stored results may help a query: two indexed look-ups, a ranking on sketches, then a closer look.
 
-Cost: at most a few thousand short rows and a dozen box blobs are read, however large the store is;
+Cost: one sketch per network of the same sizes, at most a few thousand short rows and a dozen box blobs are read, however large the store is;
 proofs and weights are not touched.
 """
 
@@ -18,7 +18,7 @@ from mucg4.store.codec import boxes_from_bytes, boxes_hash
 from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
 
-ROWS = 2048  # rows looked at per way of being related
+ROWS = 1024  # rows looked at per way of being related
 NETWORKS = 48  # networks nearest by sketch whose results are looked at
 BOX_COST = {"equal": 0.0, "inside": 0.05, "contains": 0.5, "overlaps": 1.0, "disjoint": 50.0}
 OTHER_UNSAFE_COST = 3.0

@@ -114,7 +114,7 @@ def test_changes_of_weights_are_recognised(name):
     assert found.alignment is not None
     for neurons in found.alignment.neurons.values():
         there = np.flatnonzero(neurons >= 0)  # rounding and pruning may leave a neuron without readers
-        assert np.array_equal(neurons[there], there) and len(there) > 0.8 * len(neurons)
+        assert np.array_equal(neurons[there], there) and len(there) > 0.5 * len(neurons)
 
 
 @pytest.mark.parametrize("name", [n for n in CHANGES if n != "prune80"])
@@ -472,3 +472,24 @@ def test_translated_trees_cover_and_keep_their_literals(seed, count):
 def test_positions_of_networks_of_other_sizes_do_not_align():
     assert by_position(chain(layers()), chain(layers(0, (5, 40, 3)))) is None
     assert by_position(chain(layers()), chain(layers(0, (5, 40, 39, 40, 3)))) is None
+
+
+def test_a_translated_proof_of_a_permuted_network_is_accepted():
+    """End to end: the permuted network computes the same function, so its translated proof has to hold."""
+    from mucg4.proof.check import check
+    from mucg4.settings import Settings
+    from mucg4.verify import verify
+
+    base = layers(4, (3, 12, 12, 2))
+    moved, _ = permuted(base)
+    old, new = chain(base), chain(moved)
+    values = old(np.random.default_rng(0).uniform(0, 1, (4000, 3)))[:, 0]
+    gap = 0.05 * (values.max() - values.min())
+    asked = [one(n, [0] * 3, [1] * 3, [({}, {0: 1}, float(gap - values.min()), False)]) for n in (old, new)]
+    verdict = verify(asked[0], Settings(split="phase"))
+    assert verdict.word == "unsat" and verdict.proof.leaves > 1
+    alignment = match(old, new).alignment
+    trees = tuple(translate(t, alignment) for t in verdict.proof.trees)
+    moved_proof = Proof(new.fingerprint, asked[1].property_hash, trees)
+    assert check(moved_proof, asked[1]).accepted
+    assert not check(replace(verdict.proof, network=new.fingerprint), asked[1]).accepted
