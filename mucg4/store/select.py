@@ -1,7 +1,7 @@
 """Which stored results may help a query: two indexed look-ups, a ranking on sketches, then a closer look.
 
-Cost: one sketch per network of the same sizes, at most a few thousand short rows and a dozen box blobs are read, however large the store is;
-proofs and weights are not touched.
+Cost: one sketch per network of the same sizes, and at most a few thousand short rows and a dozen box
+blobs, however large the store is; proofs and weights are not touched.
 """
 
 from __future__ import annotations
