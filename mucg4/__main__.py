@@ -181,8 +181,11 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
         warnings.append(f"store not used: {_one_line(error)}")
     from mucg4.verify import verify
 
-    verdict = verify(query, settings, store, budget, _say if args.verbose else None)
-    answer.announce(verdict.word, getattr(verdict, "witness", None))
+    def announce(verdict: Any) -> None:
+        answer.announce(verdict.word, getattr(verdict, "witness", None))
+
+    verdict = verify(query, settings, store, budget, _say if args.verbose else None, announce)
+    announce(verdict)
     record = run_record(verdict)
     stored = store.warnings if store is not None else []
     record["warnings"] = list(dict.fromkeys([*warnings, *stored, *record["warnings"]]))

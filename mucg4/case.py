@@ -184,9 +184,7 @@ def _attempt(report: CaseReport, case: _Case, name: str, query: Query, store: An
             _replay(report, name, query, verdict)
 
 
-def _decide(
-    report: CaseReport, case: _Case, name: str, query: Query, store: Any, settings: Settings
-) -> Verdict | None:
+def _decide(report: CaseReport, case: _Case, name: str, query: Query, store: Any, settings: Settings) -> Verdict | None:
     """One run, its proof checked; None when the engine does not take such a query or fails."""
     from mucg4.proof.check import check
     from mucg4.verify import verify

@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mucg4.bound.tighten import Ascent, Duals
+from mucg4.bound.tighten import Ascent, Bounded, Duals
+from mucg4.budget import Budget
 from mucg4.errors import ProofError
-from mucg4.model.query import Witness
+from mucg4.model.query import Query, Witness
+from mucg4.model.verdict import Verdict
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Refutation, Tree
+from mucg4.proof.proof import Proof, Refutation, Tree
 from mucg4.search.bab import Open, Search, cut_regions
-from mucg4.search.solve import CaseState, Run, attack_of, finish, new_search, root_work, solve, solve_case
+from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
+from mucg4.settings import Settings
 from mucg4.store.match import Match, relate, translate
 
 if TYPE_CHECKING:
@@ -39,18 +42,22 @@ if TYPE_CHECKING:
 SAMPLE = 256  # leaves tried before the ladder may give up
 LEAST_SHARE = 0.25  # of the sampled leaves must close for the walk to go on
 BATCH = 512
+COMFORT = 0.02  # margins below this share of the functional's range over its box are widened
+FEW = 8  # batches up to this size are near the root or cheap anyway
 
 
 class Replay:
     """Walks one stored tree on one case; leaves what is open in `search`'s frontier."""
 
-    def __init__(self, run: Run, state: CaseState, tree: Tree, rung: str = "duals") -> None:
-        self.run, self.state, self.tree, self.rung = run, state, tree, rung
+    def __init__(self, run: Run, state: CaseState, tree: Tree, rung: str = "duals", widen: int = 0) -> None:
+        """`rung` names what stored duals count as; `widen` ascent steps are spent on margins close to zero."""
+        self.run, self.state, self.tree, self.rung, self.widen = run, state, tree, rung, widen
         self.search: Search = new_search(run, state, attack_of(run, state.case))
         self.evidence: dict[int, list[Refutation]] = defaultdict(list)
         for r in tree.refutations:
             self.evidence[r.at].append(r)
         self.parents = tree.parents()
+        self.below = leaves_below(tree)
         self.tried = self.closed = 0
 
     def walk(self) -> Search:
@@ -83,17 +90,28 @@ class Replay:
         if refresh:
             self.state.bounder.refresh(work.regions)
         self._close_by_duals(at, work)
+        if len(at) <= FEW:
+            self._close_early(work)
+        self.improve(at, work)
         still = work.open.any(axis=1) & ~work.regions.empty()
-        done = leaf & ~still
-        self.closed += int(done.sum())
-        self.tried += int(leaf.sum())
-        run.statistics.rungs[self.rung] += int(done.sum())
+        done = int(self.below[at[~still]].sum())  # stored leaves of the regions and whole subtrees just closed
+        self.closed += done
+        self.tried += done + int(np.count_nonzero(leaf & still))
+        run.statistics.rungs[self.rung] += done
         self._leaves(work, np.flatnonzero(leaf & still))
         return self._children(at, work, np.flatnonzero(~leaf & still))
 
+    def improve(self, at: Array, work: Open) -> None:
+        """Hook for walks that do more at the nodes they pass (compaction)."""
+
     def _close_by_duals(self, at: Array, work: Open) -> None:
         """Rung `duals`: evaluate the refutations stored at these tree nodes."""
-        pairs = [(b, r) for b, k in enumerate(at.tolist()) for r in self.evidence.get(k, ()) if r.conjunction < work.open.shape[1]]
+        pairs = [
+            (b, r)
+            for b, k in enumerate(at.tolist())
+            for r in self.evidence.get(k, ())
+            if r.conjunction < work.open.shape[1]
+        ]
         pairs = [(b, r) for b, r in pairs if work.open[b, r.conjunction]]
         if not pairs:
             return
@@ -103,11 +121,29 @@ class Replay:
         ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
         duals = self._stored_duals(ascent, [r for _, r in pairs], part)
         bounded, _ = ascent.bound(duals)
+        if self.widen:
+            duals, bounded = self._widened(ascent, duals, bounded, self.widen)
         closed = bounded.value > 0
         for c in {r.conjunction for _, r in pairs}:
             own = closed & np.array([r.conjunction == c for _, r in pairs])
             self.search.close_duals(part, ascent, c, duals, bounded, own)
             work.open[rows[own], c] = False
+
+    @staticmethod
+    def _widened(ascent: Ascent, duals: Duals, bounded: Bounded, steps: int) -> tuple[Duals, Bounded]:
+        """Duals improved when some margins are below the comfortable share of the functional's range."""
+        size = np.abs(bounded.rows.coeffs * (ascent.regions.hi - ascent.regions.lo)).sum(axis=1)
+        if not np.any(bounded.value < COMFORT * size):
+            return duals, bounded
+        return ascent.run(duals, steps)
+
+    def _close_early(self, work: Open) -> None:
+        """Near the root, where few regions stand for many leaves: refute whole subtrees where possible."""
+        refreshed = self.state.bounder.refresh(work.regions, backward=False)
+        evaluation = self.state.objective.evaluate(self.state.bounder, work.regions, refreshed, work.open)
+        closed = work.open & (self.state.objective.best(evaluation.value) > 0)
+        self.search.record_plain(work, evaluation.value, closed)
+        work.open = work.open & ~closed
 
     def _stored_duals(self, ascent: Ascent, refutations: list[Refutation], part: Open) -> Duals:
         """Stored weights, slopes and multipliers laid out for these regions."""
@@ -160,7 +196,9 @@ class Replay:
             both = np.concatenate([np.arange(len(part))] * 2)
             children = sub.take(both)
             upper = np.arange(len(both)) >= len(part)
-            cut_regions(state.bounder, children.regions, node[both], index[both], threshold[both], upper, children.phases)
+            cut_regions(
+                state.bounder, children.regions, node[both], index[both], threshold[both], upper, children.phases
+            )
             children.ids = np.concatenate([left, right])
             out.append((np.concatenate([tree.left[k], tree.right[k]]), children))
         return out
@@ -176,6 +214,14 @@ class Replay:
         self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)
+
+
+def leaves_below(tree: Tree) -> Array:
+    """(N,) number of leaves in the subtree of each tree node."""
+    count = (tree.left < 0).astype(np.int64)
+    for k in np.flatnonzero(tree.left >= 0)[::-1].tolist():  # children stand after their parents
+        count[k] = count[tree.left[k]] + count[tree.right[k]]
+    return count
 
 
 def neighbourhood(point: Array, lo: Array, hi: Array, rng: np.random.Generator) -> Array:
@@ -206,7 +252,11 @@ def fits(tree: Tree, state: CaseState) -> bool:
     limit = np.array([size.get(int(k), 0) for k in tree.node[inner]], dtype=np.int64)
     count = state.objective.count
     literals = bool(np.all((tree.index[inner] >= 0) & (tree.index[inner] < limit)))
-    return literals and all(0 <= c < count for c in tree.conjunctions or ()) and all(_fits(r, state, size) for r in tree.refutations)
+    return (
+        literals
+        and all(0 <= c < count for c in tree.conjunctions or ())
+        and all(_fits(r, state, size) for r in tree.refutations)
+    )
 
 
 def _fits(r: Refutation, state: CaseState, size: dict[int, int]) -> bool:
@@ -225,7 +275,7 @@ def replay_case(run: Run, state: CaseState, trees: list[Tree], rung: str) -> Wit
         witness = search.witness or search.run()
         if witness is not None:
             return witness
-        state.trees.append(finish(search, state, tree.conjunctions))
+        state.trees.append(search.recorder.tree(state.number, tree.conjunctions))
     return None
 
 
@@ -244,7 +294,7 @@ def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
     """
     candidates = store.related(run.query)
     chosen: tuple[Related, Match] | None = None
-    points = []
+    points: list[Array] = []
     for related in candidates:
         found = relate(related, run.query)
         if found.relation == "unrelated":
@@ -257,7 +307,11 @@ def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
         return None
     related, found = chosen
     statistics = run.statistics
-    statistics.relation, statistics.relation_detail, statistics.related_proof = found.relation, found.detail, related.key
+    statistics.relation, statistics.relation_detail, statistics.related_proof = (
+        found.relation,
+        found.detail,
+        related.key,
+    )
     statistics.scratch_seconds = related.scratch_seconds
     store.touch(related.key)
     points = [p for p in points if p.shape == (run.query.network.input_size,)]
@@ -268,7 +322,12 @@ def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
     trees = _translated(related, found)
     if not trees:
         return None
-    same = related.key == run.query.key
+    return replay_all(run, trees, "stored-verdict" if related.key == run.query.key else "duals")
+
+
+def replay_all(run: Run, trees: list[Tree], rung: str) -> Witness | list[Tree]:
+    """Replay translated trees on every case they answer for; search the others from scratch."""
+    statistics = run.statistics
     started = time.monotonic()
 
     def search_case(run: Run, state: CaseState) -> Witness | None:
@@ -276,7 +335,7 @@ def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
         if not own:
             return solve_case(run, state)
         statistics.stored_leaves += sum(len(t.leaves) for t in own)
-        return replay_case(run, state, own, "stored-verdict" if same else "duals")
+        return replay_case(run, state, own, rung)
 
     try:
         return solve(run, search_case)
@@ -288,7 +347,12 @@ def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
 
 def _translated(related: Related, found: Match) -> list[Tree]:
     """The stored trees on this network's neurons; none when the entry holds no usable proof."""
-    if related.word != "unsat" or not related.same_unsafe or found.alignment is None or related.box_relation == "disjoint":
+    if (
+        related.word != "unsat"
+        or not related.same_unsafe
+        or found.alignment is None
+        or related.box_relation == "disjoint"
+    ):
         return []
     proof = related.proof
     if proof is None:
@@ -297,3 +361,17 @@ def _translated(related: Related, found: Match) -> list[Tree]:
         return [translate(tree, found.alignment) for tree in proof.trees]
     except (ProofError, IndexError):
         return []  # a stored entry is a hint: one that does not fit is a miss
+
+
+def replay(proof: Proof, query: Query, settings: Settings | None = None, budget: Budget | None = None) -> Verdict:
+    """Re-establish a given proof of a related query on this one and search what stays open.
+
+    The public face of the ladder without a store; the proof must speak of this network's node positions
+    (a variant with the same canonical graph). Same guarantees and errors as `mucg4.verify`.
+    """
+    from mucg4.verify import decide
+
+    def answer(run: Run) -> Witness | list[Tree]:
+        return replay_all(run, list(proof.trees), "duals")
+
+    return decide(query, answer, settings, budget)

@@ -17,15 +17,17 @@ class Settings:
     """Options of one run. Each field is read by exactly one module; see the help texts."""
 
     timeout: float | None = _option(None, "seconds for the whole run; none: no limit", low=0.0)
-    engine: str = _option("bab", "bab: branch and bound; smt: z3 reference engine (small ReLU networks)", ("bab", "smt"))
+    engine: str = _option("bab", "bab: branch and bound; smt: z3 engine for small ReLU networks", ("bab", "smt"))
     seed: int = _option(0, "seed of the attack's random points", low=0)
     batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)
-    split: str = _option("auto", "what is split: input boxes, ReLU phases, or chosen by input dimension", ("auto", "input", "phase"))
+    split: str = _option(
+        "auto", "what is split: inputs, ReLU phases, or chosen by features", ("auto", "input", "phase")
+    )
     attack: bool = _option(True, "look for a witness by gradient steps before and during the search")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
     self_check: bool = _option(False, "let the independent checker confirm the proof before unsat is claimed")
-    proof_bytes: int = _option(32 * 2**20, "largest compressed proof that is stored; larger ones lose alphas, then cores", low=0)
+    proof_bytes: int = _option(32 * 2**20, "largest stored proof; larger ones lose slopes, then cores", low=0)
 
     def __post_init__(self) -> None:
         for f in fields(self):

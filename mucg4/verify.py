@@ -27,29 +27,58 @@ def verify(
     store: Store | None = None,
     budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
+    announce: Callable[[Verdict], None] | None = None,
 ) -> Verdict:
     """Decide a query.
 
     `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
-    replaces the one made from `settings.timeout`. `progress` is called with one-line texts.
+    replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
+    the verdict as soon as it stands, before the store is written.
 
     Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof; an exhausted budget
     or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
+
+    def answer(run: Run) -> Witness | list[Tree]:
+        if run.settings.engine == "smt":
+            from mucg4.oracle.smt import solve_smt
+
+            return solve_smt(run.query, run.budget, runtime=run.runtime)
+        found = None
+        if store is not None and run.settings.reuse:
+            from mucg4.replay import replay_best
+
+            found = replay_best(run, store)
+        return solve(run) if found is None else found
+
+    return decide(query, answer, settings, budget, progress, announce, store)
+
+
+def decide(
+    query: Query,
+    answer: Callable[[Run], Witness | list[Tree]],
+    settings: Settings | None = None,
+    budget: Budget | None = None,
+    progress: Callable[[str], None] | None = None,
+    announce: Callable[[Verdict], None] | None = None,
+    store: Store | None = None,
+) -> Verdict:
+    """Turn what `answer` finds into a verdict with its evidence, announce it, keep it."""
     steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout)
     run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)
     try:
         with stage(run, "solve"):
-            found = _answer(run, store)
+            found = answer(run)
+        verdict = _conclude(run, found)
     except BudgetError as error:
         return Unknown(str(error), run.statistics)
-    verdict = _conclude(run, found)
+    if announce is not None:
+        announce(verdict)
     if store is not None and not isinstance(verdict, Unknown):
-        with stage(run, "store"):
-            _save(run, store, verdict)
+        _save(run, store, verdict)
     return verdict
 
 
@@ -62,21 +91,6 @@ def stage(run: Run, name: str) -> Iterator[None]:
     finally:
         times = run.statistics.times
         times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
-
-
-def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
-    """A witness, or trees that answer for every case."""
-    if run.settings.engine == "smt":
-        from mucg4.oracle.smt import solve_smt
-
-        return solve_smt(run.query, run.budget)
-    if store is not None and run.settings.reuse:
-        from mucg4.replay import replay_best
-
-        found = replay_best(run, store)
-        if found is not None:
-            return found
-    return solve(run)
 
 
 def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
@@ -104,13 +118,27 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
 
 def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
     """Hand the result to the store; the from-scratch time is known when nothing was reused."""
-    statistics = run.statistics
-    scratch = statistics.times.get("solve") if statistics.related_proof is None else None
-    if isinstance(verdict, Safe):
+    statistics, settings = run.statistics, run.settings
+    scratch = statistics.times["solve"] if not statistics.stored_leaves else None
+    if isinstance(verdict, Unsafe):
+        x = verdict.witness.x
         statistics.saved = store.save(
-            run.query, "unsat", proof=verdict.proof, scratch_seconds=scratch, regions=statistics.regions,
-            max_proof_bytes=run.settings.proof_bytes,
-        )  # fmt: skip
+            run.query, "sat", witness_x=x, scratch_seconds=scratch, regions=statistics.regions
+        )
     else:
-        statistics.saved = store.save(run.query, "sat", witness_x=verdict.witness.x, scratch_seconds=scratch, regions=statistics.regions)
+        proof = verdict.proof
+        if settings.compact and scratch is not None:
+            from mucg4.compact import compact
+
+            with stage(run, "compact"):
+                proof = compact(run, proof, scratch)
+        with stage(run, "store"):
+            statistics.saved = store.save(
+                run.query,
+                "unsat",
+                proof=proof,
+                scratch_seconds=scratch,
+                regions=statistics.regions,
+                max_proof_bytes=settings.proof_bytes,
+            )
     statistics.warnings.extend(store.warnings)

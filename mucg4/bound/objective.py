@@ -74,7 +74,9 @@ class Objective:
             rows.error = rows.error + bounder.scales.error[0] * np.linalg.norm(weights @ abs(self.x), axis=1)
         return rows
 
-    def evaluate(self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array, trace: bool = False) -> Evaluation:
+    def evaluate(
+        self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array, trace: bool = False
+    ) -> Evaluation:
         """Bound every constraint of the conjunctions that are open, `open_ (B, K)`, on each region."""
         batch, m = len(regions), len(self.owner)
         region, row = np.nonzero(open_[:, self.owner])
@@ -110,6 +112,8 @@ def clip_box(regions: Regions, coeffs: Array, offset: Array, which: Array) -> No
     room = -(least.sum(axis=1) + offset) + 1e-12 * size
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         reach = room[:, None] / abs(coeffs)
-        reach = np.where((abs(coeffs) > 0) & np.isfinite(reach), reach + 1e-12 * (abs(reach) + np.maximum(abs(lo), abs(hi))), np.inf)
+        reach = np.where(
+            (abs(coeffs) > 0) & np.isfinite(reach), reach + 1e-12 * (abs(reach) + np.maximum(abs(lo), abs(hi))), np.inf
+        )
     regions.hi[which] = np.where(coeffs > 0, np.minimum(hi, lo + reach), hi)
     regions.lo[which] = np.where(coeffs < 0, np.maximum(lo, hi - reach), lo)

@@ -100,7 +100,9 @@ class Bounder:
         self.lo, self.hi = lo, hi
         low, up = self._intervals(lo, hi)
         self.scales: Scales = scales(network, low, up)
-        self._root = Regions(lo[None], hi[None], *(np.concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up)))
+        self._root = Regions(
+            lo[None], hi[None], *(np.concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up))
+        )
         self._is_nonlinear = set(network.nonlinear)
         self._direct = {k for k in self.pre if self._is_direct(k)}
 
@@ -114,7 +116,9 @@ class Bounder:
         low, up = [lo], [hi]
         for node in self.network.nodes[1:]:
             if isinstance(node.op, Affine):
-                a, b = self._affine_interval(node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
+                a, b = self._affine_interval(
+                    node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs]
+                )
             else:
                 assert isinstance(node.op, Nonlinear)
                 a, b = node.op.interval([low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
@@ -142,7 +146,9 @@ class Bounder:
         low, up = [self.lo], [self.hi]
         for k, node in enumerate(self.network.nodes[1:], 1):
             if isinstance(node.op, Affine):
-                a, b = self._affine_interval(node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
+                a, b = self._affine_interval(
+                    node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs]
+                )
                 if k in self.slices:
                     a = np.maximum(a, root.low[:, self.slices[k]])
                     b = np.minimum(b, root.up[:, self.slices[k]])
@@ -232,13 +238,19 @@ class Bounder:
         if isinstance(op, Dense):
             a = op.weight[neuron] * sign[:, None]
             error = np.full(len(neuron), self.scales.error[k])  # row norm 1 at node k
-            return self._carry({self.network.nodes[k].inputs[0]: a}, op.offset[neuron] * sign, error, region, relaxations)
+            return self._carry(
+                {self.network.nodes[k].inputs[0]: a}, op.offset[neuron] * sign, error, region, relaxations
+            )
         a = np.zeros((len(neuron), self.network.nodes[k].size))
         a[np.arange(len(neuron)), neuron] = sign
         return self.carry({k: a}, region, relaxations)
 
     def carry(
-        self, pending: dict[int, Array], region: Array, relaxations: dict[int, Relaxation], trace: dict[int, Array] | None = None
+        self,
+        pending: dict[int, Array],
+        region: Array,
+        relaxations: dict[int, Relaxation],
+        trace: dict[int, Array] | None = None,
     ) -> Rows:
         """Carry rows from the nodes in `pending` back to the input.
 

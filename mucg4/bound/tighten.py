@@ -48,7 +48,9 @@ class Bounded:
 class Ascent:
     """Dual ascent on a batch of regions with fixed intermediate bounds."""
 
-    def __init__(self, bounder: Bounder, objective: Objective, regions: Regions, refreshed: Refreshed, phases: Array | None) -> None:
+    def __init__(
+        self, bounder: Bounder, objective: Objective, regions: Regions, refreshed: Refreshed, phases: Array | None
+    ) -> None:
         """`phases (B, P)`: +1 where the region has the literal z >= 0, -1 for z <= 0, 0 for none."""
         self.bounder, self.objective, self.regions = bounder, objective, regions
         self.refreshed = refreshed
@@ -80,7 +82,9 @@ class Ascent:
             assert isinstance(op, TwoPiece)
             old = lines[user]
             unstable = old.upper_offset > 0
-            slope = np.where(unstable, op.left + (op.right - op.left) * duals.alpha[:, self.bounder.slices[k]], old.lower_slopes[0])
+            slope = np.where(
+                unstable, op.left + (op.right - op.left) * duals.alpha[:, self.bounder.slices[k]], old.lower_slopes[0]
+            )
             lines[user] = Relaxation((slope,), old.lower_offset, old.upper_slopes, old.upper_offset)
         return Refreshed(lines, {})
 
@@ -182,6 +186,8 @@ def _merge(old: Duals, old_bounded: Bounded, new: Duals, new_bounded: Bounded, b
         return np.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a)
 
     duals = Duals(*(pick(getattr(old, f), getattr(new, f)) for f in ("weights", "alpha", "beta")))
-    rows = Rows(*(pick(getattr(old_bounded.rows, f), getattr(new_bounded.rows, f)) for f in ("coeffs", "offset", "error")))
+    rows = Rows(
+        *(pick(getattr(old_bounded.rows, f), getattr(new_bounded.rows, f)) for f in ("coeffs", "offset", "error"))
+    )
     trace = {k: pick(a, new_bounded.trace[k]) for k, a in old_bounded.trace.items()}
     return duals, Bounded(pick(old_bounded.value, new_bounded.value), rows, trace)

@@ -152,15 +152,16 @@ class Query:
         h = hashlib.sha256()
         for conj in case.conjunctions:
             for (cx, cy, c), s in zip(conj.exact, conj.strict.tolist(), strict=True):
-                row = (sorted((i, str(v)) for i, v in cx.items()), sorted((i, str(v)) for i, v in cy.items()), str(c), s)
-                h.update(repr(row).encode())
+                sides = [sorted((i, str(v)) for i, v in side.items()) for side in (cx, cy)]
+                h.update(repr((*sides, str(c), s)).encode())
             h.update(b"or")
         return h.hexdigest()
 
     @property
     def key(self) -> str:
         """Identity of network(s) and property together."""
-        return hashlib.sha256("|".join([*(n.fingerprint for n in self.networks), self.property_hash]).encode()).hexdigest()
+        parts = [*(n.fingerprint for n in self.networks), self.property_hash]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,10 +40,14 @@ class Runtime:
 
     Raises `InputError` (one line) when onnxruntime cannot load or run the model, `UnsupportedError` when
     the model has several inputs or outputs or an element type other than float32 and float64.
+
+    With default options (a scorer's) onnxruntime may run the product with a dequantised weight in 8-bit
+    activations, which is another function than the model's operators state; `stated=True` forbids that.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, stated: bool = False) -> None:
         self.network = network
+        self.stated = stated
         self.dtype = np.dtype(network.element_type)
         self._session: Any = None
         self._shape: tuple[int, ...] = ()
@@ -97,6 +101,8 @@ class Runtime:
             options = onnxruntime.SessionOptions()  # optimisations stay at their default: a scorer's are
             options.intra_op_num_threads = options.inter_op_num_threads = 1
             options.log_severity_level = 4
+            if self.stated:
+                options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
             try:
                 session = onnxruntime.InferenceSession(
                     self.network.model_bytes, options, providers=["CPUExecutionProvider"]
@@ -253,14 +259,21 @@ def agreement(query: Query, runtime: Runtime | None = None, points: int = 4, see
 
     Compared are the centre, two opposite corners and `points` random points of the first boxes. The
     allowed difference is a rounding estimate at the model's precision (see `rounding_allowance`),
-    so a mismatch is a reader's or runtime's fault; the text returned names output and values.
+    so a mismatch is a reader's or runtime's fault; the text returned names output and values. A model that
+    differs under default options is compared once more with the products as its operators state them.
     """
     network = query.network
     x = _probes(query.cases, points, seed, network.element_type)
     if not len(x):
         return None
+    problem = _disagreement(network, x, Runtime(network) if runtime is None else runtime)
+    return problem and _disagreement(network, x, Runtime(network, stated=True))
+
+
+def _disagreement(network: Network, x: Array, runtime: Runtime) -> str | None:
+    """The first output that differs by more than rounding at the points `x`, as text; None when all agree."""
     try:
-        theirs = (Runtime(network) if runtime is None else runtime).single(x).astype(np.float64)
+        theirs = runtime.single(x).astype(np.float64)
     except InputError as error:
         return str(error)
     with np.errstate(all="ignore"):

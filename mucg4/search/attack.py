@@ -12,8 +12,8 @@ from mucg4.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
-from mucg4.oracle.runtime import Runtime, replay_witness
 from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.oracle.runtime import Runtime, replay_witness
 
 NEAR = 1e-4  # candidates this close to unsafe (relative to the outputs' size) are offered to the gate
 

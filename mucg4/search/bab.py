@@ -80,7 +80,9 @@ class Search:
         self.bounder, self.objective, self.plan = bounder, objective, plan
         self.recorder, self.statistics, self.budget, self.attack = recorder, statistics, budget, attack
         self.progress = progress
-        per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + (16 * bounder.width if plan.keep_duals else bounder.width)
+        per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + (
+            16 * bounder.width if plan.keep_duals else bounder.width
+        )
         self.frontier = Frontier(max(1000, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
         self.turns = 0
@@ -99,7 +101,10 @@ class Search:
         children = self.split(batch)
         self.bound(children)
         if self.progress and self.turns % 16 == 0:
-            self.progress(f"{self.statistics.regions} regions, {len(self.frontier)} open, lowest bound {self.frontier.lowest():.3g}")
+            self.progress(
+                f"{self.statistics.regions} regions, {len(self.frontier)} open,"
+                f" lowest bound {self.frontier.lowest():.3g}"
+            )
 
     def split(self, batch: dict[str, Array]) -> Open:
         """Both children of every popped region."""
@@ -132,7 +137,7 @@ class Search:
         evaluation = self.objective.evaluate(self.bounder, work.regions, refreshed, work.open, trace=True)
         best = self.objective.best(evaluation.value)
         closed = work.open & (best > 0) & alive[:, None]
-        self._record_plain(work, evaluation.value, closed)
+        self.record_plain(work, evaluation.value, closed)
         work.open = work.open & ~closed
         alive &= work.open.any(axis=1)
         guide = self._guide(work.open, best, evaluation.value)
@@ -150,19 +155,39 @@ class Search:
         self._push(work, alive, value, choice)
 
     def _ascend(
-        self, work: Open, refreshed: Refreshed, alive: Array, value: Array, coeffs: Array, trace: dict[int, Array], guide: Array
+        self,
+        work: Open,
+        refreshed: Refreshed,
+        alive: Array,
+        value: Array,
+        coeffs: Array,
+        trace: dict[int, Array],
+        guide: Array,
     ) -> tuple[Array, Array, Array, dict[int, Array]]:
         """Improve the duals of regions with one open conjunction; close what can be closed."""
         which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
         if not len(which):
             return alive, value, coeffs, trace
         part = work.take(which)
-        lines = Refreshed({k: Relaxation(tuple(a[which] for a in r.lower_slopes), r.lower_offset[which], tuple(a[which] for a in r.upper_slopes), r.upper_offset[which]) for k, r in refreshed.lines.items()}, {})
+        lines = Refreshed(
+            {
+                k: Relaxation(
+                    tuple(a[which] for a in r.lower_slopes),
+                    r.lower_offset[which],
+                    tuple(a[which] for a in r.upper_slopes),
+                    r.upper_offset[which],
+                )
+                for k, r in refreshed.lines.items()
+            },
+            {},
+        )
         ascent = Ascent(self.bounder, self.objective, part.regions, lines, None)
         weights = np.eye(len(self.objective.owner))[guide[which]]
         conjunction = part.open.argmax(axis=1)
         allowed = self.objective.owner[None] == conjunction[:, None]
-        duals, bounded = ascent.run(ascent.default_duals(weights), self.plan.steps, allowed if np.any(allowed.sum(axis=1) > 1) else None)
+        duals, bounded = ascent.run(
+            ascent.default_duals(weights), self.plan.steps, allowed if np.any(allowed.sum(axis=1) > 1) else None
+        )
         closed = bounded.value > 0
         for c in np.unique(conjunction[closed]).tolist():
             self.close_duals(part, ascent, int(c), duals, bounded, closed & (conjunction == c))
@@ -182,7 +207,7 @@ class Search:
         inside = self.objective.owner[None] == hardest[:, None]
         return np.where(inside, value, -np.inf).argmax(axis=1)
 
-    def _record_plain(self, work: Open, value: Array, closed: Array) -> None:
+    def record_plain(self, work: Open, value: Array, closed: Array) -> None:
         region, conjunction = np.nonzero(closed)
         if not len(region):
             return
@@ -213,9 +238,15 @@ class Search:
             refreshed = self.bounder.refresh(work.regions, keep_rows=False, backward=False)
         conjunction = int(work.open[0].argmax())
         ascent = Ascent(self.bounder, self.objective, work.regions, refreshed, work.phases)
-        duals = work.duals if work.duals is not None else ascent.default_duals(self._start_weights(work, refreshed, conjunction))
+        duals = (
+            work.duals
+            if work.duals is not None
+            else ascent.default_duals(self._start_weights(work, refreshed, conjunction))
+        )
         allowed = np.repeat((self.objective.owner == conjunction)[None], len(work.ids), axis=0)
-        duals, bounded = ascent.run(duals, self.plan.steps, allowed if len(self.objective.conjunctions[conjunction]) > 1 else None)
+        duals, bounded = ascent.run(
+            duals, self.plan.steps, allowed if len(self.objective.conjunctions[conjunction]) > 1 else None
+        )
         closed = bounded.value > 0
         self.close_duals(work, ascent, conjunction, duals, bounded, closed)
         if self.witness is None and self.attack is not None:
@@ -226,10 +257,18 @@ class Search:
         work.duals = duals
         rest = work.take(which)
         rows = keep_rows(refreshed.rows, which, len(work.ids))
-        choice = self._strong(rest, rows, bounded.rows.coeffs[which], {k: a[which] for k, a in bounded.trace.items()}, bounded.value[which])
+        choice = self._strong(
+            rest,
+            rows,
+            bounded.rows.coeffs[which],
+            {k: a[which] for k, a in bounded.trace.items()},
+            bounded.value[which],
+        )
         self._push(rest, np.ones(len(which), dtype=bool), bounded.value[which], choice)
 
-    def _strong(self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array], value: Array) -> Choice:
+    def _strong(
+        self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array], value: Array
+    ) -> Choice:
         """Strong branching: bound both children of the most promising literals at the parent's duals.
 
         Candidates are the phases with the largest estimated loss and, where neuron rows are at hand, the
@@ -257,7 +296,6 @@ class Search:
             bounded, _ = Ascent(self.bounder, self.objective, child.regions, refreshed, child.phases).bound(child.duals)
             reached = np.where(child.regions.empty(), np.inf, bounded.value)
             gains.append(np.clip(np.minimum(reached, 0) - value[region], 1e-9, None).reshape(batch, count))
-        self.statistics.regions += 0
         product = np.where(valid, gains[0] * gains[1], -1.0)
         pick = product.argmax(axis=1)
         one = np.arange(batch)
@@ -265,7 +303,15 @@ class Search:
         return Choice(chosen.astype(np.int32), index[one, pick].astype(np.int32), cut[one, pick], product[one, pick])
 
     def _input_candidates(
-        self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array], node: Array, index: Array, cut: Array, valid: Array
+        self,
+        work: Open,
+        rows: dict[int, NeuronRows],
+        coeffs: Array,
+        trace: dict[int, Array],
+        node: Array,
+        index: Array,
+        cut: Array,
+        valid: Array,
     ) -> tuple[Array, Array, Array, Array]:
         """Append the inputs with the largest estimated gains to the candidates."""
         lower, upper = input_gains(self.bounder, work.regions, Refreshed({}, rows), coeffs, trace)
@@ -285,7 +331,9 @@ class Search:
         weights[np.arange(len(weights)), evaluation.value.argmax(axis=1)] = 1.0
         return weights
 
-    def close_duals(self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array) -> None:
+    def close_duals(
+        self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array
+    ) -> None:
         """Record the refutations found by ascent."""
         which = np.flatnonzero(closed)
         if not len(which):
@@ -295,7 +343,14 @@ class Search:
         own = self.objective.rows_of(conjunction)
         ids = work.ids[which]
         self.recorder.close_duals(
-            ids, conjunction, duals.weights[which, own], duals.take(which), unstable, default, bounded.value[which], self.recorder.literals(ids)
+            ids,
+            conjunction,
+            duals.weights[which, own],
+            duals.take(which),
+            unstable,
+            default,
+            bounded.value[which],
+            self.recorder.literals(ids),
         )
 
     def _probe(self, work: Open, coeffs: Array, alive: Array) -> None:
@@ -361,7 +416,9 @@ def keep_rows(rows: dict[int, NeuronRows], which: Array, batch: int) -> dict[int
     return out
 
 
-def cut_regions(bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None) -> None:
+def cut_regions(
+    bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None
+) -> None:
     """Apply one literal to each region in place: value <= threshold, or >= threshold where `upper (B,)`."""
     every = np.arange(len(node))
     for k in np.unique(node).tolist():

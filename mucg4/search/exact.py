@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.bound.propagate import Refreshed, Regions
-from mucg4.bound.tighten import Ascent, Duals
+from mucg4.bound.tighten import Ascent
 from mucg4.ops.base import Array
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def _literal_rows(search: Search, one: Open, refreshed: Refreshed) -> tuple[Arra
         own = np.flatnonzero((positions >= where.start) & (positions < where.stop))
         if len(own) and k > 0:
             sign = -one.phases[0, positions[own]].astype(np.float64)
-            rows = search.bounder.backward(k, positions[own] - where.start, sign, np.zeros(len(own), dtype=np.int64), refreshed.lines)
+            rows = search.bounder.backward(
+                k, positions[own] - where.start, sign, np.zeros(len(own), dtype=np.int64), refreshed.lines
+            )
             a[own], c[own] = rows.coeffs, rows.offset
     return positions, a, c
 
@@ -106,7 +108,7 @@ def largest_violation(matrix: Array, offset: Array, soft: int, regions: Regions)
     if status == highspy.HighsModelStatus.kInfeasible:
         solver.setOptionValue("presolve", "off")
         solver.run()
-        _, has_ray, ray = solver.getDualRay()
+        _, has_ray, ray = solver.getDualRay()  # type: ignore[attr-defined]
         if has_ray:
             return None, np.maximum(-np.array(ray), 0)
     return None, None

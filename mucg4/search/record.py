@@ -13,7 +13,13 @@ from mucg4.proof.proof import Alpha, Refutation, Tree
 class Recorder:
     """Tree arrays with spare capacity, and refutations in the order they were found."""
 
-    FIELDS = {"node": (np.int32, -1), "index": (np.int32, -1), "threshold": (np.float64, 0.0), "left": (np.int32, -1), "right": (np.int32, -1)}
+    FIELDS = {
+        "node": (np.int32, -1),
+        "index": (np.int32, -1),
+        "threshold": (np.float64, 0.0),
+        "left": (np.int32, -1),
+        "right": (np.int32, -1),
+    }
 
     def __init__(self, bounder: Bounder, sizes: list[int]) -> None:
         """`sizes`: number of constraints of each conjunction."""
@@ -54,20 +60,31 @@ class Recorder:
         if len(ids):
             self._plain.append((ids, conjunction, constraint, margin))
 
-    def close_duals(self, ids: Array, conjunction: int, weights: Array, duals: Duals, unstable: Array, default: Array, margin: Array, literals: list[dict[int, int]]) -> None:
+    def close_duals(
+        self,
+        ids: Array,
+        conjunction: int,
+        weights: Array,
+        duals: Duals,
+        unstable: Array,
+        default: Array,
+        margin: Array,
+        literals: list[dict[int, int]],
+    ) -> None:
         """Refutations with optimised duals. `weights (B, m)` on the conjunction's own constraints.
 
         `unstable (B, P)` marks neurons whose slope matters, `default (B, P)` the default slopes (not stored);
         `literals[b]` maps a flat pre-activation position to the tree node that carries its phase literal.
         """
         for b in range(len(ids)):
-            beta = tuple((literals[b][int(p)], float(duals.beta[b, p])) for p in np.flatnonzero(duals.beta[b]) if int(p) in literals[b])
-            self.refutations.append(
-                Refutation(
-                    int(ids[b]), conjunction, tuple(float(w) for w in weights[b]), self._alphas(duals.alpha[b], unstable[b], default[b]), beta,
-                    margin=float(margin[b]),
-                )
-            )  # fmt: skip
+            own = literals[b]
+            multipliers = tuple(
+                (own[p], float(duals.beta[b, p])) for p in np.flatnonzero(duals.beta[b]).tolist() if p in own
+            )
+            alphas = self._alphas(duals.alpha[b], unstable[b], default[b])
+            chosen = tuple(float(w) for w in weights[b])
+            found = Refutation(int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]))
+            self.refutations.append(found)
 
     def _alphas(self, alpha: Array, unstable: Array, default: Array) -> tuple[Alpha, ...]:
         level = np.round(alpha * 255).astype(np.uint8)
@@ -97,13 +114,23 @@ class Recorder:
             out.append(found)
         return out
 
-    def tree(self) -> Tree:
-        """The finished tree."""
+    def tree(self, case: int = 0, conjunctions: tuple[int, ...] | None = None) -> Tree:
+        """The finished tree, answering for `conjunctions` of case number `case`."""
         for ids, conjunction, constraint, margin in self._plain:
-            for i, c, m, v in zip(ids.tolist(), conjunction.tolist(), constraint.tolist(), margin.tolist(), strict=True):
+            for i, c, m, v in zip(
+                ids.tolist(), conjunction.tolist(), constraint.tolist(), margin.tolist(), strict=True
+            ):
                 weights = [0.0] * self.sizes[c]
                 weights[m] = 1.0
                 self.refutations.append(Refutation(i, c, tuple(weights), margin=v))
         self._plain = []
         n = self.count
-        return Tree(*(self.arrays[f][:n].copy() for f in self.FIELDS), self.refresh[:n].copy(), self.clip[:n].copy(), tuple(self.refutations))
+        arrays = {f: a[:n].copy() for f, a in self.arrays.items()}
+        return Tree(
+            **arrays,
+            refresh=self.refresh[:n].copy(),
+            clip=self.clip[:n].copy(),
+            refutations=tuple(self.refutations),
+            case=case,
+            conjunctions=conjunctions,
+        )

@@ -100,7 +100,9 @@ def root_work(state: CaseState, open_: np.ndarray) -> Open:
 def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
     """A search with an empty frontier and a tree of the root alone."""
     recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
-    return Search(state.bounder, state.objective, state.plan, recorder, run.statistics, run.budget, attack, run.progress)
+    return Search(
+        state.bounder, state.objective, state.plan, recorder, run.statistics, run.budget, attack, run.progress
+    )
 
 
 def solve_case(run: Run, state: CaseState) -> Witness | None:
@@ -111,7 +113,7 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
         search = new_search(run, state, attack)
         search.bound(root_work(state, np.ones(count, dtype=bool)))
         witness = search.run()
-        state.trees.append(finish(search, state, None))
+        state.trees.append(search.recorder.tree(state.number))
         return witness
     for conjunction in range(count):
         search = new_search(run, state, attack)
@@ -119,16 +121,8 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
         witness = search.run()
         if witness is not None:
             return witness
-        state.trees.append(finish(search, state, (conjunction,)))
+        state.trees.append(search.recorder.tree(state.number, (conjunction,)))
     return None
-
-
-def finish(search: Search, state: CaseState, conjunctions: tuple[int, ...] | None) -> Tree:
-    """The recorded tree with the names of what it answers for."""
-    tree = search.recorder.tree()
-    return Tree(
-        tree.node, tree.index, tree.threshold, tree.left, tree.right, tree.refresh, tree.clip, tree.refutations, state.number, conjunctions
-    )
 
 
 def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = solve_case) -> Witness | list[Tree]:

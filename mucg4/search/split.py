@@ -60,7 +60,9 @@ def _neuron_gains(rows: NeuronRows, coeff: Array, low: Array, up: Array, half: A
     return out[0], out[1]
 
 
-def input_gains(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]) -> tuple[Array, Array]:
+def input_gains(
+    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
+) -> tuple[Array, Array]:
     """Estimated gains `(B, d)` of the lower and upper child when each input is halved.
 
     `coeffs (B, d)`: input row of the guiding functional; `trace[k] (B, n)`: its coefficients on node k.
@@ -77,7 +79,9 @@ def input_gains(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs
     return lower, upper
 
 
-def split_input(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]) -> Choice:
+def split_input(
+    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
+) -> Choice:
     """Halve the input with the largest estimated sum of both children's gains."""
     lower, upper = input_gains(bounder, regions, refreshed, coeffs, trace)
     width = regions.hi - regions.lo
@@ -88,7 +92,9 @@ def split_input(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs
     return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle, score[every, pick])
 
 
-def split_widest(bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]) -> Choice:
+def split_widest(
+    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
+) -> Choice:
     """Halve the widest input relative to the root box; the fallback when the estimate stalls."""
     root = np.maximum(bounder.hi - bounder.lo, 1e-300)
     relative = (regions.hi - regions.lo) / root
