@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from mucg4.proof.check import check
     from mucg4.proof.proof import Proof
     from mucg4.read.instance import read_query as read_instance
-    from mucg4.replay import replay
     from mucg4.settings import Settings
     from mucg4.store.store import Store
-    from mucg4.verify import verify
+    from mucg4.verify import replay, verify
 
 _PUBLIC = {
     "Budget": ("mucg4.budget", "Budget"),
@@ -41,7 +40,7 @@ _PUBLIC = {
     "Witness": ("mucg4.model.query", "Witness"),
     "check": ("mucg4.proof.check", "check"),
     "read_instance": ("mucg4.read.instance", "read_query"),
-    "replay": ("mucg4.replay", "replay"),
+    "replay": ("mucg4.verify", "replay"),
     "verify": ("mucg4.verify", "verify"),
 }
 

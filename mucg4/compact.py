@@ -20,10 +20,10 @@ from mucg4.bound.propagate import Regions
 from mucg4.bound.tighten import Ascent
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError
+from mucg4.ladder import Replay
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Proof, Tree
-from mucg4.replay import Replay
 from mucg4.search.bab import Open, cut_regions
 from mucg4.search.solve import CaseState, Run, open_case
 

@@ -47,12 +47,23 @@ def verify(
             return solve_smt(run.query, run.budget, runtime=run.runtime)
         found = None
         if store is not None and run.settings.reuse:
-            from mucg4.replay import replay_best
+            from mucg4.ladder import replay_best
 
             found = replay_best(run, store)
         return solve(run) if found is None else found
 
     return decide(query, answer, settings, budget, progress, announce, store)
+
+
+def replay(proof: Proof, query: Query, settings: Settings | None = None, budget: Budget | None = None) -> Verdict:
+    """Re-establish a given proof of a related query on this one and search what stays open.
+
+    The ladder without a store; the proof must speak of this network's nodes (a variant with the same
+    canonical graph). Guarantees and errors as for `verify`.
+    """
+    from mucg4.ladder import replay_all
+
+    return decide(query, lambda run: replay_all(run, list(proof.trees), "duals"), settings, budget)
 
 
 def decide(

@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "bound": BASE | {"ops", "model", "proof"},
     "search": BASE | {"ops", "model", "proof", "bound", "oracle"},
     "store": BASE | {"ops", "model", "proof", "bound", "oracle", "search"},
-    "replay": BASE | {"ops", "model", "proof", "bound", "oracle", "search", "store"},
-    "verify": BASE | {"ops", "model", "proof", "bound", "oracle", "search", "store", "replay"},
+    "ladder": BASE | {"ops", "model", "proof", "bound", "oracle", "search", "store"},
+    "compact": BASE | {"ops", "model", "proof", "bound", "oracle", "search", "store", "ladder"},
+    "verify": BASE | {"ops", "model", "proof", "bound", "oracle", "search", "store", "ladder", "compact"},
     "case": BASE | {"ops", "model", "proof", "oracle", "read", "store", "verify", "report"},
     "bench": BASE | {"read", "report"},
     "__main__": None,  # everything

@@ -18,7 +18,7 @@ DRIVER = """
 import ctypes, sys, types
 from mucg4.model.verdict import Statistics, Unknown
 import mucg4.__main__ as command
-def native(query, settings, store, budget, progress):
+def native(query, settings, store, budget, progress, announce):
     open({ready!r}, "w").close()
     {body}
     return Unknown(budget.interrupted or "timeout", Statistics())

@@ -24,15 +24,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.bound.tighten import Ascent, Bounded, Duals
-from mucg4.budget import Budget
 from mucg4.errors import ProofError
-from mucg4.model.query import Query, Witness
-from mucg4.model.verdict import Verdict
+from mucg4.model.query import Witness
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Proof, Refutation, Tree
+from mucg4.proof.proof import Refutation, Tree
 from mucg4.search.bab import Open, Search, cut_regions
 from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
-from mucg4.settings import Settings
 from mucg4.store.match import Match, relate, translate
 
 if TYPE_CHECKING:
@@ -361,17 +358,3 @@ def _translated(related: Related, found: Match) -> list[Tree]:
         return [translate(tree, found.alignment) for tree in proof.trees]
     except (ProofError, IndexError):
         return []  # a stored entry is a hint: one that does not fit is a miss
-
-
-def replay(proof: Proof, query: Query, settings: Settings | None = None, budget: Budget | None = None) -> Verdict:
-    """Re-establish a given proof of a related query on this one and search what stays open.
-
-    The public face of the ladder without a store; the proof must speak of this network's node positions
-    (a variant with the same canonical graph). Same guarantees and errors as `mucg4.verify`.
-    """
-    from mucg4.verify import decide
-
-    def answer(run: Run) -> Witness | list[Tree]:
-        return replay_all(run, list(proof.trees), "duals")
-
-    return decide(query, answer, settings, budget)
