@@ -3,8 +3,8 @@
 Keys: `format` ("mucg4-case"), `version` (1), `kind` (free text: what failed), `vnnlib` (the property's text), the
 network as `onnx_base64` or, for small dense ReLU networks, as `layers` (a list of `{"weights": rows, "bias": [...]}`, a
 ReLU between two layers, `x W^T + b`), optionally the original it is a variant of (`related_onnx_base64` or
-`related_layers`: it is verified first, into the store), `settings` (fields of `Settings`), `expected` (sat, unsat or
-null), `seconds` (limit of one engine), `note`.
+`related_layers`: it is verified first, into the store) and the property that one has if it is another
+(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat or null), `seconds` (limit of one engine), `note`.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def save_case(
     *,
     kind: str,
     related: bytes | Layers | None = None,
+    related_vnnlib: str | None = None,
     settings: Settings | None = None,
     expected: str | None = None,
     note: str = "",
@@ -84,6 +85,8 @@ def save_case(
     record.update(settings=changed, vnnlib=vnnlib, **_network_entry("", network))
     if related is not None:
         record.update(_network_entry("related_", related))
+        if related_vnnlib is not None:
+            record["related_vnnlib"] = related_vnnlib
     write_atomic(path, json_text(record, indent=1) + "\n")
 
 
@@ -122,14 +125,14 @@ def _read_case(path: Path, folder: Path) -> _Case:
         data = json.loads(path.read_text())
         if data.get("format") != FORMAT or data.get("version") != VERSION:
             raise InputError(f"{path}: not a {FORMAT} file of version {VERSION}")
-        (folder / "property.vnnlib").write_text(data["vnnlib"])
         queries: list[Query | None] = []
         for prefix in ("", "related_"):
+            network, prop = folder / f"{prefix}network.onnx", folder / f"{prefix}property.vnnlib"
             content = _network_bytes(data, prefix)
             if content is not None:
-                (folder / f"{prefix}network.onnx").write_bytes(content)
-            there = content is not None
-            queries.append(read_query(folder / f"{prefix}network.onnx", folder / "property.vnnlib") if there else None)
+                network.write_bytes(content)
+                prop.write_text(data.get(prefix + "vnnlib", data["vnnlib"]))
+            queries.append(None if content is None else read_query(network, prop))
         known = {f.name for f in fields(Settings)}
         settings = Settings(**{k: v for k, v in data.get("settings", {}).items() if k in known})
         if queries[0] is None:
