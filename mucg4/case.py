@@ -4,7 +4,8 @@ Keys: `format` ("mucg4-case"), `version` (1), `kind` (free text: what failed), `
 network as `onnx_base64` or, for small dense ReLU networks, as `layers` (a list of `{"weights": rows, "bias": [...]}`, a
 ReLU between two layers, `x W^T + b`), optionally the original it is a variant of (`related_onnx_base64` or
 `related_layers`: it is verified first, into the store) and the property that one has if it is another
-(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat or null), `seconds` (limit of one engine), `note`.
+(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat or null), `seconds` (limit of one
+engine), `note`.
 """
 
 from __future__ import annotations
