@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,9 +138,9 @@ class Replay:
     def _close_early(self, work: Open) -> None:
         """Near the root, where few regions stand for many leaves: refute whole subtrees where possible."""
         refreshed = self.state.bounder.refresh(work.regions, backward=False)
-        evaluation = self.state.objective.evaluate(self.state.bounder, work.regions, refreshed, work.open)
-        closed = work.open & (self.state.objective.best(evaluation.value) > 0)
-        self.search.record_plain(work, evaluation.value, closed)
+        value = self.state.objective.values(self.state.bounder, work.regions, refreshed, work.open)
+        closed = work.open & (self.state.objective.best(value) > 0)
+        self.search.record_plain(work, value, closed)
         work.open = work.open & ~closed
 
     def _stored_duals(self, ascent: Ascent, refutations: list[Refutation], part: Open) -> Duals:
@@ -252,22 +253,32 @@ def fits(tree: Tree, state: CaseState) -> bool:
     return (
         literals
         and all(0 <= c < count for c in tree.conjunctions or ())
-        and all(_fits(r, state, size) for r in tree.refutations)
+        and all(_fits(r, state, size, len(tree)) for r in tree.refutations)
     )
 
 
-def _fits(r: Refutation, state: CaseState, size: dict[int, int]) -> bool:
+def _fits(r: Refutation, state: CaseState, size: dict[int, int], nodes: int) -> bool:
     if not 0 <= r.conjunction < state.objective.count:
         return False
     own = state.objective.rows_of(r.conjunction)
     weights = len(r.weights) == own.stop - own.start and all(0 <= w < np.inf for w in r.weights)
-    slopes = all(len(a.index) == 0 or (0 <= a.index.min() and a.index.max() < size.get(a.node, 0)) for a in r.alpha)
-    return weights and slopes and all(0 <= v < np.inf for _, v in r.beta)
+    slopes = all(
+        len(a.index) == len(a.value) and bool(np.all((a.index >= 0) & (a.index < size.get(a.node, 0)))) for a in r.alpha
+    )
+    return weights and slopes and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
+
+
+def parts(state: CaseState, tree: Tree) -> list[Tree]:
+    """The tree in the form this case's search works in: one conjunction at a time when it splits phases."""
+    covers = range(state.objective.count) if tree.conjunctions is None else tree.conjunctions
+    if state.plan.mode == "input" or len(covers) == 1:
+        return [tree]
+    return [replace(tree, conjunctions=(c,)) for c in covers]
 
 
 def replay_case(run: Run, state: CaseState, trees: list[Tree], rung: str) -> Witness | None:
     """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
-    for tree in trees:
+    for tree in [part for whole in trees for part in parts(state, whole)]:
         search = Replay(run, state, tree, rung).walk()
         witness = search.witness or search.run()
         if witness is not None:

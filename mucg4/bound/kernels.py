@@ -34,5 +34,5 @@ def relax_rows(a: Array, region: Array, lines: Relaxation) -> tuple[tuple[Array,
 
 
 def row_norms(a: Array) -> Array:
-    """Euclidean norm of each row, `(rows, n)` -> `(rows,)`."""
-    return np.sqrt(np.einsum("ij,ij->i", a, a))
+    """Euclidean norm of each row, `(rows, n)` -> `(rows,)`; never less than it by underflow of the squares."""
+    return np.sqrt(np.einsum("ij,ij->i", a, a)) + 1e-150

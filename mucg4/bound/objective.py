@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mucg4.bound.propagate import Bounder, Refreshed, Regions, Rows
+from mucg4.bound.kernels import row_norms
+from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
+from mucg4.bound.rounding import gamma
 from mucg4.model.query import Case
 from mucg4.ops.base import Array
 
@@ -65,13 +67,16 @@ class Objective:
         pending = dict(extra or {})
         pending[last] = weights @ self.y + pending[last] if last in pending else weights @ self.y
         rows = bounder.carry(pending, region, refreshed.lines, trace)
-        constant = weights @ self.constants
-        rows.offset = rows.offset + constant
-        # the stated constants are exact decimals, the rows use their nearest doubles
-        rows.error = rows.error + 2.0**-50 * (weights @ abs(self.constants))
+        rows.offset = rows.offset + weights @ self.constants
+        # Stated numbers are exact decimals, the rows use their nearest doubles; and the weighted sums round. Both
+        # are relative to the terms, which may cancel, so the norm of the sum (see `carry`) does not cover them.
+        output = bounder.scales.value[last]
+        rounding = weights @ abs(self.constants) + (weights @ abs(self.y)) @ output
         if self.mixed:
             rows.coeffs = rows.coeffs + weights @ self.x
-            rows.error = rows.error + bounder.scales.error[0] * np.linalg.norm(weights @ abs(self.x), axis=1)
+            rounding = rounding + (weights @ abs(self.x)) @ bounder.scales.value[0]
+            rows.error = rows.error + bounder.scales.error[0] * row_norms(rows.coeffs)
+        rows.error = rows.error + gamma(weights.shape[1]) * rounding
         return rows
 
     def evaluate(
@@ -93,6 +98,25 @@ class Objective:
             full[k] = np.zeros((batch, m, a.shape[1]))
             full[k][region, row] = a
         return Evaluation(value, coeffs, offset, full)
+
+    def values(self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array) -> Array:
+        """Only the lower bounds `(B, M)` of `evaluate`, in chunks: many constraints times inputs need no memory."""
+        region, row = np.nonzero(open_[:, self.owner])
+        value = np.full((len(regions), len(self.owner)), -np.inf)
+        step = max(16, 4 * CHUNK_ELEMENTS // max(node.size for node in bounder.network.nodes))
+        for at in range(0, len(region), step):
+            r, m = region[at : at + step], row[at : at + step]
+            weights = np.zeros((len(r), len(self.owner)))
+            weights[np.arange(len(r)), m] = 1.0
+            rows = self.functional(bounder, refreshed, r, weights)
+            value[r, m] = rows.minimum(regions.lo[r], regions.hi[r], bounder.scales.input_dot)
+        return value
+
+    def best_row(self, value: Array, conjunction: Array) -> Array:
+        """(B,) the constraint of `conjunction (B,)` with the largest of `value (B, M)`, whatever overflowed."""
+        inside = self.owner[None] == conjunction[:, None]
+        finite = np.nan_to_num(value, nan=-1e300, posinf=1e300, neginf=-1e300)
+        return np.where(inside, finite, -np.inf).argmax(axis=1)
 
     def best(self, value: Array) -> Array:
         """(B, M) constraint values -> (B, K) best lower bound per conjunction."""

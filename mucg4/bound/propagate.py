@@ -191,7 +191,10 @@ class Bounder:
         out = Refreshed({}, {})
         for k in self.pre:
             low, up = self.pre_bounds(regions, k)
-            if k in self._direct and k > 0:
+            if k == 0:  # the input itself feeds a nonlinear node: its bounds are the box
+                np.maximum(low, regions.lo, out=low)
+                np.minimum(up, regions.hi, out=up)
+            elif k in self._direct:
                 op = self.network.nodes[k].op
                 assert isinstance(op, Affine)
                 a, b = self._affine_interval(op, [regions.lo], [regions.hi])
@@ -200,7 +203,7 @@ class Bounder:
                 if keep_rows and isinstance(op, Dense):
                     region, neuron = np.nonzero(self.unstable(regions, k))
                     out.rows[k] = NeuronRows(region, neuron, op.weight[neuron], -op.weight[neuron])
-            elif k > 0 and backward:
+            elif backward:
                 region, neuron = np.nonzero(self.unstable(regions, k))
                 if len(region):
                     rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep_rows)
@@ -226,8 +229,8 @@ class Bounder:
             sign = np.concatenate([np.ones(len(r)), -np.ones(len(r))])
             rows = self.backward(k, np.concatenate([j, j]), sign, both, lines)
             value = rows.minimum(regions.lo[both], regions.hi[both], self.scales.input_dot)
-            low[r, j] = np.maximum(low[r, j], value[: len(r)])
-            up[r, j] = np.minimum(up[r, j], -value[len(r) :])
+            low[r, j] = np.fmax(low[r, j], value[: len(r)])  # nan tightens nothing
+            up[r, j] = np.fmin(up[r, j], -value[len(r) :])
             if keep:
                 kept.below[part], kept.above[part] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
         return kept

@@ -29,6 +29,7 @@ import numpy as np
 
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.base import Affine, Array
+from mucg4.ops.piecewise import TwoPiece
 
 UNIT = 2.0**-53
 SLACK = 64
@@ -62,9 +63,11 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
             m = affine_magnitude(node.op, [value[i][None] for i in node.inputs])[0] + value[k]
             fan = node.op.fan_in + len(network.users[k])
         else:
-            m = value[k] + 4.0 * np.sum([value[i] for i in node.inputs], axis=0)
+            # slopes of an S-shaped function are at most 1, those of two pieces (any alpha) at most the steeper one
+            steep = max(1.0, abs(node.op.left), abs(node.op.right)) if isinstance(node.op, TwoPiece) else 1.0
+            m = value[k] + 4.0 * steep * np.sum([value[i] for i in node.inputs], axis=0)
             fan = 8
         with np.errstate(over="ignore"):
-            # a row's product with a bias or with line offsets sums over the node's own size
-            error.append(gamma(max(fan, node.size)) * float(np.linalg.norm(m)) * (1 + 1e-6) + TINY)
+            # a row's product with a bias or with line offsets sums over its own size, constants over all nodes
+            error.append(gamma(max(fan, node.size) + len(network.nodes)) * float(np.linalg.norm(m)) * (1 + 1e-6) + TINY)
     return Scales(tuple(error), tuple(value), gamma(network.input_size))

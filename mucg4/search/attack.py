@@ -120,7 +120,8 @@ class Attack:
     def starts(self, count: int) -> Array:
         """The centre, and random points and corners of the box, `(count, d)`."""
         lo, hi = self.case.box.lo, self.case.box.hi
-        x = self.rng.uniform(lo, hi, size=(count, len(lo)))
+        share = self.rng.random((count, len(lo)))
+        x = np.clip(lo * (1 - share) + hi * share, lo, hi)  # hi - lo may overflow
         corners = self.rng.integers(0, 2, size=(count // 3, len(lo)))
         x[: len(corners)] = np.where(corners == 1, hi, lo)
         x[-1] = (lo + hi) / 2

@@ -22,6 +22,7 @@ from mucg4.bound.objective import Evaluation, Objective, clip_box
 from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals
 from mucg4.budget import Budget
+from mucg4.errors import BudgetError, UnsoundError
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array, Relaxation
@@ -204,8 +205,7 @@ class Search:
     def _guide(self, open_: Array, best: Array, value: Array) -> Array:
         """(B,) constraint that steers the split: the best one of the conjunction that is hardest to refute."""
         hardest = np.where(open_, best, np.inf).argmin(axis=1)
-        inside = self.objective.owner[None] == hardest[:, None]
-        return np.where(inside, value, -np.inf).argmax(axis=1)
+        return self.objective.best_row(value, hardest)
 
     def record_plain(self, work: Open, value: Array, closed: Array) -> None:
         region, conjunction = np.nonzero(closed)
@@ -237,6 +237,8 @@ class Search:
                 return
             refreshed = self.bounder.refresh(work.regions, keep_rows=False, backward=False)
         conjunction = int(work.open[0].argmax())
+        if not np.all(work.open == (np.arange(self.objective.count) == conjunction)):
+            raise UnsoundError("a search that splits phases was given more than one conjunction")
         ascent = Ascent(self.bounder, self.objective, work.regions, refreshed, work.phases)
         duals = (
             work.duals
@@ -285,6 +287,9 @@ class Search:
         if rows:
             node, index, cut, valid = self._input_candidates(work, rows, coeffs, trace, node, index, cut, valid)
         count = node.shape[1]
+        if not count:  # nothing to split: the network is affine
+            none = np.full(batch, -1, dtype=np.int32)
+            return Choice(none, none.copy(), np.zeros(batch), np.zeros(batch))
         region = np.repeat(np.arange(batch), count)
         gains = []
         for upper in (False, True):
@@ -319,17 +324,15 @@ class Search:
         top = np.argsort(-gain, axis=1)[:, : min(CANDIDATES // 2, gain.shape[1])]
         every = np.arange(len(gain))[:, None]
         middle = (work.regions.lo[every, top] + work.regions.hi[every, top]) / 2
-        ok = work.regions.hi[every, top] > work.regions.lo[every, top]
+        ok = (work.regions.lo[every, top] < middle) & (middle < work.regions.hi[every, top])
         parts = ((node, np.zeros_like(top)), (index, top), (cut, middle), (valid, ok))
         a, b, c, d = (np.concatenate(p, axis=1) for p in parts)
         return a, b, c, d
 
     def _start_weights(self, work: Open, refreshed: Refreshed, conjunction: int) -> Array:
         """(B, M) the single best constraint of the conjunction on each region."""
-        evaluation = self.objective.evaluate(self.bounder, work.regions, refreshed, work.open)
-        weights = np.zeros_like(evaluation.value)
-        weights[np.arange(len(weights)), evaluation.value.argmax(axis=1)] = 1.0
-        return weights
+        value = self.objective.values(self.bounder, work.regions, refreshed, work.open)
+        return np.eye(value.shape[1])[self.objective.best_row(value, np.full(len(value), conjunction))]
 
     def close_duals(
         self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array
@@ -375,6 +378,7 @@ class Search:
         stuck = which[choice.node[which] < 0]
         if len(stuck):
             which = self._decide(work, stuck, which, choice)
+        self._require_progress(work, which, choice)
         fields = {
             "ids": work.ids[which],
             "lo": work.regions.lo[which],
@@ -392,6 +396,17 @@ class Search:
             duals = work.duals.take(which)
             fields.update(weights=duals.weights, alpha=duals.alpha, beta=duals.beta)
         self.frontier.push(**fields)
+
+    def _require_progress(self, work: Open, which: Array, choice: Choice) -> None:
+        """Stop when the box of an open region is a point to working precision: its children would be copies of it.
+
+        Such regions have bounds within rounding of zero, so best-first order leaves them for last.
+        """
+        own = which[choice.node[which] == 0]
+        at, middle = choice.index[own], choice.threshold[own]
+        inside = (work.regions.lo[own, at] < middle) & (middle < work.regions.hi[own, at])
+        if self.witness is None and not np.all(inside):
+            raise BudgetError("undecided: a region shrank to a point where rounding hides the sign")
 
     def _decide(self, work: Open, stuck: Array, which: Array, choice: Choice) -> Array:
         """Regions without an unstable neuron: decided by LP, or split at their widest input."""

@@ -46,7 +46,7 @@ def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunc
     matrix = np.concatenate([constraints.coeffs, a])
     offset = np.concatenate([constraints.offset, c])
     search.statistics.lp_calls += 1
-    point, multipliers = largest_violation(matrix, offset, len(eye), one.regions)
+    point, multipliers = largest_violation(matrix, offset, len(eye), one.regions, search.budget.left())
     if multipliers is not None:
         weights = np.zeros((1, m))
         weights[0, rows] = multipliers[: len(eye)]
@@ -78,7 +78,9 @@ def _literal_rows(search: Search, one: Open, refreshed: Refreshed) -> tuple[Arra
     return positions, a, c
 
 
-def largest_violation(matrix: Array, offset: Array, soft: int, regions: Regions) -> tuple[Array | None, Array | None]:
+def largest_violation(
+    matrix: Array, offset: Array, soft: int, regions: Regions, seconds: float = np.inf
+) -> tuple[Array | None, Array | None]:
     """Solve `min t` with `A_i x + o_i <= t` (i < soft), `A_i x + o_i <= 0` (others), x in the box.
 
     Returns the minimiser x (or None) and nonnegative multipliers of all rows (or None): with t* > 0 they
@@ -97,8 +99,9 @@ def largest_violation(matrix: Array, offset: Array, soft: int, regions: Regions)
     lp.a_matrix_.start_ = np.arange(rows + 1) * (d + 1)
     lp.a_matrix_.index_ = np.tile(np.arange(d + 1), rows)
     lp.a_matrix_.value_ = full.ravel()
-    solver = highspy.Highs()
-    solver.silent()
+    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("time_limit", max(seconds, 0.01))
     solver.passModel(lp)
     solver.run()
     status = solver.getModelStatus()

@@ -84,12 +84,12 @@ def split_input(
 ) -> Choice:
     """Halve the input with the largest estimated sum of both children's gains."""
     lower, upper = input_gains(bounder, regions, refreshed, coeffs, trace)
-    width = regions.hi - regions.lo
-    score = np.where(width > 0, lower + upper + 1e-12 * width, -1.0)
+    middle = (regions.lo + regions.hi) / 2
+    divisible = (regions.lo < middle) & (middle < regions.hi)
+    score = np.where(divisible, lower + upper + 1e-12 * (regions.hi - regions.lo), -1.0)
     pick = score.argmax(axis=1)
     every = np.arange(len(regions))
-    middle = (regions.lo[every, pick] + regions.hi[every, pick]) / 2
-    return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle, score[every, pick])
+    return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle[every, pick], score[every, pick])
 
 
 def split_widest(
@@ -97,11 +97,13 @@ def split_widest(
 ) -> Choice:
     """Halve the widest input relative to the root box; the fallback when the estimate stalls."""
     root = np.maximum(bounder.hi - bounder.lo, 1e-300)
-    relative = (regions.hi - regions.lo) / root
+    middle = (regions.lo + regions.hi) / 2
+    divisible = (regions.lo < middle) & (middle < regions.hi)
+    relative = np.where(divisible, (regions.hi - regions.lo) / root, -1.0)
     pick = relative.argmax(axis=1)
     every = np.arange(len(regions))
-    middle = (regions.lo[every, pick] + regions.hi[every, pick]) / 2
-    return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle, relative[every, pick])
+    chosen = middle[every, pick], relative[every, pick]
+    return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), *chosen)
 
 
 def phase_scores(bounder: Bounder, regions: Regions, trace: dict[int, Array]) -> tuple[Array, Array]:
