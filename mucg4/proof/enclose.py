@@ -185,6 +185,10 @@ class Enclosure:
         where `refresh (B,)` unstable neurons get backward bounds, where `root (B,)` interval bounds come
         first. Sound on the real values.
         """
+        if np.any(root & refresh):  # the root's interval bounds come from interval bounds alone, all nodes first
+            nowhere = np.zeros_like(root)
+            self.sweep(box, low, up, nowhere, root)
+            root = nowhere
         empty = np.any(box[0] > box[1], axis=1)
         frame = Frame([], [], [], [], [])
         self._append(frame, box[0], box[1], np.zeros(len(empty)))
