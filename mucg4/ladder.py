@@ -186,8 +186,9 @@ class Replay:
         out = []
         tree, state = self.tree, self.state
         self._clip(at, work, which)
-        for begin in range(0, len(which), BATCH // 2):
-            part = which[begin : begin + BATCH // 2]
+        half = max(1, min(BATCH, 4 * state.plan.batch) // 2)
+        for begin in range(0, len(which), half):
+            part = which[begin : begin + half]
             k, sub = at[part], work.take(part)
             node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
             left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.plan.refresh)

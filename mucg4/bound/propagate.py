@@ -11,6 +11,7 @@ in one flat axis; `Bounder.slices` says where. Children inherit: bounds only eve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,8 +88,12 @@ class Refreshed(NamedTuple):
 class Bounder:
     """Bounds of one network over sub-regions of one root box. Owns no state but constants of the root."""
 
-    def __init__(self, network: Network, lo: Array, hi: Array) -> None:
-        """`lo, hi (d,)`: the root box. Every region given later must lie inside it."""
+    def __init__(self, network: Network, lo: Array, hi: Array, poll: Callable[[], None] = lambda: None) -> None:
+        """`lo, hi (d,)`: the root box. Every region given later must lie inside it.
+
+        `poll` is called inside long loops and may raise to end the run.
+        """
+        self.poll = poll
         self.network = network
         self.pre = network.pre_activations
         self.slices: dict[int, slice] = {}
@@ -223,6 +228,7 @@ class Bounder:
         kept = NeuronRows(region, neuron, np.empty((len(region), d)), np.empty((len(region), d)))
         step = max(16, CHUNK_ELEMENTS // (2 * max(n.size for n in self.network.nodes[: k + 1])))
         for at in range(0, len(region), step):
+            self.poll()
             part = slice(at, at + step)
             r, j = region[part], neuron[part]
             both = np.concatenate([r, r])

@@ -147,6 +147,7 @@ class Ascent:
         second = {f: np.zeros_like(getattr(duals, f)) for f in ("alpha", "beta")}
         rate = 1.0
         for step in range(1, steps + 1):
+            self.bounder.poll()
             gradient = self._gradient(bounded, lines)
             moved = {}
             for f, base in (("alpha", RATE_ALPHA), ("beta", RATE_BETA)):

@@ -84,7 +84,7 @@ class Search:
         per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + (
             16 * bounder.width if plan.keep_duals else bounder.width
         )
-        self.frontier = Frontier(max(1000, FRONTIER_BYTES // per_region))
+        self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
         self.turns = 0
 

@@ -29,6 +29,7 @@ class Recorder:
         self.arrays = {f: np.full(64, fill, dtype=t) for f, (t, fill) in self.FIELDS.items()}
         self.refresh = np.ones(64, dtype=bool)
         self.clip = np.zeros(64, dtype=bool)
+        self.parent = np.full(64, -1, dtype=np.int64)
         self.refutations: list[Refutation] = []
         self._plain: list[tuple[Array, Array, Array, Array]] = []
 
@@ -41,6 +42,7 @@ class Recorder:
         for f, (_, fill) in self.FIELDS.items():
             self.arrays[f] = np.concatenate([self.arrays[f], np.full(grown - size, fill, dtype=self.arrays[f].dtype)])
         self.refresh = np.concatenate([self.refresh, np.ones(grown - size, dtype=bool)])
+        self.parent = np.concatenate([self.parent, np.full(grown - size, -1, dtype=np.int64)])
         self.clip = np.concatenate([self.clip, np.zeros(grown - size, dtype=bool)])
 
     def split(self, ids: Array, node: Array, index: Array, threshold: Array, refresh: bool) -> tuple[Array, Array]:
@@ -53,6 +55,7 @@ class Recorder:
         for f, v in (("node", node), ("index", index), ("threshold", threshold), ("left", left), ("right", right)):
             self.arrays[f][ids] = v
         self.refresh[left[0] : self.count] = refresh
+        self.parent[left] = self.parent[right] = ids
         return left, right
 
     def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
@@ -98,10 +101,7 @@ class Recorder:
 
     def literals(self, ids: Array) -> list[dict[int, int]]:
         """Per tree node: flat pre-activation position -> tree node that introduced the phase literal."""
-        parent = np.full(self.count, -1, dtype=np.int64)
-        inner = np.flatnonzero(self.arrays["left"][: self.count] >= 0)
-        parent[self.arrays["left"][inner]] = inner
-        parent[self.arrays["right"][inner]] = inner
+        parent = self.parent
         out = []
         for k in ids.tolist():
             found: dict[int, int] = {}

@@ -20,6 +20,7 @@ from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
+EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
 MIXED_DIMENSION = 64  # up to so many free inputs phase searches also consider input splits
 REFRESH_ROWS = 400  # up to so many unstable neurons behind the first layer, children re-derive their bounds
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
@@ -50,8 +51,8 @@ class CaseState:
     trees: list[Tree] = field(default_factory=list)
 
 
-def plan_for(bounder: Bounder, root: Regions, settings: Settings) -> Plan:
-    """Choose the search's ways from measured features: free inputs, unstable neurons, network size."""
+def plan_for(bounder: Bounder, root: Regions, settings: Settings, constraints: int) -> Plan:
+    """Choose the search's ways from measured features: free inputs, unstable neurons, sizes."""
     free = int(np.count_nonzero(root.hi > root.lo))
     mode = settings.split
     if mode == "auto":
@@ -59,6 +60,8 @@ def plan_for(bounder: Bounder, root: Regions, settings: Settings) -> Plan:
     unstable = int(sum(np.count_nonzero(bounder.unstable(root, k)) for k in bounder.pre if k not in bounder._direct))
     size = sum(n.size for n in bounder.network.nodes)
     batch = settings.batch or int(np.clip(200_000 // max(size, 1), 4, 256))
+    cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
+    batch = max(1, min(batch, EVALUATION_CELLS // cells))
     if mode == "input":
         return Plan("input", True, ASCENT_STEPS, batch, False, True)
     return Plan("phase", unstable <= REFRESH_ROWS, ASCENT_STEPS, batch, True, free <= MIXED_DIMENSION)
@@ -69,11 +72,13 @@ def open_case(run: Run, number: int) -> CaseState | None:
     case = run.query.cases[number]
     if case.box.empty or not case.conjunctions:
         return None
-    bounder = Bounder(run.query.network, case.box.lo, case.box.hi)
+    bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll)
     root = bounder.root()
     bounder.refresh(root)
     bounder.tighten_scales(root)
-    return CaseState(number, case, bounder, Objective(case), root, plan_for(bounder, root, run.settings))
+    objective = Objective(case)
+    plan = plan_for(bounder, root, run.settings, len(objective.owner))
+    return CaseState(number, case, bounder, objective, root, plan)
 
 
 def attack_of(run: Run, case: Case) -> Attack | None:
