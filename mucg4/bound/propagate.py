@@ -61,6 +61,10 @@ class Rows:
     offset: Array
     error: Array
 
+    def take(self, index: Array) -> Rows:
+        """The chosen rows (a copy)."""
+        return Rows(self.coeffs[index], self.offset[index], self.error[index])
+
     def minimum(self, lo: Array, hi: Array, dot: float) -> Array:
         """Lower bounds `(rows,)` over the boxes `lo, hi (rows, d)`, rounding included."""
         positive, negative = np.maximum(self.coeffs, 0), np.minimum(self.coeffs, 0)

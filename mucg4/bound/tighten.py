@@ -75,7 +75,8 @@ class Ascent:
             alpha[:, self.bounder.slices[k]] = op.default_alpha(*self.bounder.pre_bounds(self.regions, k))
         return alpha
 
-    def _lines(self, duals: Duals) -> Refreshed:
+    def lines(self, duals: Duals) -> Refreshed:
+        """The relaxations with the slopes of the given duals."""
         lines = dict(self.refreshed.lines)
         for user, k in self.free.items():
             op = self.bounder.network.nodes[user].op
@@ -90,7 +91,7 @@ class Ascent:
 
     def bound(self, duals: Duals) -> tuple[Bounded, Refreshed]:
         """Sound lower bounds at the given duals, rounding included."""
-        lines = self._lines(duals)
+        lines = self.lines(duals)
         trace: dict[int, Array] = {}
         extra: dict[int, Array] = {}
         if self.phases is not None and np.any(duals.beta):

@@ -29,11 +29,12 @@ from mucg4.ops.base import Array, Relaxation
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.record import Recorder
-from mucg4.search.split import RULES, Choice, input_gains, locate, phase_scores
+from mucg4.search.split import RULES, Choice, direct_gains, input_gains, is_plain_first_layer, locate, phase_scores
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
 CANDIDATES = 8
+DIRECT_CANDIDATES = 32
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Search:
         )
         self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
+        self.plain_first_layers = [k for k in bounder.pre if is_plain_first_layer(bounder, k)]
         self.turns = 0
 
     def run(self) -> Witness | None:
@@ -170,18 +172,7 @@ class Search:
         if not len(which):
             return alive, value, coeffs, trace
         part = work.take(which)
-        lines = Refreshed(
-            {
-                k: Relaxation(
-                    tuple(a[which] for a in r.lower_slopes),
-                    r.lower_offset[which],
-                    tuple(a[which] for a in r.upper_slopes),
-                    r.upper_offset[which],
-                )
-                for k, r in refreshed.lines.items()
-            },
-            {},
-        )
+        lines = take_lines(refreshed, which)
         ascent = Ascent(self.bounder, self.objective, part.regions, lines, None)
         weights = np.eye(len(self.objective.owner))[guide[which]]
         conjunction = part.open.argmax(axis=1)
@@ -259,37 +250,60 @@ class Search:
         work.duals = duals
         rest = work.take(which)
         rows = keep_rows(refreshed.rows, which, len(work.ids))
-        choice = self._strong(
-            rest,
-            rows,
-            bounded.rows.coeffs[which],
-            {k: a[which] for k, a in bounded.trace.items()},
-            bounded.value[which],
+        part = Bounded(bounded.value[which], bounded.rows.take(which), {k: a[which] for k, a in bounded.trace.items()})
+        lines = Ascent(self.bounder, self.objective, rest.regions, take_lines(refreshed, which), rest.phases).lines(
+            duals.take(which)
         )
-        self._push(rest, np.ones(len(which), dtype=bool), bounded.value[which], choice)
+        choice = self._strong(rest, rows, part, lines)
+        self._push(rest, np.ones(len(which), dtype=bool), part.value, choice)
 
-    def _strong(
-        self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array], value: Array
-    ) -> Choice:
-        """Strong branching: bound both children of the most promising literals at the parent's duals.
+    def _strong(self, work: Open, rows: dict[int, NeuronRows], bounded: Bounded, lines: Refreshed) -> Choice:
+        """Strong branching: bound both children of promising literals at the parent's duals.
 
-        Candidates are the phases with the largest estimated loss and, where neuron rows are at hand, the
-        inputs with the largest estimated gain; the best product of both children's gains wins.
+        Neurons of a dense first layer are bounded in closed form. Other candidates are the phases with the
+        largest estimated loss and, where neuron rows are at hand, the inputs with the largest estimated
+        gain. The best product of both children's gains wins.
         """
         batch = len(work.ids)
-        score, threshold = phase_scores(self.bounder, work.regions, trace)
+        score, threshold = phase_scores(self.bounder, work.regions, bounded.trace)
+        parts = [self._direct_candidates(work, bounded, lines, k, score) for k in self.plain_first_layers]
         width = min(CANDIDATES, score.shape[1])
         top = np.argsort(-score, axis=1)[:, :width]
         every = np.arange(batch)[:, None]
         node, index = locate(self.bounder, top)
-        cut = threshold[every, top]
-        valid = score[every, top] > 0
+        parts.append((node, index, threshold[every, top], score[every, top] > 0, None))
         if rows:
-            node, index, cut, valid = self._input_candidates(work, rows, coeffs, trace, node, index, cut, valid)
-        count = node.shape[1]
-        if not count:  # nothing to split: the network is affine
+            parts.append(self._input_candidates(work, rows, bounded.rows.coeffs, bounded.trace))
+        gains = [
+            self._children_gain(work, *p[:3], bounded.value) if p[4] is None and np.any(p[3]) else p[4] for p in parts
+        ]
+        gain = np.concatenate(
+            [np.where(p[3], -1.0 if g is None else g, -1.0) for p, g in zip(parts, gains, strict=True)], axis=1
+        )
+        if not gain.shape[1]:  # nothing to split: the network is affine
             none = np.full(batch, -1, dtype=np.int32)
             return Choice(none, none.copy(), np.zeros(batch), np.zeros(batch))
+        pick, one = gain.argmax(axis=1), np.arange(batch)
+        node, index, cut = (np.concatenate([p[i] for p in parts], axis=1)[one, pick] for i in range(3))
+        chosen = np.where(gain[one, pick] >= 0, node, -1)
+        return Choice(chosen.astype(np.int32), index.astype(np.int32), cut, gain[one, pick])
+
+    def _direct_candidates(
+        self, work: Open, bounded: Bounded, lines: Refreshed, k: int, score: Array
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        """The first layer's best neurons with closed-form gains; takes them out of `score`."""
+        where = self.bounder.slices[k]
+        own = score[:, where]
+        top = np.argsort(-own, axis=1)[:, :DIRECT_CANDIDATES]
+        valid = np.take_along_axis(own, top, axis=1) > 0
+        gains = direct_gains(self.bounder, work.regions, lines, bounded, k, top)
+        gains = np.clip(np.minimum(gains, -bounded.value[:, None]), 1e-9, None)
+        score[:, where] = -1.0
+        return np.full_like(top, k), top, np.zeros(top.shape), valid, gains[0] * gains[1]
+
+    def _children_gain(self, work: Open, node: Array, index: Array, cut: Array, value: Array) -> Array:
+        """(B, C) product of both children's gains over `value (B,)` for candidate literals `(B, C)`."""
+        batch, count = node.shape
         region = np.repeat(np.arange(batch), count)
         gains = []
         for upper in (False, True):
@@ -301,33 +315,19 @@ class Search:
             bounded, _ = Ascent(self.bounder, self.objective, child.regions, refreshed, child.phases).bound(child.duals)
             reached = np.where(child.regions.empty(), np.inf, bounded.value)
             gains.append(np.clip(np.minimum(reached, 0) - value[region], 1e-9, None).reshape(batch, count))
-        product = np.where(valid, gains[0] * gains[1], -1.0)
-        pick = product.argmax(axis=1)
-        one = np.arange(batch)
-        chosen = np.where(product[one, pick] >= 0, node[one, pick], -1)
-        return Choice(chosen.astype(np.int32), index[one, pick].astype(np.int32), cut[one, pick], product[one, pick])
+        return gains[0] * gains[1]
 
     def _input_candidates(
-        self,
-        work: Open,
-        rows: dict[int, NeuronRows],
-        coeffs: Array,
-        trace: dict[int, Array],
-        node: Array,
-        index: Array,
-        cut: Array,
-        valid: Array,
-    ) -> tuple[Array, Array, Array, Array]:
-        """Append the inputs with the largest estimated gains to the candidates."""
+        self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array]
+    ) -> tuple[Array, Array, Array, Array, None]:
+        """The inputs with the largest estimated gains."""
         lower, upper = input_gains(self.bounder, work.regions, Refreshed({}, rows), coeffs, trace)
         gain = lower + upper
         top = np.argsort(-gain, axis=1)[:, : min(CANDIDATES // 2, gain.shape[1])]
         every = np.arange(len(gain))[:, None]
         middle = (work.regions.lo[every, top] + work.regions.hi[every, top]) / 2
         ok = (work.regions.lo[every, top] < middle) & (middle < work.regions.hi[every, top])
-        parts = ((node, np.zeros_like(top)), (index, top), (cut, middle), (valid, ok))
-        a, b, c, d = (np.concatenate(p, axis=1) for p in parts)
-        return a, b, c, d
+        return np.zeros_like(top), top, middle, ok, None
 
     def _start_weights(self, work: Open, refreshed: Refreshed, conjunction: int) -> Array:
         """(B, M) the single best constraint of the conjunction on each region."""
@@ -418,6 +418,20 @@ class Search:
         wide = RULES["widest"](self.bounder, work.regions.take(left), Refreshed({}, {}), np.empty(0), {})
         choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
         return rest
+
+
+def take_lines(refreshed: Refreshed, which: Array) -> Refreshed:
+    """The relaxations of the regions `which`."""
+    lines = {
+        k: Relaxation(
+            tuple(a[which] for a in r.lower_slopes),
+            r.lower_offset[which],
+            tuple(a[which] for a in r.upper_slopes),
+            r.upper_offset[which],
+        )
+        for k, r in refreshed.lines.items()
+    }
+    return Refreshed(lines, {})
 
 
 def keep_rows(rows: dict[int, NeuronRows], which: Array, batch: int) -> dict[int, NeuronRows]:
