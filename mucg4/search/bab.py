@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.bound.objective import Evaluation, Objective, clip_box
-from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
+from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
@@ -29,12 +29,12 @@ from mucg4.ops.base import Array, Relaxation
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.record import Recorder
-from mucg4.search.split import RULES, Choice, direct_gains, input_gains, is_plain_first_layer, locate, phase_scores
+from mucg4.search.split import RULES, Choice, direct_gains, is_plain_first_layer, locate, phase_scores
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
 CANDIDATES = 8
-DIRECT_CANDIDATES = 32
+DIRECT_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class Plan:
     steps: int  # ascent steps per region
     batch: int  # regions popped per turn
     keep_duals: bool  # children start from their parent's duals
-    keep_rows: bool  # neuron rows are kept so that inputs can be split
 
 
 @dataclass
@@ -128,7 +127,7 @@ class Search:
         work = work.take(np.flatnonzero(~work.regions.empty()))
         if not len(work.ids):
             return
-        refreshed = self.bounder.refresh(work.regions, keep_rows=self.plan.keep_rows, backward=self.plan.refresh)
+        refreshed = self.bounder.refresh(work.regions, keep_rows=self.plan.mode == "input", backward=self.plan.refresh)
         if self.plan.mode == "input":
             self._bound_joint(work, refreshed)
         else:
@@ -249,20 +248,18 @@ class Search:
             return
         work.duals = duals
         rest = work.take(which)
-        rows = keep_rows(refreshed.rows, which, len(work.ids))
         part = Bounded(bounded.value[which], bounded.rows.take(which), {k: a[which] for k, a in bounded.trace.items()})
         lines = Ascent(self.bounder, self.objective, rest.regions, take_lines(refreshed, which), rest.phases).lines(
             duals.take(which)
         )
-        choice = self._strong(rest, rows, part, lines)
+        choice = self._strong(rest, part, lines)
         self._push(rest, np.ones(len(which), dtype=bool), part.value, choice)
 
-    def _strong(self, work: Open, rows: dict[int, NeuronRows], bounded: Bounded, lines: Refreshed) -> Choice:
+    def _strong(self, work: Open, bounded: Bounded, lines: Refreshed) -> Choice:
         """Strong branching: bound both children of promising literals at the parent's duals.
 
-        Neurons of a dense first layer are bounded in closed form. Other candidates are the phases with the
-        largest estimated loss and, where neuron rows are at hand, the inputs with the largest estimated
-        gain. The best product of both children's gains wins.
+        Neurons of a dense first layer are bounded in closed form, other candidates (the phases with the
+        largest estimated loss) by a backward pass. The best product of both children's gains wins.
         """
         batch = len(work.ids)
         score, threshold = phase_scores(self.bounder, work.regions, bounded.trace)
@@ -272,8 +269,6 @@ class Search:
         every = np.arange(batch)[:, None]
         node, index = locate(self.bounder, top)
         parts.append((node, index, threshold[every, top], score[every, top] > 0, None))
-        if rows:
-            parts.append(self._input_candidates(work, rows, bounded.rows.coeffs, bounded.trace))
         gains = [
             self._children_gain(work, *p[:3], bounded.value) if p[4] is None and np.any(p[3]) else p[4] for p in parts
         ]
@@ -316,18 +311,6 @@ class Search:
             reached = np.where(child.regions.empty(), np.inf, bounded.value)
             gains.append(np.clip(np.minimum(reached, 0) - value[region], 1e-9, None).reshape(batch, count))
         return gains[0] * gains[1]
-
-    def _input_candidates(
-        self, work: Open, rows: dict[int, NeuronRows], coeffs: Array, trace: dict[int, Array]
-    ) -> tuple[Array, Array, Array, Array, None]:
-        """The inputs with the largest estimated gains."""
-        lower, upper = input_gains(self.bounder, work.regions, Refreshed({}, rows), coeffs, trace)
-        gain = lower + upper
-        top = np.argsort(-gain, axis=1)[:, : min(CANDIDATES // 2, gain.shape[1])]
-        every = np.arange(len(gain))[:, None]
-        middle = (work.regions.lo[every, top] + work.regions.hi[every, top]) / 2
-        ok = (work.regions.lo[every, top] < middle) & (middle < work.regions.hi[every, top])
-        return np.zeros_like(top), top, middle, ok, None
 
     def _start_weights(self, work: Open, refreshed: Refreshed, conjunction: int) -> Array:
         """(B, M) the single best constraint of the conjunction on each region."""
@@ -432,17 +415,6 @@ def take_lines(refreshed: Refreshed, which: Array) -> Refreshed:
         for k, r in refreshed.lines.items()
     }
     return Refreshed(lines, {})
-
-
-def keep_rows(rows: dict[int, NeuronRows], which: Array, batch: int) -> dict[int, NeuronRows]:
-    """Neuron rows of the regions `which` of a batch of size `batch`, regions renumbered."""
-    number = np.full(batch, -1)
-    number[which] = np.arange(len(which))
-    out = {}
-    for k, r in rows.items():
-        own = number[r.region] >= 0
-        out[k] = NeuronRows(number[r.region[own]], r.neuron[own], r.below[own], r.above[own])
-    return out
 
 
 def cut_regions(

@@ -21,7 +21,6 @@ from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
-MIXED_DIMENSION = 64  # up to so many free inputs phase searches also consider input splits
 REFRESH_ROWS = 400  # up to so many unstable neurons behind the first layer, children re-derive their bounds
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
@@ -53,7 +52,8 @@ class CaseState:
 
 def plan_for(bounder: Bounder, root: Regions, settings: Settings, constraints: int) -> Plan:
     """Choose the search's ways from measured features: free inputs, unstable neurons, sizes."""
-    free = int(np.count_nonzero(root.hi > root.lo))
+    width = root.hi - root.lo
+    free = int(np.count_nonzero(width > 1e-9 * width.max(initial=0.0)))  # the hull gives every input some width
     mode = settings.split
     if mode == "auto":
         mode = "input" if free <= LOW_DIMENSION else "phase"
@@ -63,8 +63,8 @@ def plan_for(bounder: Bounder, root: Regions, settings: Settings, constraints: i
     cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
     batch = max(1, min(batch, EVALUATION_CELLS // cells))
     if mode == "input":
-        return Plan("input", True, ASCENT_STEPS, batch, False, True)
-    return Plan("phase", unstable <= REFRESH_ROWS, ASCENT_STEPS, batch, True, free <= MIXED_DIMENSION)
+        return Plan("input", True, ASCENT_STEPS, batch, False)
+    return Plan("phase", unstable <= REFRESH_ROWS, ASCENT_STEPS, batch, True)
 
 
 def open_case(run: Run, number: int) -> CaseState | None:
