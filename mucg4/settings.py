@@ -23,7 +23,7 @@ class Settings:
     split: str = _option(
         "auto", "what is split: inputs, ReLU phases, or chosen by features", ("auto", "input", "phase")
     )
-    attack: bool = _option(True, "look for a witness by gradient steps before and during the search")
+    attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
     self_check: bool = _option(False, "let the independent checker confirm the proof before unsat is claimed")

@@ -37,7 +37,6 @@ class Statistics:
     regions: int = 0  # regions bounded by the search
     leaves: int = 0  # leaves of the final proof
     max_depth: int = 0
-    split_rules: dict[str, int] = field(default_factory=dict)  # splits made by each rule
     attack_points: int = 0  # points evaluated by the attack
     lp_calls: int = 0
     times: dict[str, float] = field(default_factory=dict)  # seconds per stage

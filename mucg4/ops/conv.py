@@ -128,8 +128,8 @@ def spread(a: Array, weight: Array, window: Window) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Affine):
-    """ONNX Conv: `weight (O, channels / group, kh, kw)`; `offset (O * positions,)` is one number per output value.
+class _Sliding(Affine):
+    """What a convolution and its transpose share: one weight, one sliding window, an offset per output value.
 
     An offset per value instead of per channel lets any constant merge into it (a subtracted mean image
     under zero padding, for example). `offset_magnitude` is as in `Dense`.
@@ -139,12 +139,16 @@ class Conv(Affine):
     weight: Array
     offset: Array | None = None
     offset_magnitude: Array | None = None
-    kind: str = field(default="Conv", init=False)
 
     def __post_init__(self) -> None:
         w = self.window
         if self.weight.shape[1:] != (w.channels // w.group, *w.kernel) or len(self.weight) % w.group:
-            raise InputError(f"a convolution's weight has shape {self.weight.shape}, which does not fit its input")
+            raise InputError(f"a convolution's weight has shape {self.weight.shape}, which does not fit its image")
+
+    @property
+    def outputs(self) -> int:
+        """Number of output values."""
+        raise NotImplementedError
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
@@ -155,11 +159,29 @@ class Conv(Affine):
     def abs_weight(self) -> Array:
         return np.abs(self.weight)
 
-    def linear(self, xs: Sequence[Array]) -> Array:
-        return correlate(xs[0], self.weight, self.window)
-
     def bias(self) -> Array | None:
         return self.offset
+
+    def bias_magnitude(self) -> Array | None:
+        return self.offset_magnitude if self.offset_magnitude is not None else super().bias_magnitude()
+
+    def parameters(self) -> dict[str, Any]:
+        offset = np.zeros(self.outputs) if self.offset is None else self.offset
+        return {"window": self.window, "weight": self.weight, "offset": offset}
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Sliding):
+    """ONNX Conv: `weight (O, channels / group, kh, kw)`; `offset (O * positions,)`."""
+
+    kind: str = field(default="Conv", init=False)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.weight) * self.window.positions
+
+    def linear(self, xs: Sequence[Array]) -> Array:
+        return correlate(xs[0], self.weight, self.window)
 
     def adjoint(self, a: Array) -> tuple[Array, ...]:
         return (spread(a, self.weight, self.window),)
@@ -167,58 +189,27 @@ class Conv(Affine):
     def magnitude(self, xs: Sequence[Array]) -> Array:
         return correlate(xs[0], self.abs_weight, self.window)
 
-    def bias_magnitude(self) -> Array | None:
-        return self.offset_magnitude if self.offset_magnitude is not None else super().bias_magnitude()
-
-    def parameters(self) -> dict[str, Any]:
-        zero = np.zeros(len(self.weight) * self.window.positions)
-        return {"window": self.window, "weight": self.weight, "offset": zero if self.offset is None else self.offset}
-
 
 @dataclass(frozen=True, eq=False)
-class ConvTranspose(Affine):
+class ConvTranspose(_Sliding):
     """ONNX ConvTranspose: the transpose of the convolution described by `window` and `weight`.
 
     `window` slides over the OUTPUT image `(window.channels, window.height, window.width)`; the input has
     one value per window position and kernel: `weight (input channels, window.channels / group, kh, kw)`,
-    as stored in ONNX. `offset` is one number per output value.
+    as stored in ONNX.
     """
 
-    window: Window
-    weight: Array
-    offset: Array | None = None
-    offset_magnitude: Array | None = None
     kind: str = field(default="ConvTranspose", init=False)
 
-    def __post_init__(self) -> None:
-        w = self.window
-        if self.weight.shape[1:] != (w.channels // w.group, *w.kernel) or len(self.weight) % w.group:
-            raise InputError(f"a convolution's weight has shape {self.weight.shape}, which does not fit its output")
-
     @property
-    def fan_in(self) -> int:  # type: ignore[override]
-        taps = self.window.kernel[0] * self.window.kernel[1]
-        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1
-
-    @cached_property
-    def abs_weight(self) -> Array:
-        return np.abs(self.weight)
+    def outputs(self) -> int:
+        return self.window.channels * self.window.height * self.window.width
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return spread(xs[0], self.weight, self.window)
-
-    def bias(self) -> Array | None:
-        return self.offset
 
     def adjoint(self, a: Array) -> tuple[Array, ...]:
         return (correlate(a, self.weight, self.window),)
 
     def magnitude(self, xs: Sequence[Array]) -> Array:
         return spread(xs[0], self.abs_weight, self.window)
-
-    def bias_magnitude(self) -> Array | None:
-        return self.offset_magnitude if self.offset_magnitude is not None else super().bias_magnitude()
-
-    def parameters(self) -> dict[str, Any]:
-        zero = np.zeros(self.window.channels * self.window.height * self.window.width)
-        return {"window": self.window, "weight": self.weight, "offset": zero if self.offset is None else self.offset}
