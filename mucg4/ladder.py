@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from mucg4.store.related import Related
     from mucg4.store.store import Store
 
-SAMPLE = 256  # leaves tried before the ladder may give up
-LEAST_SHARE = 0.25  # of the sampled leaves must close for the walk to go on
+SAMPLE = 96  # leaves tried before the ladder may give up
+LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on
 BATCH = 512
 COMFORT = 0.02  # margins below this share of the functional's range over its box are widened
 FEW = 8  # batches up to this size are near the root or cheap anyway
