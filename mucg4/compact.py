@@ -48,8 +48,8 @@ class Compaction(Replay):
         ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
         conjunction = part.open.argmax(axis=1)
         allowed = self.state.objective.owner[None] == conjunction[:, None]
-        evaluation = self.state.objective.evaluate(self.state.bounder, part.regions, refreshed, part.open)
-        weights = np.eye(allowed.shape[1])[np.where(allowed, evaluation.value, -np.inf).argmax(axis=1)]
+        value = self.state.objective.values(self.state.bounder, part.regions, refreshed, part.open)
+        weights = np.eye(allowed.shape[1])[self.state.objective.best_row(value, conjunction)]
         duals, bounded = ascent.run(ascent.default_duals(weights), MERGE_STEPS, allowed)
         closed = bounded.value > 0
         for c in np.unique(conjunction[closed]).tolist():

@@ -55,7 +55,7 @@ class Replay:
         for r in tree.refutations:
             self.evidence[r.at].append(r)
         self.parents = tree.parents()
-        self.below = leaves_below(tree)
+        self.below = tree.leaf_counts()
         self.tried = self.closed = 0
 
     def walk(self) -> Search:
@@ -213,14 +213,6 @@ class Replay:
         self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)
-
-
-def leaves_below(tree: Tree) -> Array:
-    """(N,) number of leaves in the subtree of each tree node."""
-    count = (tree.left < 0).astype(np.int64)
-    for k in np.flatnonzero(tree.left >= 0)[::-1].tolist():  # children stand after their parents
-        count[k] = count[tree.left[k]] + count[tree.right[k]]
-    return count
 
 
 def neighbourhood(point: Array, lo: Array, hi: Array, rng: np.random.Generator) -> Array:

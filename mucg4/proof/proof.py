@@ -131,6 +131,13 @@ class Tree:
         out[self.right[inner]] = inner
         return out
 
+    def leaf_counts(self) -> Array:
+        """(N,) number of leaves in the subtree of each tree node."""
+        out = (self.left < 0).astype(np.int64)
+        for k in np.flatnonzero(self.left >= 0)[::-1].tolist():  # children stand after their parents
+            out[k] = out[self.left[k]] + out[self.right[k]]
+        return out
+
     def depths(self) -> Array:
         """(N,) number of literals on the path to each tree node."""
         out = np.zeros(len(self), dtype=np.int64)

@@ -29,7 +29,15 @@ from mucg4.ops.base import Array, Relaxation
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.record import Recorder
-from mucg4.search.split import RULES, Choice, direct_gains, is_plain_first_layer, locate, phase_scores
+from mucg4.search.split import (
+    Choice,
+    direct_gains,
+    is_plain_first_layer,
+    locate,
+    phase_scores,
+    split_input,
+    split_widest,
+)
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
@@ -153,7 +161,7 @@ class Search:
             self._probe(work, coeffs, alive)
         self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
-        choice = RULES["input"](self.bounder, work.regions, refreshed, coeffs, trace)
+        choice = split_input(self.bounder, work.regions, refreshed, coeffs, trace)
         self._push(work, alive, value, choice)
 
     def _ascend(
@@ -201,8 +209,7 @@ class Search:
         region, conjunction = np.nonzero(closed)
         if not len(region):
             return
-        inside = self.objective.owner[None] == conjunction[:, None]
-        row = np.where(inside, value[region], -np.inf).argmax(axis=1)
+        row = self.objective.best_row(value[region], conjunction)
         constraint = row - self.objective.starts[conjunction]
         self.recorder.close_plain(work.ids[region], conjunction, constraint, value[region, row])
 
@@ -398,7 +405,7 @@ class Search:
         done = decide(self, work, stuck)
         rest = np.setdiff1d(which, done)
         left = np.intersect1d(stuck, rest)
-        wide = RULES["widest"](self.bounder, work.regions.take(left), Refreshed({}, {}), np.empty(0), {})
+        wide = split_widest(self.bounder, work.regions.take(left))
         choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
         return rest
 

@@ -12,7 +12,6 @@ children of every input (strong branching) and does not stall where that rule do
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -94,9 +93,7 @@ def split_input(
     return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle[every, pick], score[every, pick])
 
 
-def split_widest(
-    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
-) -> Choice:
+def split_widest(bounder: Bounder, regions: Regions) -> Choice:
     """Halve the widest input relative to the root box; the fallback when the estimate stalls."""
     root = np.maximum(bounder.hi - bounder.lo, 1e-300)
     middle = (regions.lo + regions.hi) / 2
@@ -173,7 +170,3 @@ def direct_gains(bounder: Bounder, regions: Regions, lines: Refreshed, bounded: 
             value = base[:, None] - freed + change * along - np.einsum("bcd,bd->bc", np.abs(coeffs), radius)
             out[side] = np.maximum(out[side], value)
     return out - bounded.value[:, None]
-
-
-Rule = Callable[[Bounder, Regions, Refreshed, Array, dict[int, Array]], Choice]
-RULES: dict[str, Rule] = {"input": split_input, "widest": split_widest}

@@ -78,7 +78,7 @@ def _chosen_children(tree: Tree, node: Array, side: Array) -> Array:
     dropped = (tree.left >= 0) & (node < 0)
     if not dropped.any():
         return itself
-    leaves = _leaf_counts(tree)
+    leaves = tree.leaf_counts()
     smaller = np.where(leaves[tree.left] <= leaves[tree.right], tree.left, tree.right)
     taken = np.select([side < 0, side > 0], [tree.left, tree.right], smaller)
     return np.where(dropped, taken, itself)
@@ -98,14 +98,6 @@ def _visited(tree: Tree, chosen: Array) -> Array:
     out = np.zeros(len(tree), dtype=bool)
     for level in _levels(tree, chosen):
         out[level] = True
-    return out
-
-
-def _leaf_counts(tree: Tree) -> Array:
-    out = (tree.left < 0).astype(np.int64)
-    for level in reversed(list(_levels(tree, np.arange(len(tree))))):
-        inner = level[tree.left[level] >= 0]
-        out[inner] = out[tree.left[inner]] + out[tree.right[inner]]
     return out
 
 
