@@ -5,6 +5,15 @@ value of component `index` of network node `node` (network node 0 is the input) 
 in the left child and `>= threshold` in the right one. The two children cover the parent by
 construction. A leaf has `left == right == -1`.
 
+Tightening. Evidence for better bounds of some components of one pre-activation node in the region of tree
+node `at`, on the points that are unsafe for one conjunction: the functional `side * value[index] +
+sum_i weights[i] * g_i` is bounded from below by one backward pass with slopes `alpha` and multipliers
+`beta` as in a refutation; as `g_i <= 0` on those points, the bound holds for `side * value[index]` too (side 1:
+lower bounds, side -1: minus upper bounds). The tightenings of a tree node are applied one after the other
+in their order, after the node's other bounds (below) and before its refutations; every row of one tightening
+uses the bounds from before it. They need a region on which the conjunction is the only one the tree
+answers for or still open; the children inherit the bounds. Bounds that contradict each other make the region empty.
+
 Refutation. Evidence that one conjunction of the case has no point in the region of tree node `at`
 (hence in none of its descendants). For its constraints `g_i(x, y) <= 0` the refuted functional is
 `sum_i weights[i] * g_i`, bounded from below by one backward pass with lower slopes `alpha` (the
@@ -79,6 +88,25 @@ class Refutation:
 
 
 @dataclass(frozen=True, eq=False)
+class Tightening:
+    """See the module text. R rows bound components `index` of the pre-activation node `node`.
+
+    `literals` are tree nodes that introduced a phase literal (as in `Refutation.beta`), `beta[r, l]` their multipliers.
+    Each entry of `alpha` holds slopes `value (R, k)` for the neurons `index (k,)` of one pre-activation node.
+    """
+
+    at: int
+    conjunction: int
+    node: int
+    index: Array  # (R,) int32
+    side: Array  # (R,) int8, +1 or -1
+    weights: Array  # (R, m) float64 >= 0
+    alpha: tuple[Alpha, ...]
+    literals: Array  # (L,) int32
+    beta: Array  # (R, L) float64 >= 0
+
+
+@dataclass(frozen=True, eq=False)
 class Tree:
     """Regions of one case as parallel arrays over tree nodes, and the refutations on them.
 
@@ -95,6 +123,7 @@ class Tree:
     refutations: tuple[Refutation, ...] = ()
     case: int = 0
     conjunctions: tuple[int, ...] | None = None
+    tightenings: tuple[Tightening, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.node)
@@ -112,8 +141,8 @@ class Tree:
             raise ProofError("a child stands before its parent")
         if not np.all(np.isfinite(self.threshold[inner])):
             raise ProofError("a split threshold is not finite")
-        if any(not 0 <= r.at < n for r in self.refutations):
-            raise ProofError("a refutation names no tree node")
+        if any(not 0 <= r.at < n for r in (*self.refutations, *self.tightenings)):
+            raise ProofError("a refutation or tightening names no tree node")
 
     def __len__(self) -> int:
         return len(self.node)
