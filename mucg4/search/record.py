@@ -7,7 +7,7 @@ import numpy as np
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Refutation, Tree
+from mucg4.proof.proof import Alpha, Refutation, Tightening, Tree
 
 
 class Recorder:
@@ -31,6 +31,7 @@ class Recorder:
         self.clip = np.zeros(64, dtype=bool)
         self.parent = np.full(64, -1, dtype=np.int64)
         self.refutations: list[Refutation] = []
+        self.tightenings: list[Tightening] = []
         self._plain: list[tuple[Array, Array, Array, Array]] = []
 
     def _reserve(self, more: int) -> None:
@@ -57,6 +58,10 @@ class Recorder:
         self.refresh[left[0] : self.count] = refresh
         self.parent[left] = self.parent[right] = ids
         return left, right
+
+    def tighten(self, tightening: Tightening) -> None:
+        """Keep evidence of better bounds; the order of calls for one tree node is the order of application."""
+        self.tightenings.append(tightening)
 
     def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
         """Refutations by a single constraint with default slopes; `constraint` counts inside its conjunction."""
@@ -133,4 +138,5 @@ class Recorder:
             refutations=tuple(self.refutations),
             case=case,
             conjunctions=conjunctions,
+            tightenings=tuple(self.tightenings),
         )
