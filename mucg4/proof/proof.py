@@ -141,7 +141,8 @@ class Tree:
             raise ProofError("a child stands before its parent")
         if not np.all(np.isfinite(self.threshold[inner])):
             raise ProofError("a split threshold is not finite")
-        if any(not 0 <= r.at < n for r in (*self.refutations, *self.tightenings)):
+        places = [r.at for r in self.refutations] + [t.at for t in self.tightenings]
+        if any(not 0 <= at < n for at in places):
             raise ProofError("a refutation or tightening names no tree node")
 
     def __len__(self) -> int:
