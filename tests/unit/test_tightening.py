@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_check import PIECES, random_network, random_query, smooth_ops
@@ -9,8 +12,21 @@ from test_check import PIECES, random_network, random_query, smooth_ops
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
+from mucg4.errors import ProofError
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.proof import Alpha, Tightening
+from mucg4.proof.proof import (
+    VERSION,
+    Alpha,
+    Proof,
+    Tightening,
+    from_bytes,
+    from_text,
+    read_proof,
+    single_leaf,
+    to_bytes,
+    to_text,
+    write_proof,
+)
 from mucg4.search.bab import cut_regions
 
 TRIES = 6  # rows per neuron and side: the best of some random duals
@@ -134,3 +150,152 @@ def test_overflow_tightens_nothing(value):
     with np.errstate(all="ignore"):
         assert not apply_tightening(bounder, objective, region, found, none, none).any()
     np.testing.assert_array_equal(region.low, before)
+
+
+# --- file format -------------------------------------------------------------------------------------------------
+
+
+def some_tightening(literals=(1, 2), **changes):
+    fields = {
+        "at": 0,
+        "conjunction": 0,
+        "node": 1,
+        "index": np.array([0, 3], dtype=np.int32),
+        "side": np.array([1, -1], dtype=np.int8),
+        "weights": np.array([[0.1, 2.0, 1e-300], [0.0, 0.5, 3.0]]),
+        "alpha": (Alpha(1, np.array([2], dtype=np.int32), np.array([[0], [255]], dtype=np.uint8)),),
+        "literals": np.array(literals, dtype=np.int32),
+        "beta": np.arange(2.0 * len(literals)).reshape(2, len(literals)) / 3,
+    }
+    return Tightening(**{**fields, **changes})
+
+
+def file_of(*tightenings):
+    return Proof("n", "p", (replace(single_leaf(), tightenings=tightenings),))
+
+
+def same(a, b):
+    """Equal in every number and type."""
+    arrays = [(getattr(a, f), getattr(b, f)) for f in ("index", "side", "weights", "literals", "beta")]
+    assert [x.node for x in a.alpha] == [x.node for x in b.alpha]
+    arrays += [
+        (getattr(x, f), getattr(y, f)) for x, y in zip(a.alpha, b.alpha, strict=True) for f in ("index", "value")
+    ]
+    assert (a.at, a.conjunction, a.node) == (b.at, b.conjunction, b.node)
+    for x, y in arrays:
+        assert x.dtype == y.dtype and x.shape == y.shape
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("literals", [(), (1, 2)])
+def test_round_trip(literals, tmp_path):
+    first, second = some_tightening(literals), some_tightening(literals, alpha=())
+    for back in (from_text(to_text(file_of(first, second))), from_bytes(to_bytes(file_of(first, second)))):
+        assert len(back.trees[0].tightenings) == 2
+        same(back.trees[0].tightenings[0], first)
+        same(back.trees[0].tightenings[1], second)
+    path = tmp_path / "proof.json.gz"
+    write_proof(file_of(first), path)
+    same(read_proof(path).trees[0].tightenings[0], first)
+
+
+def test_files_of_version_1_are_read():
+    data = json.loads(to_text(file_of()))
+    assert data["version"] == VERSION == 2 and "tightenings" not in data["trees"][0]
+    assert from_text(json.dumps({**data, "version": 1})).trees[0].tightenings == ()
+    for version in (0, 3, None, "2"):
+        with pytest.raises(ProofError, match="version"):
+            from_text(json.dumps({**data, "version": version}))
+
+
+def test_many_slopes_take_little_room():
+    count, neurons = 200, 1000
+    alpha = Alpha(1, np.arange(neurons, dtype=np.int32), np.zeros((count, neurons), dtype=np.uint8))
+    big = some_tightening(
+        literals=(),
+        index=np.arange(count, dtype=np.int32),
+        side=np.ones(count, dtype=np.int8),
+        weights=np.ones((count, 1)),
+        alpha=(alpha,),
+        beta=np.zeros((count, 0)),
+    )
+    assert len(to_text(file_of(big))) < 8000
+
+
+def nothing(dtype, *shape):
+    return np.zeros(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": nothing(np.int32, 3)},
+        {"index": nothing(np.int32, 2, 1)},
+        {"index": nothing(np.float64, 2)},
+        {"index": [0, 3]},
+        {"index": np.array([0, -1], dtype=np.int32)},
+        {"side": nothing(np.int8, 2)},
+        {"side": np.array([1, -128], dtype=np.int8)},
+        {"side": np.array([1.0, -1.0])},
+        {"weights": np.ones(2)},
+        {"weights": np.ones((3, 3))},
+        {"weights": np.ones((2, 3), dtype=bool)},
+        {"literals": np.array([-1, 2], dtype=np.int32)},
+        {"beta": np.ones((2, 3))},
+        {"beta": np.ones(4)},
+        {"alpha": (Alpha(1, nothing(np.int32, 1), nothing(np.uint8, 2, 2)),)},
+        {"alpha": (Alpha(1, nothing(np.int32, 1), nothing(np.uint8, 1, 1)),)},
+        {"alpha": (Alpha(1, nothing(np.int32, 1), nothing(np.int64, 2, 1)),)},
+        {"alpha": (Alpha(1, nothing(np.int32, 1), np.full((2, 1), 256, dtype=np.uint16)),)},
+        {"alpha": (Alpha(1, np.array([-1], dtype=np.int32), nothing(np.uint8, 2, 1)),)},
+        {
+            "index": nothing(np.int32, 0),
+            "side": nothing(np.int8, 0),
+            "weights": nothing(float, 0, 1),
+            "alpha": (),
+            "beta": nothing(float, 0, 2),
+        },
+    ],
+)
+def test_wrong_shapes_types_and_ranges(changes):
+    with pytest.raises(ProofError, match="tightening"):
+        some_tightening(**changes)
+
+
+@pytest.mark.parametrize("name", ["index", "side", "weights", "literals", "beta"])
+@pytest.mark.parametrize("damage", [None, 7, "", "AAAA", "no base64", []])
+def test_damaged_arrays_are_proof_errors(name, damage):
+    data = json.loads(to_text(file_of(some_tightening())))
+    data["trees"][0]["tightenings"][0][name] = damage
+    with pytest.raises(ProofError):
+        from_text(json.dumps(data))
+
+
+def test_damaged_tightenings_are_proof_errors():
+    data = json.loads(to_text(file_of(some_tightening())))
+    whole = data["trees"][0]["tightenings"][0]
+    packed = json.loads(to_text(file_of(some_tightening(literals=(1,)))))["trees"][0]["tightenings"][0]
+    for damaged in (
+        None,
+        {},
+        {**whole, "at": 1},
+        {**whole, "at": "x"},
+        {**whole, "alpha": None},
+        {**whole, "alpha": [{}]},
+        {**whole, "literals": packed["literals"]},
+        {**whole, "weights": packed["beta"][:-4]},
+    ):
+        data["trees"][0]["tightenings"] = [damaged]
+        with pytest.raises(ProofError):
+            from_text(json.dumps(data))
+    data["trees"][0]["tightenings"] = None
+    with pytest.raises(ProofError):
+        from_text(json.dumps(data))
+
+
+def test_chosen_rows():
+    chosen = some_tightening().take(np.array([False, True]))
+    assert chosen.index.tolist() == [3] and chosen.side.tolist() == [-1] and chosen.alpha[0].value.tolist() == [[255]]
+    same(some_tightening().take(np.array([0, 1])), some_tightening())
+    with pytest.raises(ProofError):
+        some_tightening().take(np.zeros(2, dtype=bool))
