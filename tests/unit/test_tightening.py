@@ -7,17 +7,33 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_check import PIECES, random_network, random_query, smooth_ops
+from test_check import (
+    PIECES,
+    F,
+    above_line,
+    absolute,
+    build_tree,
+    proof_of,
+    query_of,
+    random_network,
+    random_query,
+    random_tree,
+    smooth_ops,
+)
 
+import mucg4.proof.check as check_module
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
+from mucg4.budget import Budget
 from mucg4.errors import ProofError
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.proof.check import check
 from mucg4.proof.proof import (
     VERSION,
     Alpha,
     Proof,
+    Refutation,
     Tightening,
     from_bytes,
     from_text,
@@ -299,3 +315,307 @@ def test_chosen_rows():
     same(some_tightening().take(np.array([0, 1])), some_tightening())
     with pytest.raises(ProofError):
         some_tightening().take(np.zeros(2, dtype=bool))
+
+
+# --- checker -----------------------------------------------------------------------------------------------------
+# y = relu(z0) + relu(z1), z = (x, -x), on [-1, 1]; unsafe: y - x + 1/5 <= 0 (nowhere).
+
+
+def hand(index, side, weights, literals=(), beta=(), at=0, alpha=(), conjunction=0, node=1):
+    """A tightening from lists."""
+    return Tightening(
+        at,
+        conjunction,
+        node,
+        np.array(index, dtype=np.int32),
+        np.array(side, dtype=np.int8),
+        np.array(weights, dtype=np.float64),
+        alpha,
+        np.array(literals, dtype=np.int32),
+        np.array(beta, dtype=np.float64).reshape(len(index), len(literals)),
+    )
+
+
+def tampered(t, **fields):
+    """The tightening with other fields, whatever its constructor has against them."""
+    out = object.__new__(Tightening)
+    for name in ("at", "conjunction", "node", "index", "side", "weights", "alpha", "literals", "beta"):
+        object.__setattr__(out, name, fields.get(name, getattr(t, name)))
+    return out
+
+
+def with_tightenings(tree, *tightenings, **changes):
+    return replace(tree, tightenings=tightenings, **changes)
+
+
+ONE = (Refutation(0, 0, (1.0,)),)
+# z0 + g >= 1/5 and -z1 + g >= 1/5 with slopes 0: both neurons become stable and g is 1/5
+AT_ROOT = hand([0, 1], [1, -1], [[1.0], [1.0]])
+BY_ROOT = with_tightenings(single_leaf(ONE), AT_ROOT)
+# where z0 <= 0: z1 + g + 2 z0 >= 1/5, so z1 is active; then -z1 + g + z0 >= 1/5 contradicts it
+FIRST, SECOND = (
+    hand([1], [1], [[1.0]], [1], [[2.0]], at=1),
+    hand([1], [-1], [[1.0]], [1], [[1.0]], at=1),
+)
+BY_LITERAL = with_tightenings(build_tree((1, 0, 0.0, None, None), [Refutation(2, 0, (1.0,))]), FIRST, SECOND)
+# inherited: the children's refutations use the root's tightening
+ABOVE = with_tightenings(
+    build_tree((0, 0, 0.25, None, None), [Refutation(1, 0, (1.0,)), Refutation(2, 0, (1.0,))]), AT_ROOT
+)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("tree", [BY_ROOT, BY_LITERAL, ABOVE])
+def test_needed_tightenings_are_accepted(tree, exact):
+    query = above_line(absolute())
+    report = check(from_bytes(to_bytes(proof_of(query, tree))), query, exact=exact)
+    assert report.accepted and report.checked == report.leaves
+    for k in range(len(tree.tightenings)):
+        rest = tree.tightenings[:k] + tree.tightenings[k + 1 :]
+        report = check(proof_of(query, with_tightenings(tree, *rest)), query, exact=exact)
+        assert not report.accepted and report.failed
+
+
+def test_tightenings_are_applied_in_order():
+    query = above_line(absolute())
+    assert not check(proof_of(query, with_tightenings(BY_LITERAL, SECOND, FIRST)), query).accepted
+    joint = hand([1, 1], [1, -1], [[1.0], [1.0]], [1], [[2.0], [1.0]], at=1)  # one tightening: the old bounds for both
+    assert not check(proof_of(query, with_tightenings(BY_LITERAL, joint)), query).accepted
+    assert check(proof_of(query, with_tightenings(BY_LITERAL, joint, joint)), query).accepted
+
+
+def test_slopes_of_a_tightening():
+    """With slope 1 for z0 the rows are x + relu(z1) + 1/5 and gain little, with slope 0 they are 1/5."""
+    query = above_line(absolute())
+    flat = single_leaf([Refutation(0, 0, (1.0,), alpha=slope([0, 1], [0, 0]))])
+    for levels, accepted in (((0, 0), True), ((0, 255), True), ((255, 0), False), ((255, 255), False)):
+        alpha = (Alpha(1, np.array([0], dtype=np.int32), np.array(levels, dtype=np.uint8)[:, None]),)
+        tree = with_tightenings(flat, replace(AT_ROOT, alpha=alpha))
+        for exact in (False, True):
+            assert check(proof_of(query, tree), query, exact=exact).accepted == accepted
+
+
+def slope(index, value, node=1):
+    return (Alpha(node, np.array(index), np.array(value)),)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weights": np.array([[-1.0], [1.0]])},
+        {"weights": np.array([[np.nan], [1.0]])},
+        {"weights": np.array([[np.inf], [1.0]])},
+        {"weights": np.array([[0.0], [0.0]])},
+        {"weights": np.ones((2, 2))},
+        {"weights": np.ones((2, 0))},
+        {"weights": np.ones((1, 1))},
+        {"index": np.array([0, 2])},
+        {"index": np.array([0, -1])},
+        {"index": np.array([0])},
+        {"index": np.array([1, 0])},
+        {"side": np.array([1, 0])},
+        {"side": np.array([2, -1])},
+        {"side": np.array([-1, 1])},
+        {"side": np.array([1])},
+        {"node": 0},
+        {"node": 2},
+        {"node": 3},
+        {"node": 4},
+        {"node": -3},
+        {"conjunction": 1},
+        {"conjunction": -1},
+        {"alpha": slope([2], [[0], [0]])},
+        {"alpha": slope([-1], [[0], [0]])},
+        {"alpha": slope([0], [[0], [256]])},
+        {"alpha": slope([0], [[0], [-1]])},
+        {"alpha": slope([0], [[0]])},
+        {"alpha": slope([0, 1], [[0], [0]])},
+        {"alpha": slope([0], [[0], [0]], node=2)},
+        {"alpha": slope([0], [[0], [0]], node=9)},
+        {"beta": np.zeros((2, 1))},
+        {"literals": np.array([0]), "beta": np.zeros((2, 1))},
+        {"literals": np.array([7]), "beta": np.zeros((2, 1))},
+    ],
+)
+def test_wrong_tightenings(fields):
+    query = above_line(absolute())
+    report = check(proof_of(query, with_tightenings(BY_ROOT, tampered(AT_ROOT, **fields))), query)
+    assert not report.accepted and report.reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"beta": np.array([[-2.0]])},
+        {"beta": np.array([[np.nan]])},
+        {"beta": np.array([[np.inf]])},
+        {"beta": np.array([[0.0]])},
+        {"literals": np.array([2])},  # the sibling's literal
+        {"literals": np.array([0])},  # the root restricts nothing
+        {"literals": np.array([-1])},
+        {"literals": np.array([3])},
+        {"at": 0},  # the literal is not on this path
+        {"at": 2},
+    ],
+)
+def test_wrong_literals(fields):
+    query = above_line(absolute())
+    for first, second in ((tampered(FIRST, **fields), SECOND), (FIRST, tampered(SECOND, **fields))):
+        assert not check(proof_of(query, with_tightenings(BY_LITERAL, first, second)), query).accepted
+
+
+def test_a_tightening_speaks_of_the_only_open_conjunction():
+    row, real = [({0: F(-1)}, {0: F(1)}, F(1, 5))], [({0: F(-1)}, {}, F(1, 2))]  # the second one: x >= 1/2
+    query = query_of(absolute(), [-1], [1], row, row)
+    both = with_tightenings(single_leaf([*ONE, Refutation(0, 1, (1.0,))]), AT_ROOT)
+    assert not check(proof_of(query, both), query).accepted
+    first = replace(BY_ROOT, conjunctions=(0,))
+    other = replace(AT_ROOT, conjunction=1)
+    second = with_tightenings(single_leaf([Refutation(0, 1, (1.0,))]), other, conjunctions=(1,))
+    assert check(proof_of(query, first, second), query).accepted
+    assert not check(proof_of(query, first, with_tightenings(second, AT_ROOT)), query).accepted
+    # refuted above, so that the other one is the only one left: allowed; refuted at the same tree node: too late
+    safe = [({}, {0: F(1)}, F(1, 5))]  # |x| <= -1/5
+    query = query_of(absolute(), [-1], [1], row, safe)
+    for at, accepted in ((0, True), (1, False)):
+        others = [Refutation(at, 1, (1.0,)), Refutation(2, 1, (1.0,))]
+        tree = build_tree((1, 0, 0.0, None, None), [Refutation(2, 0, (1.0,)), *others])
+        assert check(proof_of(query, with_tightenings(tree, FIRST, SECOND)), query).accepted == accepted
+    # a conjunction that has points is never hidden by what holds for the other one
+    query = query_of(absolute(), [-1], [1], row, real)
+    claims = [Refutation(k, q, (1.0,)) for k in range(3) for q in range(2)]
+    for at in range(3):
+        tree = build_tree((1, 0, 0.0, None, None), claims)
+        for t in (replace(AT_ROOT, at=at), replace(AT_ROOT, at=at, conjunction=1)):
+            assert not check(proof_of(query, with_tightenings(tree, t, t)), query).accepted
+
+
+def test_tightenings_of_the_root_stay_in_their_tree():
+    row, real = [({0: F(-1)}, {0: F(1)}, F(1, 5))], [({0: F(-1)}, {0: F(2)}, F(-1, 5))]  # 2 |x| - x <= 1/5
+    query = query_of(absolute(), [-1], [1], row, real)
+    contradiction = AT_ROOT, hand([0], [-1], [[10.0]])  # z0 >= 1/5 and z0 <= -1: nothing is unsafe
+    first = with_tightenings(single_leaf(), *contradiction, conjunctions=(0,))
+    second = replace(single_leaf([Refutation(0, 1, (1.0,))]), conjunctions=(1,))
+    for trees in ((first, second), (second, first), (first, first, second)):
+        report = check(proof_of(query, *trees), query)
+        assert not report.accepted and "conjunction 1" in report.reason
+
+
+# ---- random ones
+
+
+def tightened_tree(rng, network, case, depth, share=0.5):
+    """A random tree with refutations and with tightenings at some of its nodes, literals included."""
+    tree = random_tree(rng, network, case, depth)
+    parents, found = tree.parents(), []
+    for at in range(len(tree)):
+        path, k = [], at
+        while k > 0:
+            path.append(k)
+            k = int(parents[k])
+        for number, conjunction in enumerate(case.conjunctions):
+            for _ in range(int(rng.integers(1, 3)) if rng.random() < share else 0):
+                node = int(rng.choice(hidden(network)))
+                found.append(random_tightening(rng, network, conjunction, node, at, number, path))
+    return with_tightenings(tree, *found)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_an_unsafe_query_has_no_accepted_proof(seed, smooth):
+    rng = np.random.default_rng([2, seed, smooth])
+    unsafe = False
+    while not unsafe:
+        network = random_network(rng, PIECES + (smooth_ops() if smooth else []))
+        query, unsafe = random_query(rng, network, 2000, edges=(-0.3, -0.02, -0.005, 0.02))
+    for depth in (1, 3, 5):
+        tree = tightened_tree(rng, network, query.cases[0], depth)
+        single = [replace(tree, conjunctions=(c,)) for c in range(len(query.cases[0].conjunctions))]
+        for trees in ([tree], single):
+            report = check(proof_of(query, *trees), query)
+            assert not report.accepted and report.checked + report.failed == report.leaves
+
+
+def test_more_queries_are_accepted_than_without():
+    accepted = np.zeros(2, dtype=int)
+    for seed in range(40):
+        rng = np.random.default_rng([3, seed])
+        network = random_network(rng, PIECES)
+        query, unsafe = random_query(rng, network, 2000, edges=(0.02, 0.05))
+        if not unsafe:
+            tree = tightened_tree(rng, network, query.cases[0], 2, 1.0)
+            trees = [replace(tree, conjunctions=(c,)) for c in range(len(query.cases[0].conjunctions))]
+            bare = [with_tightenings(t) for t in trees]
+            accepted += [check(proof_of(query, *t), query).accepted for t in (trees, bare)]
+    assert accepted[0] >= accepted[1] + 5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_exact_and_float_agree(seed):
+    rng = np.random.default_rng([4, seed])
+    network = random_network(rng, PIECES)
+    query, _ = random_query(rng, network, 500)
+    tree = tightened_tree(rng, network, query.cases[0], 2)
+    slim = [t.take(rng.permutation(len(t.index))[:6]) for t in tree.tightenings]
+    proof = proof_of(query, with_tightenings(tree, *slim))
+    assert check(proof, query) == check(proof, query, exact=True)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_batch_size_does_not_matter(seed, monkeypatch):
+    rng = np.random.default_rng([5, seed])
+    network = random_network(rng, PIECES)
+    query, _ = random_query(rng, network, 500)
+    proof = proof_of(query, tightened_tree(rng, network, query.cases[0], 5))
+    whole = check(proof, query)
+    monkeypatch.setattr(check_module, "BATCH", 1)
+    monkeypatch.setattr(check_module, "CELLS", 8)
+    few = check(proof, query)
+    assert (whole.accepted, whole.checked, whole.failed) == (few.accepted, few.checked, few.failed)
+
+
+def test_bounds_hold_on_the_unsafe_points(monkeypatch):
+    """Every point of a region that is unsafe for its only open conjunction lies inside the checker's bounds."""
+    seen = []
+    refute = check_module._Walk._refute
+
+    def spy(walk, batch, frame):
+        for b in np.flatnonzero(batch.open.sum(axis=1) == 1):
+            seen.append((int(batch.at[b]), int(batch.open[b].argmax()), batch.low[b].copy(), batch.up[b].copy()))
+        for name, values in (("lower", batch.low), ("upper", batch.up)):  # the frame tells the same
+            for k, slot in walk.enclosure.slot.items():
+                live = batch.open.any(axis=1)
+                np.testing.assert_array_equal(getattr(frame, name)[k][live], values[live][:, slot])
+        refute(walk, batch, frame)
+
+    monkeypatch.setattr(check_module._Walk, "_refute", spy)
+    inside = 0
+    for seed in range(30):
+        rng = np.random.default_rng([6, seed])
+        network = random_network(rng, PIECES + smooth_ops())
+        query, _ = random_query(rng, network, 500, edges=(-0.5, -0.3, -0.1))
+        case, seen[:] = query.cases[0], []
+        tree = replace(tightened_tree(rng, network, case, 4), refutations=())
+        count = len(case.conjunctions)
+        check(proof_of(query, *(replace(tree, conjunctions=(c,)) for c in range(count))), query)
+        assert seen
+        points = case.box.lo + (case.box.hi - case.box.lo) * rng.random((2000, network.input_size))
+        values = [unsafe_values(query, points, number) for number in range(count)]
+        parents = tree.parents()
+        for at, number, low, up in seen:
+            there, k = np.ones(len(values[number][0]), dtype=bool), at
+            while k > 0:
+                p = int(parents[k])
+                v, t = values[number][tree.node[p]][:, tree.index[p]], tree.threshold[p]
+                there &= v <= t if tree.left[p] == k else v >= t
+                k = p
+            z = np.concatenate([values[number][k][there] for k in hidden(network)], axis=1)
+            assert np.all(z >= low - 1e-12) and np.all(z <= up + 1e-12)
+            inside += len(z) > 0
+    assert inside >= 100
+
+
+def test_a_spent_budget_ends_a_tightening():
+    query = above_line(absolute())
+    report = check(proof_of(query, BY_ROOT), query, Budget.seconds(0))
+    assert not report.accepted and report.reason == "timeout"
