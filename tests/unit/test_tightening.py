@@ -27,7 +27,9 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.budget import Budget
 from mucg4.errors import ProofError
-from mucg4.ops.piecewise import TwoPiece
+from mucg4.model.network import Network, Node
+from mucg4.ops.affine import Dense
+from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.proof.check import check
 from mucg4.proof.proof import (
     VERSION,
@@ -405,17 +407,14 @@ def slope(index, value, node=1):
         {"weights": np.array([[-1.0], [1.0]])},
         {"weights": np.array([[np.nan], [1.0]])},
         {"weights": np.array([[np.inf], [1.0]])},
-        {"weights": np.array([[0.0], [0.0]])},
         {"weights": np.ones((2, 2))},
         {"weights": np.ones((2, 0))},
         {"weights": np.ones((1, 1))},
         {"index": np.array([0, 2])},
         {"index": np.array([0, -1])},
         {"index": np.array([0])},
-        {"index": np.array([1, 0])},
         {"side": np.array([1, 0])},
         {"side": np.array([2, -1])},
-        {"side": np.array([-1, 1])},
         {"side": np.array([1])},
         {"node": 0},
         {"node": 2},
@@ -440,7 +439,22 @@ def slope(index, value, node=1):
 def test_wrong_tightenings(fields):
     query = above_line(absolute())
     report = check(proof_of(query, with_tightenings(BY_ROOT, tampered(AT_ROOT, **fields))), query)
-    assert not report.accepted and report.reason
+    assert not report.accepted and "tightening at tree node 0" in report.reason and report.skipped
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weights": np.array([[0.0], [0.0]])},
+        {"index": np.array([1, 0])},
+        {"side": np.array([-1, 1])},
+        {"side": np.array([-1, -1])},
+    ],
+)
+def test_legal_but_useless_tightenings(fields):
+    query = above_line(absolute())
+    report = check(proof_of(query, with_tightenings(BY_ROOT, tampered(AT_ROOT, **fields))), query)
+    assert not report.accepted and "no valid refutation" in report.reason
 
 
 @pytest.mark.parametrize(
@@ -449,7 +463,6 @@ def test_wrong_tightenings(fields):
         {"beta": np.array([[-2.0]])},
         {"beta": np.array([[np.nan]])},
         {"beta": np.array([[np.inf]])},
-        {"beta": np.array([[0.0]])},
         {"literals": np.array([2])},  # the sibling's literal
         {"literals": np.array([0])},  # the root restricts nothing
         {"literals": np.array([-1])},
@@ -461,7 +474,10 @@ def test_wrong_tightenings(fields):
 def test_wrong_literals(fields):
     query = above_line(absolute())
     for first, second in ((tampered(FIRST, **fields), SECOND), (FIRST, tampered(SECOND, **fields))):
-        assert not check(proof_of(query, with_tightenings(BY_LITERAL, first, second)), query).accepted
+        report = check(proof_of(query, with_tightenings(BY_LITERAL, first, second)), query)
+        assert not report.accepted and "tightening at tree node" in report.reason
+        without = (tampered(t, beta=0 * SECOND.beta) for t in (FIRST, SECOND))
+        assert not check(proof_of(query, with_tightenings(BY_LITERAL, *without)), query).accepted
 
 
 def test_a_tightening_speaks_of_the_only_open_conjunction():
@@ -499,6 +515,16 @@ def test_tightenings_of_the_root_stay_in_their_tree():
     for trees in ((first, second), (second, first), (first, first, second)):
         report = check(proof_of(query, *trees), query)
         assert not report.accepted and "conjunction 1" in report.reason
+
+
+def test_the_input_is_no_target():
+    network = Network(
+        (Node(None, (), "x", (1,)), Node(RELU, (0,), "h", (1,)), Node(Dense(np.eye(1), np.zeros(1)), (1,), "y", (1,)))
+    )
+    query = query_of(network, [-1], [1], [({}, {0: F(1)}, F(1, 5))])
+    assert check(proof_of(query, single_leaf(ONE)), query).accepted
+    report = check(proof_of(query, with_tightenings(single_leaf(ONE), hand([0], [1], [[1.0]], node=0))), query)
+    assert not report.accepted and "no pre-activation" in report.reason
 
 
 # ---- random ones
