@@ -43,6 +43,11 @@ class Regions:
         """The chosen regions (a copy)."""
         return Regions(self.lo[index], self.hi[index], self.low[index], self.up[index])
 
+    def one(self, index: int) -> Regions:
+        """Region `index` alone, as views: what tightens it tightens this batch."""
+        own = slice(index, index + 1)
+        return Regions(self.lo[own], self.hi[own], self.low[own], self.up[own])
+
     @staticmethod
     def concat(parts: list[Regions]) -> Regions:
         """All regions of the parts in order."""

@@ -7,6 +7,9 @@ derivative is read off one forward pass of the selected linear pieces from the m
 literal `s (z - t) >= 0` `d/dbeta = -s (z - t)`, for a constraint weight the constraint's value there.
 No autodiff is needed. Only the best iterate counts; the result is evaluated once more with the slopes
 rounded to multiples of 1/255, the form in which a proof stores them.
+
+The same functional with one neuron's value added bounds that neuron on the unsafe points of a region
+(INVPROP, arXiv 2302.01404): `evaluate_tightening`.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.bound.objective import Objective
-from mucg4.bound.propagate import Bounder, Refreshed, Regions, Rows
+from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
 from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.proof.proof import Alpha, Tightening
 
 RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.1, 0.93
+NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved
 
 
 @dataclass
@@ -193,3 +198,89 @@ def _merge(old: Duals, old_bounded: Bounded, new: Duals, new_bounded: Bounded, b
     )
     trace = {k: pick(a, new_bounded.trace[k]) for k, a in old_bounded.trace.items()}
     return duals, Bounded(pick(old_bounded.value, new_bounded.value), rows, trace)
+
+
+def evaluate_tightening(
+    bounder: Bounder, objective: Objective, region: Regions, tightening: Tightening, position: Array, sign: Array
+) -> Array:
+    """(R,) lower bounds of `side * value[index]` on the points of one region that are unsafe for the conjunction.
+
+    `region`: a batch of one, whose bounds as they stand give the relaxations. Column l of `tightening.beta`
+    belongs to the literal at flat pre-activation position `position[l]`: `z >= 0` where `sign[l]` is 1, `z <= 0`
+    where it is -1; with sign 0 there is no such literal here and the column is left out. `at` and `literals`
+    are not looked at, so nothing of the tightening is believed: weights and multipliers have to be
+    nonnegative, slopes may be any. Sound, rounding included: with `w, beta >= 0` an unsafe point has
+    `side * v >= side * v + sum_i w_i g_i - beta * sign * z`, and the right-hand side is what is bounded.
+    nan and -inf (overflow) tighten nothing.
+    """
+    lines = {k: bounder.lines(region, k) for k in bounder.network.nonlinear}
+    held = np.flatnonzero(sign != 0)
+    column, signed = position[held], -sign[held] * tightening.beta[:, held]
+    out = np.empty(len(tightening.index))
+    step = max(16, CHUNK_ELEMENTS // max(n.size for n in bounder.network.nodes))
+    for at in range(0, len(out), step):
+        bounder.poll()
+        part = slice(at, at + step)
+        count = len(out[part])
+        every = np.arange(count)
+        weights = np.zeros((count, len(objective.owner)))
+        weights[:, objective.rows_of(tightening.conjunction)] = tightening.weights[part]
+        extra = _literal_rows(bounder, column, signed[part])
+        target = extra.setdefault(tightening.node, np.zeros((count, bounder.network.nodes[tightening.node].size)))
+        target[every, tightening.index[part]] += tightening.side[part]
+        sloped = Refreshed({k: _row_lines(bounder, k, lines[k], tightening.alpha, part, count) for k in lines}, {})
+        rows = objective.functional(bounder, sloped, every, weights, extra=extra)
+        lo, hi = (np.broadcast_to(v, (count, v.shape[1])) for v in (region.lo, region.hi))
+        out[part] = rows.minimum(lo, hi, bounder.scales.input_dot)
+    return out
+
+
+def _literal_rows(bounder: Bounder, position: Array, signed: Array) -> dict[int, Array]:
+    """Coefficients `signed (rows, L)` at flat positions `(L,)` as blocks per pre-activation node."""
+    out = {}
+    for k, where in bounder.slices.items():
+        own = np.flatnonzero((position >= where.start) & (position < where.stop))
+        if len(own):
+            out[k] = np.zeros((len(signed), where.stop - where.start))
+            for column in own.tolist():  # two literals of one neuron add up
+                out[k][:, position[column] - where.start] += signed[:, column]
+    return out
+
+
+def _row_lines(
+    bounder: Bounder, user: int, line: Relaxation, alphas: tuple[Alpha, ...], part: slice, count: int
+) -> Relaxation:
+    """The relaxation of one region repeated for `count` rows, lower slopes replaced where stored and unstable."""
+    node = bounder.network.nodes[user]
+
+    def repeated(values: Array) -> Array:
+        return np.broadcast_to(values, (count, values.shape[1]))
+
+    lower = [repeated(v) for v in line.lower_slopes]
+    for a in alphas:
+        if isinstance(node.op, TwoPiece) and a.node == node.inputs[0]:
+            free = line.upper_offset[0, a.index] > 0  # unstable, as in `Ascent.lines`
+            lower[0] = lower[0].copy()
+            lower[0][:, a.index[free]] = node.op.left + (node.op.right - node.op.left) * (
+                a.value[part][:, free] / 255.0
+            )
+    upper = tuple(repeated(v) for v in line.upper_slopes)
+    return Relaxation(tuple(lower), repeated(line.lower_offset), upper, repeated(line.upper_offset))
+
+
+def apply_tightening(
+    bounder: Bounder, objective: Objective, region: Regions, tightening: Tightening, position: Array, sign: Array
+) -> Array:
+    """Intersect the bounds of one region in place with `evaluate_tightening`; `(R,)` which rows improved them.
+
+    Afterwards the bounds hold on the unsafe points of the conjunction only. They may contradict each other
+    (`Regions.empty`): then there are none.
+    """
+    value = evaluate_tightening(bounder, objective, region, tightening, position, sign)
+    low, up = (v[0] for v in bounder.pre_bounds(region, tightening.node))
+    below = tightening.side > 0
+    old = np.where(below, low[tightening.index], -up[tightening.index])
+    better = value - old > NOISE * (1 + abs(value))  # false for nan
+    for mine, bound, intersect, side in ((better & below, low, np.maximum, 1), (better & ~below, up, np.minimum, -1)):
+        intersect.at(bound, tightening.index[mine], side * value[mine])
+    return better

@@ -16,7 +16,9 @@ betas may be anything legal: they decide how good the bound is, never whether it
 Why the regions shrink rightly. Pre-activation bounds come from the parent's region, the node's literal,
 and own interval and backward bounds, each valid on the whole region. A clip uses `g_i <= 0` of the only
 conjunction that is still open, hence the children's boxes speak of that conjunction alone; all others
-are refuted for the whole subtree already.
+are refuted for the whole subtree already. So does a tightening: on a point of the region that is unsafe
+for that conjunction `side * v >= side * v + F`, F as above, and the right-hand side is bounded by one backward
+pass with the bounds so far. Where another conjunction is open too the bounds are left alone.
 
 Order: a stack of batches of independent regions, children inherit box, bounds and open conjunctions;
 memory is bounded by the batch size times the depth. A region with no open conjunction is not entered:
@@ -42,7 +44,7 @@ from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
 from mucg4.proof.curves import Lines
 from mucg4.proof.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
-from mucg4.proof.proof import Alpha, Proof, Refutation, Tree
+from mucg4.proof.proof import Alpha, Proof, Refutation, Tightening, Tree
 
 BATCH = 512  # most regions handled together
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
@@ -133,6 +135,7 @@ class _Plan:
     last: Array
     leaves: Array
     at: dict[int, list[Refutation]]
+    tightenings: dict[int, list[Tightening]]
 
 
 def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
@@ -159,10 +162,15 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
             first[left[k]], first[right[k]] = first[k] + 1, first[k] + 1 + size[left[k]]
     _check_literals(tree, network)
     order = np.array(first)
-    plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), defaultdict(list))
+    plan = _Plan(
+        tree, case, np.array(parent), order, order + size, np.array(leaves), defaultdict(list), defaultdict(list)
+    )
     for r in tree.refutations:
         _check_refutation(r, plan, network)
         plan.at[r.at].append(r)
+    for t in tree.tightenings:
+        _check_tightening(t, plan, network)
+        plan.tightenings[t.at].append(t)
     return plan
 
 
@@ -197,6 +205,38 @@ def _check_refutation(r: Refutation, plan: _Plan, network: Network) -> None:
             raise ProofError(f"{where} has slopes for a node that has none")
         index, value = np.asarray(a.index), np.asarray(a.value)
         if np.any(index < 0) or np.any(index >= network.nodes[a.node].size) or np.any(value < 0) or np.any(value > 255):
+            raise ProofError(f"{where} has a slope that is out of range")
+
+
+def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
+    where = f"tightening at tree node {t.at}"
+    n, conjunctions = len(plan.parent), plan.case.conjunctions
+    if not 0 <= t.at < n or not 0 <= t.conjunction < len(conjunctions):
+        raise ProofError(f"{where} names no tree node or no conjunction")
+    if t.node == 0 or t.node not in network.pre_activations:
+        raise ProofError(f"{where} bounds a node that is no pre-activation")
+    rows = len(t.index)
+    if (
+        t.index.shape != (rows,)
+        or t.side.shape != (rows,)
+        or t.weights.shape != (rows, len(conjunctions[t.conjunction]))
+    ):
+        raise ProofError(f"{where} has arrays that differ in length, or the wrong number of weights")
+    if np.any(t.index < 0) or np.any(t.index >= network.nodes[t.node].size) or not np.all(np.isin(t.side, (1, -1))):
+        raise ProofError(f"{where} has a neuron or side that does not exist")
+    if not np.all(np.isfinite(t.weights) & (t.weights >= 0)):
+        raise ProofError(f"{where} has a weight that is negative or not finite")
+    if t.beta.shape != (rows, len(t.literals)) or not np.all(np.isfinite(t.beta) & (t.beta >= 0)):
+        raise ProofError(f"{where} has multipliers that are negative, not finite, or not one per literal")
+    for literal in t.literals.tolist():
+        if not 0 < literal < n or not plan.first[literal] <= plan.first[t.at] < plan.last[literal]:
+            raise ProofError(f"{where} uses a literal that is not on its path")
+    for a in t.alpha:
+        if a.node not in network.pre_activations or a.value.shape != (rows, len(a.index)):
+            raise ProofError(f"{where} has slopes for a node that has none, or not one per row and neuron")
+        if np.any(a.index < 0) or np.any(a.index >= network.nodes[a.node].size):
+            raise ProofError(f"{where} has a slope of a neuron that does not exist")
+        if np.any(a.value < 0) or np.any(a.value > 255):
             raise ProofError(f"{where} has a slope that is out of range")
 
 
@@ -257,9 +297,10 @@ class _Walk:
     failed: int = 0
     reason: str = ""
     constraints: list[_Constraints] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
 
     def run(self, budget: Budget) -> None:
-        e, case = self.enclosure, self.plan.case
+        e, case, self.budget = self.enclosure, self.plan.case, budget
         self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
@@ -290,9 +331,10 @@ class _Walk:
         fresh = root & (tree.case not in self.roots)
         refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh
         frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
-        if fresh.any():  # the root is always alone in its batch
+        if fresh.any():  # the root is always alone in its batch; tightenings below hold for this tree only
             self.roots[tree.case] = batch.low.copy(), batch.up.copy()
         batch.open = batch.open & ~empty[:, None]
+        self._tighten(batch, frame)
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
         self._clip(batch, frame, np.flatnonzero(live))
@@ -304,6 +346,66 @@ class _Walk:
             which = int(np.argmax(batch.open[stuck[0]]))
             self.reason = f"leaf {int(batch.at[stuck[0]])} has no valid refutation of conjunction {which}"
         return self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
+
+    # ---- tightenings ---------------------------------------------------------------------------
+
+    def _tighten(self, batch: _Regions, frame: Frame) -> None:
+        """Apply the tightenings of these tree nodes, in place; a region whose bounds contradict each other is closed.
+
+        Few regions have any, so each is taken alone and the others are not derived anew.
+        """
+        if not self.plan.tightenings:
+            return
+        nowhere = np.zeros(1, dtype=bool)
+        for b, at in enumerate(batch.at.tolist()):
+            region, own = batch.take(slice(b, b + 1)), None  # views into the batch
+            for t in self.plan.tightenings.get(at, ()):
+                if region.open.sum() != 1 or not region.open[0, t.conjunction]:
+                    continue
+                own = frame.one(b) if own is None else own
+                self._intersect(region, t, self._bounds(t, own))
+                own, empty = self.enclosure.sweep((region.lo, region.hi), region.low, region.up, nowhere, nowhere)
+                if empty[0]:
+                    region.open[0] = False
+            if own is not None:
+                frame.put(b, own)
+
+    def _bounds(self, t: Tightening, frame: Frame) -> Array:
+        """(R,) lower bounds of `side * value[index]` on the unsafe points of one region."""
+        e, last = self.enclosure, len(self.enclosure.nodes) - 1
+        out = e.zeros(len(t.index))
+        step = max(1, 4 * CELLS // max(node.size for node in e.nodes))
+        for part in (slice(i, i + step) for i in range(0, len(out), step)):
+            self.budget.poll()
+            count = len(out[part])
+            rows = self._functional(
+                self.constraints[t.conjunction], e.numbers(t.weights[part]), np.zeros(count, dtype=np.int64), frame
+            )
+            target = e.zeros(count, e.nodes[t.node].size)
+            target[np.arange(count), t.index[part]] = e.numbers(t.side[part])
+            e.push(rows, t.node, target, frame)
+            row, column = np.nonzero(t.beta[part] > 0)
+            self._add_literals(rows, row, t.literals[column], t.beta[part][row, column], frame)
+            self._set_row_slopes(rows, t.alpha, part, frame)
+            out[part] = e.minimum(frame, e.pull(frame, rows, last))
+        return out
+
+    def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:
+        """Replace default lower slopes of one region by those of each row where the neuron is unstable."""
+        for a in alphas:
+            for k in self.enclosure.network.users[a.node]:
+                if k in frame.lines:
+                    lines = frame.lines[k]
+                    free = lines.unstable[0, a.index]
+                    slopes = rows.slopes.get(k, lines.low[rows.region])
+                    slopes[:, a.index[free]] = self._slopes_at(lines, a.value[part][:, free])
+                    rows.slopes[k] = slopes
+
+    def _intersect(self, region: _Regions, t: Tightening, value: Array) -> None:
+        """Intersect the bounds of one region with those of a tightening, in place; nan tightens nothing."""
+        slot, below = self.enclosure.slot[t.node], t.side > 0
+        np.fmax.at(region.low[0, slot], t.index[below], value[below])
+        np.fmin.at(region.up[0, slot], t.index[~below], -value[~below])
 
     # ---- refutations ---------------------------------------------------------------------------
 
@@ -319,7 +421,9 @@ class _Walk:
             region = np.array([b for b, _ in group])
             weights = self.enclosure.numbers(np.array([r.weights for _, r in group], dtype=np.float64))
             rows = self._functional(self.constraints[conjunction], weights, region, frame)
-            self._add_literals(rows, [r for _, r in group], frame)
+            triples = [(row, *pair) for row, (_, r) in enumerate(group) for pair in r.beta if pair[1] > 0]
+            row, literal, beta = (np.array([t[i] for t in triples]) for i in range(3))
+            self._add_literals(rows, row, literal, beta, frame)
             self._set_slopes(rows, [r for _, r in group], frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
             batch.open[region[value > 0], conjunction] = False
@@ -336,16 +440,14 @@ class _Walk:
             e.push(rows, 0, weights @ g.x, frame)
         return rows
 
-    def _add_literals(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
-        """Add `beta (z - t)` for left and `beta (t - z)` for right children."""
+    def _add_literals(self, rows: Rows, row: Array, literal: Array, beta: Array, frame: Frame) -> None:
+        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal."""
         e, tree, parent = self.enclosure, self.plan.tree, self.plan.parent
-        triples = [(row, literal, beta) for row, r in enumerate(group) for literal, beta in r.beta if beta > 0]
-        if not triples:
+        if not len(row):
             return
-        row, literal = (np.array([t[i] for t in triples]) for i in (0, 1))
         split = parent[literal]
         sign = np.where(tree.left[split] == literal, 1, -1)
-        multiplier = e.numbers(np.array([t[2] for t in triples])) * sign
+        multiplier = e.numbers(beta) * sign
         threshold, node, index = e.numbers(tree.threshold[split]), tree.node[split], tree.index[split]
         reach = e.zeros(len(row))
         for k in np.unique(node).tolist():
@@ -359,7 +461,7 @@ class _Walk:
         if not e.exact:
             spread = np.zeros(len(rows.region))
             np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
-            rows.error = rows.error + gamma(len(triples) + 8) * spread
+            rows.error = rows.error + gamma(len(row) + 8) * spread
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
@@ -376,16 +478,19 @@ class _Walk:
 
     def _stored_slopes(self, lines: Lines, region: Array, items: list[tuple[int, Alpha]]) -> Array:
         """(R, n) lower slopes: the default ones with `(row, alpha)` items filled in."""
-        numbers = self.enclosure.numbers
         row = np.repeat([row for row, _ in items], [len(a.index) for _, a in items])
         index = np.concatenate([np.asarray(a.index, dtype=np.int64) for _, a in items])
-        alpha = numbers(np.concatenate([np.asarray(a.value, dtype=np.float64) for _, a in items]))
-        low, high = (numbers(np.array(v)) for v in lines.reach)
-        slope = np.minimum(np.maximum(low + alpha / 255 * (high - low), low), high)
+        slope = self._slopes_at(lines, np.concatenate([np.asarray(a.value) for _, a in items]))
         free = lines.unstable[region[row], index]
         slopes = lines.low[region]
         slopes[row[free], index[free]] = slope[free]
         return slopes
+
+    def _slopes_at(self, lines: Lines, value: Array) -> Array:
+        """The slopes that stored values stand for, inside the legal reach whatever rounds."""
+        numbers = self.enclosure.numbers
+        low, high = (numbers(np.array(v)) for v in lines.reach)
+        return np.minimum(np.maximum(low + numbers(value) / 255 * (high - low), low), high)
 
     # ---- clipping and children -----------------------------------------------------------------
 

@@ -50,6 +50,21 @@ class Lines:
     def __post_init__(self) -> None:
         self.span = self.up - self.low
 
+    def one(self, region: int) -> Lines:
+        """The lines of one region."""
+        own = slice(region, region + 1)
+        low_offset = None if self.low_offset is None else self.low_offset[own]
+        return Lines(
+            self.low[own], self.up[own], self.up_offset[own], low_offset, self.unstable[own], self.reach, self.steep
+        )
+
+    def put(self, region: int, lines: Lines) -> None:
+        """Replace the lines of one region by those of a batch of one."""
+        for name in ("low", "up", "up_offset", "low_offset", "unstable", "span"):
+            values = getattr(self, name)
+            if values is not None:
+                values[region] = getattr(lines, name)[0]
+
 
 def knows(op: Nonlinear, exact: bool) -> bool:
     """True when `enclose` has a rule for the operator (in that arithmetic)."""

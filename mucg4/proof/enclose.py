@@ -110,6 +110,23 @@ class Frame:
     cost: list[Array]  # (B,) what one unit of ||a|| costs in rounding when a row passes the node
     lines: dict[int, Lines] = field(default_factory=dict)
 
+    def _lists(self) -> tuple[list[Array], ...]:
+        return self.lower, self.upper, self.magnitude, self.size, self.cost
+
+    def one(self, region: int) -> Frame:
+        """The frame of one region, as a batch of one."""
+        lower, upper, magnitude, size, cost = ([a[region : region + 1] for a in part] for part in self._lists())
+        lines = {k: lines.one(region) for k, lines in self.lines.items()}
+        return Frame(lower, upper, magnitude, size, cost, lines)
+
+    def put(self, region: int, frame: Frame) -> None:
+        """Replace one region's part by the frame of a batch of one."""
+        for mine, others in zip(self._lists(), frame._lists(), strict=True):
+            for a, b in zip(mine, others, strict=True):
+                a[region] = b[0]
+        for k, lines in self.lines.items():
+            lines.put(region, frame.lines[k])
+
 
 @dataclass(eq=False)
 class Rows:

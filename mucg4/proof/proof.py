@@ -35,17 +35,20 @@ once, from the box before it.
 
 None of this is believed: `mucg4.proof.check` re-derives every bound.
 
-File format: JSON (gzip when the name ends in .gz), documented in `FORMAT`.
+File format: JSON (gzip when the name ends in .gz) with the fields of the dataclasses below; flags are strings of
+0 and 1. The arrays of tightenings are base64 of zlib-compressed little-endian bytes, row by row: `index` and `literals`
+int32, `side` int8, `weights` and `beta` float64, slopes uint8. Version 1 had no tightenings.
 """
 
 from __future__ import annotations
 
+import base64
 import builtins
 import gzip
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,8 @@ from mucg4.errors import ProofError
 from mucg4.ops.base import Array
 
 FORMAT = "mucg4-proof"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # version 1 is version 2 without tightenings
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +97,7 @@ class Tightening:
 
     `literals` are tree nodes that introduced a phase literal (as in `Refutation.beta`), `beta[r, l]` their multipliers.
     Each entry of `alpha` holds slopes `value (R, k)` for the neurons `index (k,)` of one pre-activation node.
+    Shapes and types are validated here; whether the numbers mean something for a network is seen where they are used.
     """
 
     at: int
@@ -104,6 +109,37 @@ class Tightening:
     alpha: tuple[Alpha, ...]
     literals: Array  # (L,) int32
     beta: Array  # (R, L) float64 >= 0
+
+    def __post_init__(self) -> None:
+        count = np.size(self.index)
+        arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [
+            (self.index, "i", (count,)),
+            (self.side, "i", (count,)),
+            (self.weights, "f", 2),
+            (self.literals, "i", 1),
+            (self.beta, "f", (count, np.size(self.literals))),
+        ]
+        for a in self.alpha:
+            arrays += [(a.index, "i", 1), (a.value, "u", (count, np.size(a.index)))]
+        for array, kind, shape in arrays:
+            if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
+                raise ProofError("an array of a tightening has the wrong type")
+            if (array.ndim if isinstance(shape, int) else array.shape) != shape:
+                raise ProofError("an array of a tightening has the wrong shape")
+        if not count or len(self.weights) != count:
+            raise ProofError("a tightening has no rows, or not one list of weights per row")
+        if not np.all(abs(self.side) == 1):
+            raise ProofError("a tightening has a side that is neither 1 nor -1")
+        if any(np.any(i < 0) for i in (self.index, self.literals, *(a.index for a in self.alpha))):
+            raise ProofError("a tightening has a negative index")
+        if any(np.any(a.value > 255) for a in self.alpha):
+            raise ProofError("a tightening has a slope that is out of range")
+
+    def take(self, rows: Array) -> Tightening:
+        """The chosen rows (at least one)."""
+        alpha = tuple(Alpha(a.node, a.index, a.value[rows]) for a in self.alpha)
+        chosen = {f: getattr(self, f)[rows] for f in ("index", "side", "weights", "beta")}
+        return replace(self, alpha=alpha, **chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +177,8 @@ class Tree:
             raise ProofError("a child stands before its parent")
         if not np.all(np.isfinite(self.threshold[inner])):
             raise ProofError("a split threshold is not finite")
-        if any(not 0 <= r.at < n for r in (*self.refutations, *self.tightenings)):
+        places = [r.at for r in self.refutations] + [t.at for t in self.tightenings]
+        if any(not 0 <= at < n for at in places):
             raise ProofError("a refutation or tightening names no tree node")
 
     def __len__(self) -> int:
@@ -221,7 +258,56 @@ def _tree_to_json(tree: Tree) -> dict[str, Any]:
             row["core"] = list(r.core)
         rows.append(row)
     covers = None if tree.conjunctions is None else list(tree.conjunctions)
-    return {"case": tree.case, "conjunctions": covers, **plain, **flags, "refutations": rows}
+    tightenings = [_tightening_to_json(t) for t in tree.tightenings]
+    out = {"case": tree.case, "conjunctions": covers, **plain, **flags, "refutations": rows}
+    return {**out, "tightenings": tightenings} if tightenings else out
+
+
+def _packed(values: Array, dtype: str) -> str:
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(values, dtype=dtype).tobytes(), 6)).decode()
+
+
+def _unpacked(text: str, dtype: str) -> Array:
+    """(n,) in the machine's byte order."""
+    data = zlib.decompress(base64.b64decode(text, validate=True))
+    return np.frombuffer(data, dtype).astype(np.dtype(dtype).newbyteorder("="))
+
+
+def _tightening_to_json(t: Tightening) -> dict[str, Any]:
+    return {
+        "at": int(t.at),
+        "conjunction": int(t.conjunction),
+        "node": int(t.node),
+        "index": _packed(t.index, "<i4"),
+        "side": _packed(t.side, "<i1"),
+        "weights": _packed(t.weights, "<f8"),
+        "alpha": [
+            {"node": int(a.node), "index": _packed(a.index, "<i4"), "value": _packed(a.value, "<u1")} for a in t.alpha
+        ],
+        "literals": _packed(t.literals, "<i4"),
+        "beta": _packed(t.beta, "<f8"),
+    }
+
+
+def _tightening_from_json(data: dict[str, Any]) -> Tightening:
+    """Raises `ValueError` or `zlib.error` where the bytes do not make rows, `ProofError` where rows make no sense."""
+    index, literals = _unpacked(data["index"], "<i4"), _unpacked(data["literals"], "<i4")
+    count = len(index)
+    alphas = []
+    for a in data["alpha"]:
+        neurons = _unpacked(a["index"], "<i4")
+        alphas.append(Alpha(int(a["node"]), neurons, _unpacked(a["value"], "<u1").reshape(count, len(neurons))))
+    return Tightening(
+        at=int(data["at"]),
+        conjunction=int(data["conjunction"]),
+        node=int(data["node"]),
+        index=index,
+        side=_unpacked(data["side"], "<i1"),
+        weights=_unpacked(data["weights"], "<f8").reshape(count, -1),
+        alpha=tuple(alphas),
+        literals=literals,
+        beta=_unpacked(data["beta"], "<f8").reshape(count, len(literals)),
+    )
 
 
 def _tree_from_json(data: dict[str, Any]) -> Tree:
@@ -245,7 +331,8 @@ def _tree_from_json(data: dict[str, Any]) -> Tree:
     threshold = np.array(data["threshold"], dtype=np.float64)
     case, covers = int(data["case"]), data["conjunctions"]
     conjunctions = None if covers is None else tuple(int(c) for c in covers)
-    return Tree(node, index, threshold, left, right, refresh, clip, refutations, case, conjunctions)
+    tightenings = tuple(_tightening_from_json(t) for t in data.get("tightenings", ()))
+    return Tree(node, index, threshold, left, right, refresh, clip, refutations, case, conjunctions, tightenings)
 
 
 def to_text(proof: Proof) -> str:
@@ -270,11 +357,11 @@ def from_text(text: str | bytes) -> Proof:
         data = json.loads(text)
         if data.get("format") != FORMAT:
             raise ProofError("not a mucg4 proof")
-        if data.get("version") != VERSION:
+        if data.get("version") not in READABLE:
             raise ProofError(f"proof format version {data.get('version')} is not supported (this is {VERSION})")
         trees = tuple(_tree_from_json(t) for t in data["trees"])
         return Proof(str(data["network"]), str(data["property"]), trees, str(data["source"]), dict(data["notes"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, zlib.error) as error:
         raise ProofError(f"malformed proof: {error}") from error
 
 
