@@ -323,7 +323,40 @@ def _bench(args: argparse.Namespace) -> int:
     from mucg4.bench.plan import make_plan
     from mucg4.bench.run import run_bench
 
-    return run_bench(make_plan(args, _extra_options(args)), Console(stderr=True), lambda text: _put(text + "\n"))
+    def say(text: str) -> None:
+        _put(text + "\n")
+
+    if args.source is None and args.compare is None:
+        raise InputError("a benchmark folder to run is needed, or result files to --compare")
+    theirs = _theirs(args)  # read before anything runs, so that a wrong file costs no time
+    if args.source is None:
+        from mucg4.bench.claims import read_reference
+        from mucg4.bench.side import run_compare
+
+        out = args.out or Path("bench-out") / "compare"
+        return run_compare(theirs, read_reference(args.benchmarks or []), out, args.plots, say)
+    if args.benchmarks:
+        raise InputError("--benchmarks goes with --compare without a folder to run")
+    plan = make_plan(args, _extra_options(args))
+    status = run_bench(plan, Console(stderr=True), say)
+    if not theirs or status not in (0, 1):
+        return status
+    from mucg4.bench.side import own_results, planned, run_compare
+
+    say("")
+    return max(status, run_compare([*own_results(plan), *theirs], planned(plan), plan.out, args.plots, say, only=True))
+
+
+def _theirs(args: argparse.Namespace) -> list[Any]:
+    """The result files to compare with, empty without `--compare`. Raises `InputError`."""
+    if not args.compare:
+        return []
+    from mucg4.bench.side import check_pictures, read_all
+
+    if args.plots:
+        check_pictures()
+    own = ["mucg4", *(["mucg4 scratch"] if args.with_scratch else [])]
+    return read_all(args.compare, [] if args.source is None else own)
 
 
 def _extra_options(args: argparse.Namespace) -> list[str]:
@@ -375,10 +408,12 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    p = commands.add_parser("bench", help="run a benchmark folder, one child process per instance")
+    p = commands.add_parser("bench", help="run a benchmark folder, one child process per instance; compare tools")
     p.set_defaults(run=_bench)
-    p.add_argument("source", type=Path, metavar="DIR|CSV", help="folder with instances.csv, or the list itself")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: bench-out/<name of the folder>)")
+    text = "folder with instances.csv, or the list itself; may be missing with --compare"
+    p.add_argument("source", type=Path, nargs="?", metavar="DIR|CSV", help=text)
+    text = "where results go (default: bench-out/<name of the folder>, without one bench-out/compare)"
+    p.add_argument("--out", type=Path, metavar="DIR", help=text)
     p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
     p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
     p.add_argument("--rows", metavar="A:B", help="only these rows of the list (Python slice)")
@@ -389,9 +424,23 @@ def _add_bench(commands: Any) -> None:
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="rows run at the same time (default: 1)")
     text = "re-check proofs with the independent checker; S: only of rows that took under S seconds"
     p.add_argument("--check", type=_seconds, nargs="?", const=float("inf"), metavar="S", help=text)
+    _add_compare(p)
     text = "continue an interrupted run in --out (default: on)"
     p.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=text)
     _add_settings(p, skip=("timeout",))
+
+
+def _add_compare(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("comparison with other tools, from result files only")
+    text = """result files: the official layout, results of mucg4 bench, or a list with a header. With DIR: compared
+    with this run after it, on its rows and timeouts. Without: with each other, nothing is run; the first is the one
+    the others are held against. NAME names the tool (default: the file's name, for results.csv its folder's)"""
+    group.add_argument("--compare", nargs="+", metavar="[NAME=]FILE", help=text)
+    text = """without DIR: benchmark folders, or folders of such, whose instances.csv and expected.csv give the timeouts
+    and known answers"""
+    group.add_argument("--benchmarks", nargs="+", type=Path, metavar="DIR", help=text)
+    text = "draw pictures of the comparison; needs matplotlib (default: on)"
+    group.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help=text)
 
 
 def _add_store(commands: Any) -> None:
