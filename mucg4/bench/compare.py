@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mucg4.bench.claims import DECIDED, Entry, Parts, Results, category_key, parts_of, same_name
@@ -194,6 +194,8 @@ def scores(lines: Sequence[Line], tools: Sequence[str], witnessed: bool = False)
 
 # --- which rows are the same -----------------------------------------------------------------------------------
 
+Identity = tuple[str, Parts, Parts]  # benchmark, network files, property file
+
 
 def compare(results: Sequence[Results], reference: Sequence[Entry] = (), only: bool = False) -> Comparison:
     """Put the results side by side.
@@ -202,50 +204,60 @@ def compare(results: Sequence[Results], reference: Sequence[Entry] = (), only: b
     when their benchmarks have the same name (or one tells no year), and their files the same stems in the same folders
     as far as both tell folders; the k-th row of an instance in one file meets the k-th in another.
     """
-    notes = [note for r in results for note in r.notes]
     sources = [list(reference), *[list(r.entries) for r in results]]
     keys = _benchmark_keys(sources)
     groups = _groups([entry for source in sources for entry in source], keys)
-    lines: dict[tuple[int, int], Line] = {}
-    limits: dict[tuple[int, int], list[float]] = {}
-    claims: dict[tuple[int, int], dict[str, Entry]] = {}
-    for number, source in enumerate(sources):
-        seen: dict[int, int] = {}
-        left_out = 0
-        for entry in source:
-            group = groups[_identity(entry, keys)]
-            seen[group] = seen.get(group, 0) + 1
-            key = (group, seen[group])
-            if number and only and key not in lines:
+    notes = [note for r in results for note in r.notes]
+    drafts: dict[tuple[int, int], _Draft] = {}
+    for entry, key in _numbered(sources[0], groups, keys):
+        drafts[key] = _Draft(Line(entry.category, entry.onnx, entry.vnnlib, entry.limit, entry.answer))
+    for r, source in zip(results, sources[1:], strict=True):
+        left_out = twice = 0
+        for entry, key in _numbered(source, groups, keys):
+            if only and key not in drafts:
                 left_out += 1
                 continue
-            line = lines.setdefault(key, Line(entry.category, entry.onnx, entry.vnnlib))
-            if number == 0:
-                line.limit, line.answer = entry.limit, entry.answer
-            else:
-                claims.setdefault(key, {})[results[number - 1].tool] = entry
-                limits.setdefault(key, []).append(entry.limit)
-        twice = sum(count > 1 for count in seen.values())
-        if number and twice:
-            notes.append(f"{results[number - 1].tool}: {twice} instances have several rows, compared in order")
+            draft = drafts.setdefault(key, _Draft(Line(entry.category, entry.onnx, entry.vnnlib)))
+            draft.entries[r.tool] = entry
+            twice += key[1] == 2
+        if twice:
+            notes.append(f"{r.tool}: {twice} instances have several rows, compared in order")
         if left_out:
-            notes.append(f"{results[number - 1].tool}: {left_out} rows are not among those that were run, left out")
-    for key, line in lines.items():
-        if math.isnan(line.limit):
-            line.limit = min((x for x in limits.get(key, ()) if not math.isnan(x)), default=math.nan)
-    kept = [lines[key] for key in lines if key in claims]
-    by_line = {id(lines[key]): claims[key] for key in claims}
+            notes.append(f"{r.tool}: {left_out} rows are not among those that were run, left out")
+    kept = [draft for draft in drafts.values() if draft.entries]
     names: dict[str, str] = {}
-    for line in kept:
+    for draft in kept:
+        line = draft.line
         line.category = names.setdefault(keys[line.category], line.category)
-    _guess_limits(kept, by_line, notes)
-    for line in kept:
-        line.claims = {tool: _claim(entry, line.limit) for tool, entry in by_line[id(line)].items()}
-    order = {category: k for k, category in enumerate(dict.fromkeys(line.category for line in kept))}
-    kept.sort(key=lambda line: order[line.category])
+        if math.isnan(line.limit):
+            told = (entry.limit for entry in draft.entries.values())
+            line.limit = min((limit for limit in told if not math.isnan(limit)), default=math.nan)
+    notes += _guess_limits(kept)
+    for draft in kept:
+        draft.line.claims = {tool: _claim(entry, draft.line.limit) for tool, entry in draft.entries.items()}
+    order = list(names.values())
+    lines = sorted((draft.line for draft in kept), key=lambda line: order.index(line.category))
     tools = tuple(r.tool for r in results)
-    notes += _missing(kept, tools) + _other_editions(kept)
-    return Comparison(tools, tuple(kept), tuple(notes))
+    return Comparison(tools, tuple(lines), tuple(notes + _missing(lines, tools) + _other_editions(lines)))
+
+
+@dataclass
+class _Draft:
+    """A line in the making, with what the files say about it, by tool."""
+
+    line: Line
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+
+def _numbered(
+    source: list[Entry], groups: dict[Identity, int], keys: dict[str, str]
+) -> Iterator[tuple[Entry, tuple[int, int]]]:
+    """Each entry with its instance's number and how often that has come in this source."""
+    seen: dict[int, int] = {}
+    for entry in source:
+        group = groups[_identity(entry, keys)]
+        seen[group] = seen.get(group, 0) + 1
+        yield entry, (group, seen[group])
 
 
 def _benchmark_keys(sources: list[list[Entry]]) -> dict[str, str]:
@@ -260,9 +272,6 @@ def _benchmark_keys(sources: list[list[Entry]]) -> dict[str, str]:
         years.setdefault(key, set()).update([year] if year else [])
     keys = {name: category_key(name) for name in every}
     return {name: key if len(years[key]) < 2 else f"{key}_{year}" for name, (key, year) in keys.items()}
-
-
-Identity = tuple[str, Parts, Parts]
 
 
 def _identity(entry: Entry, keys: dict[str, str]) -> Identity:
@@ -307,23 +316,25 @@ def _claim(entry: Entry, limit: float) -> Claim:
     )
 
 
-def _guess_limits(lines: list[Line], claims: dict[int, dict[str, Entry]], notes: list[str]) -> None:
-    """Give lines without a limit the longest time seen in their benchmark, and say so."""
-    unknown: dict[str, list[Line]] = {}
-    for line in lines:
-        if math.isnan(line.limit):
-            unknown.setdefault(line.category, []).append(line)
-    for category, members in unknown.items():
-        same = [line for line in lines if line.category == category]
-        seen = [e.seconds for line in same for e in claims[id(line)].values() if not math.isnan(e.seconds)]
-        stand_in = max([*seen, LEAST])
-        for line in members:
-            line.limit = stand_in
-        count = "all" if len(members) == len(same) else str(len(members))
-        notes.append(
-            f"{category or 'no category'}: the timeouts of {count} rows are not known; the longest time seen,"
-            f" {stand_in:.1f} s, stands in"
-        )
+def _guess_limits(drafts: list[_Draft]) -> list[str]:
+    """Give lines without a limit the longest time seen in their benchmark; returns notes that say so."""
+    per: dict[str, list[_Draft]] = {}
+    for draft in drafts:
+        per.setdefault(draft.line.category, []).append(draft)
+    notes = []
+    for category, members in per.items():
+        unknown = [draft.line for draft in members if math.isnan(draft.line.limit)]
+        times = [entry.seconds for draft in members for entry in draft.entries.values()]
+        stand_in = max([t for t in times if not math.isnan(t)], default=LEAST)
+        for line in unknown:
+            line.limit = max(stand_in, LEAST)
+        if unknown:
+            count = "all" if len(unknown) == len(members) else str(len(unknown))
+            notes.append(
+                f"{category or 'no category'}: the timeouts of {count} rows are not known; the longest time seen,"
+                f" {stand_in:.1f} s, stands in"
+            )
+    return notes
 
 
 def _missing(lines: list[Line], tools: Sequence[str]) -> list[str]:
