@@ -30,6 +30,7 @@ from mucg4.model.query import Witness
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Refutation, Tree
 from mucg4.search.bab import Open, Search, cut_regions
+from mucg4.search.parallel import drive
 from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
 from mucg4.store.match import Match, relate, translate
 
@@ -273,7 +274,7 @@ def replay_case(run: Run, state: CaseState, trees: list[Tree], rung: str) -> Wit
     """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
     for tree in [part for whole in trees for part in parts(state, whole)]:
         search = Replay(run, state, tree, rung).walk()
-        witness = search.witness or search.run()
+        witness = drive([search], run.workers)
         if witness is not None:
             return witness
         state.trees.append(search.recorder.tree(state.number, tree.conjunctions))

@@ -89,7 +89,18 @@ class PhaseSearch:
         duals = Rows(batch["weights"], batch["alpha"].astype(F) / F(255), batch["beta"], signs)
         return Regions(batch["lo"], batch["hi"], low, up), phases, duals
 
+    def adopt(self, low: Array, up: Array) -> None:
+        """Root bounds `(P,)` that a worker found."""
+        if not (np.array_equal(low, self.low) and np.array_equal(up, self.up)):
+            self._rebase(Regions(self.bounder.lo[None], self.bounder.hi[None], low[None], up[None]))
+
     # ---- one batch -----------------------------------------------------------------------------
+
+    def refuted(self, work: Open) -> bool:
+        """Only the first step on the single region of `work`."""
+        self.search.statistics.regions += 1
+        self.bounder.refresh(work.regions, backward=False)
+        return bool(work.regions.empty()[0]) or bool(self._refute(work, None)[0][0])
 
     def bound(self, work: Open) -> None:
         """Refute, tighten, split or keep the regions of `work`; all have `conjunction` open."""
