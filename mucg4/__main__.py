@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from mucg4 import __version__
 from mucg4.budget import Budget
 from mucg4.errors import InputError, Mucg4Error, ProofError, StoreError, UnsoundError, UnsupportedError
+from mucg4.memory import is_exhaustion, limit_bytes
 from mucg4.settings import Settings
 from mucg4.watch import Watch, limits, process_age, started_ago
 
@@ -49,10 +50,10 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _seconds(text: str) -> float:
+def _amount(text: str) -> float:
     value = float(text)
     if not value >= 0:
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text}")
+        raise argparse.ArgumentTypeError(f"not a number from 0 up: {text}")
     return value
 
 
@@ -209,17 +210,19 @@ def _verify(args: argparse.Namespace) -> int:
         args.start = time.monotonic() - started_ago(args.started)
     answer = Answer(args)
     budget, hard = limits(args.timeout, args.headroom, args.start)
-    with Watch(budget, hard, answer.last_word):
+    memory = limit_bytes(args.memory)
+    budget.memory = memory
+    with Watch(budget, hard, answer.last_word, memory):
         try:
             _run_verify(args, answer, budget)
-        except MemoryError:
-            answer.last_word("out of memory")
-        except UnsoundError as error:
-            return _bug(answer, error)
-        except (Mucg4Error, OSError) as error:
-            return _refused(answer, error)
         except Exception as error:  # the last line of defence: a bug must still leave a legal answer
-            return _bug(answer, error)
+            if is_exhaustion(error):
+                error.__traceback__ = None  # its frames hold the arrays that fill the memory
+                answer.last_word("out of memory")
+            elif isinstance(error, (Mucg4Error, OSError)) and not isinstance(error, UnsoundError):
+                return _refused(answer, error)
+            else:
+                return _bug(answer, error)
     for text in answer.failures:
         _say(f"mucg4: error: {text}")
     return 2 if answer.failures else 0
@@ -323,7 +326,43 @@ def _bench(args: argparse.Namespace) -> int:
     from mucg4.bench.plan import make_plan
     from mucg4.bench.run import run_bench
 
-    return run_bench(make_plan(args, _extra_options(args)), Console(stderr=True), lambda text: _put(text + "\n"))
+    def say(text: str) -> None:
+        _put(text + "\n")
+
+    if args.source is None and args.compare is None:
+        raise InputError("a benchmark folder to run is needed, or result files to --compare")
+    theirs = _theirs(args)  # read before anything runs, so that a wrong file costs no time
+    if args.source is None:
+        from mucg4.bench.claims import read_reference
+        from mucg4.bench.side import run_compare
+
+        out = args.out or Path("bench-out") / "compare"
+        return run_compare(theirs, read_reference(args.benchmarks or []), out, args.plots, say)
+    if args.benchmarks:
+        raise InputError("--benchmarks goes with --compare without a folder to run")
+    plan = make_plan(args, _extra_options(args))
+    status = run_bench(plan, Console(stderr=True), say)
+    if not theirs or status not in (0, 1):
+        return status
+    from mucg4.bench.side import own_results, planned, run_compare
+
+    say("")
+    return max(status, run_compare([*own_results(plan), *theirs], planned(plan), plan.out, args.plots, say, only=True))
+
+
+def _theirs(args: argparse.Namespace) -> list[Any]:
+    """The result files to compare with, empty without `--compare`. Raises `InputError`."""
+    if not args.compare:
+        return []
+    from mucg4.bench.side import check_pictures, read_all
+
+    if args.plots:
+        check_pictures()
+    own = ["mucg4", *(["mucg4 scratch"] if args.with_scratch else [])]
+    return read_all(args.compare, [] if args.source is None else own)
+
+
+OWN_TO_BENCH = ("timeout", "memory")  # settings that `bench` gives its children row by row
 
 
 def _extra_options(args: argparse.Namespace) -> list[str]:
@@ -331,7 +370,7 @@ def _extra_options(args: argparse.Namespace) -> list[str]:
     out = []
     for f in fields(Settings):
         value = getattr(args, f.name, f.default)
-        if value != f.default:
+        if value != f.default and f.name not in OWN_TO_BENCH:
             flag = f.name.replace("_", "-")
             out += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return out
@@ -346,7 +385,7 @@ def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
     for f in fields(Settings):
         if f.name in skip:
             continue
-        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"].replace("%", "%%")
         if isinstance(f.default, bool):
             text += f" (default: {'on' if f.default else 'off'})"
             group.add_argument(name, action=argparse.BooleanOptionalAction, default=f.default, help=text)
@@ -355,8 +394,8 @@ def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
             group.add_argument(name, choices=f.metadata["choices"], default=f.default, help=text)
         else:
             text += "" if f.default is None else f" (default: {f.default})"
-            kind = type(f.default) if f.default is not None else _seconds
-            group.add_argument(name, type=kind, default=f.default, help=text, metavar="N")
+            kind = type(f.default) if f.default is not None else _amount
+            group.add_argument(name, type=kind, default=f.default, help=text, metavar=f.metadata["unit"])
 
 
 def _add_verify(commands: Any) -> None:
@@ -370,28 +409,45 @@ def _add_verify(commands: Any) -> None:
     p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
     p.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
     p.add_argument("--started", type=float, metavar="EPOCH", help="moment the timeout counts from (seconds)")
-    p.add_argument("--headroom", type=_seconds, default=0.0, metavar="S", help="leave S seconds before the timeout")
+    p.add_argument("--headroom", type=_amount, default=0.0, metavar="S", help="leave S seconds before the timeout")
     _add_settings(p)
 
 
 def _add_bench(commands: Any) -> None:
-    p = commands.add_parser("bench", help="run a benchmark folder, one child process per instance")
+    p = commands.add_parser("bench", help="run a benchmark folder, one child process per instance; compare tools")
     p.set_defaults(run=_bench)
-    p.add_argument("source", type=Path, metavar="DIR|CSV", help="folder with instances.csv, or the list itself")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: bench-out/<name of the folder>)")
+    text = "folder with instances.csv, or the list itself; may be missing with --compare"
+    p.add_argument("source", type=Path, nargs="?", metavar="DIR|CSV", help=text)
+    text = "where results go (default: bench-out/<name of the folder>, without one bench-out/compare)"
+    p.add_argument("--out", type=Path, metavar="DIR", help=text)
     p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
     p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
     p.add_argument("--rows", metavar="A:B", help="only these rows of the list (Python slice)")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     p.add_argument("--first-per-network", type=int, metavar="N", help="only the first N rows of each network")
-    p.add_argument("--timeout-cap", type=_seconds, metavar="S", help="cut longer timeouts to S seconds")
-    p.add_argument("--memory", type=float, metavar="GiB", help="memory limit of a row (default: 90 %% of the machine)")
+    p.add_argument("--timeout-cap", type=_amount, metavar="S", help="cut longer timeouts to S seconds")
+    text = "memory limit of a row (default: as for verify, divided by --jobs)"
+    p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="rows run at the same time (default: 1)")
     text = "re-check proofs with the independent checker; S: only of rows that took under S seconds"
-    p.add_argument("--check", type=_seconds, nargs="?", const=float("inf"), metavar="S", help=text)
+    p.add_argument("--check", type=_amount, nargs="?", const=float("inf"), metavar="S", help=text)
+    _add_compare(p)
     text = "continue an interrupted run in --out (default: on)"
     p.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=text)
-    _add_settings(p, skip=("timeout",))
+    _add_settings(p, skip=OWN_TO_BENCH)
+
+
+def _add_compare(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("comparison with other tools, from result files only")
+    text = """result files: the official layout, results of mucg4 bench, or a list with a header. With DIR: compared
+    with this run after it, on its rows and timeouts. Without: with each other, nothing is run; the first is the one
+    the others are held against. NAME names the tool (default: the file's name, for results.csv its folder's)"""
+    group.add_argument("--compare", nargs="+", metavar="[NAME=]FILE", help=text)
+    text = """without DIR: benchmark folders, or folders of such, whose instances.csv and expected.csv give the timeouts
+    and known answers"""
+    group.add_argument("--benchmarks", nargs="+", type=Path, metavar="DIR", help=text)
+    text = "draw pictures of the comparison; needs matplotlib (default: on)"
+    group.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help=text)
 
 
 def _add_store(commands: Any) -> None:
@@ -416,7 +472,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
-    p.add_argument("--timeout", type=_seconds, metavar="S", help="give up after S seconds (rejected)")
+    p.add_argument("--timeout", type=_amount, metavar="S", help="give up after S seconds (rejected)")
     _add_bench(commands)
     _add_store(commands)
     p = commands.add_parser("case", help="replay saved failing cases: exit 0 fixed, 1 still failing")
@@ -443,6 +499,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UnsoundError as error:
         return _bug(None, error)
+    except MemoryError:
+        _say("mucg4: error: out of memory")
+        return 2
     except (Mucg4Error, OSError) as error:
         _say(f"mucg4: error: {_one_line(error)}")
         return 2

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 
 from mucg4.errors import BudgetError
+from mucg4.memory import SOFT, family_bytes, pace, reached
 
 
 @dataclass
 class Budget:
-    """Wall-clock deadline and interrupt flag of one run.
+    """Wall-clock deadline, memory limit and interrupt flag of one run.
 
-    `deadline` is on the `time.monotonic` clock; `inf` means no limit. `interrupted` is set by signal
-    handlers and read at the same single place.
+    `deadline` is on the `time.monotonic` clock, `memory` are bytes of this process and its descendants; `inf` means
+    no limit. `interrupted` is set by signal handlers and when the memory is used up, and read at the same single place.
     """
 
     deadline: float = float("inf")
     interrupted: str = ""
     started: float = field(default_factory=time.monotonic)
+    memory: float = float("inf")
+    _look: float = field(default=0.0, repr=False)  # the moment at which the memory is looked at next
 
     @staticmethod
-    def seconds(limit: float | None) -> Budget:
-        """A budget of `limit` seconds from now (None: unlimited)."""
-        return Budget() if limit is None else Budget(time.monotonic() + limit)
+    def seconds(limit: float | None, memory: float = float("inf")) -> Budget:
+        """A budget of `limit` seconds from now (None: unlimited) and `memory` bytes."""
+        return Budget(float("inf") if limit is None else time.monotonic() + limit, memory=memory)
 
     def left(self) -> float:
         """Seconds until the deadline; negative when it has passed."""
@@ -33,12 +37,23 @@ class Budget:
         """Seconds since the budget was made."""
         return time.monotonic() - self.started
 
+    def _look_at_memory(self) -> None:
+        """Interrupt the run when it holds too much; looks now and then only, the more often the less is left."""
+        if self.memory < float("inf") and time.monotonic() >= self._look:
+            limit = SOFT * self.memory  # so that there is room to end
+            used = family_bytes(os.getpid(), limit)
+            self._look = time.monotonic() + pace(limit - used)
+            if used > limit:
+                self.interrupted = self.interrupted or reached(self.memory)
+
     def spent(self) -> bool:
         """True when the run has to stop."""
+        self._look_at_memory()
         return bool(self.interrupted) or self.left() <= 0
 
     def poll(self) -> None:
         """Raise `BudgetError` when the run has to stop."""
+        self._look_at_memory()
         if self.interrupted:
             raise BudgetError(self.interrupted)
         if self.left() <= 0:
@@ -46,4 +61,4 @@ class Budget:
 
     def share(self, seconds: float) -> Budget:
         """A budget that ends after `seconds`, or with this one if that is earlier."""
-        return Budget(min(self.deadline, time.monotonic() + seconds), self.interrupted)
+        return Budget(min(self.deadline, time.monotonic() + seconds), self.interrupted, memory=self.memory)

@@ -8,15 +8,21 @@ from typing import Any
 from mucg4.errors import InputError
 
 
-def _option(default: Any, text: str, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "low": low})
+def _option(default: Any, text: str, choices: tuple[str, ...] = (), low: float | None = None, unit: str = "N") -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices, "low": low, "unit": unit})
 
 
 @dataclass(frozen=True)
 class Settings:
     """Options of one run. Each field is read by exactly one module; see the help texts."""
 
-    timeout: float | None = _option(None, "seconds for the whole run; none: no limit", low=0.0)
+    timeout: float | None = _option(None, "seconds for the whole run; none: no limit", low=0.0, unit="S")
+    memory: float | None = _option(
+        None,
+        "memory of the whole run in GiB, its child processes included; none: 80 % of what is free",
+        low=0.0,
+        unit="GiB",
+    )
     engine: str = _option("bab", "bab: branch and bound; smt: z3 engine for small ReLU networks", ("bab", "smt"))
     seed: int = _option(0, "seed of the attack's random points", low=0)
     batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)

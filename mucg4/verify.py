@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
+from mucg4.memory import limit_bytes
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
 from mucg4.oracle.runtime import Runtime, agreement
@@ -37,8 +38,8 @@ def verify(
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
     the verdict as soon as it stands, before the store is written.
 
-    Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof; an exhausted budget
-    or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
+    Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof; an exhausted budget (time
+    or memory) or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
 
@@ -80,7 +81,7 @@ def decide(
     """Turn what `answer` finds into a verdict with its evidence, announce it, keep it."""
     steady_allocator()
     settings = settings or Settings()
-    budget = budget or Budget.seconds(settings.timeout)
+    budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
     run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)
     try:
         with blas_threads(query), stage(run, "solve"):
@@ -88,10 +89,15 @@ def decide(
         verdict = _conclude(run, found)
     except BudgetError as error:
         return Unknown(str(error), run.statistics)
+    except MemoryError:
+        return Unknown("out of memory", run.statistics)
     if announce is not None:
         announce(verdict)
     if store is not None and not isinstance(verdict, Unknown):
-        _save(run, store, verdict)
+        try:
+            _save(run, store, verdict)
+        except MemoryError:
+            run.statistics.warnings.append("the result was not stored: out of memory")
     return verdict
 
 

@@ -1,10 +1,13 @@
-"""Ends a run in time, whatever the main thread is doing.
+"""Ends a run in time and within its memory, whatever the main thread is doing.
 
 The budget that loops poll is the normal way to stop. But a loop does not poll while it is inside one long
 native call (a matrix product, an LP, z3). A second thread therefore sleeps until the deadline or a signal;
 native calls release the interpreter lock, so it wakes in time, lets the run end by itself for a moment, and
 then calls `last_word` and leaves the process with exit status 0. Python's own signal handlers would not do:
 they run in the main thread only between two bytecodes. Their wake-up pipe does not have that limit.
+
+The same thread looks now and then how much memory the process and its descendants hold. The budget ends loops a
+little below the limit; at the limit the thread leaves at once, since the kernel would not ask either.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from mucg4.budget import Budget
+from mucg4.memory import descendants, family_bytes, pace, reached
 
 _LOADED = time.monotonic()
 GRACE = 1.0  # seconds a run gets to end by itself after a signal
@@ -64,13 +68,16 @@ def limits(timeout: float | None, headroom: float, start: float) -> tuple[Budget
 class Watch:
     """Context manager around one run: see the module text.
 
-    `hard` is the `time.monotonic` moment at which the process leaves; `last_word(reason)` must write the answer
-    if none was written, and must be safe to call from another thread.
+    `hard` is the `time.monotonic` moment at which the process leaves, `memory` the bytes at which it does;
+    `last_word(reason)` must write the answer if none was written, and must be safe to call from another thread.
     """
 
-    def __init__(self, budget: Budget, hard: float, last_word: Callable[[str], None]) -> None:
+    def __init__(
+        self, budget: Budget, hard: float, last_word: Callable[[str], None], memory: float = float("inf")
+    ) -> None:
         self.budget = budget
         self.hard = hard
+        self.memory = memory
         self.last_word = last_word
         self._done = threading.Event()
         self._old: dict[int, Any] = {}
@@ -102,12 +109,13 @@ class Watch:
         self.budget.interrupted = f"interrupted by {signal.Signals(number).name}"
 
     def _wait(self) -> None:
-        """The second thread: sleeps until a signal byte arrives or the deadline passes."""
+        """The second thread: sleeps until a signal byte arrives, the deadline passes or the memory is looked at."""
         while not self._done.is_set():
             left = self.hard - time.monotonic()
             if left <= 0:
                 self._leave("timeout")
-            ready, _, _ = select.select([self._read], [], [], min(left, 3600.0))
+            pause = max(min(left, self._room(), 3600.0), 0.0)
+            ready, _, _ = select.select([self._read], [], [], pause)
             numbers = [n for n in os.read(self._read, 64) if n in self._old] if ready else []
             if numbers and not self._done.is_set():
                 # Set here too: the handler itself may have to wait for a long native call.
@@ -115,7 +123,22 @@ class Watch:
                 if not self._done.wait(max(min(GRACE, self.hard - time.monotonic()), 0.0)):
                     self._leave(self.budget.interrupted)
 
+    def _room(self) -> float:
+        """Leaves when the memory is used up; else seconds until the next look."""
+        if self.memory == float("inf"):
+            return float("inf")
+        used = family_bytes(os.getpid(), self.memory)
+        if used > self.memory:
+            self._leave(reached(self.memory))
+        return pace(self.memory - used)
+
     def _leave(self, reason: str) -> None:
+        """Say the last word and end the process, with the processes it has forked."""
         if not self._done.is_set():
             self.last_word(reason)
+            for pid in descendants(os.getpid()):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
             os._exit(0)

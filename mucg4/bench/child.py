@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mucg4.memory import family_bytes
+
 
 @dataclass(frozen=True)
 class Child:
@@ -76,7 +78,7 @@ class Children:
             return "interrupt"
         if late:
             return "timeout"
-        return "memory" if _resident(pid) > memory else ""
+        return "memory" if family_bytes(pid, memory) > memory else ""
 
     def stop(self) -> None:
         """End all children; those of later calls end at once."""
@@ -91,15 +93,3 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-def _resident(pid: int) -> int:
-    """Resident bytes of a process and its descendants; 0 when it is gone."""
-    import psutil
-
-    try:
-        top = psutil.Process(pid)
-        family = [top, *top.children(recursive=True)]
-        return sum(p.memory_info().rss for p in family)
-    except psutil.Error:
-        return 0

@@ -25,7 +25,8 @@ class Row:
 class Plan:
     """What is to be run.
 
-    `store` is a path, `off`, or empty for the default; `fresh`: start with an empty one. `memory` in bytes.
+    `store` is a path, `off`, or empty for the default; `fresh`: start with an empty one. `memory`: bytes for a row,
+    None: what a run allows itself, divided among the jobs.
     Proofs of rows that took less than `check` seconds are checked; None: of no row.
     """
 
@@ -36,7 +37,7 @@ class Plan:
     store: str
     fresh: bool
     scratch: bool
-    memory: float
+    memory: float | None
     jobs: int
     check: float | None
     resume: bool
@@ -59,7 +60,6 @@ def make_plan(args: Namespace, options: list[str]) -> Plan:
     ]
     out = args.out or Path("bench-out") / folder.name
     store = str(out / "store.sqlite") if args.store == "fresh" else args.store or ""
-    memory = args.memory * 2**30 if args.memory else 0.9 * _machine_memory()
     return Plan(
         category=folder.name,
         folder=folder,
@@ -68,7 +68,7 @@ def make_plan(args: Namespace, options: list[str]) -> Plan:
         store=store,
         fresh=args.store == "fresh",
         scratch=args.with_scratch,
-        memory=memory,
+        memory=None if args.memory is None else args.memory * 2**30,
         jobs=max(1, args.jobs),
         check=args.check,
         resume=args.resume,
@@ -78,12 +78,6 @@ def make_plan(args: Namespace, options: list[str]) -> Plan:
 
 def _capped(timeout: float, cap: float | None) -> float:
     return timeout if cap is None else min(timeout, cap)
-
-
-def _machine_memory() -> float:
-    import psutil
-
-    return float(psutil.virtual_memory().total)
 
 
 def _chosen(rows: list[Row], args: Namespace) -> list[Row]:

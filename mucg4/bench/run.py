@@ -27,13 +27,20 @@ from mucg4.bench.results import (
     read_methods,
     write_csv,
 )
+from mucg4.memory import SHARE, free_bytes
 from mucg4.report import json_text
 
 TOOL = (sys.executable, "-m", "mucg4")
+EARLIER = 0.95  # of the memory at which a row is killed: its own limit, so that it ends by itself with a record
 KILL_AFTER = 2.0  # seconds past its timeout at which a child is killed; its answer no longer counts by then
 
 
-def _run_row(plan: Plan, row: Row, mode: str, children: Children) -> Record | None:
+def _row_memory(plan: Plan) -> float:
+    """Bytes at which a row is killed."""
+    return plan.memory if plan.memory is not None else SHARE * free_bytes() / plan.jobs / EARLIER
+
+
+def _run_row(plan: Plan, row: Row, mode: str, memory: float, children: Children) -> Record | None:
     """Run one row in a child; its record, or None when the benchmark was interrupted."""
     with tempfile.TemporaryDirectory(prefix="row-", dir=plan.out) as name:
         folder = Path(name)
@@ -41,14 +48,15 @@ def _run_row(plan: Plan, row: Row, mode: str, children: Children) -> Record | No
         command = [*TOOL, "verify", row.onnx, row.vnnlib]
         command += ["--timeout", str(row.timeout), "--json", str(folder / "record.json")]
         command += ["--result", str(folder / "result.txt"), *plan.options]
+        command += ["--memory", f"{EARLIER * memory / 2**30:.4f}"] if memory < float("inf") else []
         store = plan.store if mode == "store" else "off"
         command += (["--store", store] if store else []) + (["--proof", str(proof)] if proof else [])
-        child = children.run(command, folder / "stderr.txt", row.timeout + KILL_AFTER, plan.memory)
+        child = children.run(command, folder / "stderr.txt", row.timeout + KILL_AFTER, memory)
         if child.killed == "interrupt" or children.stopped:
             return None
         record = _merge(row, folder, child)
         if proof and proof.exists() and record["verdict"] == "unsat" and child.wall < (plan.check or 0):
-            record["check"] = _check(plan, row, proof, children)
+            record["check"] = _check(row, proof, memory, children)
             return None if children.stopped else record
         return record
 
@@ -74,10 +82,10 @@ def _merge(row: Row, folder: Path, child: Child) -> Record:
     return {**record, **outside, "verdict": verdict}
 
 
-def _check(plan: Plan, row: Row, proof: Path, children: Children) -> str:
+def _check(row: Row, proof: Path, memory: float, children: Children) -> str:
     """`accepted`, `rejected`, or what else came of the independent check (limit: ten times the row's timeout)."""
     command = [*TOOL, "check", row.onnx, row.vnnlib, str(proof)]
-    child = children.run(command, proof.with_name("check.txt"), 10 * row.timeout + KILL_AFTER, plan.memory)
+    child = children.run(command, proof.with_name("check.txt"), 10 * row.timeout + KILL_AFTER, memory)
     return {0: "accepted", 1: "rejected"}.get(child.status, child.killed or f"error {child.status}")
 
 
@@ -124,12 +132,13 @@ def _work(plan: Plan, done: dict[str, dict[int, Record]], console: Any, children
     expected = read_expected(plan.folder)
     board = _Board(console, len(plan.rows) * len(plan.modes))
     lock = threading.Lock()
+    memory = _row_memory(plan)
 
     def one(row: Row) -> None:
         for mode in plan.modes if row.index % 2 == 0 else plan.modes[::-1]:
             record = done[mode].get(row.index)
             if record is None and not children.stopped:
-                record = _run_row(plan, row, mode, children)
+                record = _run_row(plan, row, mode, memory, children)
                 if record is not None:
                     with lock, (plan.out / FILES[mode]).open("a") as file:
                         file.write(json_text(record) + "\n")

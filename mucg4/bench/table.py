@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ DECIDED = ("sat", "unsat")
 SLOW_FACTOR, SLOW_SECONDS = 1.2, 0.3  # a row with the store should take less than this much of from scratch
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> list[str]:
-    """Lines of a table with aligned columns; the first `left` columns are left-aligned, the others right."""
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], left: int, right: Collection[int] = ()) -> list[str]:
+    """Lines of a table with aligned columns; the first `left` columns but those in `right` are left-aligned."""
     table = [list(head), *[list(r) for r in rows]]
     widths = [max(len(r[k]) for r in table) for k in range(len(head))]
     lines = []
     for row in table:
-        cells = [c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))]
+        sides = [str.ljust if k < left and k not in right else str.rjust for k in range(len(head))]
+        cells = [side(c, w) for side, c, w in zip(sides, row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * w for w in widths))
     return lines
@@ -33,7 +34,8 @@ def _number(value: float, digits: int = 2) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _stem(text: str) -> str:
+def file_stem(text: str) -> str:
+    """A file's name without folders and endings."""
     name = Path(text).name
     for suffix in (".gz", ".onnx", ".vnnlib"):
         name = name.removesuffix(suffix)
@@ -66,8 +68,8 @@ def _compared(r: Record, s: Record) -> list[str]:
     reused = "-" if not r.get("stored_leaves") else f"{100 * r.get('reused_share', 0.0):.0f} %"
     relation = r.get("relation", "-")
     return [
-        _stem(r["onnx"]),
-        _stem(r["vnnlib"]),
+        file_stem(r["onnx"]),
+        file_stem(r["vnnlib"]),
         relation,
         r["verdict"],
         s["verdict"] if s["verdict"] != r["verdict"] else "same",
@@ -134,7 +136,7 @@ def _differences(pairs: list[tuple[Record, Record]]) -> list[str]:
 
 
 def _line(r: Record) -> str:
-    return f"{_stem(r['onnx'])} {_stem(r['vnnlib'])}"
+    return f"{file_stem(r['onnx'])} {file_stem(r['vnnlib'])}"
 
 
 def summary(runs: dict[int, Record], planned: int) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from mucg4.bound.objective import Evaluation, Objective, clip_box
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
+from mucg4.bound.reduced import Rows
 from mucg4.bound.tighten import Ascent, Bounded, Duals
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
@@ -28,21 +29,12 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array, Relaxation
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
+from mucg4.search.phase import PhaseSearch
 from mucg4.search.record import Recorder
-from mucg4.search.split import (
-    Choice,
-    direct_gains,
-    is_plain_first_layer,
-    locate,
-    phase_scores,
-    split_input,
-    split_widest,
-)
+from mucg4.search.split import Choice, split_input, split_widest
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
-CANDIDATES = 8
-DIRECT_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,6 @@ class Plan:
     refresh: bool  # re-derive intermediate bounds in every region
     steps: int  # ascent steps per region
     batch: int  # regions popped per turn
-    keep_duals: bool  # children start from their parent's duals
 
 
 @dataclass
@@ -64,12 +55,19 @@ class Open:
     regions: Regions
     open: Array  # (B, K) conjunctions not refuted yet
     phases: Array  # (B, P) int8, +1 / -1 / 0
-    duals: Duals | None
+    parent_value: Array  # (B,) bound of the parent, nan where there is none
+    duals: Rows | None = None  # phase splits: duals to start from, on units
+
+    @staticmethod
+    def fresh(ids: Array, regions: Regions, open_: Array, phases: Array) -> Open:
+        """Regions without a history."""
+        return Open(ids, regions, open_, phases, np.full(len(ids), np.nan))
 
     def take(self, index: Array) -> Open:
         """The chosen regions."""
         duals = None if self.duals is None else self.duals.take(index)
-        return Open(self.ids[index], self.regions.take(index), self.open[index], self.phases[index], duals)
+        parts = (self.ids[index], self.regions.take(index), self.open[index], self.phases[index])
+        return Open(*parts, self.parent_value[index], duals)
 
 
 class Search:
@@ -80,21 +78,20 @@ class Search:
         bounder: Bounder,
         objective: Objective,
         plan: Plan,
+        root: Regions,
         recorder: Recorder,
         statistics: Statistics,
         budget: Budget,
         attack: Attack | None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.bounder, self.objective, self.plan = bounder, objective, plan
+        self.bounder, self.objective, self.plan, self.root = bounder, objective, plan, root
         self.recorder, self.statistics, self.budget, self.attack = recorder, statistics, budget, attack
         self.progress = progress
-        per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + (
-            16 * bounder.width if plan.keep_duals else bounder.width
-        )
+        per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + bounder.width
         self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
-        self.plain_first_layers = [k for k in bounder.pre if is_plain_first_layer(bounder, k)]
+        self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
         self.turns = 0
 
     def run(self) -> Witness | None:
@@ -122,12 +119,17 @@ class Search:
         count = len(ids)
         left, right = self.recorder.split(ids, node, index, threshold, self.plan.refresh)
         both = np.concatenate([np.arange(count)] * 2)
-        regions = Regions(batch["lo"][both], batch["hi"][both], batch["low"][both], batch["up"][both])
-        phases = batch["phases"][both]
+        duals = None
+        if self.phase is not None:
+            regions, phases, duals = self.phase.unpack(batch)
+            duals = duals.take(both)
+        else:
+            regions, phases = Regions(*(batch[f] for f in ("lo", "hi", "low", "up"))), batch["phases"]
+        regions, phases = regions.take(both), phases[both]
         upper = np.arange(2 * count) >= count
         cut_regions(self.bounder, regions, node[both], index[both], threshold[both], upper, phases)
-        duals = Duals(*(batch[f][both] for f in ("weights", "alpha", "beta"))) if self.plan.keep_duals else None
-        return Open(np.concatenate([left, right]), regions, batch["open"][both], phases, duals)
+        ids = np.concatenate([left, right])
+        return Open(ids, regions, batch["open"][both], phases, batch["value"][both], duals)
 
     def bound(self, work: Open) -> None:
         """Bound a batch; refuted regions are recorded, the others join the frontier."""
@@ -135,11 +137,16 @@ class Search:
         work = work.take(np.flatnonzero(~work.regions.empty()))
         if not len(work.ids):
             return
-        refreshed = self.bounder.refresh(work.regions, keep_rows=self.plan.mode == "input", backward=self.plan.refresh)
         if self.plan.mode == "input":
+            refreshed = self.bounder.refresh(work.regions, keep_rows=True, backward=self.plan.refresh)
             self._bound_joint(work, refreshed)
-        else:
-            self._bound_single(work, refreshed)
+            return
+        if self.phase is None:
+            conjunction = int(work.open[0].argmax())
+            self.phase = PhaseSearch(self, self.root, conjunction)
+        if not np.all(work.open == (np.arange(self.objective.count) == self.phase.conjunction)):
+            raise UnsoundError("a search that splits phases was given more than one conjunction")
+        self.phase.bound(work)
 
     def _bound_joint(self, work: Open, refreshed: Refreshed) -> None:
         """Input splits: all open conjunctions share the intermediate bounds."""
@@ -158,11 +165,13 @@ class Search:
         if self.plan.steps:
             alive, value, coeffs, trace = self._ascend(work, refreshed, alive, value, coeffs, trace, guide)
         if self.witness is None and self.attack is not None:
-            self._probe(work, coeffs, alive)
+            which = np.flatnonzero(alive)
+            box = work.regions.take(which)
+            self.probe(work, np.where(coeffs[which] > 0, box.lo, box.hi), which)
         self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
         choice = split_input(self.bounder, work.regions, refreshed, coeffs, trace)
-        self._push(work, alive, value, choice)
+        self.push(work, alive, value, choice)
 
     def _ascend(
         self,
@@ -225,105 +234,6 @@ class Search:
             for row in range(int(self.objective.starts[c]), int(self.objective.starts[c + 1])):
                 clip_box(work.regions, evaluation.coeffs[own, row], evaluation.offset[own, row], own)
 
-    def _bound_single(self, work: Open, refreshed: Refreshed) -> None:
-        """Phase splits: one conjunction, duals improved by ascent and handed to the children."""
-        alive = ~work.regions.empty()
-        if not np.all(alive):
-            work = work.take(np.flatnonzero(alive))
-            if not len(work.ids):
-                return
-            refreshed = self.bounder.refresh(work.regions, keep_rows=False, backward=False)
-        conjunction = int(work.open[0].argmax())
-        if not np.all(work.open == (np.arange(self.objective.count) == conjunction)):
-            raise UnsoundError("a search that splits phases was given more than one conjunction")
-        ascent = Ascent(self.bounder, self.objective, work.regions, refreshed, work.phases)
-        duals = (
-            work.duals
-            if work.duals is not None
-            else ascent.default_duals(self._start_weights(work, refreshed, conjunction))
-        )
-        allowed = np.repeat((self.objective.owner == conjunction)[None], len(work.ids), axis=0)
-        duals, bounded = ascent.run(
-            duals, self.plan.steps, allowed if len(self.objective.conjunctions[conjunction]) > 1 else None
-        )
-        closed = bounded.value > 0
-        self.close_duals(work, ascent, conjunction, duals, bounded, closed)
-        if self.witness is None and self.attack is not None:
-            self._probe(work, bounded.rows.coeffs, ~closed)
-        which = np.flatnonzero(~closed)
-        if not len(which):
-            return
-        work.duals = duals
-        rest = work.take(which)
-        part = Bounded(bounded.value[which], bounded.rows.take(which), {k: a[which] for k, a in bounded.trace.items()})
-        lines = Ascent(self.bounder, self.objective, rest.regions, take_lines(refreshed, which), rest.phases).lines(
-            duals.take(which)
-        )
-        choice = self._strong(rest, part, lines)
-        self._push(rest, np.ones(len(which), dtype=bool), part.value, choice)
-
-    def _strong(self, work: Open, bounded: Bounded, lines: Refreshed) -> Choice:
-        """Strong branching: bound both children of promising literals at the parent's duals.
-
-        Neurons of a dense first layer are bounded in closed form, other candidates (the phases with the
-        largest estimated loss) by a backward pass. The best product of both children's gains wins.
-        """
-        batch = len(work.ids)
-        score, threshold = phase_scores(self.bounder, work.regions, bounded.trace)
-        parts = [self._direct_candidates(work, bounded, lines, k, score) for k in self.plain_first_layers]
-        width = min(CANDIDATES, score.shape[1])
-        top = np.argsort(-score, axis=1)[:, :width]
-        every = np.arange(batch)[:, None]
-        node, index = locate(self.bounder, top)
-        parts.append((node, index, threshold[every, top], score[every, top] > 0, None))
-        gains = [
-            self._children_gain(work, *p[:3], bounded.value) if p[4] is None and np.any(p[3]) else p[4] for p in parts
-        ]
-        gain = np.concatenate(
-            [np.where(p[3], -1.0 if g is None else g, -1.0) for p, g in zip(parts, gains, strict=True)], axis=1
-        )
-        if not gain.shape[1]:  # nothing to split: the network is affine
-            none = np.full(batch, -1, dtype=np.int32)
-            return Choice(none, none.copy(), np.zeros(batch), np.zeros(batch))
-        pick, one = gain.argmax(axis=1), np.arange(batch)
-        node, index, cut = (np.concatenate([p[i] for p in parts], axis=1)[one, pick] for i in range(3))
-        chosen = np.where(gain[one, pick] >= 0, node, -1)
-        return Choice(chosen.astype(np.int32), index.astype(np.int32), cut, gain[one, pick])
-
-    def _direct_candidates(
-        self, work: Open, bounded: Bounded, lines: Refreshed, k: int, score: Array
-    ) -> tuple[Array, Array, Array, Array, Array]:
-        """The first layer's best neurons with closed-form gains; takes them out of `score`."""
-        where = self.bounder.slices[k]
-        own = score[:, where]
-        top = np.argsort(-own, axis=1)[:, :DIRECT_CANDIDATES]
-        valid = np.take_along_axis(own, top, axis=1) > 0
-        gains = direct_gains(self.bounder, work.regions, lines, bounded, k, top)
-        gains = np.clip(np.minimum(gains, -bounded.value[:, None]), 1e-9, None)
-        score[:, where] = -1.0
-        return np.full_like(top, k), top, np.zeros(top.shape), valid, gains[0] * gains[1]
-
-    def _children_gain(self, work: Open, node: Array, index: Array, cut: Array, value: Array) -> Array:
-        """(B, C) product of both children's gains over `value (B,)` for candidate literals `(B, C)`."""
-        batch, count = node.shape
-        region = np.repeat(np.arange(batch), count)
-        gains = []
-        for upper in (False, True):
-            child = work.take(region)
-            literal = (node.ravel(), index.ravel(), cut.ravel(), np.full(len(region), upper))
-            cut_regions(self.bounder, child.regions, *literal, child.phases)
-            refreshed = self.bounder.refresh(child.regions, backward=False)
-            assert child.duals is not None
-            bounded, _ = Ascent(self.bounder, self.objective, child.regions, refreshed, child.phases).bound(child.duals)
-            reached = np.where(child.regions.empty(), np.inf, bounded.value)
-            gains.append(np.clip(np.minimum(reached, 0) - value[region], 1e-9, None).reshape(batch, count))
-        return gains[0] * gains[1]
-
-    def _start_weights(self, work: Open, refreshed: Refreshed, conjunction: int) -> Array:
-        """(B, M) the single best constraint of the conjunction on each region."""
-        value = self.objective.values(self.bounder, work.regions, refreshed, work.open)
-        return np.eye(value.shape[1])[self.objective.best_row(value, np.full(len(value), conjunction))]
-
     def close_duals(
         self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array
     ) -> None:
@@ -346,22 +256,22 @@ class Search:
             self.recorder.literals(ids),
         )
 
-    def _probe(self, work: Open, coeffs: Array, alive: Array) -> None:
-        """Offer the minimising corners of the open regions to the witness gate, then descend from some.
+    def probe(self, work: Open, corner: Array, which: Array) -> None:
+        """Offer the minimising corners `(R, d)` of the open regions `which`, then descend from some.
 
         Descending costs a few percent of bounding: one point per region, few steps.
         """
-        which = np.flatnonzero(alive)
         if not len(which) or self.attack is None:
             return
-        corner = np.where(coeffs[which] > 0, work.regions.lo[which], work.regions.hi[which])
+        corner = np.clip(corner, work.regions.lo[which], work.regions.hi[which])
         self.witness = self.attack.offer(corner)
         if self.witness is None and self.turns % ATTACK_EVERY == 0:
             count = max(4, len(which) // 2)
             some = corner[self.attack.rng.permutation(len(corner))[:count]]
             self.witness = self.attack.run(count, ATTACK_STEPS, self.budget, some)
 
-    def _push(self, work: Open, alive: Array, value: Array, choice: Choice) -> None:
+    def push(self, work: Open, alive: Array, value: Array, choice: Choice) -> None:
+        """Keep the regions marked in `alive (B,)` with their next split; those without one are decided by LP."""
         which = np.flatnonzero(alive)
         if not len(which):
             return
@@ -373,18 +283,16 @@ class Search:
             "ids": work.ids[which],
             "lo": work.regions.lo[which],
             "hi": work.regions.hi[which],
-            "low": work.regions.low[which],
-            "up": work.regions.up[which],
             "open": work.open[which],
-            "phases": work.phases[which],
             "value": value[which],
             "node": choice.node[which],
             "index": choice.index[which],
             "threshold": choice.threshold[which],
         }
-        if self.plan.keep_duals and work.duals is not None:
-            duals = work.duals.take(which)
-            fields.update(weights=duals.weights, alpha=duals.alpha, beta=duals.beta)
+        if self.phase is not None:
+            fields.update(self.phase.pack(work, which))
+        else:
+            fields.update(low=work.regions.low[which], up=work.regions.up[which], phases=work.phases[which])
         self.frontier.push(**fields)
 
     def _require_progress(self, work: Open, which: Array, choice: Choice) -> None:

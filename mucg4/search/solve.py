@@ -9,6 +9,7 @@ import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
+from mucg4.bound.reduced import Reduced
 from mucg4.budget import Budget
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
@@ -21,7 +22,6 @@ from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
-REFRESH_ROWS = 400  # up to so many unstable neurons behind the first layer, children re-derive their bounds
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
 
@@ -57,14 +57,15 @@ def plan_for(bounder: Bounder, root: Regions, settings: Settings, constraints: i
     mode = settings.split
     if mode == "auto":
         mode = "input" if free <= LOW_DIMENSION else "phase"
-    unstable = int(sum(np.count_nonzero(bounder.unstable(root, k)) for k in bounder.pre if k not in bounder._direct))
+    if not Reduced.supports(bounder):
+        mode = "input"
     size = sum(n.size for n in bounder.network.nodes)
     batch = settings.batch or int(np.clip(200_000 // max(size, 1), 4, 256))
     cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
     batch = max(1, min(batch, EVALUATION_CELLS // cells))
     if mode == "input":
-        return Plan("input", True, ASCENT_STEPS, batch, False)
-    return Plan("phase", unstable <= REFRESH_ROWS, ASCENT_STEPS, batch, True)
+        return Plan("input", True, ASCENT_STEPS, batch)
+    return Plan("phase", False, ASCENT_STEPS, batch)
 
 
 def open_case(run: Run, number: int) -> CaseState | None:
@@ -99,15 +100,14 @@ def first_attack(run: Run, case: Case) -> Witness | None:
 def root_work(state: CaseState, open_: np.ndarray) -> Open:
     """The root region with the conjunctions `open_ (K,)` to refute."""
     phases = np.zeros((1, state.bounder.width), dtype=np.int8)
-    return Open(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases, None)
+    return Open.fresh(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases)
 
 
 def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
     """A search with an empty frontier and a tree of the root alone."""
     recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
-    return Search(
-        state.bounder, state.objective, state.plan, recorder, run.statistics, run.budget, attack, run.progress
-    )
+    parts = state.bounder, state.objective, state.plan, state.root, recorder
+    return Search(*parts, run.statistics, run.budget, attack, run.progress)
 
 
 def solve_case(run: Run, state: CaseState) -> Witness | None:

@@ -17,8 +17,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
-from mucg4.bound.tighten import Bounded
-from mucg4.ops.affine import Dense
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -105,68 +103,8 @@ def split_widest(bounder: Bounder, regions: Regions) -> Choice:
     return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), *chosen)
 
 
-def phase_scores(bounder: Bounder, regions: Regions, trace: dict[int, Array]) -> tuple[Array, Array]:
-    """Estimated loss `(B, P)` that splitting each pre-activation removes (-1 where nothing can be split),
-    and the thresholds `(B, P)` to split at (0 for two-piece functions, the middle otherwise)."""
-    score = np.full(regions.low.shape, -1.0)
-    threshold = np.zeros_like(score)
-    for user, a in trace.items():
-        node = bounder.network.nodes[user]
-        where = bounder.slices[node.inputs[0]]
-        low, up = regions.low[:, where], regions.up[:, where]
-        if isinstance(node.op, TwoPiece):
-            gap = node.op.right - node.op.left
-            own = np.where((low < 0) & (up > 0), loss(a * gap, low, up) + 1e-9 * np.minimum(-low, up), -1.0)
-        else:
-            own = np.where(up - low > 1e-6, abs(a) * (up - low), -1.0)
-            threshold[:, where] = (low + up) / 2
-        score[:, where] = np.maximum(score[:, where], own)
-    return score, threshold
-
-
 def locate(bounder: Bounder, position: Array) -> tuple[Array, Array]:
     """Flat pre-activation positions -> network nodes and components."""
     starts = np.array([bounder.slices[k].start for k in bounder.pre])
     which = np.searchsorted(starts, position, side="right") - 1
     return np.array(bounder.pre)[which], position - starts[which]
-
-
-def is_plain_first_layer(bounder: Bounder, k: int) -> bool:
-    """True when node k is a dense map of the input read by exactly one two-piece function."""
-    node, users = bounder.network.nodes[k], bounder.network.users[k]
-    dense = isinstance(node.op, Dense) and node.inputs == (0,)
-    return dense and len(users) == 1 and isinstance(bounder.network.nodes[users[0]].op, TwoPiece)
-
-
-def direct_gains(bounder: Bounder, regions: Regions, lines: Refreshed, bounded: Bounded, k: int, index: Array) -> Array:
-    """Gains of both children when neurons of a dense first layer are split, without a backward pass.
-
-    `index (B, C)` are unstable neurons of pre-activation k, a dense map of the input read by one two-piece
-    function; `lines` and `bounded` belong to the parents. Replacing neuron j's line changes the input row by a
-    multiple of its weights, so each child's bound is one dot product over the box; the multiplier of the new
-    literal is tried at three values. Returns `(2, B, C)`: lower (inactive) and upper (active) child.
-    """
-    node = bounder.network.nodes[k]
-    (user,) = bounder.network.users[k]
-    op = bounder.network.nodes[user].op
-    assert isinstance(node.op, Dense) and isinstance(op, TwoPiece)
-    every = np.arange(len(index))[:, None]
-    line = lines.lines[user]
-    g = bounded.trace[user][every, index]
-    positive = g > 0
-    slope = g * np.where(positive, line.lower_slopes[0][every, index], line.upper_slopes[0][every, index])
-    freed = np.where(positive, 0.0, g * line.upper_offset[every, index])
-    weight, offset = node.op.weight[index], node.op.offset[index]
-    middle, radius = (regions.hi + regions.lo) / 2, (regions.hi - regions.lo) / 2
-    along = np.einsum("bcd,bd->bc", weight, middle) + offset
-    rows = bounded.rows
-    base = (rows.coeffs * middle).sum(axis=1) + rows.offset
-    out = np.full((2, *index.shape), -np.inf)
-    for side, own in enumerate((op.left, op.right)):
-        sign = 1.0 if side == 0 else -1.0  # z <= 0 adds beta z, z >= 0 subtracts it
-        for share in (0.0, 0.5, 1.0):
-            change = g * own + sign * share * abs(g) * (op.right - op.left) - slope
-            coeffs = rows.coeffs[:, None] + change[:, :, None] * weight
-            value = base[:, None] - freed + change * along - np.einsum("bcd,bd->bc", np.abs(coeffs), radius)
-            out[side] = np.maximum(out[side], value)
-    return out - bounded.value[:, None]

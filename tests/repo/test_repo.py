@@ -19,10 +19,11 @@ LAZY = ("onnx", "onnxruntime", "z3", "scipy", "highspy", "matplotlib", "rich", "
 HEAVY = ("numpy", *LAZY)
 
 # Who may import whom at all (inside functions too): a layer may import itself and the layers named here.
-BASE = {"mucg4", "errors", "budget", "settings"}
+BASE = {"mucg4", "errors", "memory", "budget", "settings"}
 MAY_IMPORT = {
     "mucg4": set(),
     "errors": set(),
+    "memory": {"mucg4"},
     "budget": BASE,
     "settings": BASE,
     "watch": BASE,

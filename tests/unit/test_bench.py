@@ -46,7 +46,7 @@ if "refuse" in todo:
 word = "sat" if "fickle" in todo and option("--store") == "off" else todo[0]
 pathlib.Path(option("--result")).write_text(word + "\\n")
 record = {"verdict": word, "relation": "quantised", "rungs": {"witness": 0, "duals": 3}, "stored_leaves": 4}
-record.update(reused_share=0.75, wall=0.01, timeout=float(option("--timeout")))
+record.update(reused_share=0.75, wall=0.01, timeout=float(option("--timeout")), memory=float(option("--memory")))
 pathlib.Path(option("--json")).write_text(json.dumps(record))
 if option("--proof"):
     pathlib.Path(option("--proof")).write_text("proof")
@@ -130,6 +130,14 @@ def test_limits_and_broken_rows(folder: Path) -> None:
         ("unknown", "memory"),
     ]
     assert status == 0 and "no such operator" in text
+
+
+def test_rows_get_a_limit_below_the_one_they_are_killed_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run, "free_bytes", lambda: 10.0 * 2**30)
+    fill(folder, [("a.onnx", "unsat", 30)])
+    for number, (options, given) in enumerate(((["--memory", "2"], 1.9), ([], 8.0), (["--jobs", "4"], 2.0))):
+        bench("some_family", "--out", f"o{number}", *options)
+        assert records(Path(f"o{number}"))[0]["memory"] == pytest.approx(given)
 
 
 def test_an_answer_after_the_timeout_does_not_count(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The watch thread: a legal last word in time, also while the main thread is inside one native call."""
+"""The watch thread: a legal last word in time and within memory, also while the main thread is in one native call."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def start(folder: Path, body: str, *more: str) -> tuple[subprocess.Popen[str], P
     ready, result = folder / "ready", folder / "result.txt"
     arguments = ["verify", "a.onnx", "b.vnnlib", "--store", "off", "--result", str(result), *more]
     code = DRIVER.format(ready=str(ready), body=body, arguments=arguments)
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes)
     return child, ready, result
 
 
@@ -64,6 +65,93 @@ def test_signal_leaves_a_legal_answer(tmp_path: Path, body: str, number: int) ->
     out, _ = child.communicate(timeout=60)
     assert (child.returncode, out, result.read_text()) == (0, "unknown\n", "unknown\n")
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
+
+
+FILLS = "data = []\n    while True: data.append(__import__('numpy').ones(2**22))"  # 32 MiB each, never polls
+FILLS_POLITELY = FILLS.replace("while True:", "while not budget.spent():")
+FORKS = """import os, signal, numpy
+    if os.fork() == 0:
+        os.write(2, f"{os.getpid()}\\n".encode())
+        data = [numpy.ones(2**22) for _ in range(100)]
+        signal.pause()
+    numpy.linalg.svd(numpy.random.default_rng(0).normal(size=(1000, 1000)))
+    signal.pause()"""
+FAILS = "numpy = __import__('numpy'); numpy.ones(2**58)"
+FAILS_NATIVELY = "raise RuntimeError('std::bad_alloc')"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [FILLS, FILLS_POLITELY, FAILS, FAILS_NATIVELY],
+    ids=["never-polls", "polite", "failed-allocation", "native-allocation"],
+)
+def test_used_up_memory_is_unknown(tmp_path: Path, body: str) -> None:
+    json = tmp_path / "run.json"
+    child, _, result = start(tmp_path, body, "--timeout", "600", "--memory", "0.5", "--json", str(json))
+    out, _ = child.communicate(timeout=60)
+    assert (child.returncode, out, result.read_text()) == (0, "unknown\n", "unknown\n")
+    assert '"verdict": "unknown"' in json.read_text() and "memory" in json.read_text()
+
+
+def test_memory_of_forked_processes_counts_and_they_end_too(tmp_path: Path) -> None:
+    child, _, result = start(tmp_path, FORKS, "--timeout", "600", "--memory", "0.5")
+    assert child.stderr is not None
+    worker = int(child.stderr.readline())
+    out, _ = child.communicate(timeout=60)
+    assert (child.returncode, out, result.read_text()) == (0, "unknown\n", "unknown\n")
+    for _ in range(1000):
+        if not alive(worker):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the forked process goes on")
+
+
+def alive(pid: int) -> bool:
+    """True while the process runs; one that has ended but was not collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+STORES = """with store._database.change() as connection:
+        connection.execute("DELETE FROM " + TABLE)
+        open({ready!r} + "2", "w").close()
+        {then}"""
+
+
+@pytest.mark.parametrize("how", ["signal", "memory", "timeout"])
+def test_the_store_survives_a_run_that_leaves_while_writing(tmp_path: Path, how: str) -> None:
+    from mucg4.case import layers_to_onnx
+    from mucg4.store.store import Store
+
+    path = tmp_path / "store.sqlite"
+    names = tmp_path / "n.onnx", tmp_path / "p.vnnlib"
+    names[0].write_bytes(layers_to_onnx([([[1.0]], [0.0])]))
+    names[1].write_text(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= Y_0 2))"
+    )
+    command = [sys.executable, "-m", "mucg4", "verify", *map(str, names), "--store", str(path)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "unsat\n"
+    with Store(path) as store:
+        before = store.entries()
+        tables = [name for (name,) in store._database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    assert len(before) == 1
+    ready = tmp_path / "ready"
+    then = FILLS.replace("\n    ", "\n        ") if how == "memory" else NATIVE + "; __import__('time').sleep(600)"
+    body = STORES.format(ready=str(ready), then=then)
+    body = body.replace("TABLE", repr(tables[0]))
+    more = ["--timeout", "6" if how == "timeout" else "600", "--memory", "0.5" if how == "memory" else "8"]
+    child, _, result = start(tmp_path, body, *more, "--store", str(path))
+    wait_for(tmp_path / "ready2", child)
+    if how == "signal":
+        child.send_signal(signal.SIGTERM)
+    out, _ = child.communicate(timeout=60)
+    word = "timeout\n" if how == "timeout" else "unknown\n"
+    assert (child.returncode, out, result.read_text()) == (0, word, word)
+    with Store(path) as store:
+        assert store.entries() == before and store.warnings == []
+        assert store._database.rows("PRAGMA integrity_check") == [("ok",)]
 
 
 def test_headroom_counts_from_the_stated_start(tmp_path: Path) -> None:

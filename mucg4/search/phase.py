@@ -1,0 +1,465 @@
+"""Bounding and splitting when phases are split: one conjunction at a time, on the network between unstable neurons.
+
+Order for a batch of regions. (1) Dual ascent on the reduced network in float32 (`mucg4.bound.reduced`); what
+looks refuted is confirmed in float64 on the network itself and recorded. (2) Regions that promise large
+subtrees get their neurons' bounds tightened on the part that is unsafe (output-constrained bounds, INVPROP,
+arXiv 2302.01404), layer by layer; every row is confirmed in float64 and recorded as a `Tightening`; then (1)
+again. Measured: on mnist 256x4 at radius 0.05 two rounds at the root close conjunctions that tens of thousands
+of phase splits leave open. (3) The rest is split by strong branching at the parents' duals.
+
+When tightening pays. A region of bound v < 0 needs about v / drop more levels, `drop` being the running mean
+gain of one split, so about 2^(v / drop) regions. A tightening that removes a share f of v saves the difference;
+it is done when that exceeds its own cost in row passes. Counted work, not seconds, decides: runs repeat exactly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mucg4.bound.propagate import Regions
+from mucg4.bound.reduced import Lines, Pass, Reduced, Rows
+from mucg4.bound.tighten import Ascent, apply_tightening
+from mucg4.ops.base import Array
+from mucg4.ops.piecewise import TwoPiece
+from mucg4.proof.proof import Alpha, Tightening
+from mucg4.search.split import Choice, locate, loss
+
+if TYPE_CHECKING:
+    from mucg4.search.bab import Open, Search
+
+F = np.float32
+CANDIDATES = 32  # neurons tried by a backward pass per region: the estimate that picks them is a poor judge of them
+DIRECT_CELLS, MOST_DIRECT = 1 << 16, 64  # first-layer neurons tried in closed form: inputs times neurons per region
+SCALES = (0.3, 1.0, 3.0, 10.0)  # first guesses of the constraint weights, relative to width / range
+FIRST_STEPS, LATER_STEPS, LAST_STEPS = 10, 20, 60  # ascent steps per row: first round, later, when those stall
+ROOT_ROUNDS, ROUNDS = 12, 3  # most rounds at the root and at any other region
+EXPLORE = 16  # where tightening has stopped to help it is still tried at every so many regions
+TARGETS = 512  # most neurons tightened per round: those whose lines lose most
+LEAST_GAIN = 1e-3  # share of a neuron's width that a row has to remove to be kept
+REGION_PASSES = 120.0  # row passes that bounding and splitting one region costs, all told
+ROW_PASSES = 2.5  # cost of a tightening row's float64 confirmation in row passes, per step of which there are two
+FORGET = 0.9
+STALL = 0.01  # a round that removes less of the bound and of the widths is the last one at its region
+
+
+class PhaseSearch:
+    """What a phase-splitting search knows besides its frontier: the reduced network and the running gains."""
+
+    def __init__(self, search: Search, root: Regions, conjunction: int) -> None:
+        self.search, self.conjunction = search, conjunction
+        self.bounder, self.objective = search.bounder, search.objective
+        self.own = self.objective.rows_of(conjunction)
+        self.drop = 0.0  # mean gain of one split
+        self.asked = 0
+        self.share = 0.5  # mean share of the bound that one round of tightening removes
+        self._rebase(root)
+
+    def _rebase(self, root: Regions) -> None:
+        """Take bounds that hold on every region of this search as the new root bounds."""
+        self.low, self.up = root.low[0].copy(), root.up[0].copy()
+        self.reduced = Reduced.build(self.bounder, self.objective, self.conjunction, root)
+        red = self.reduced
+        self.direct = ~np.any(red.mix, axis=1) & (red.gap > 0)  # affine in the input alone: closed-form gains
+
+    # ---- what the frontier keeps: bounds, literals and duals of units only ----------------------
+
+    def pack(self, work: Open, which: Array) -> dict[str, Array]:
+        """Frontier fields of the regions `which`."""
+        units = self.reduced.positions
+        assert work.duals is not None
+        return {
+            "low": work.regions.low[np.ix_(which, units)],
+            "up": work.regions.up[np.ix_(which, units)],
+            "phases": work.phases[np.ix_(which, units)],
+            "weights": work.duals.weights[which],
+            "alpha": np.round(work.duals.alpha[which] * 255).astype(np.uint8),
+            "beta": work.duals.beta[which],
+        }
+
+    def unpack(self, batch: dict[str, Array]) -> tuple[Regions, Array, Rows]:
+        """The inverse: regions, phases and duals."""
+        count, units = len(batch["ids"]), self.reduced.positions
+        low, up = np.repeat(self.low[None], count, axis=0), np.repeat(self.up[None], count, axis=0)
+        low[:, units], up[:, units] = batch["low"], batch["up"]
+        phases = np.zeros(low.shape, dtype=np.int8)
+        phases[:, units] = batch["phases"]
+        signs = batch["phases"].astype(F)
+        duals = Rows(batch["weights"], batch["alpha"].astype(F) / F(255), batch["beta"], signs)
+        return Regions(batch["lo"], batch["hi"], low, up), phases, duals
+
+    # ---- one batch -----------------------------------------------------------------------------
+
+    def bound(self, work: Open) -> None:
+        """Refute, tighten, split or keep the regions of `work`; all have `conjunction` open."""
+        search = self.search
+        self.bounder.refresh(work.regions, backward=False)
+        work = work.take(np.flatnonzero(~work.regions.empty()))
+        if not len(work.ids):
+            return
+        closed, done = self._refute(work, work.duals)
+        self._learn_drop(work, done.value)
+        left = np.flatnonzero(~closed)
+        if search.witness is None and search.attack is not None and len(left):
+            search.probe(work, self._points(done.coeffs[left]), left)
+        if search.witness is not None or not len(left):
+            return
+        work, done = work.take(left), done.take(left)
+        work, done = self._tighten(work, done)
+        if not len(work.ids) or search.witness is not None:
+            return
+        low, up = self._unit_bounds(work)
+        choice = self._split(work, done, self.reduced.lines(low, up))
+        search.push(work, np.ones(len(work.ids), dtype=bool), done.value.astype(np.float64), choice)
+
+    def _unit_bounds(self, work: Open) -> tuple[Array, Array]:
+        units = self.reduced.positions
+        return work.regions.low[:, units], work.regions.up[:, units]
+
+    def _points(self, coeffs: Array) -> Array:
+        """Minimising corners of rows, as inputs."""
+        return self.reduced.middle - self.reduced.radius * np.sign(coeffs)
+
+    def _refute(self, work: Open, duals: Rows | None) -> tuple[Array, Pass]:
+        """Ascent on all regions; leaves their duals in `work`, records refutations; `(B,)` closed, and the bounds."""
+        red = self.reduced
+        lines = red.lines(*self._unit_bounds(work))
+        signs = work.phases[:, red.positions].astype(F)
+        if duals is None:
+            alpha = red.default_alpha(lines)
+            duals = Rows(self._start_weights(alpha, signs, lines), alpha, np.zeros_like(alpha), signs)
+        duals.signs = signs
+        work.duals, done = red.ascend(duals, lines, self.search.plan.steps, simplex=True)
+        closed = np.zeros(len(work.ids), dtype=bool)
+        which = np.flatnonzero(done.value > 0)
+        if len(which):
+            closed[which] = self._confirm(work.take(which))
+        return closed, done
+
+    def _start_weights(self, alpha: Array, signs: Array, lines: Lines) -> Array:
+        """The single best constraint of the conjunction on each region, `(B, m)`."""
+        count, m = len(alpha), self.own.stop - self.own.start
+        if m == 1:
+            return np.ones((count, 1), dtype=F)
+        value = np.empty((count, m))
+        for k in range(m):
+            weights = np.zeros((count, m), dtype=F)
+            weights[:, k] = 1.0
+            value[:, k] = self.reduced.backward(Rows(weights, alpha, np.zeros_like(alpha), signs), lines).value
+        return np.eye(m, dtype=F)[np.nan_to_num(value, nan=-np.inf).argmax(axis=1)]
+
+    def _confirm(self, part: Open) -> Array:
+        """Evaluate the duals of regions in float64 on the network itself, record refutations; `(B,)` closed."""
+        assert part.duals is not None
+        units = self.reduced.positions
+        refreshed = self.bounder.refresh(part.regions, backward=False)
+        ascent = Ascent(self.bounder, self.objective, part.regions, refreshed, part.phases)
+        weights = np.zeros((len(part.ids), len(self.objective.owner)))
+        weights[:, self.own] = part.duals.weights
+        duals = ascent.default_duals(weights)
+        duals.alpha[:, units] = np.round(part.duals.alpha.astype(np.float64) * 255) / 255
+        duals.beta[:, units] = part.duals.beta
+        bounded, _ = ascent.bound(duals)
+        closed = bounded.value > 0
+        self.search.close_duals(part, ascent, self.conjunction, duals, bounded, closed)
+        return closed
+
+    def _learn_drop(self, work: Open, value: Array) -> None:
+        """Update the mean gain of a split from children whose parents' bounds are known."""
+        known = np.isfinite(work.parent_value)
+        if np.any(known):
+            gain = np.minimum(value[known], 0) - work.parent_value[known]
+            mean = float(np.maximum(gain, 0).mean())
+            self.drop = mean if self.drop == 0.0 else FORGET * self.drop + (1 - FORGET) * mean
+
+    # ---- tightening ----------------------------------------------------------------------------
+
+    def _tighten(self, work: Open, done: Pass) -> tuple[Open, Pass]:
+        """Tighten regions where it pays and refute again; returns the regions that are still open."""
+        keep = np.ones(len(work.ids), dtype=bool)
+        for i in range(len(work.ids)):
+            root = work.ids[i] == 0
+            steps = FIRST_STEPS
+            for _ in range(ROOT_ROUNDS if root else ROUNDS):
+                value = float(done.value[i])
+                if not self._pays(work, i, value):
+                    break
+                one = work.take(np.array([i]))
+                width = self._slack(one)
+                if self._round(one, done.take(np.array([i])), steps):
+                    keep[i], after = False, 0.0
+                else:
+                    if root:
+                        self._rebase_root(one, work, done)
+                    closed, again = self._refute(one, one.duals)
+                    keep[i], after = not closed[0], min(float(again.value[0]), 0.0)
+                    _put(work, i, one)
+                    _put_pass(done, i, again)
+                share = min(max(1.0 - after / value, 0.0), 1.0) if value < 0 else 1.0
+                self.share = FORGET * self.share + (1 - FORGET) * share
+                if not keep[i]:
+                    break
+                stalled = share < STALL and self._slack(one) > (1 - STALL) * width
+                if stalled and (steps == LAST_STEPS or not root):
+                    break
+                steps = LAST_STEPS if stalled else max(steps, LATER_STEPS)
+        left = np.flatnonzero(keep)
+        return work.take(left), done.take(left)
+
+    def _slack(self, one: Open) -> float:
+        """Summed widths of the unstable units of one region."""
+        low, up = self._unit_bounds(one)
+        return float(np.where((low < 0) & (up > 0), up - low, 0.0).sum())
+
+    def _rebase_root(self, one: Open, work: Open, done: Pass) -> None:
+        """The root's better bounds hold everywhere: a smaller reduced network, duals carried over."""
+        assert one.duals is not None
+        old = self.reduced.positions
+        full = np.zeros((2, len(self.low)), dtype=F)
+        full[0, old], full[1, old] = one.duals.alpha[0], one.duals.beta[0]
+        self._rebase(one.regions)
+        units = self.reduced.positions
+        zero = np.zeros((1, len(units)), dtype=F)
+        one.duals = Rows(one.duals.weights, full[:1, units], full[1:, units], zero)
+        work.duals = one.duals
+        done.on = zero.copy()
+
+    def _pays(self, work: Open, i: int, value: float) -> bool:
+        """The rule of the module text."""
+        if value >= 0:
+            return True
+        if work.ids[i] == 0:
+            return True
+        self.asked += 1
+        if self.drop <= 0 or (self.share < STALL and self.asked % EXPLORE):
+            return False
+        low, up = (b[i] for b in self._unit_bounds(work))
+        rows = 2 * min(int(np.count_nonzero((low < 0) & (up > 0))), TARGETS)
+        cost = rows * 2 * (LATER_STEPS + ROW_PASSES)
+        depth = min(-value / self.drop, 40.0)
+        saved = 2.0**depth - 2.0 ** (depth * (1 - self.share))
+        return saved * REGION_PASSES > cost
+
+    def _round(self, one: Open, done: Pass, steps: int) -> bool:
+        """One sweep over the layers of a region; its bounds shrink in place. True when the region is empty."""
+        red, search = self.reduced, self.search
+        literals = search.recorder.literals(one.ids)[0]
+        targets = self._targets(one, done)
+        spread = max(2.0 * float(np.abs(done.coeffs[0]).sum()), abs(float(done.value[0])), 1e-6)
+        for block in red.blocks:
+            low, up = self._unit_bounds(one)
+            w = block.where
+            own = targets[(targets >= w.start) & (targets < w.stop)]
+            own = own[(low[0, own] < 0) & (up[0, own] > 0)]
+            if not len(own):
+                continue
+            rows = self._tightened(one, own, red.lines(low, up), spread, steps)
+            if rows is None:
+                continue
+            evidence, held = self._evidence(one, block.node, rows, low[0], up[0], literals)
+            improved = apply_tightening(self.bounder, self.objective, one.regions, evidence, held, one.phases[0, held])
+            if np.any(improved):
+                search.recorder.tighten(_rows_of(evidence, np.flatnonzero(improved)))
+                self.bounder.refresh(one.regions, backward=False)
+            if bool(one.regions.empty()[0]):
+                return True
+        return False
+
+    def _targets(self, one: Open, done: Pass) -> Array:
+        """Units to tighten, in order: those whose lines lose most of the refutation's value."""
+        low, up = (b[0] for b in self._unit_bounds(one))
+        score = loss(done.on[0] * self.reduced.gap, low, up)
+        open_ = np.flatnonzero((low < 0) & (up > 0))
+        return np.sort(open_[np.argsort(-score[open_], kind="stable")[:TARGETS]])
+
+    def _tightened(self, one: Open, own: Array, lines: Lines, spread: float, steps: int) -> Rows | None:
+        """Optimised rows for both bounds of the units `own`; only those that promise a gain."""
+        red, m = self.reduced, self.own.stop - self.own.start
+        assert one.duals is not None
+        count = 2 * len(own)
+        unit = np.concatenate([own, own])
+        sign = np.where(np.arange(count) < len(own), F(1), F(-1))
+        signs = one.duals.signs
+        width = (lines.up[0, unit] - lines.low[0, unit]).astype(F)
+        base = one.duals.weights[:1] * (width / F(spread))[:, None]
+        start = Rows(
+            np.zeros((count, m), dtype=F),
+            np.repeat(red.default_alpha(lines), count, axis=0),
+            np.zeros((count, red.units), dtype=F),
+            signs,
+            unit,
+            sign,
+        )
+        best = red.backward(start, lines).value
+        for scale in SCALES:
+            trial = Rows(base * F(scale), start.alpha, start.beta, signs, unit, sign)
+            value = red.backward(trial, lines).value
+            better = value > best
+            best = np.where(better, value, best)
+            start.weights[better] = trial.weights[better]
+        reach = np.maximum(start.weights, F(0.3) * (width / F(spread))[:, None])
+        rows, done = red.ascend(start, lines, steps, simplex=False, reach=reach)
+        known = np.where(sign > 0, lines.low[0, unit], -lines.up[0, unit])
+        gained = np.flatnonzero(done.value - known > LEAST_GAIN * width)
+        return rows.take(gained) if len(gained) else None
+
+    def _evidence(
+        self, one: Open, node: int, rows: Rows, low: Array, up: Array, literals: dict[int, int]
+    ) -> tuple[Tightening, Array]:
+        """Rows as a proof states them: slopes of all unstable units, multipliers of the path's literals.
+
+        Also the flat positions of these literals.
+        """
+        red = self.reduced
+        assert rows.unit is not None and rows.sign is not None
+        level = np.round(rows.alpha * 255).astype(np.uint8)
+        alphas = []
+        for block in red.blocks:
+            w = block.where
+            if isinstance(block.op, TwoPiece):
+                own = w.start + np.flatnonzero((low[w] < 0) & (up[w] > 0))
+                if len(own):
+                    index = red.positions[own] - self.bounder.slices[block.node].start
+                    alphas.append(Alpha(block.node, index.astype(np.int32), level[:, own]))
+        held = np.flatnonzero(np.any(rows.beta > 0, axis=0))
+        held = held[np.isin(red.positions[held], list(literals))].astype(np.int64)
+        evidence = Tightening(
+            at=int(one.ids[0]),
+            conjunction=self.conjunction,
+            node=node,
+            index=(red.positions[rows.unit] - self.bounder.slices[node].start).astype(np.int32),
+            side=rows.sign.astype(np.int8),
+            weights=rows.weights.astype(np.float64),
+            alpha=tuple(alphas),
+            literals=np.array([literals[int(red.positions[u])] for u in held.tolist()], dtype=np.int32),
+            beta=rows.beta[:, held].astype(np.float64),
+        )
+        return evidence, red.positions[held]
+
+    # ---- splitting -----------------------------------------------------------------------------
+
+    def _split(self, work: Open, done: Pass, lines: Lines) -> Choice:
+        """Strong branching: the literal with the best product of both children's gains at the parent's duals."""
+        red, count = self.reduced, len(work.ids)
+        none = np.full(count, -1, dtype=np.int32)
+        if not red.units:
+            return Choice(none, none.copy(), np.zeros(count), np.zeros(count))
+        low, up = lines.low, lines.up
+        piecewise = red.gap > 0
+        score = np.where(
+            piecewise,
+            np.where(lines.unstable, loss(done.on * red.gap, low, up) + 1e-9 * np.minimum(-low, up), -1.0),
+            np.where(up - low > 1e-6, np.abs(done.on) * (up - low), -1.0),
+        )
+        cut = np.where(piecewise, 0.0, (low.astype(np.float64) + up) / 2)
+        every = np.arange(count)[:, None]
+        picked, gains = [], []
+        direct = np.flatnonzero(self.direct)
+        if len(direct):
+            most = max(CANDIDATES, min(MOST_DIRECT, DIRECT_CELLS // max(red.a.shape[1], 1)))
+            top = direct[np.argsort(-score[:, direct], axis=1, kind="stable")[:, :most]]
+            gain = self._direct_gains(work, done, lines, top)
+            picked.append(top)
+            gains.append(np.where(score[every, top] > 0, gain, -1.0))
+        later = np.flatnonzero(~self.direct)
+        if len(later):
+            top = later[np.argsort(-score[:, later], axis=1, kind="stable")[:, :CANDIDATES]]
+            valid = score[every, top] > 0
+            if np.any(valid):
+                picked.append(top)
+                gains.append(np.where(valid, self._children_gains(work, done, top, cut[every, top]), -1.0))
+        if not picked:
+            return Choice(none, none.copy(), np.zeros(count), np.zeros(count))
+        candidates, gain = np.concatenate(picked, axis=1), np.concatenate(gains, axis=1)
+        pick, one = gain.argmax(axis=1), np.arange(count)
+        unit = candidates[one, pick]
+        node, index = locate(self.bounder, red.positions[unit])
+        valid = gain[one, pick] >= 0
+        return Choice(
+            np.where(valid, node, -1).astype(np.int32), index.astype(np.int32), cut[one, unit], gain[one, pick]
+        )
+
+    def _children_gains(self, work: Open, done: Pass, units: Array, cut: Array) -> Array:
+        """(B, C) product of both children's gains for candidate literals on `units (B, C)` at `cut`."""
+        red = self.reduced
+        assert work.duals is not None
+        count, width = units.shape
+        region = np.repeat(np.arange(count), width)
+        low, up = self._unit_bounds(work)
+        each, unit, at = np.arange(len(region)), units.ravel(), cut.ravel()
+        out = np.ones((count, width))
+        for upper in (False, True):
+            child_low, child_up = low[region], up[region]
+            if upper:
+                child_low[each, unit] = np.maximum(child_low[each, unit], at)
+            else:
+                child_up[each, unit] = np.minimum(child_up[each, unit], at)
+            value = red.backward(work.duals.take(region), red.lines(child_low, child_up)).value
+            gain = np.minimum(value, 0) - done.value[region]
+            out *= np.clip(np.nan_to_num(gain), 1e-9, None).reshape(count, width)
+        return out
+
+    def _direct_gains(self, work: Open, done: Pass, lines: Lines, units: Array) -> Array:
+        """(B, C) product of both children's gains when units that are affine in the input are split, in closed form.
+
+        Replacing a unit's line changes the input row by a multiple of the unit's own, so each child's bound is
+        one dot product; the multiplier of the new literal is tried at three values.
+        """
+        red = self.reduced
+        assert work.duals is not None
+        every = np.arange(len(units))[:, None]
+        g = done.on[every, units]
+        positive = g > 0
+        lower = np.where(
+            lines.unstable[every, units],
+            red.left[units] + red.gap[units] * work.duals.alpha[every, units],
+            lines.lower[every, units],
+        )
+        slope = g * np.where(positive, lower, lines.upper[every, units])
+        freed = np.where(positive, F(0), g * lines.upper_offset[every, units])
+        base = done.value + np.abs(done.coeffs).sum(axis=1)
+        out = np.ones(units.shape)
+        step = max(1, (1 << 22) // max(units.shape[1] * red.a.shape[1], 1))
+        for side in (0, 1):
+            own = red.left[units] + side * red.gap[units]
+            sign = F(1) if side == 0 else F(-1)  # z <= 0 adds beta z, z >= 0 subtracts it
+            best = np.full(units.shape, -np.inf)
+            for share in (0.0, 0.5, 1.0):
+                change = g * own + sign * F(share) * np.abs(g) * red.gap[units] - slope
+                for begin in range(0, len(units), step):
+                    part = slice(begin, begin + step)
+                    moved = done.coeffs[part, None] + change[part, :, None] * red.a[units[part]]
+                    value = base[part, None] - freed[part] + change[part] * red.c[units[part]]
+                    best[part] = np.maximum(best[part], value - np.abs(moved).sum(axis=2))
+            gain = np.minimum(best, 0) - done.value[:, None]
+            out *= np.clip(np.nan_to_num(gain), 1e-9, None)
+        return out
+
+
+def _rows_of(t: Tightening, which: Array) -> Tightening:
+    """The chosen rows of a tightening."""
+    alpha = tuple(Alpha(a.node, a.index, a.value[which]) for a in t.alpha)
+    return Tightening(
+        t.at, t.conjunction, t.node, t.index[which], t.side[which], t.weights[which], alpha, t.literals, t.beta[which]
+    )
+
+
+def _put(work: Open, i: int, one: Open) -> None:
+    """Write a single region back into its batch."""
+    for f in ("lo", "hi", "low", "up"):
+        getattr(work.regions, f)[i] = getattr(one.regions, f)[0]
+    assert one.duals is not None
+    if work.duals is one.duals or len(work.ids) == 1:
+        work.duals = one.duals
+        return
+    assert work.duals is not None
+    for f in ("weights", "alpha", "beta"):
+        getattr(work.duals, f)[i] = getattr(one.duals, f)[0]
+
+
+def _put_pass(done: Pass, i: int, one: Pass) -> None:
+    if len(done.value) == 1:
+        done.value, done.coeffs, done.on = one.value, one.coeffs, one.on
+        return
+    done.value[i], done.coeffs[i], done.on[i] = one.value[0], one.coeffs[0], one.on[0]
