@@ -3,7 +3,9 @@
 Order. A stored witness, its neighbourhood and gradient steps from it come first. Then each stored
 tree, translated to this network's neurons, is walked from the root in batches of one depth at a time (depth first over
 batches, so memory stays bounded). Children inherit their parent's bounds on THIS network; nothing
-stored is believed. At a leaf the rungs are tried on all leaves of the batch at once:
+stored is believed. Stored tightenings are evaluated anew at the node they stand at, where the conjunction
+they speak of is the only open one; rows that improve a bound here go into the new proof. At a leaf the
+rungs are tried on all leaves of the batch at once:
 
 * `duals`: one backward row per stored refutation with its weights, slopes and multipliers;
 * `literals`: all constraints of what is still open, default slopes, the leaf's full literals;
@@ -24,11 +26,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mucg4.bound.tighten import Ascent, Bounded, Duals
+from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
 from mucg4.errors import ProofError
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Refutation, Tree
+from mucg4.proof.proof import Refutation, Tightening, Tree
 from mucg4.search.bab import Open, Search, cut_regions
 from mucg4.search.parallel import drive
 from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
@@ -55,6 +57,9 @@ class Replay:
         self.evidence: dict[int, list[Refutation]] = defaultdict(list)
         for r in tree.refutations:
             self.evidence[r.at].append(r)
+        self.tightenings: dict[int, list[Tightening]] = defaultdict(list)
+        for t in tree.tightenings:
+            self.tightenings[t.at].append(t)
         self.parents = tree.parents()
         self.below = tree.leaf_counts()
         self.tried = self.closed = 0
@@ -85,9 +90,9 @@ class Replay:
         leaf = tree.left[at] < 0
         if giving_up:
             leaf = np.ones(len(at), dtype=bool)
-        refresh = self.state.plan.refresh and bool(np.any(tree.refresh[at]))
-        if refresh:
+        if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
             self.state.bounder.refresh(work.regions)
+        tightened = self._tighten(at, work)
         self._close_by_duals(at, work)
         if len(at) <= FEW:
             self._close_early(work)
@@ -97,11 +102,38 @@ class Replay:
         self.closed += done
         self.tried += done + int(np.count_nonzero(leaf & still))
         run.statistics.rungs[self.rung] += done
-        self._leaves(work, np.flatnonzero(leaf & still))
+        self._leaves(work, np.flatnonzero(leaf & still & ~tightened))
+        self._leaves(work, np.flatnonzero(leaf & still & tightened), refresh=False)
         return self._children(at, work, np.flatnonzero(~leaf & still))
 
     def improve(self, at: Array, work: Open) -> None:
         """Hook for walks that do more at the nodes they pass (compaction)."""
+
+    def _tighten(self, at: Array, work: Open) -> Array:
+        """Apply the tightenings stored at these tree nodes, in place; what helps is recorded. `(B,)` where one did.
+
+        Not where inputs are split: small boxes on which a neuron made stable by a tightening has the other sign
+        hold nothing unsafe, but bounds would never tell.
+        """
+        bounder, objective = self.state.bounder, self.state.objective
+        tightened = np.zeros(len(at), dtype=bool)
+        if self.state.plan.mode == "input":
+            return tightened
+        for b, k in enumerate(at.tolist()):
+            region = work.regions.one(b)
+            for t in self.tightenings.get(k, ()):
+                if work.open[b].sum() != 1 or not work.open[b, t.conjunction]:
+                    continue
+                bounder.refresh(region, backward=False)
+                found = [self._position(literal) for literal in t.literals.tolist()]
+                position = np.array([-1 if p is None else p for p in found], dtype=np.int64)
+                sign = np.where(position >= 0, work.phases[b, position], 0)
+                helped = apply_tightening(bounder, objective, region, t, position, sign)
+                self.search.recorder.tighten(int(work.ids[b]), t, helped, np.where(sign != 0, position, -1))
+                tightened[b] |= bool(helped.any())
+                if np.any(region.empty()):  # nothing is unsafe there
+                    work.open[b] = False
+        return tightened
 
     def _close_by_duals(self, at: Array, work: Open) -> None:
         """Rung `duals`: evaluate the refutations stored at these tree nodes."""
@@ -169,13 +201,21 @@ class Replay:
             return None
         return self.state.bounder.slices[int(self.tree.node[parent])].start + int(self.tree.index[parent])
 
-    def _leaves(self, work: Open, which: Array) -> None:
-        """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier."""
+    def _leaves(self, work: Open, which: Array, refresh: bool = True) -> None:
+        """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier.
+
+        Where a tightening was applied the bounds are not refreshed once more: the checker does not either.
+        """
         if not len(which):
             return
         search, statistics = self.search, self.run.statistics
         regions_before, open_before = statistics.regions, len(search.frontier)
-        search.bound(work.take(which))
+        plan = search.plan
+        search.plan = plan if refresh else replace(plan, refresh=False)
+        try:
+            search.bound(work.take(which))
+        finally:
+            search.plan = plan
         statistics.replay_regions += statistics.regions - regions_before
         statistics.regions = regions_before
         closed = len(which) - (len(search.frontier) - open_before)
@@ -248,6 +288,7 @@ def fits(tree: Tree, state: CaseState) -> bool:
         literals
         and all(0 <= c < count for c in tree.conjunctions or ())
         and all(_fits(r, state, size, len(tree)) for r in tree.refutations)
+        and all(_tightening_fits(t, state, size, len(tree)) for t in tree.tightenings)
     )
 
 
@@ -260,6 +301,20 @@ def _fits(r: Refutation, state: CaseState, size: dict[int, int], nodes: int) -> 
         len(a.index) == len(a.value) and bool(np.all((a.index >= 0) & (a.index < size.get(a.node, 0)))) for a in r.alpha
     )
     return weights and slopes and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
+
+
+def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], nodes: int) -> bool:
+    if t.node not in state.bounder.slices or t.node == 0 or not 0 <= t.conjunction < state.objective.count:
+        return False
+    own = state.objective.rows_of(t.conjunction)
+    numbers = bool(np.all(np.isfinite(t.weights) & (t.weights >= 0)) and np.all(np.isfinite(t.beta) & (t.beta >= 0)))
+    neurons = [(t.index, t.node), *((a.index, a.node) for a in t.alpha)]
+    return (
+        numbers
+        and t.weights.shape[1] == own.stop - own.start
+        and all(bool(np.all(i < size.get(k, 0))) for i, k in neurons)
+        and bool(np.all(t.literals < nodes))
+    )
 
 
 def parts(state: CaseState, tree: Tree) -> list[Tree]:

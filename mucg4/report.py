@@ -137,6 +137,7 @@ def stored_text(entry: Any, content: Any) -> str:
         record["witness_x"] = content.witness_x
     else:
         trees = content.proof.trees if content.proof is not None else ()
-        shapes = [(len(t), len(t.leaves), int(t.depths().max()), len(t.refutations)) for t in trees]
-        record["trees"] = [dict(zip(("nodes", "leaves", "depth", "refutations"), s, strict=True)) for s in shapes]
+        names = ("nodes", "leaves", "depth", "refutations", "tightenings")
+        shapes = [(len(t), len(t.leaves), int(t.depths().max()), len(t.refutations), len(t.tightenings)) for t in trees]
+        record["trees"] = [dict(zip(names, s, strict=True)) for s in shapes]
     return json_text(record, indent=1) + "\n"

@@ -34,7 +34,9 @@ class Settings:
     reuse: bool = _option(True, "use proofs of related networks found in the store")
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
     self_check: bool = _option(False, "let the independent checker confirm the proof before unsat is claimed")
-    proof_bytes: int = _option(32 * 2**20, "largest stored proof; larger ones lose slopes, then cores", low=0)
+    proof_bytes: int = _option(
+        32 * 2**20, "largest stored proof; larger ones lose tightenings and slopes, then cores", low=0
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

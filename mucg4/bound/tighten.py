@@ -273,6 +273,7 @@ def apply_tightening(
 ) -> Array:
     """Intersect the bounds of one region in place with `evaluate_tightening`; `(R,)` which rows improved them.
 
+    Of several rows for one bound only the best counts, so that the others need not be kept.
     Afterwards the bounds hold on the unsafe points of the conjunction only. They may contradict each other
     (`Regions.empty`): then there are none.
     """
@@ -281,6 +282,9 @@ def apply_tightening(
     below = tightening.side > 0
     old = np.where(below, low[tightening.index], -up[tightening.index])
     better = value - old > NOISE * (1 + abs(value))  # false for nan
-    for mine, bound, intersect, side in ((better & below, low, np.maximum, 1), (better & ~below, up, np.minimum, -1)):
-        intersect.at(bound, tightening.index[mine], side * value[mine])
+    bound_of = 2 * tightening.index.astype(np.int64) + below
+    order = np.lexsort((-value, bound_of))  # nan last
+    better[order[1:][bound_of[order[1:]] == bound_of[order[:-1]]]] = False
+    low[tightening.index[better & below]] = value[better & below]
+    up[tightening.index[better & ~below]] = -value[better & ~below]
     return better

@@ -30,7 +30,7 @@ class Growth:
 
 
 class Recorder:
-    """Tree arrays with spare capacity, and refutations in the order they were found."""
+    """Tree arrays with spare capacity, and refutations and tightenings in the order they were found."""
 
     FIELDS = {
         "node": (np.int32, -1),
@@ -113,6 +113,20 @@ class Recorder:
             found = Refutation(int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]))
             self.refutations.append(found)
 
+    def tighten(self, at: int, found: Tightening, helped: Array, position: Array) -> None:
+        """The rows `helped (R,)` of a tightening that was applied to the region of tree node `at`.
+
+        Column l of its multipliers belongs to the phase literal at flat pre-activation position `position[l]`; columns
+        without such a literal on the path are left out. What `found` says about tree nodes is replaced.
+        """
+        if not np.any(helped):
+            return
+        own = self.literals(np.array([at]))[0]
+        held = [column for column, p in enumerate(position.tolist()) if p in own]
+        literals = np.array([own[int(position[column])] for column in held], dtype=np.int32)
+        rows = found.take(np.flatnonzero(helped))
+        self.tightenings.append(replace(rows, at=int(at), literals=literals, beta=rows.beta[:, held]))
+
     def _alphas(self, alpha: Array, unstable: Array, default: Array) -> tuple[Alpha, ...]:
         level = np.round(alpha * 255).astype(np.uint8)
         differs = unstable & (level != np.round(default * 255).astype(np.uint8))
@@ -132,7 +146,7 @@ class Recorder:
             while parent[k] >= 0:
                 p = parent[k]
                 node = int(self.arrays["node"][p])
-                if node > 0:
+                if node > 0 and self.arrays["threshold"][p] == 0.0:  # others are no phase, see `cut_regions`
                     found.setdefault(self.bounder.slices[node].start + int(self.arrays["index"][p]), int(k))
                 k = int(p)
             out.append(found)

@@ -112,8 +112,8 @@ class Store:
         """Store `unsat` with its proof, or `sat` with its witness's input; True when it went in.
 
         A stored result with fewer leaves (or as many and no less evidence) stays, and so does one stored by
-        a faster writer. A proof larger than `max_proof_bytes` loses its slopes, then its cores, then its
-        multipliers, and is left out when the tree alone is too large. `scratch_seconds` is the from-scratch
+        a faster writer. A proof larger than `max_proof_bytes` loses its tightenings and slopes, then its cores,
+        then its multipliers, and is left out when the tree alone is too large. `scratch_seconds` is the from-scratch
         time when it is known; None keeps the stored one. Failures give False and a warning.
         """
         if (word, proof is not None, witness_x is not None) not in (("unsat", True, False), ("sat", False, True)):
@@ -328,12 +328,18 @@ def unsafe_hash(query: Query) -> str:
 
 
 def lighter_forms(proof: Proof) -> Iterator[tuple[int, Proof]]:
-    """The proof with less and less evidence: all, no slopes, no cores either, no multipliers either."""
+    """The proof with less and less evidence: all, no tightenings and slopes, no cores either, no multipliers either.
+
+    Tightenings go first because they are the bulk and nothing without their slopes.
+    """
     yield 3, proof
     changes: dict[str, Any] = {}
     for grade, name, empty in ((2, "alpha", ()), (1, "core", None), (0, "beta", ())):
         changes[name] = empty
-        trees = [replace(t, refutations=tuple(replace(r, **changes) for r in t.refutations)) for t in proof.trees]
+        trees = [
+            replace(t, refutations=tuple(replace(r, **changes) for r in t.refutations), tightenings=())
+            for t in proof.trees
+        ]
         yield grade, replace(proof, trees=tuple(trees))
 
 

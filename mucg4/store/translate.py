@@ -3,7 +3,7 @@
 At a split whose neuron is absent from the new network, or whose phase its weights fix, the node is
 replaced by one of its children: the child of the fixed side, else the one with fewer leaves. The regions
 below grow, so nothing is lost: the tree still covers the box, and every refutation is re-established by
-the replay anyway.
+the replay anyway. Rows of tightenings go with their neuron.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Refutation, Tree
+from mucg4.proof.proof import Alpha, Refutation, Tightening, Tree
 from mucg4.store.align import Alignment
 
 
@@ -43,6 +43,7 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     np.logical_or.at(flags[1], number[visited], tree.clip[visited])
     stays = _literal_stays(tree, kept)
     refutations = tuple(_refutation(r, number, stays, alignment) for r in tree.refutations if visited[r.at])
+    tightenings = [_tightening(t, number, stays, alignment) for t in tree.tightenings if visited[t.at]]
     return replace(
         tree,
         node=np.where(inner, node, -1)[kept].astype(np.int32),
@@ -53,6 +54,7 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
         refresh=flags[0],
         clip=flags[1],
         refutations=refutations,
+        tightenings=tuple(t for t in tightenings if t is not None),
     )
 
 
@@ -123,6 +125,27 @@ def _refutation(r: Refutation, number: Array, stays: Array, alignment: Alignment
     return replace(r, at=int(number[r.at]), beta=beta, core=core, alpha=_slopes(r.alpha, alignment))
 
 
+def _tightening(t: Tightening, number: Array, stays: Array, alignment: Alignment) -> Tightening | None:
+    """The rows whose neuron exists; None when there are none."""
+    neurons = alignment.neurons.get(t.node)
+    if neurons is None or t.index.max() >= len(neurons):
+        return None
+    rows = np.flatnonzero(neurons[t.index] >= 0)
+    if not len(rows):
+        return None
+    t = t.take(rows)
+    held = np.array([k < len(stays) and bool(stays[k]) and number[k] >= 0 for k in t.literals.tolist()], dtype=bool)
+    return replace(
+        t,
+        at=int(number[t.at]),
+        node=alignment.nodes[t.node],
+        index=neurons[t.index].astype(np.int32),
+        alpha=_slopes(t.alpha, alignment),
+        literals=number[t.literals[held]].astype(np.int32),
+        beta=t.beta[:, held],
+    )
+
+
 def _slopes(alphas: tuple[Alpha, ...], alignment: Alignment) -> tuple[Alpha, ...]:
     out = []
     for a in alphas:
@@ -133,6 +156,6 @@ def _slopes(alphas: tuple[Alpha, ...], alignment: Alignment) -> tuple[Alpha, ...
         there = new >= 0
         if there.any():
             order = np.argsort(new[there], kind="stable")
-            index, value = new[there][order].astype(np.int32), a.value[there][order]
+            index, value = new[there][order].astype(np.int32), a.value[..., there][..., order]  # (k,) or (R, k)
             out.append(Alpha(alignment.nodes[a.node], index, value))
     return tuple(out)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from handmade import chain, one, random_layers
 from test_check import (
     PIECES,
     F,
@@ -26,10 +27,14 @@ from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.budget import Budget
-from mucg4.errors import ProofError
+from mucg4.compact import compact
+from mucg4.errors import BudgetError, ProofError
+from mucg4.ladder import fits, replay_all
 from mucg4.model.network import Network, Node
+from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
 from mucg4.proof.proof import (
     VERSION,
@@ -45,7 +50,13 @@ from mucg4.proof.proof import (
     to_text,
     write_proof,
 )
+from mucg4.report import stored_text
 from mucg4.search.bab import cut_regions
+from mucg4.search.solve import Run, open_case
+from mucg4.settings import Settings
+from mucg4.store.align import Alignment
+from mucg4.store.store import Store, lighter_forms
+from mucg4.store.translate import translate
 
 TRIES = 6  # rows per neuron and side: the best of some random duals
 
@@ -645,3 +656,202 @@ def test_a_spent_budget_ends_a_tightening():
     query = above_line(absolute())
     report = check(proof_of(query, BY_ROOT), query, Budget.seconds(0))
     assert not report.accepted and report.reason == "timeout"
+
+
+# --- replay, translation, store ------------------------------------------------------------------------------------
+
+SIZES = (3, 8, 6, 1)
+
+
+def run_of(query, split="phase", seconds=20.0):
+    settings = Settings(split=split, attack=False)
+    return Run(query, settings, Budget.seconds(seconds), Statistics(), Runtime(query.network), None)
+
+
+def needy(network, seed):
+    """A query that its root's bounds alone miss by a little, and a leaf with tightenings for it."""
+    plain = one(network, [0] * 3, [1] * 3, [({}, {0: 1}, 0, False)])
+    state = open_case(run_of(plain), 0)
+    refreshed = state.bounder.refresh(state.root)
+    lowest = state.objective.values(state.bounder, state.root, refreshed, np.ones((1, 1), dtype=bool))[0, 0]
+    reached = network(np.random.default_rng(0).random((5000, 3))).min()
+    query = one(network, [0] * 3, [1] * 3, [({}, {0: 1}, float(-lowest - 0.1 * (reached - lowest)), False)])
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(2):
+        for node in hidden(network):
+            t = random_tightening(rng, network, query.cases[0].conjunctions[0], node)
+            found.append(replace(t, weights=4.0 ** rng.integers(-1, 5, t.weights.shape)))
+    tree = with_tightenings(single_leaf(ONE), *found)
+    return query, tree
+
+
+def needed(seed):
+    """Layers, query and leaf; the leaf's tightenings are enough and needed."""
+    for attempt in range(seed, seed + 100, 10):
+        layers = random_layers(attempt, SIZES)
+        query, tree = needy(chain(layers), attempt)
+        if (
+            check(proof_of(query, tree), query).accepted
+            and not check(proof_of(query, single_leaf(ONE)), query).accepted
+        ):
+            return layers, query, tree
+    raise AssertionError("no such query")
+
+
+@pytest.mark.parametrize("split", ["phase", "input"])
+@pytest.mark.parametrize("seed", range(4))
+def test_replay_on_a_perturbed_network(seed, split):
+    layers, query, tree = needed(seed)
+    rng = np.random.default_rng(seed)
+    near = [(w + 1e-4 * rng.normal(size=w.shape), b + 1e-4 * rng.normal(size=b.shape)) for w, b in layers]
+    for network in (query.network, chain(near)):
+        box, (conjunction,) = query.cases[0].box, query.cases[0].conjunctions
+        again = one(network, box.lo.tolist(), box.hi.tolist(), [(*row, False) for row in conjunction.exact])
+        run = run_of(again, split)
+        (found,) = replay_all(run, [tree], "duals")
+        assert len(found) == 1 and run.statistics.rungs["duals"] == 1 and run.statistics.regions == 0
+        rows = sum(len(t.index) for t in found.tightenings)
+        assert 0 < rows < sum(len(t.index) for t in tree.tightenings)  # rows that did not help are gone
+        report = check(from_bytes(to_bytes(proof_of(again, found))), again)
+        assert report.accepted
+        assert not check(proof_of(again, with_tightenings(found)), again).accepted
+
+
+def test_literals_are_renumbered_in_replay():
+    """Tree node 1 is closed before it is split, so the literal of tree node 5 gets another number."""
+    query = query_of(absolute(), [-2], [1], [({0: F(-1)}, {0: F(1)}, F(1, 5))])
+    nested = (0, 0, -1.0, (0, 0, -1.5, None, None), (1, 0, 0.0, None, None))
+    moved = [replace(t, at=5, literals=np.array([5], dtype=np.int32)) for t in (FIRST, SECOND)]
+    tree = with_tightenings(build_tree(nested, [Refutation(k, 0, (1.0,)) for k in (3, 4, 6)]), *moved)
+    assert check(proof_of(query, tree), query).accepted
+    (found,) = replay_all(run_of(query), [tree], "duals")
+    assert len(found) == 5
+    assert [(t.at, t.literals.tolist(), t.beta.tolist()) for t in found.tightenings] == [
+        (3, [3], [[2.0]]),
+        (3, [3], [[1.0]]),
+    ]
+    assert check(proof_of(query, found), query).accepted
+
+
+@pytest.mark.parametrize("split", ["phase", "input"])
+def test_replayed_random_proofs_are_accepted(split):
+    """Whatever the stored trees say, what the replay makes of them is right."""
+    used = 0
+    for seed in range(25):
+        rng = np.random.default_rng([8, seed])
+        network = random_network(rng, PIECES)
+        query, unsafe = random_query(rng, network, 2000, edges=(0.1, 0.3))
+        if unsafe:
+            continue
+        tree = tightened_tree(rng, network, query.cases[0], 3)
+        state = open_case(run_of(query, split), 0)
+        assert fits(tree, state)
+        try:
+            found = replay_all(run_of(query, split, 1.0), [tree], "duals")
+        except BudgetError:
+            continue
+        used += sum(len(t.tightenings) for t in found) > 0
+        assert check(from_bytes(to_bytes(proof_of(query, *found))), query).accepted
+    assert used >= 5
+
+
+def test_unfit_tightenings_are_a_miss():
+    query = above_line(absolute())
+    state = open_case(run_of(query), 0)
+    assert fits(BY_ROOT, state) and fits(BY_LITERAL, state)
+    for fields in (
+        {"node": 0},
+        {"node": 2},
+        {"index": np.array([0, 2])},
+        {"conjunction": 1},
+        {"conjunction": -1},
+        {"weights": np.array([[-1.0], [1.0]])},
+        {"weights": np.array([[np.nan], [1.0]])},
+        {"weights": np.ones((2, 2))},
+        {"literals": np.array([1]), "beta": np.zeros((2, 1))},
+        {"beta": np.full((2, 1), -1.0), "literals": np.array([0])},
+        {"alpha": slope([2], [[0], [0]])},
+        {"alpha": slope([0], [[0], [0]], node=2)},
+    ):
+        tree = with_tightenings(BY_ROOT, tampered(AT_ROOT, **fields))
+        assert not fits(tree, state)
+        assert check(proof_of(query, *replay_all(run_of(query), [tree], "duals")), query).accepted
+
+
+def test_compaction_keeps_needed_tightenings():
+    query = above_line(absolute())
+    proof = proof_of(query, replace(BY_LITERAL, conjunctions=(0,)))
+    small = compact(run_of(query), proof, 100.0)
+    assert small.leaves <= proof.leaves and check(small, query).accepted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_translation_to_a_permuted_network(seed):
+    layers, query, tree = needed(seed)
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(b)) for _, b in layers[:-1]] + [np.arange(1)]
+    before, moved = np.arange(3), []
+    for (w, b), order in zip(layers, orders, strict=True):
+        moved.append((w[order][:, before], b[order]))
+        before = order
+    network = chain(moved)
+    box, (conjunction,) = query.cases[0].box, query.cases[0].conjunctions
+    again = one(network, box.lo.tolist(), box.hi.tolist(), [(*row, False) for row in conjunction.exact])
+    neurons = {0: np.arange(3)} | {1 + 2 * k + r: np.argsort(o) for k, o in enumerate(orders[:-1]) for r in (0, 1)}
+    signs = {k: np.zeros(len(a), dtype=np.int8) for k, a in neurons.items()}
+    translated = translate(tree, Alignment({k: k for k in neurons}, neurons, signs))
+    assert check(proof_of(again, translated), again).accepted
+    none, values = np.zeros(0, dtype=np.int64), []
+    for asked, own in ((query, tree), (again, translated)):
+        state = open_case(run_of(asked), 0)
+        parts = (state.bounder, state.objective, state.root)
+        values.append([evaluate_tightening(*parts, t, none, none) for t in own.tightenings])
+    for a, b in zip(*values, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_translation_drops_what_is_absent():
+    t = hand(
+        [0, 2, 1],
+        [1, -1, 1],
+        [[1.0], [2.0], [3.0]],
+        [1, 4],
+        [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]],
+        at=4,
+        alpha=slope([0, 1, 2], np.arange(9, dtype=np.uint8).reshape(3, 3)),
+    )
+    tree = build_tree((1, 0, 0.0, None, (1, 1, 0.0, None, None)))
+    tree = with_tightenings(tree, t, hand([1], [1], [[1.0]], at=2))
+
+    def alignment(*neurons):
+        signs = {0: np.zeros(2, dtype=np.int8), 1: np.zeros(3, dtype=np.int8)}
+        return Alignment({0: 0, 1: 1}, {0: np.arange(2), 1: np.array(neurons)}, signs)
+
+    assert translate(tree, alignment(0, 1, 2)) is tree
+    whole = translate(tree, alignment(2, 0, 1))
+    same(replace(whole.tightenings[0], alpha=()), replace(t, index=np.array([2, 1, 0], dtype=np.int32), alpha=()))
+    assert whole.tightenings[0].alpha[0].index.tolist() == [0, 1, 2]
+    assert whole.tightenings[0].alpha[0].value.tolist() == [[1, 2, 0], [4, 5, 3], [7, 8, 6]]
+    # neuron 1 is absent: tree node 2 (whose split it was) gives way to its left child, the literal of 4 is gone
+    part = translate(tree, alignment(0, -1, 1))
+    assert len(part) == 3 and len(part.tightenings) == 0  # the right child and its tightening are not visited
+    left = with_tightenings(tree, replace(t, at=3, literals=np.array([2, 3], dtype=np.int32)), tree.tightenings[1])
+    part = translate(left, alignment(0, -1, 1))
+    (kept,) = part.tightenings
+    assert (kept.at, kept.index.tolist(), kept.side.tolist()) == (2, [0, 1], [1, -1])
+    assert kept.literals.tolist() == [2] and kept.beta.tolist() == [[0.1], [0.3]]
+    assert kept.alpha[0].index.tolist() == [0, 1] and kept.alpha[0].value.tolist() == [[0, 2], [3, 5]]
+    assert kept.weights.tolist() == [[1.0], [2.0]]
+
+
+def test_a_stored_proof_keeps_its_tightenings_while_there_is_room():
+    layers, query, tree = needed(0)
+    proof = proof_of(query, tree)
+    forms = list(lighter_forms(proof))
+    assert [bool(p.trees[0].tightenings) for _, p in forms] == [True, False, False, False]
+    for limit, kept in ((2**20, len(tree.tightenings)), (len(to_bytes(forms[0][1])) - 1, 0)):
+        with Store(":memory:") as store:
+            assert store.save(query, "unsat", proof=proof, max_proof_bytes=limit)
+            (related,) = store.related(query)
+            assert len(related.proof.trees[0].tightenings) == kept
+            assert json.loads(stored_text(*store.show("")))["trees"][0]["tightenings"] == kept
