@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,9 +160,9 @@ def _fork(jobs: list[Callable[[], Outcome]], search: Search) -> list[Outcome | N
             search.budget.poll()
             for ready in wait(list(left), timeout=POLL_SECONDS):
                 assert isinstance(ready, Connection)
-                k, _ = left.pop(ready)
-                outcomes[k] = _received(ready)
-                if outcomes[k].witness is not None:  # type: ignore[union-attr]
+                k, pid = left.pop(ready)
+                outcomes[k] = outcome = _received(ready, pid)
+                if outcome.witness is not None:
                     return outcomes
     finally:
         for connection, (_, pid) in children.items():
@@ -191,12 +192,11 @@ def _work(job: Callable[[], Outcome], send: Connection, others: list[Connection]
                 answer: Any = job()
             except Mucg4Error as error:
                 answer = error
-            except Exception as error:  # noqa: BLE001  the parent raises it again
-                import traceback
-
-                answer = RuntimeError(f"{error}\n{traceback.format_exc()}")
         send.send_bytes(pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL))
         status = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(status)
 
@@ -219,12 +219,15 @@ def _single_thread() -> Iterator[None]:
         yield
 
 
-def _received(connection: Connection) -> Outcome:
+def _received(connection: Connection, pid: int) -> Outcome:
     """A worker's answer; raises what it raised. Only bytes that our own child wrote are unpickled."""
     try:
         answer = pickle.loads(connection.recv_bytes())
     except EOFError as error:
-        raise BudgetError("a worker process ended early (memory?)") from error
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status < 0:
+            raise BudgetError(f"a worker process was killed by signal {-status} (out of memory?)") from error
+        raise RuntimeError("a worker process failed; its traceback is on standard error") from error
     if isinstance(answer, BaseException):
         raise answer
     assert isinstance(answer, Outcome)

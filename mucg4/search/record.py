@@ -78,10 +78,6 @@ class Recorder:
         self.parent[left] = self.parent[right] = ids
         return left, right
 
-    def tighten(self, tightening: Tightening) -> None:
-        """Keep evidence of better bounds; the order of calls for one tree node is the order of application."""
-        self.tightenings.append(tightening)
-
     def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
         """Refutations by a single constraint with default slopes; `constraint` counts inside its conjunction."""
         if len(ids):
