@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from mucg4.bound.propagate import Bounder
@@ -95,20 +93,6 @@ class Recorder:
             chosen = tuple(float(w) for w in weights[b])
             found = Refutation(int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]))
             self.refutations.append(found)
-
-    def tighten(self, at: int, found: Tightening, helped: Array, position: Array) -> None:
-        """The rows `helped (R,)` of a tightening that was applied to the region of tree node `at`.
-
-        Column l of its multipliers belongs to the phase literal at flat pre-activation position `position[l]`; columns
-        without such a literal on the path are left out. What `found` says about tree nodes is replaced.
-        """
-        if not np.any(helped):
-            return
-        own = self.literals(np.array([at]))[0]
-        held = [column for column, p in enumerate(position.tolist()) if p in own]
-        literals = np.array([own[int(position[column])] for column in held], dtype=np.int32)
-        rows = found.take(np.flatnonzero(helped))
-        self.tightenings.append(replace(rows, at=int(at), literals=literals, beta=rows.beta[:, held]))
 
     def _alphas(self, alpha: Array, unstable: Array, default: Array) -> tuple[Alpha, ...]:
         level = np.round(alpha * 255).astype(np.uint8)
