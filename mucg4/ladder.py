@@ -92,7 +92,7 @@ class Replay:
             leaf = np.ones(len(at), dtype=bool)
         if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
             self.state.bounder.refresh(work.regions)
-        tightened = self._tighten(at, work)
+        self._tighten(at, work)
         self._close_by_duals(at, work)
         if len(at) <= FEW:
             self._close_early(work)
@@ -102,23 +102,22 @@ class Replay:
         self.closed += done
         self.tried += done + int(np.count_nonzero(leaf & still))
         run.statistics.rungs[self.rung] += done
-        self._leaves(work, np.flatnonzero(leaf & still & ~tightened))
-        self._leaves(work, np.flatnonzero(leaf & still & tightened), refresh=False)
+        self._leaves(work, np.flatnonzero(leaf & still))
         return self._children(at, work, np.flatnonzero(~leaf & still))
 
     def improve(self, at: Array, work: Open) -> None:
         """Hook for walks that do more at the nodes they pass (compaction)."""
 
-    def _tighten(self, at: Array, work: Open) -> Array:
-        """Apply the tightenings stored at these tree nodes, in place; what helps is recorded. `(B,)` where one did.
+    def _tighten(self, at: Array, work: Open) -> None:
+        """Apply the tightenings stored at these tree nodes, in place; what helps is recorded.
 
-        Not where inputs are split: small boxes on which a neuron made stable by a tightening has the other sign
-        hold nothing unsafe, but bounds would never tell.
+        Not where bounds are refreshed (input splits): a bound that is refreshed after a tightening uses it, and
+        the checker refreshes before. Nor would small boxes on which a neuron made stable by a tightening has the
+        other sign, so that they hold nothing unsafe, ever show it.
         """
         bounder, objective = self.state.bounder, self.state.objective
-        tightened = np.zeros(len(at), dtype=bool)
-        if self.state.plan.mode == "input":
-            return tightened
+        if self.state.plan.refresh or not self.tightenings:
+            return
         for b, k in enumerate(at.tolist()):
             region = work.regions.one(b)
             for t in self.tightenings.get(k, ()):
@@ -130,10 +129,8 @@ class Replay:
                 sign = np.where(position >= 0, work.phases[b, position], 0)
                 helped = apply_tightening(bounder, objective, region, t, position, sign)
                 self.search.recorder.tighten(int(work.ids[b]), t, helped, np.where(sign != 0, position, -1))
-                tightened[b] |= bool(helped.any())
                 if np.any(region.empty()):  # nothing is unsafe there
                     work.open[b] = False
-        return tightened
 
     def _close_by_duals(self, at: Array, work: Open) -> None:
         """Rung `duals`: evaluate the refutations stored at these tree nodes."""
@@ -201,21 +198,13 @@ class Replay:
             return None
         return self.state.bounder.slices[int(self.tree.node[parent])].start + int(self.tree.index[parent])
 
-    def _leaves(self, work: Open, which: Array, refresh: bool = True) -> None:
-        """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier.
-
-        Where a tightening was applied the bounds are not refreshed once more: the checker does not either.
-        """
+    def _leaves(self, work: Open, which: Array) -> None:
+        """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier."""
         if not len(which):
             return
         search, statistics = self.search, self.run.statistics
         regions_before, open_before = statistics.regions, len(search.frontier)
-        plan = search.plan
-        search.plan = plan if refresh else replace(plan, refresh=False)
-        try:
-            search.bound(work.take(which))
-        finally:
-            search.plan = plan
+        search.bound(work.take(which))
         statistics.replay_regions += statistics.regions - regions_before
         statistics.regions = regions_before
         closed = len(which) - (len(search.frontier) - open_before)

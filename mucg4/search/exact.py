@@ -2,41 +2,77 @@
 
 The solver's answer is never evidence: its multipliers become the leaf's weights and beta and pass the
 same test as any other refutation; its point goes to the witness gate.
+
+Tightened bounds hold on unsafe points only, so they may keep a neuron stable in a region that has points on
+its other side, and the program, which knows the literals alone, may end at such a point. Then that neuron is split: the
+child on the other side is empty, the one that stays has a literal for the program. Each step adds a literal,
+so this ends; without tightenings no such neuron exists.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent
 from mucg4.ops.base import Array
+from mucg4.search.bab import Open, Search, cut_regions
 
-if TYPE_CHECKING:
-    from mucg4.search.bab import Open, Search
+CLEAR = 1e-9  # a bound or value at least so far from zero has a side
 
 
 def decide(search: Search, work: Open, which: Array) -> Array:
     """Try to close the regions `which` of `work` (no unstable neuron); returns those that were closed.
 
-    A witness found on the way is left in `search.witness`.
+    A witness found on the way is left in `search.witness`. A region that stays open may have become one of its
+    parts, in place; its other parts are empty.
     """
     done = []
     for i in which.tolist():
-        search.budget.poll()
         one = work.take(np.array([i]))
-        refreshed = search.bounder.refresh(one.regions, backward=False)
-        closed = [_decide_conjunction(search, one, refreshed, int(c)) for c in np.flatnonzero(one.open[0])]
-        if all(closed):
+        closed = False
+        while not closed and search.witness is None:
+            search.budget.poll()
+            refreshed = search.bounder.refresh(one.regions, backward=False)
+            found = [_decide_conjunction(search, one, refreshed, int(c)) for c in np.flatnonzero(one.open[0])]
+            closed = all(ok for ok, _ in found)
+            points = [point for ok, point in found if not ok and point is not None]
+            if closed or not any(_add_literal(search, one, point) for point in points):
+                break
+        if closed:
             done.append(i)
+        work.ids[i], work.phases[i] = one.ids[0], one.phases[0]
+        for f in ("low", "up"):
+            getattr(work.regions, f)[i] = getattr(one.regions, f)[0]
         if search.witness is not None:
             break
     return np.array(done, dtype=np.int64)
 
 
-def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunction: int) -> bool:
+def _add_literal(search: Search, one: Open, point: Array) -> bool:
+    """Split the first neuron that has the wrong side at the point and no literal; `one` becomes the child that stays.
+
+    The wrong side is clear of zero, so the other child's bounds contradict each other whatever rounds.
+    """
+    values = search.bounder.network.values(point[None])
+    for k in search.bounder.pre:
+        where = search.bounder.slices[k]
+        low, up = (b[0] for b in search.bounder.pre_bounds(one.regions, k))
+        wrong = np.where(low > CLEAR, -values[k][0], np.where(up < -CLEAR, values[k][0], 0.0))
+        wrong[one.phases[0, where] != 0] = 0.0
+        j = int(np.argmax(wrong)) if len(wrong) and k > 0 else 0
+        if k > 0 and wrong[j] > CLEAR * (1 + abs(values[k][0, j])):
+            literal = np.array([k]), np.array([j]), np.zeros(1)
+            children = search.recorder.split(one.ids, *literal, False)
+            upper = bool(low[j] > 0)
+            cut_regions(search.bounder, one.regions, *literal, np.array([upper]), one.phases)
+            one.ids = children[upper]
+            return True
+    return False
+
+
+def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunction: int) -> tuple[bool, Array | None]:
+    """Whether it was refuted, and the program's best point."""
     rows = search.objective.rows_of(conjunction)
     m = len(search.objective.owner)
     eye = np.eye(m)[rows]
@@ -56,10 +92,10 @@ def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunc
         bounded, _ = ascent.bound(duals)
         if bounded.value[0] > 0:
             search.close_duals(one, ascent, conjunction, duals, bounded, bounded.value > 0)
-            return True
+            return True, point
     if point is not None and search.attack is not None and search.witness is None:
         search.witness = search.attack.offer(point[None])
-    return False
+    return False, point
 
 
 def _literal_rows(search: Search, one: Open, refreshed: Refreshed) -> tuple[Array, Array, Array]:

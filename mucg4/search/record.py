@@ -113,7 +113,8 @@ class Recorder:
         """The rows `helped (R,)` of a tightening that was applied to the region of tree node `at`.
 
         Column l of its multipliers belongs to the phase literal at flat pre-activation position `position[l]`; columns
-        without such a literal on the path are left out. What `found` says about tree nodes is replaced.
+        without such a literal on the path are left out. What `found` says about tree nodes is replaced. The order of
+        calls for one tree node is the order of application.
         """
         if not np.any(helped):
             return
