@@ -21,7 +21,7 @@ from mucg4.settings import Settings
 if TYPE_CHECKING:
     from mucg4.store.store import Store
 
-WIDE = 512  # nodes larger than this give BLAS threads enough to do
+WIDE = 2048  # nodes larger than this give BLAS threads enough to do
 
 
 def verify(

@@ -34,13 +34,14 @@ CANDIDATES = 32  # neurons tried by a backward pass per region: the estimate tha
 DIRECT_CELLS, MOST_DIRECT = 1 << 16, 64  # first-layer neurons tried in closed form: inputs times neurons per region
 SCALES = (0.3, 1.0, 3.0, 10.0)  # first guesses of the constraint weights, relative to width / range
 FIRST_STEPS, LATER_STEPS, LAST_STEPS = 10, 20, 60  # ascent steps per row: first round, later, when those stall
-ROOT_ROUNDS, ROUNDS = 12, 3  # most rounds at the root and at any other region
+ROOT_ROUNDS, ROUNDS = 12, 1  # most rounds at the root and at any other region
 EXPLORE = 16  # where tightening has stopped to help it is still tried at every so many regions
 TARGETS = 512  # most neurons tightened per round: those whose lines lose most
 LEAST_GAIN = 1e-3  # share of a neuron's width that a row has to remove to be kept
 REGION_PASSES = 120.0  # row passes that bounding and splitting one region costs, all told
 ROW_PASSES = 2.5  # cost of a tightening row's float64 confirmation in row passes, per step of which there are two
 FORGET = 0.9
+STRETCH = 2.5  # gains shrink further down: levels needed over those at the present gain
 STALL = 0.01  # a round that removes less of the bound and of the widths is the last one at its region
 
 
@@ -248,7 +249,7 @@ class PhaseSearch:
         low, up = (b[i] for b in self._unit_bounds(work))
         rows = 2 * min(int(np.count_nonzero((low < 0) & (up > 0))), TARGETS)
         cost = rows * 2 * (LATER_STEPS + ROW_PASSES)
-        depth = min(-value / self.drop, 40.0)
+        depth = min(STRETCH * -value / self.drop, 40.0)
         saved = 2.0**depth - 2.0 ** (depth * (1 - self.share))
         return saved * REGION_PASSES > cost
 

@@ -33,7 +33,7 @@ class Choice(NamedTuple):
 def loss(coeff: Array, low: Array, up: Array) -> Array:
     """Estimated looseness at neurons with output coefficients `coeff` and bounds `low, up` (same shapes)."""
     low, up = np.minimum(low, 0), np.maximum(up, 0)
-    chord = -low * up / np.maximum(up - low, 1e-300)
+    chord = -low * up / np.maximum(up - low, np.finfo(low.dtype).tiny)
     return np.where(coeff < 0, -coeff * chord, coeff * np.minimum(up, -low))
 
 
