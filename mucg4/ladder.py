@@ -32,6 +32,7 @@ from mucg4.model.query import Witness
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Refutation, Tightening, Tree
 from mucg4.search.bab import Open, Search, cut_regions
+from mucg4.search.parallel import drive
 from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
 from mucg4.store.match import Match, relate, translate
 
@@ -127,17 +128,9 @@ class Replay:
                 position = np.array([-1 if p is None else p for p in found], dtype=np.int64)
                 sign = np.where(position >= 0, work.phases[b, position], 0)
                 helped = apply_tightening(bounder, objective, region, t, position, sign)
-                if np.any(helped):
-                    held = np.flatnonzero(sign)
-                    self._record(int(work.ids[b]), t.take(np.flatnonzero(helped)), position[held], held)
+                self.search.recorder.tighten(int(work.ids[b]), t, helped, np.where(sign != 0, position, -1))
                 if np.any(region.empty()):  # nothing is unsafe there
                     work.open[b] = False
-
-    def _record(self, at: int, t: Tightening, position: Array, held: Array) -> None:
-        """Record an applied tightening in the new tree; `held` are its literals that exist there, at `position`."""
-        own = self.search.recorder.literals(np.array([at]))[0]
-        literals = np.array([own[p] for p in position.tolist()], dtype=np.int32)
-        self.search.recorder.tighten(replace(t, at=at, literals=literals, beta=t.beta[:, held]))
 
     def _close_by_duals(self, at: Array, work: Open) -> None:
         """Rung `duals`: evaluate the refutations stored at these tree nodes."""
@@ -325,7 +318,7 @@ def replay_case(run: Run, state: CaseState, trees: list[Tree], rung: str) -> Wit
     """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
     for tree in [part for whole in trees for part in parts(state, whole)]:
         search = Replay(run, state, tree, rung).walk()
-        witness = search.witness or search.run()
+        witness = drive([search], run.workers)
         if witness is not None:
             return witness
         state.trees.append(search.recorder.tree(state.number, tree.conjunctions))

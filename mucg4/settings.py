@@ -25,6 +25,7 @@ class Settings:
     )
     engine: str = _option("bab", "bab: branch and bound; smt: z3 engine for small ReLU networks", ("bab", "smt"))
     seed: int = _option(0, "seed of the attack's random points", low=0)
+    workers: int = _option(0, "processes that search; 0: one per usable core", low=0)
     batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)
     split: str = _option(
         "auto", "what is split: inputs, ReLU phases, or chosen by features", ("auto", "input", "phase")

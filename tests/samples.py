@@ -397,9 +397,9 @@ def holds_open(search: Search, x: np.ndarray, conjunction: int) -> bool:
     """True when some open region of the frontier contains the point and has the conjunction open."""
     if not len(search.frontier):
         return False
-    field = {f: a[search.frontier.used] for f, a in search.frontier.arrays.items()}
-    if search.phase is not None:  # the frontier keeps the bounds of unstable neurons only
-        regions = search.phase.unpack(field)[0]
+    field = search.frontier.content()
+    if search.phase is not None:
+        regions, _, _ = search.phase.unpack(field)
         field |= {"low": regions.low, "up": regions.up}
     values = search.bounder.network.values(x[None])
     z = np.concatenate([values[k][0] for k in search.bounder.pre] or [x[:0]])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mucg4.ops.base import Array, Relaxation
+from mucg4.ops.arrays import Array, at_least, at_most, precision, row_dots, xp
+from mucg4.ops.base import Relaxation
 
 
 def steady_allocator() -> None:
@@ -22,17 +23,17 @@ def relax_rows(a: Array, region: Array, lines: Relaxation) -> tuple[tuple[Array,
     `a (rows, n)`; `region (rows,)` picks the line of each row from `lines` (regions, n). Where a
     coefficient is positive the lower line is used, else the upper one, so the result is a lower bound.
     """
-    positive = a > 0
+    positive, where = a > 0, xp(a).where
     rows = tuple(
-        np.where(positive, lower[region], upper[region]) * a
+        where(positive, lower[region], upper[region]) * a
         for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=True)
     )
-    offset = np.einsum("ij,ij->i", np.minimum(a, 0), lines.upper_offset[region])
-    if np.any(lines.lower_offset):
-        offset = offset + np.einsum("ij,ij->i", np.maximum(a, 0), lines.lower_offset[region])
+    offset = row_dots(at_most(a, 0), lines.upper_offset[region])
+    if lines.lower_offset.any():
+        offset = offset + row_dots(at_least(a, 0), lines.lower_offset[region])
     return rows, offset
 
 
 def row_norms(a: Array) -> Array:
     """Euclidean norm of each row, `(rows, n)` -> `(rows,)`; never less than it by underflow of the squares."""
-    return np.sqrt(np.einsum("ij,ij->i", a, a)) + 1e-150
+    return xp(a).sqrt(row_dots(a, a)) + precision(a).floor

@@ -14,7 +14,20 @@ from mucg4.bound.kernels import row_norms
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
 from mucg4.bound.rounding import gamma
 from mucg4.model.query import Case
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import (
+    NUMPY,
+    Array,
+    Backend,
+    chunk,
+    full,
+    largest_of_runs,
+    nonzero,
+    precision,
+    row_dots,
+    unit_rows,
+    xp,
+    zeros,
+)
 
 
 @dataclass
@@ -33,18 +46,23 @@ class Evaluation:
 
 
 class Objective:
-    """All constraints of a case, stacked: constraint m belongs to conjunction `owner[m]`."""
+    """All constraints of a case, stacked: constraint m belongs to conjunction `owner[m]`.
 
-    def __init__(self, case: Case) -> None:
+    Coefficients live on `backend`, which must be that of the bounder it is used with; `owner` and `starts`
+    are NumPy arrays always.
+    """
+
+    def __init__(self, case: Case, backend: Backend = NUMPY) -> None:
+        self.case, self.backend = case, backend
         self.conjunctions = case.conjunctions
         self.count = len(case.conjunctions)
-        self.y = np.concatenate([c.y_coeffs for c in case.conjunctions])
-        self.x = np.concatenate([c.x_coeffs for c in case.conjunctions])
-        self.constants = np.concatenate([c.constants for c in case.conjunctions])
+        self.y = backend.parameter(np.concatenate([c.y_coeffs for c in case.conjunctions]))
+        self.x = backend.parameter(np.concatenate([c.x_coeffs for c in case.conjunctions]))
+        self.constants = backend.parameter(np.concatenate([c.constants for c in case.conjunctions]))
         sizes = [len(c) for c in case.conjunctions]
         self.owner = np.repeat(np.arange(self.count), sizes)
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.mixed = bool(np.any(self.x))
+        self.mixed = bool(self.x.any())
 
     def rows_of(self, conjunction: int) -> slice:
         """The constraints of one conjunction."""
@@ -68,7 +86,7 @@ class Objective:
         pending[last] = weights @ self.y + pending[last] if last in pending else weights @ self.y
         rows = bounder.carry(pending, region, refreshed.lines, trace)
         rows.offset = rows.offset + weights @ self.constants
-        # Stated numbers are exact decimals, the rows use their nearest doubles; and the weighted sums round. Both
+        # Stated numbers are exact decimals, the rows use their nearest numbers; and the weighted sums round. Both
         # are relative to the terms, which may cancel, so the norm of the sum (see `carry`) does not cover them.
         output = bounder.scales.value[last]
         rounding = weights @ abs(self.constants) + (weights @ abs(self.y)) @ output
@@ -76,51 +94,50 @@ class Objective:
             rows.coeffs = rows.coeffs + weights @ self.x
             rounding = rounding + (weights @ abs(self.x)) @ bounder.scales.value[0]
             rows.error = rows.error + bounder.scales.error[0] * row_norms(rows.coeffs)
-        rows.error = rows.error + gamma(weights.shape[1]) * rounding
+        rows.error = rows.error + gamma(weights.shape[1], bounder.precision.unit) * rounding
         return rows
 
     def evaluate(
         self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array, trace: bool = False
     ) -> Evaluation:
         """Bound every constraint of the conjunctions that are open, `open_ (B, K)`, on each region."""
-        batch, m = len(regions), len(self.owner)
-        region, row = np.nonzero(open_[:, self.owner])
+        batch, m, like = len(regions), len(self.owner), regions.lo
+        region, row = nonzero(open_[:, self.owner])
         taken: dict[int, Array] | None = {} if trace else None
-        rows = self.functional(bounder, refreshed, region, np.eye(m)[row], taken)
-        value = np.full((batch, m), -np.inf)
+        rows = self.functional(bounder, refreshed, region, unit_rows(row, m, like), taken)
+        value = full((batch, m), -np.inf, like)
         value[region, row] = rows.minimum(regions.lo[region], regions.hi[region], bounder.scales.input_dot)
-        coeffs = np.zeros((batch, m, regions.lo.shape[1]))
+        coeffs = zeros((batch, m, like.shape[1]), like)
         coeffs[region, row] = rows.coeffs
-        offset = np.full((batch, m), -np.inf)
+        offset = full((batch, m), -np.inf, like)
         offset[region, row] = rows.offset - rows.error
-        full: dict[int, Array] = {}
+        traced: dict[int, Array] = {}
         for k, a in (taken or {}).items():
-            full[k] = np.zeros((batch, m, a.shape[1]))
-            full[k][region, row] = a
-        return Evaluation(value, coeffs, offset, full)
+            traced[k] = zeros((batch, m, a.shape[1]), like)
+            traced[k][region, row] = a
+        return Evaluation(value, coeffs, offset, traced)
 
     def values(self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array) -> Array:
         """Only the lower bounds `(B, M)` of `evaluate`, in chunks: many constraints times inputs need no memory."""
-        region, row = np.nonzero(open_[:, self.owner])
-        value = np.full((len(regions), len(self.owner)), -np.inf)
-        step = max(16, 4 * CHUNK_ELEMENTS // max(node.size for node in bounder.network.nodes))
+        region, row = nonzero(open_[:, self.owner])
+        value = full((len(regions), len(self.owner)), -np.inf, regions.lo)
+        step = max(16, 4 * chunk(CHUNK_ELEMENTS, value) // max(node.size for node in bounder.network.nodes))
         for at in range(0, len(region), step):
             r, m = region[at : at + step], row[at : at + step]
-            weights = np.zeros((len(r), len(self.owner)))
-            weights[np.arange(len(r)), m] = 1.0
-            rows = self.functional(bounder, refreshed, r, weights)
+            rows = self.functional(bounder, refreshed, r, unit_rows(m, len(self.owner), value))
             value[r, m] = rows.minimum(regions.lo[r], regions.hi[r], bounder.scales.input_dot)
         return value
 
     def best_row(self, value: Array, conjunction: Array) -> Array:
         """(B,) the constraint of `conjunction (B,)` with the largest of `value (B, M)`, whatever overflowed."""
-        inside = self.owner[None] == conjunction[:, None]
-        finite = np.nan_to_num(value, nan=-1e300, posinf=1e300, neginf=-1e300)
-        return np.where(inside, finite, -np.inf).argmax(axis=1)
+        inside = self.backend.place(self.owner)[None] == conjunction[:, None]
+        huge = precision(value).huge
+        finite = xp(value).nan_to_num(value, nan=-huge, posinf=huge, neginf=-huge)
+        return xp(value).where(inside, finite, -np.inf).argmax(axis=1)
 
     def best(self, value: Array) -> Array:
         """(B, M) constraint values -> (B, K) best lower bound per conjunction."""
-        return np.maximum.reduceat(value, self.starts[:-1], axis=1)
+        return largest_of_runs(value, self.starts)
 
 
 def clip_box(regions: Regions, coeffs: Array, offset: Array, which: Array) -> None:
@@ -128,16 +145,17 @@ def clip_box(regions: Regions, coeffs: Array, offset: Array, which: Array) -> No
 
     Every point of the region that is unsafe fulfils the inequality, so the cut loses none of them
     (Clip-and-Verify, arXiv 2512.11087, one-dimensional form). Outward: the room is widened by the
-    rounding of the dot product before it is divided, and the quotient by a relative 1e-12.
+    rounding of the dot product before it is divided, and the quotient by the same relative amount.
     """
-    lo, hi = regions.lo[which], regions.hi[which]
-    least = np.where(coeffs > 0, coeffs * lo, coeffs * hi)
-    size = np.einsum("ij,ij->i", abs(coeffs), np.maximum(abs(lo), abs(hi))) + abs(offset)
-    room = -(least.sum(axis=1) + offset) + 1e-12 * size
+    m, lo, hi = xp(coeffs), regions.lo[which], regions.hi[which]
+    p = precision(coeffs)
+    share = max(1e-12, gamma(coeffs.shape[1], p.unit))
+    far = m.maximum(abs(lo), abs(hi))
+    least = m.where(coeffs > 0, coeffs * lo, coeffs * hi)
+    size = row_dots(abs(coeffs), far) + abs(offset)
+    room = -(least.sum(axis=1) + offset) + (share * size + p.tiny)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         reach = room[:, None] / abs(coeffs)
-        reach = np.where(
-            (abs(coeffs) > 0) & np.isfinite(reach), reach + 1e-12 * (abs(reach) + np.maximum(abs(lo), abs(hi))), np.inf
-        )
-    regions.hi[which] = np.where(coeffs > 0, np.minimum(hi, lo + reach), hi)
-    regions.lo[which] = np.where(coeffs < 0, np.maximum(lo, hi - reach), lo)
+        reach = m.where((abs(coeffs) > 0) & m.isfinite(reach), reach + (share * (abs(reach) + far) + p.tiny), np.inf)
+    regions.hi[which] = m.where(coeffs > 0, m.minimum(hi, lo + reach), hi)
+    regions.lo[which] = m.where(coeffs < 0, m.maximum(lo, hi - reach), lo)

@@ -21,7 +21,22 @@ from mucg4.bound.kernels import relax_rows, row_norms
 from mucg4.bound.rounding import Scales, gamma, scales
 from mucg4.model.network import Network
 from mucg4.ops.affine import Dense
-from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
+from mucg4.ops.arrays import (
+    Array,
+    arange,
+    at_least,
+    at_most,
+    choose,
+    chunk,
+    empty,
+    full,
+    nonzero,
+    precision,
+    row_dots,
+    xp,
+    zeros,
+)
+from mucg4.ops.base import Affine, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
 CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
@@ -51,11 +66,12 @@ class Regions:
     @staticmethod
     def concat(parts: list[Regions]) -> Regions:
         """All regions of the parts in order."""
-        return Regions(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("lo", "hi", "low", "up")))
+        join = xp(parts[0].lo).concatenate
+        return Regions(*(join([getattr(p, f) for p in parts]) for f in ("lo", "hi", "low", "up")))
 
     def empty(self) -> Array:
         """(B,) True where sound bounds contradict each other: the region has no point."""
-        return np.any(self.lo > self.hi, axis=1) | np.any(self.low > self.up, axis=1)
+        return (self.lo > self.hi).any(axis=1) | (self.low > self.up).any(axis=1)
 
 
 @dataclass
@@ -72,9 +88,9 @@ class Rows:
 
     def minimum(self, lo: Array, hi: Array, dot: float) -> Array:
         """Lower bounds `(rows,)` over the boxes `lo, hi (rows, d)`, rounding included."""
-        positive, negative = np.maximum(self.coeffs, 0), np.minimum(self.coeffs, 0)
-        value = np.einsum("ij,ij->i", positive, lo) + np.einsum("ij,ij->i", negative, hi)
-        size = np.einsum("ij,ij->i", positive - negative, np.maximum(abs(lo), abs(hi)))
+        positive, negative = at_least(self.coeffs, 0), at_most(self.coeffs, 0)
+        value = row_dots(positive, lo) + row_dots(negative, hi)
+        size = row_dots(positive - negative, xp(lo).maximum(abs(lo), abs(hi)))
         return value + self.offset - self.error - dot * (size + abs(self.offset) + self.error)
 
 
@@ -95,10 +111,14 @@ class Refreshed(NamedTuple):
 
 
 class Bounder:
-    """Bounds of one network over sub-regions of one root box. Owns no state but constants of the root."""
+    """Bounds of one network over sub-regions of one root box. Owns no state but constants of the root.
+
+    Everything is computed on the network's backend and in its precision; bounds are sound for the network
+    as stored also when its weights were rounded to that precision (see `mucg4.bound.rounding`).
+    """
 
     def __init__(self, network: Network, lo: Array, hi: Array, poll: Callable[[], None] = lambda: None) -> None:
-        """`lo, hi (d,)`: the root box. Every region given later must lie inside it.
+        """`lo, hi (d,)`: the root box, rounded outward here. Every region given later must lie inside it.
 
         `poll` is called inside long loops and may raise to end the run.
         """
@@ -111,11 +131,13 @@ class Bounder:
             self.slices[k] = slice(at, at + network.nodes[k].size)
             at += network.nodes[k].size
         self.width = at
-        self.lo, self.hi = lo, hi
-        low, up = self._intervals(lo, hi)
+        self.lo, self.hi = lo, hi = network.backend.below(lo), network.backend.above(hi)
+        self.precision = precision(lo)
+        self._floors: dict[int, Array] = {}
+        low, up = self._intervals()
         self.scales: Scales = scales(network, low, up)
         self._root = Regions(
-            lo[None], hi[None], *(np.concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up))
+            lo[None], hi[None], *(xp(lo).concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up))
         )
         self._is_nonlinear = set(network.nonlinear)
         self._direct = {k for k in self.pre if self._is_direct(k)}
@@ -125,52 +147,56 @@ class Bounder:
         node = self.network.nodes[k]
         return k == 0 or (isinstance(node.op, Dense) and node.inputs == (0,))
 
-    def _intervals(self, lo: Array, hi: Array) -> tuple[list[Array], list[Array]]:
-        """Interval bounds of every node on one box, widened for rounding: `(size_k,)` each."""
-        low, up = [lo], [hi]
-        for node in self.network.nodes[1:]:
+    def _intervals(self, known: Regions | None = None) -> tuple[list[Array], list[Array]]:
+        """Interval bounds of every node on the root box, widened for rounding: `(size_k,)` each.
+
+        `known` are better bounds of the root's pre-activations. What overflowed is unbounded, never nan.
+        """
+        low, up = [self.lo[None]], [self.hi[None]]
+        for k, node in enumerate(self.network.nodes[1:], 1):
+            lo, hi = [low[i] for i in node.inputs], [up[i] for i in node.inputs]
             if isinstance(node.op, Affine):
-                a, b = self._affine_interval(
-                    node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs]
-                )
+                if k not in self._floors:
+                    self._floors[k] = self._floor(node.op, lo, hi)
+                a, b = self._affine_interval(k, lo, hi)
+                if known is not None and k in self.slices:
+                    inner, outer = self.pre_bounds(known, k)
+                    a, b = xp(a).maximum(a, inner), xp(b).minimum(b, outer)
             else:
                 assert isinstance(node.op, Nonlinear)
-                a, b = node.op.interval([low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
-            low.append(a[0])
-            up.append(b[0])
-        return low, up
+                a, b = node.op.interval(lo, hi)
+            low.append(xp(a).nan_to_num(a, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
+            up.append(xp(b).nan_to_num(b, nan=np.inf, posinf=np.inf, neginf=-np.inf))
+        return [a[0] for a in low], [b[0] for b in up]
 
-    @staticmethod
-    def _affine_interval(op: Affine, lo: list[Array], hi: list[Array]) -> tuple[Array, Array]:
-        """Centre-radius image of boxes `(B, n_i)` under an affine map, widened for rounding."""
+    def _floor(self, op: Affine, lo: list[Array], hi: list[Array]) -> Array:
+        """`(m,)` above the underflow errors of the map on a root box `(1, n_i)`; 0 where nothing is added up at all."""
+        size = [xp(x).maximum(abs(x), abs(y)) for x, y in zip(lo, hi, strict=True)]
+        terms = op.magnitude([choose(s > 0, 1.0, 0.0, s) for s in size])[0]
+        b = op.bias_magnitude()
+        live = terms > 0 if b is None else (terms > 0) | (b > 0)
+        largest = max((float(s.max()) for s in size if s.shape[1]), default=0.0)
+        return choose(live, self.precision.tiny * (1.0 + largest), 0.0, terms)
+
+    def _affine_interval(self, k: int, lo: list[Array], hi: list[Array]) -> tuple[Array, Array]:
+        """Centre-radius image of boxes `(B, n_i)` under affine node k, widened for rounding."""
+        op = self.network.nodes[k].op
+        assert isinstance(op, Affine)
         mid = [(x + y) / 2 for x, y in zip(lo, hi, strict=True)]
-        rad = [np.maximum(y - m, m - x) for x, y, m in zip(lo, hi, mid, strict=True)]
+        rad = [xp(m).maximum(y - m, m - x) for x, y, m in zip(lo, hi, mid, strict=True)]
         centre, radius = op.apply(mid), op.magnitude(rad)
         size = op.magnitude([abs(m) + r for m, r in zip(mid, rad, strict=True)])
         b = op.bias_magnitude()
-        slack = gamma(op.fan_in) * (size if b is None else size + b)
+        slack = gamma(op.fan_in, self.precision.unit) * (size if b is None else size + b) + self._floors[k]
         return centre - radius - slack, centre + radius + slack
 
     def root(self) -> Regions:
         """The root box as a batch of one, with interval bounds only; `refresh` it for backward bounds."""
-        return self._root.take(np.array([0]))
+        return self._root.take(arange(1, self.lo))
 
     def tighten_scales(self, root: Regions) -> None:
         """Recompute the rounding scales from refreshed root bounds (smaller, still valid for all regions)."""
-        low, up = [self.lo], [self.hi]
-        for k, node in enumerate(self.network.nodes[1:], 1):
-            if isinstance(node.op, Affine):
-                a, b = self._affine_interval(
-                    node.op, [low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs]
-                )
-                if k in self.slices:
-                    a = np.maximum(a, root.low[:, self.slices[k]])
-                    b = np.minimum(b, root.up[:, self.slices[k]])
-            else:
-                assert isinstance(node.op, Nonlinear)
-                a, b = node.op.interval([low[i][None] for i in node.inputs], [up[i][None] for i in node.inputs])
-            low.append(a[0])
-            up.append(b[0])
+        low, up = self._intervals(root)
         self.scales = scales(self.network, low, up)
 
     def pre_bounds(self, regions: Regions, k: int) -> tuple[Array, Array]:
@@ -187,13 +213,13 @@ class Bounder:
     def unstable(self, regions: Regions, k: int) -> Array:
         """(B, size_k) True where some reader of pre-activation k is not affine on the region's bounds."""
         low, up = self.pre_bounds(regions, k)
-        out = np.zeros(low.shape, dtype=bool)
+        out = low < low  # false everywhere
         for user in self.network.users[k]:
             op = self.network.nodes[user].op
             if isinstance(op, TwoPiece):
                 out |= (low < 0) & (up > 0)
             elif isinstance(op, Nonlinear):
-                out |= up - low > 1e-9 * (1 + abs(low))
+                out |= up - low > self.precision.narrow * (1 + abs(low))
         return out
 
     def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> Refreshed:
@@ -206,19 +232,18 @@ class Bounder:
         for k in self.pre:
             low, up = self.pre_bounds(regions, k)
             if k == 0:  # the input itself feeds a nonlinear node: its bounds are the box
-                np.maximum(low, regions.lo, out=low)
-                np.minimum(up, regions.hi, out=up)
+                xp(low).maximum(low, regions.lo, out=low)
+                xp(up).minimum(up, regions.hi, out=up)
             elif k in self._direct:
+                a, b = self._affine_interval(k, [regions.lo], [regions.hi])
+                xp(low).fmax(low, a, out=low)  # nan tightens nothing
+                xp(up).fmin(up, b, out=up)
                 op = self.network.nodes[k].op
-                assert isinstance(op, Affine)
-                a, b = self._affine_interval(op, [regions.lo], [regions.hi])
-                np.maximum(low, a, out=low)
-                np.minimum(up, b, out=up)
                 if keep_rows and isinstance(op, Dense):
-                    region, neuron = np.nonzero(self.unstable(regions, k))
+                    region, neuron = nonzero(self.unstable(regions, k))
                     out.rows[k] = NeuronRows(region, neuron, op.weight[neuron], -op.weight[neuron])
             elif backward:
-                region, neuron = np.nonzero(self.unstable(regions, k))
+                region, neuron = nonzero(self.unstable(regions, k))
                 if len(region):
                     rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep_rows)
                     if keep_rows:
@@ -234,18 +259,18 @@ class Bounder:
         """Intersect the bounds of neurons `neuron` of node k in regions `region` with two backward rows each."""
         low, up = self.pre_bounds(regions, k)
         d = regions.lo.shape[1] if keep else 0
-        kept = NeuronRows(region, neuron, np.empty((len(region), d)), np.empty((len(region), d)))
-        step = max(16, CHUNK_ELEMENTS // (2 * max(n.size for n in self.network.nodes[: k + 1])))
+        kept = NeuronRows(region, neuron, empty((len(region), d), low), empty((len(region), d), low))
+        m, plus = xp(low), full(len(region), 1.0, low)
+        step = max(16, chunk(CHUNK_ELEMENTS, low) // (2 * max(n.size for n in self.network.nodes[: k + 1])))
         for at in range(0, len(region), step):
             self.poll()
             part = slice(at, at + step)
-            r, j = region[part], neuron[part]
-            both = np.concatenate([r, r])
-            sign = np.concatenate([np.ones(len(r)), -np.ones(len(r))])
-            rows = self.backward(k, np.concatenate([j, j]), sign, both, lines)
+            r, j, one = region[part], neuron[part], plus[part]
+            both = m.concatenate([r, r])
+            rows = self.backward(k, m.concatenate([j, j]), m.concatenate([one, -one]), both, lines)
             value = rows.minimum(regions.lo[both], regions.hi[both], self.scales.input_dot)
-            low[r, j] = np.fmax(low[r, j], value[: len(r)])  # nan tightens nothing
-            up[r, j] = np.fmin(up[r, j], -value[len(r) :])
+            low[r, j] = m.fmax(low[r, j], value[: len(r)])  # nan tightens nothing
+            up[r, j] = m.fmin(up[r, j], -value[len(r) :])
             if keep:
                 kept.below[part], kept.above[part] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
         return kept
@@ -255,12 +280,12 @@ class Bounder:
         op = self.network.nodes[k].op
         if isinstance(op, Dense):
             a = op.weight[neuron] * sign[:, None]
-            error = np.full(len(neuron), self.scales.error[k])  # row norm 1 at node k
+            error = full(len(neuron), self.scales.error[k] + self.scales.tiny, sign)  # row norm 1 at node k
             return self._carry(
                 {self.network.nodes[k].inputs[0]: a}, op.offset[neuron] * sign, error, region, relaxations
             )
-        a = np.zeros((len(neuron), self.network.nodes[k].size))
-        a[np.arange(len(neuron)), neuron] = sign
+        a = zeros((len(neuron), self.network.nodes[k].size), sign)
+        a[arange(len(neuron), sign), neuron] = sign
         return self.carry({k: a}, region, relaxations)
 
     def carry(
@@ -277,7 +302,8 @@ class Bounder:
         lower bound of the functional on each region, rounding error stated separately.
         """
         rows = len(region)
-        return self._carry(dict(pending), np.zeros(rows), np.zeros(rows), region, relaxations, trace)
+        offset, error = full(rows, 0.0, self.lo), full(rows, self.scales.tiny, self.lo)
+        return self._carry(dict(pending), offset, error, region, relaxations, trace)
 
     def _carry(
         self,
@@ -309,5 +335,5 @@ class Bounder:
                 pending[i] = pending[i] + part if i in pending else part
         a = pending.pop(0, None)
         if a is None:
-            a = np.zeros((len(region), nodes[0].size))
+            a = zeros((len(region), nodes[0].size), self.lo)
         return Rows(a, offset, error + self.scales.error[0] * row_norms(a))

@@ -1,7 +1,8 @@
 """The one place where floating-point rounding enters bounds.
 
 Backward bounds carry rows `A` of functionals from the output side to the input. All arithmetic is
-IEEE double with unit roundoff `u = 2**-53`. Write `M_k` for a vector that is at least the size of
+IEEE, in the precision of the inputs, with unit roundoff `u = 2**-53` (float64) or `2**-24` (float32).
+Write `M_k` for a vector that is at least the size of
 every term summed in component j of node k anywhere in the root box: `|W| max(|l|, |u|) + |b|` for an
 affine node (with folded terms, see `Affine.bias_magnitude`), `max(|l|, |u|)` for the input, and the
 sizes of slope times argument plus offset for a nonlinear node. A product of a row with an affine map
@@ -13,9 +14,17 @@ Schwarz one number per row and node is enough:
     error(row) <= sum_k E_k ||A_k||_2,    E_k = gamma(max(fan_in_k, size_k) + SLACK) ||M_k||_2.
 
 SLACK covers the few extra roundings per element: slopes and offsets of a relaxation, stored weights
-that were rounded while merging a diagonal scale, rows that meet where the graph joins, property
-coefficients (nearest doubles of exact decimals), and the constants' own summation. `M_k` of the root
-box serves every region inside it, so the whole contract costs one norm per row and node.
+that were rounded while merging a diagonal scale or (`Network.cast`) to float32, rows that meet where the
+graph joins, property coefficients (nearest numbers of exact decimals), and the constants' own summation.
+`M_k` of the root box serves every region inside it, so the whole contract costs one norm per row and
+node. The factor 2 in `gamma` covers that norms, `M_k` and errors are themselves computed rounded, as long
+as k u is well below 1 (beyond that gamma is useless or negative: `gamma` gives inf).
+
+Underflow. Numbers below the smallest normal one may lose all digits. An entry of a row that underflowed is
+charged by the floor under every row norm (`Precision.floor` times gamma exceeds the underflow errors of 1e17
+operations); products with offsets by `tiny` in a row's error; weights that `Backend.parameter` moved to the
+smallest normal number by `tiny (1 + ||inputs||)` in E_k. A number that is zero because nothing was added up
+stays exactly zero.
 
 A bound that uses this error is sound in real arithmetic for the stored weights. nan never compares
 as closed; overflow gives inf, which closes nothing.
@@ -28,32 +37,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.model.network import Network, affine_magnitude
-from mucg4.ops.base import Affine, Array
+from mucg4.ops.arrays import DOUBLE, Array, precision, xp
+from mucg4.ops.base import Affine
 from mucg4.ops.piecewise import TwoPiece
 
-UNIT = 2.0**-53
 SLACK = 64
-TINY = 1e-290  # larger than the sum of all underflow errors of any network that fits in memory
 
 
-def gamma(n: int) -> float:
+def gamma(n: int, unit: float = DOUBLE.unit) -> float:
     """Higham's gamma_n for n + SLACK operations, doubled against rounding of the bound itself."""
-    k = (n + SLACK) * UNIT
-    return 2.0 * k / (1.0 - k)
+    k = (n + SLACK) * unit
+    return 2.0 * k / (1.0 - k) if k < 0.125 else np.inf
 
 
 @dataclass(frozen=True)
 class Scales:
-    """`error[k]` is E_k of the module text; `value[k] (size_k,)` bounds |value| of node k on the root box."""
+    """`error[k]` is E_k of the module text; `value[k] (size_k,)` bounds |value| of node k on the root box.
+
+    `input_dot` is gamma of a product with an input, `tiny` what a row's error starts from.
+    """
 
     error: tuple[float, ...]
     value: tuple[Array, ...]
     input_dot: float
+    tiny: float
 
 
 def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
     """E_k for every node from sound interval bounds `low[k], up[k] (size_k,)` of all node values."""
-    value = [np.maximum(abs(lo), abs(hi)) for lo, hi in zip(low, up, strict=True)]
+    value = [xp(lo).maximum(abs(lo), abs(hi)) for lo, hi in zip(low, up, strict=True)]
+    p = precision(low[0])
+    with np.errstate(over="ignore"):
+        norms = [float(xp(v).linalg.norm(v)) for v in value]
     error = []
     for k, node in enumerate(network.nodes):
         if node.op is None:
@@ -65,9 +80,11 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
         else:
             # slopes of an S-shaped function are at most 1, those of two pieces (any alpha) at most the steeper one
             steep = max(1.0, abs(node.op.left), abs(node.op.right)) if isinstance(node.op, TwoPiece) else 1.0
-            m = value[k] + 4.0 * steep * np.sum([value[i] for i in node.inputs], axis=0)
+            m = value[k] + 4.0 * steep * sum(value[i] for i in node.inputs)
             fan = 8
         with np.errstate(over="ignore"):
             # a row's product with a bias or with line offsets sums over its own size, constants over all nodes
-            error.append(gamma(max(fan, node.size) + len(network.nodes)) * float(np.linalg.norm(m)) * (1 + 1e-6) + TINY)
-    return Scales(tuple(error), tuple(value), gamma(network.input_size))
+            share = gamma(max(fan, node.size) + len(network.nodes), p.unit)
+            moved = p.tiny * (1.0 + sum(norms[i] for i in node.inputs))
+            error.append(share * float(xp(m).linalg.norm(m)) * (1 + 1e-6) + moved)
+    return Scales(tuple(error), tuple(value), gamma(network.input_size, p.unit), p.tiny)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.ops.arrays import NUMPY, Backend
 from mucg4.ops.base import Affine, Array, Nonlinear, Op
 
 
@@ -38,13 +39,16 @@ class Network:
 
     `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
     itself computes in ("float32" or "float64"). `model_bytes` are the (decompressed) ONNX bytes, kept for
-    onnxruntime. Concrete evaluation here is float64 on the stored weights.
+    onnxruntime. Concrete evaluation here is in the precision of `backend`, where the operators' arrays live:
+    float64 in NumPy on the stored weights, unless the network was made by `cast`.
     """
 
     nodes: tuple[Node, ...]
     source_hash: str = ""
     element_type: str = "float32"
     model_bytes: bytes = field(default=b"", repr=False)
+    backend: Backend = NUMPY
+    origin: Network | None = field(default=None, repr=False)  # what `cast` was called on
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].op is not None:
@@ -80,9 +84,28 @@ class Network:
                 out[i].append(k)
         return tuple(tuple(u) for u in out)
 
+    @cached_property
+    def _casts(self) -> dict[Backend, Network]:
+        return {}
+
+    def cast(self, backend: Backend) -> Network:
+        """The network whose operators hold their arrays on another backend; made once per backend.
+
+        Weights are rounded to its precision: bounds of such a network account for that (`mucg4.bound.rounding`),
+        values do not.
+        """
+        if self.origin is not None:
+            return self.origin.cast(backend)
+        if backend == self.backend:
+            return self
+        if backend not in self._casts:
+            nodes = tuple(replace(n, op=n.op.cast(backend)) if n.op else n for n in self.nodes)
+            self._casts[backend] = replace(self, nodes=nodes, backend=backend, origin=self)
+        return self._casts[backend]
+
     def values(self, x: Array) -> list[Array]:
-        """All node values at the points `x (batch, input_size)`; float64, one array per node."""
-        out: list[Array] = [np.asarray(x, dtype=np.float64)]
+        """All node values at the points `x (batch, input_size)`, one array per node."""
+        out: list[Array] = [self.backend.array(x)]
         for node in self.nodes[1:]:
             assert node.op is not None
             out.append(node.op.apply([out[i] for i in node.inputs]))
@@ -98,6 +121,8 @@ class Network:
 
         Two files with the same fingerprint compute the same real function, however serialised.
         """
+        if self.origin is not None:
+            return self.origin.fingerprint
         h = hashlib.sha256()
         for node in self.nodes:
             h.update(repr((node.op.kind if node.op else "Input", node.inputs, node.size)).encode())

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import Any
 
-import numpy as np
-
+from mucg4.ops.arrays import add_groups, groups, xp, zeros
 from mucg4.ops.base import Affine, Array
 
 
 @dataclass(frozen=True, eq=False)
 class Dense(Affine):
-    """`y = W x + b` with `weight (m, n)` and `offset (m,)`, both float64.
+    """`y = W x + b` with `weight (m, n)` and `offset (m,)`.
 
     `offset_magnitude (m,)` is at least |offset| and includes the terms folded into it (for example
     `|W| |c|` when a constant `c` was subtracted from the input): the rounding place multiplies it
@@ -33,7 +33,7 @@ class Dense(Affine):
 
     @cached_property
     def abs_weight(self) -> Array:
-        return np.abs(self.weight)
+        return abs(self.weight)
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return xs[0] @ self.weight.T
@@ -120,7 +120,7 @@ class Index(Affine):
 
     @cached_property
     def fan_in(self) -> int:  # type: ignore[override]
-        return int(np.bincount(self.index, minlength=1).max())
+        return int(xp(self.index).bincount(self.index, minlength=1).max())
 
     @property
     def injective(self) -> bool:
@@ -128,22 +128,18 @@ class Index(Affine):
         return self.fan_in <= 1
 
     @cached_property
-    def _groups(self) -> tuple[Array, Array, Array]:
-        """Output positions sorted by the input they read, where each input's run starts, and that input."""
-        order = np.argsort(self.index, kind="stable")
-        used, starts = np.unique(self.index[order], return_index=True)
-        return order, starts, used
+    def _groups(self) -> tuple[Array, ...]:
+        return groups(self.index)
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return xs[0][:, self.index]
 
     def adjoint(self, a: Array) -> tuple[Array, ...]:
-        out = np.zeros((a.shape[0], self.size), dtype=a.dtype)
+        out = zeros((a.shape[0], self.size), a)
         if self.injective:
             out[:, self.index] = a
         else:
-            order, starts, used = self._groups
-            out[:, used] = np.add.reduceat(a[:, order], starts, axis=1)
+            add_groups(out, self._groups, a)
         return (out,)
 
     def magnitude(self, xs: Sequence[Array]) -> Array:
@@ -162,14 +158,14 @@ class Concat(Affine):
     fan_in = 1
 
     def linear(self, xs: Sequence[Array]) -> Array:
-        return np.concatenate(xs, axis=1)
+        return xp(xs[0]).concatenate(tuple(xs), axis=1)
 
     def adjoint(self, a: Array) -> tuple[Array, ...]:
-        cuts = np.cumsum(self.sizes)[:-1]
-        return tuple(np.split(a, cuts, axis=1))
+        ends = tuple(accumulate(self.sizes))
+        return tuple(a[:, end - size : end] for size, end in zip(self.sizes, ends, strict=True))
 
     def magnitude(self, xs: Sequence[Array]) -> Array:
-        return np.concatenate(xs, axis=1)
+        return xp(xs[0]).concatenate(tuple(xs), axis=1)
 
     def parameters(self) -> dict[str, Any]:
         return {"sizes": self.sizes}
@@ -188,7 +184,7 @@ class Place(Affine):
     fan_in = 2
 
     def linear(self, xs: Sequence[Array]) -> Array:
-        out = np.zeros((xs[0].shape[0], len(self.offset)), dtype=xs[0].dtype)
+        out = zeros((xs[0].shape[0], len(self.offset)), xs[0])
         out[:, self.index] = xs[0]
         return out
 
@@ -251,12 +247,14 @@ class Reduce(Affine):
 
     def linear(self, xs: Sequence[Array]) -> Array:
         batch = xs[0].shape[0]
-        total = xs[0].reshape(batch, *self.shape).sum(axis=tuple(i + 1 for i in self.axes))
+        total = xs[0].reshape(batch, *self.shape)
+        if self.axes:
+            total = total.sum(axis=tuple(i + 1 for i in self.axes))
         return total.reshape(batch, -1) * self.factor
 
     def adjoint(self, a: Array) -> tuple[Array, ...]:
         kept = tuple(1 if i in self.axes else n for i, n in enumerate(self.shape))
-        spread = np.broadcast_to((a * self.factor).reshape(a.shape[0], *kept), (a.shape[0], *self.shape))
+        spread = xp(a).broadcast_to((a * self.factor).reshape(a.shape[0], *kept), (a.shape[0], *self.shape))
         return (spread.reshape(a.shape[0], -1),)
 
     def magnitude(self, xs: Sequence[Array]) -> Array:

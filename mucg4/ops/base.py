@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-Array = Any  # numpy array or any array-API array
+import numpy as np
+
+from mucg4.ops.arrays import Array, Backend
+
+__all__ = ["Affine", "Array", "Nonlinear", "Op", "Relaxation"]
 
 
 class Relaxation(NamedTuple):
@@ -24,7 +29,10 @@ class Relaxation(NamedTuple):
 
 
 class Op:
-    """Common part of all operators. Instances are immutable; arrays in them are never written."""
+    """Common part of all operators. Instances are immutable; arrays in them are never written.
+
+    An operator works on arrays of the library, device and precision that its own arrays have.
+    """
 
     kind: str = ""  # canonical operator name, used in fingerprints and messages
 
@@ -35,6 +43,14 @@ class Op:
     def parameters(self) -> dict[str, Any]:
         """Everything that defines the operator besides its kind: arrays and plain values."""
         return {}
+
+    def cast(self, backend: Backend) -> Op:
+        """The same operator with its arrays on another backend; see `Backend.parameter` for what rounding does."""
+        if not is_dataclass(self):
+            return self
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {name: backend.parameter(a) for name, a in arrays.items() if isinstance(a, np.ndarray)}
+        return replace(self, **changed) if changed else self
 
 
 class Affine(Op):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.ops.arrays import batched_product, chunk, empty, windows, zeros
 from mucg4.ops.base import Affine, Array
 
 CHUNK_ELEMENTS = 1 << 17  # window elements handled together: 1 MiB, so that they are still cached in the GEMM
@@ -83,44 +84,37 @@ class Window:
         (top, left, bottom, right), batch = self.pads, len(x)
         image = x.reshape(batch, self.channels, self.height, self.width)
         if top or left or bottom or right:
-            padded = np.zeros((batch, self.channels, *self.padded), dtype=x.dtype)
+            padded = zeros((batch, self.channels, *self.padded), x)
             padded[:, :, top : top + self.height, left : left + self.width] = image
         else:
             padded = image
-        (sh, sw), (dh, dw) = self.strides, self.dilations
-        b, c, h, w = padded.strides
-        windows = np.lib.stride_tricks.as_strided(
-            padded,
-            (batch, self.channels, *self.kernel, *self.out),
-            (b, c, h * dh, w * dw, h * sh, w * sw),
-            writeable=False,
-        )
-        return windows.reshape(batch, self.group, -1, self.positions)
+        shape, steps = (batch, self.channels, *self.kernel, *self.out), (1, 1, *self.dilations, *self.strides)
+        return windows(padded, shape, (0, 1, 2, 3, 2, 3), steps).reshape(batch, self.group, -1, self.positions)
 
 
 def correlate(x: Array, weight: Array, window: Window) -> Array:
     """Convolution without bias: `x (batch, n)`, `weight (O, channels / group, kh, kw)` -> `(batch, O * positions)`."""
     batch, outs = len(x), len(weight)
     kernels = weight.reshape(window.group, outs // window.group, -1)
-    y = np.empty((batch, window.group, outs // window.group, window.positions))
-    step = max(1, CHUNK_ELEMENTS // window.elements)
+    y = empty((batch, window.group, outs // window.group, window.positions), x)
+    step = max(1, chunk(CHUNK_ELEMENTS, x) // window.elements)
     for at in range(0, batch, step):
-        np.matmul(kernels, window.columns(x[at : at + step]), out=y[at : at + step])
+        batched_product(kernels, window.columns(x[at : at + step]), y[at : at + step])
     return y.reshape(batch, -1)
 
 
 def spread(a: Array, weight: Array, window: Window) -> Array:
     """The transpose of `correlate`: `(rows, O * positions)` -> `(rows, n)`."""
     rows, outs = len(a), len(weight)
-    kernels = weight.reshape(window.group, outs // window.group, -1).transpose(0, 2, 1)
+    kernels = weight.reshape(window.group, outs // window.group, -1).swapaxes(1, 2)
     values = a.reshape(rows, window.group, outs // window.group, window.positions)
-    x = np.empty((rows, window.channels, window.height, window.width))
+    x = empty((rows, window.channels, window.height, window.width), a)
     top, left = window.pads[:2]
-    step = max(1, CHUNK_ELEMENTS // window.elements)
+    step = max(1, chunk(CHUNK_ELEMENTS, a) // window.elements)
     for at in range(0, rows, step):
-        part = np.matmul(kernels, values[at : at + step])
+        part = kernels @ values[at : at + step]
         part = part.reshape(len(part), window.channels, -1, *window.out)
-        padded = np.zeros((len(part), window.channels, *window.padded))
+        padded = zeros((len(part), window.channels, *window.padded), a)
         for k, view in enumerate(window.views(padded)):
             view += part[:, :, k]
         x[at : at + step] = padded[:, :, top : top + window.height, left : left + window.width]
@@ -157,7 +151,7 @@ class _Sliding(Affine):
 
     @cached_property
     def abs_weight(self) -> Array:
-        return np.abs(self.weight)
+        return abs(self.weight)
 
     def bias(self) -> Array | None:
         return self.offset

@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from mucg4.ops.arrays import as_type, at_least, at_most, choose, precision, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
-
-TIE = 2.0**-30
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,14 @@ class TwoPiece(Nonlinear):
     def apply(self, xs: Sequence[Array]) -> Array:
         z = xs[0]
         if self.left == 0.0 and self.right == 1.0:
-            return np.maximum(z, 0)
-        return np.maximum(z * self.left, z * self.right)
+            return at_least(z, 0)
+        return xp(z).maximum(z * self.left, z * self.right)
 
     def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
         flo, fhi = self.apply(lo), self.apply(hi)
         across = (lo[0] < 0) & (hi[0] > 0)
-        return np.where(across, np.minimum(np.minimum(flo, fhi), 0), np.minimum(flo, fhi)), np.maximum(flo, fhi)
+        least = xp(flo).minimum(flo, fhi)
+        return xp(flo).where(across, at_most(least, 0), least), xp(flo).maximum(flo, fhi)
 
     def default_alpha(self, lo: Array, hi: Array) -> Array:
         """The slope that cuts less area: 1 when u > -l, else 0 (adaptive rule of CROWN, DeepPoly).
@@ -45,7 +43,7 @@ class TwoPiece(Nonlinear):
         A tie (a symmetric box) is decided alike by bounds that differ in their rounding only: search and
         checker must choose the same line.
         """
-        return (hi > -lo * (1 + TIE)).astype(lo.dtype)
+        return as_type(hi > -lo * (1 + precision(lo).tie), lo.dtype)
 
     def relax(self, lo: Sequence[Array], hi: Sequence[Array], alpha: Array | None = None) -> Relaxation:
         """Lines on [lo, hi]; `alpha (batch, n)` in [0, 1] picks the lower slope where l < 0 < u."""
@@ -53,13 +51,13 @@ class TwoPiece(Nonlinear):
         unstable = (low < 0) & (up > 0)
         if alpha is None:
             alpha = self.default_alpha(low, up)
-        stable = np.where(low >= 0, self.right, self.left)
-        width = np.where(unstable, up - low, 1.0)
-        gap = self.right - self.left
-        chord = np.where(unstable, self.left + gap * up / width, stable)
-        offset = np.where(unstable, -gap * low * (up / width), 0.0)
-        slope = np.where(unstable, self.left + gap * alpha, stable)
-        return Relaxation((slope,), np.zeros_like(slope), (chord,), offset)
+        where, gap = xp(low).where, self.right - self.left
+        stable = choose(low >= 0, self.right, self.left, low)
+        width = where(unstable, up - low, 1.0)
+        chord = where(unstable, self.left + gap * up / width, stable)
+        offset = where(unstable, -gap * low * (up / width), 0.0)
+        slope = where(unstable, self.left + gap * alpha, stable)
+        return Relaxation((slope,), zeros(slope.shape, slope), (chord,), offset)
 
     def parameters(self) -> dict[str, Any]:
         return {"left": self.left, "right": self.right}

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mucg4.ops.arrays import at_least, at_most, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 
 BISECTIONS = 16  # of the tangent point; more would not change a bound visibly, and none is needed for soundness
-ULPS = 2.0**-50  # relative error of exp, log and tanh in the C library, with room
-TINY = 1e-300
+ULPS = 8  # unit roundoffs of relative error of exp, log and tanh in the libraries, with room
 
 
 class SShaped(Nonlinear):
@@ -42,47 +42,49 @@ class SShaped(Nonlinear):
         return self.value(xs[0])
 
     def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
-        low, high = self.value(lo[0]), self.value(hi[0])
-        low, high = low - (abs(low) * ULPS + TINY), high + (abs(high) * ULPS + TINY)
-        return np.maximum(low, self.low), np.minimum(high, self.high)
+        low, high, p = self.value(lo[0]), self.value(hi[0]), precision(lo[0])
+        low, high = low - (abs(low) * (ULPS * p.unit) + p.least), high + (abs(high) * (ULPS * p.unit) + p.least)
+        return at_least(low, self.low), at_most(high, self.high)
 
     def relax(self, lo: Sequence[Array], hi: Sequence[Array]) -> Relaxation:
-        lower, upper = lo[0], hi[0]
-        flat = ~(np.isfinite(lower) & np.isfinite(upper))
-        a, b = np.where(flat, 0.0, lower), np.where(flat, 0.0, upper)
+        lower, upper, where = lo[0], hi[0], xp(lo[0]).where
+        flat = ~(xp(lower).isfinite(lower) & xp(upper).isfinite(upper))
+        a, b = where(flat, 0.0, lower), where(flat, 0.0, upper)
         below, above = self._slopes(a, b)
-        below, above = np.where(flat, 0.0, below), np.where(flat, 0.0, above)
+        below, above = where(flat, 0.0, below), where(flat, 0.0, above)
         box = self.interval(lo, hi)
         return Relaxation(
             (below,),
-            np.where(flat, box[0], self._offset(a, b, below, -1.0)),
+            where(flat, box[0], self._offset(a, b, below, -1.0)),
             (above,),
-            np.where(flat, box[1], self._offset(a, b, above, 1.0)),
+            where(flat, box[1], self._offset(a, b, above, 1.0)),
         )
 
     def _offset(self, lo: Array, hi: Array, slope: Array, sign: float) -> Array:
         """The extreme of f(x) - slope x on [lo, hi] (sign 1: largest, -1: smallest), moved outward."""
-        at = np.minimum(self.steep(slope), 1e300)
-        best = np.full_like(lo, -np.inf)
-        for x in (lo, hi, np.clip(at, lo, hi), np.clip(-at, lo, hi)):
+        p, m = precision(lo), xp(lo)
+        at = at_most(self.steep(slope), p.huge)
+        best = full(lo.shape, -np.inf, lo)
+        for x in (lo, hi, m.clip(at, lo, hi), m.clip(-at, lo, hi)):
             f, line = self.value(x), slope * x
-            best = np.maximum(best, sign * (f - line) + (abs(f) + abs(line)) * (4 * ULPS) + TINY)
+            best = m.maximum(best, sign * (f - line) + (abs(f) + abs(line)) * (4 * ULPS * p.unit) + p.least)
         return sign * best
 
     def _slopes(self, lo: Array, hi: Array) -> tuple[Array, Array]:
         """Slopes of the lower and the upper line: chord, tangent in the middle, or tangent from an end point."""
+        where = xp(lo).where
         mid = lo + (hi - lo) / 2
         at_mid = self.derivative(mid)
-        wide = hi - lo > 1e-9 * (1.0 + abs(lo))  # narrower: the quotient below would be mostly rounding
-        chord = np.where(wide, (self.value(hi) - self.value(lo)) / np.where(wide, hi - lo, 1.0), at_mid)
-        below = np.where(lo >= 0, chord, at_mid)
-        above = np.where(hi <= 0, chord, at_mid)
+        wide = hi - lo > precision(lo).narrow * (1.0 + abs(lo))  # else the quotient below would be mostly rounding
+        chord = where(wide, (self.value(hi) - self.value(lo)) / where(wide, hi - lo, 1.0), at_mid)
+        below = where(lo >= 0, chord, at_mid)
+        above = where(hi <= 0, chord, at_mid)
         mixed = wide & (lo < 0) & (hi > 0)
-        if np.any(mixed):
+        if mixed.any():
             a, b, k = lo[mixed], hi[mixed], chord[mixed]
-            above[mixed] = np.where(self.derivative(b) >= k, k, self._tangent(a, b))
+            above[mixed] = where(self.derivative(b) >= k, k, self._tangent(a, b))
             # f(-x) = low + high - f(x): the lower line is the upper line of the mirrored box
-            below[mixed] = np.where(self.derivative(a) >= k, k, self._tangent(-b, -a))
+            below[mixed] = where(self.derivative(a) >= k, k, self._tangent(-b, -a))
         return below, above
 
     def _tangent(self, lo: Array, hi: Array) -> Array:
@@ -91,12 +93,12 @@ class SShaped(Nonlinear):
         Such a tangent lies above f on the whole box; its value in the middle of the box, which decides
         the area, grows with the distance of p from the middle.
         """
-        f, near, far = self.value(lo), np.zeros_like(hi), hi.copy()
+        f, near, far, where = self.value(lo), full(hi.shape, 0.0, hi), hi, xp(hi).where
         for _ in range(BISECTIONS):
             p = (near + far) / 2
             good = self.value(p) + self.derivative(p) * (lo - p) >= f
-            near, far = np.where(good, near, p), np.where(good, p, far)
-        return self.derivative(np.maximum(far, (lo + hi) / 2))
+            near, far = where(good, near, p), where(good, p, far)
+        return self.derivative(xp(far).maximum(far, (lo + hi) / 2))
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,19 @@ class Sigmoid(SShaped):
     high = 1.0
 
     def value(self, x: Array) -> Array:
-        e = np.exp(-abs(x))
-        return np.where(x >= 0, 1.0, e) / (1.0 + e)
+        e = xp(x).exp(-abs(x))
+        return xp(x).where(x >= 0, 1.0, e) / (1.0 + e)
 
     def derivative(self, x: Array) -> Array:
-        e = np.exp(-abs(x))
+        e = xp(x).exp(-abs(x))
         return e / ((1.0 + e) * (1.0 + e))
 
     def steep(self, s: Array) -> Array:
-        s = np.maximum(s, 0.0)
-        q = 2.0 * s / (1.0 + np.sqrt(np.maximum(1.0 - 4.0 * s, 0.0)))  # f(-x), from f (1 - f) = s
-        q = np.minimum(q, 0.5)
+        s = at_least(s, 0.0)
+        q = 2.0 * s / (1.0 + xp(s).sqrt(at_least(1.0 - 4.0 * s, 0.0)))  # f(-x), from f (1 - f) = s
+        q = at_most(q, 0.5)
         with np.errstate(divide="ignore"):
-            return np.log1p(-q) - np.log(q)
+            return xp(q).log1p(-q) - xp(q).log(q)
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,16 @@ class Tanh(SShaped):
     high = 1.0
 
     def value(self, x: Array) -> Array:
-        return np.tanh(x)
+        return xp(x).tanh(x)
 
     def derivative(self, x: Array) -> Array:
-        e = np.exp(-2.0 * abs(x))
+        e = xp(x).exp(-2.0 * abs(x))
         return 4.0 * e / ((1.0 + e) * (1.0 + e))
 
     def steep(self, s: Array) -> Array:
-        s = np.clip(s, 0.0, 1.0)
+        s = at_most(at_least(s, 0.0), 1.0)
         with np.errstate(divide="ignore"):
-            return np.log1p(np.sqrt(1.0 - s)) - 0.5 * np.log(s)  # from 1 - f^2 = s
+            return xp(s).log1p(xp(s).sqrt(1.0 - s)) - 0.5 * xp(s).log(s)  # from 1 - f^2 = s
 
 
 SIGMOID = Sigmoid()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from mucg4.search.frontier import Frontier
 from mucg4.search.phase import PhaseSearch
 from mucg4.search.record import Recorder
 from mucg4.search.split import Choice, split_input, split_widest
+
+if TYPE_CHECKING:
+    from mucg4.search.parallel import Outcome
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
@@ -91,15 +95,58 @@ class Search:
         per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + bounder.width
         self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
+        self.pending: Open | None = None  # a root whose dear steps have not begun
+        self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
         self.turns = 0
 
-    def run(self) -> Witness | None:
-        """Search until nothing is open; raises `BudgetError` when the budget is spent."""
-        while len(self.frontier) and self.witness is None:
+    def begin(self, work: Open) -> None:
+        """Bound the first region. One that splits phases is only refuted; the dear steps wait for `run`."""
+        if self.plan.mode == "input":
+            self.bound(work)
+        elif not self._phase(work).refuted(work):
+            self.pending = work
+
+    @property
+    def is_open(self) -> bool:
+        """True while some region is neither refuted nor decided."""
+        return self.pending is not None or len(self.frontier) > 0
+
+    def divisible(self, parts: int) -> bool:
+        """True when the open regions can be shared out among so many workers."""
+        return self.pending is None and len(self.frontier) >= 2 * parts
+
+    def run(self, turns: float = float("inf")) -> Witness | None:
+        """Search for so many turns or until nothing is open; raises `BudgetError` when the budget is spent."""
+        if self.pending is not None and self.witness is None:
+            work, self.pending = self.pending, None
+            self.bound(work)
+            turns -= 1
+            self.turns += 1
+        while len(self.frontier) and self.witness is None and turns > 0:
             self.budget.poll()
             self.turn()
+            turns -= 1
         return self.witness
+
+    def absorb(self, outcome: Outcome, whole: bool) -> None:
+        """Take over what a worker did with this search (`whole`) or with its part of the frontier."""
+        number = self.recorder.absorb(outcome.growth)
+        if whole:
+            self.pending = None
+            if outcome.root is not None and self.phase is not None:
+                self.phase.adopt(*outcome.root)
+        if whole or self.given:
+            self.frontier.replace({})
+            self.given = False
+        content = outcome.frontier
+        if len(content.get("ids", ())):
+            self.frontier.push(**{**content, "ids": number[content["ids"]]})
+        for name, value in outcome.counters.items():
+            setattr(self.statistics, name, getattr(self.statistics, name) + value)
+        if self.phase is not None:
+            self.phase.drop, self.phase.share = outcome.gains
+        self.turns += 1
 
     def turn(self) -> None:
         """Pop, split, bound, close, keep."""
@@ -107,11 +154,16 @@ class Search:
         batch = self.frontier.pop(self.plan.batch)
         children = self.split(batch)
         self.bound(children)
-        if self.progress and self.turns % 16 == 0:
-            self.progress(
-                f"{self.statistics.regions} regions, {len(self.frontier)} open,"
-                f" lowest bound {self.frontier.lowest():.3g}"
-            )
+        if self.turns % 16 == 0:
+            self.report([self])
+
+    def report(self, searches: list[Search]) -> None:
+        """Tell how far the searches are."""
+        if self.progress is None:
+            return
+        open_ = sum(len(s.frontier) + (s.pending is not None) for s in searches)
+        lowest = min((s.frontier.lowest() for s in searches if len(s.frontier)), default=float("nan"))
+        self.progress(f"{self.statistics.regions} regions, {open_} open, lowest bound {lowest:.3g}")
 
     def split(self, batch: dict[str, Array]) -> Open:
         """Both children of every popped region."""
@@ -141,12 +193,15 @@ class Search:
             refreshed = self.bounder.refresh(work.regions, keep_rows=True, backward=self.plan.refresh)
             self._bound_joint(work, refreshed)
             return
+        self._phase(work).bound(work)
+
+    def _phase(self, work: Open) -> PhaseSearch:
+        """The phase search of the one conjunction that is open."""
         if self.phase is None:
-            conjunction = int(work.open[0].argmax())
-            self.phase = PhaseSearch(self, self.root, conjunction)
+            self.phase = PhaseSearch(self, self.root, int(work.open[0].argmax()))
         if not np.all(work.open == (np.arange(self.objective.count) == self.phase.conjunction)):
             raise UnsoundError("a search that splits phases was given more than one conjunction")
-        self.phase.bound(work)
+        return self.phase
 
     def _bound_joint(self, work: Open, refreshed: Refreshed) -> None:
         """Input splits: all open conjunctions share the intermediate bounds."""

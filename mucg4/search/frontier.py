@@ -58,6 +58,21 @@ class Frontier:
         self.free = np.concatenate([self.free, slots])
         return {f: a[slots] for f, a in self.arrays.items()}
 
+    def content(self) -> dict[str, Array]:
+        """All open regions as copies of their fields, in order."""
+        return {f: a[self.used] for f, a in self.arrays.items()}
+
+    def replace(self, content: dict[str, Array]) -> None:
+        """Hold these regions instead."""
+        self.arrays, self.free, self.used = {}, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        if content:
+            self.push(**content)
+
+    def deal(self, parts: int) -> list[dict[str, Array]]:
+        """The open regions dealt out like cards, lowest values first; together the parts hold all of them."""
+        order = self.used[np.argsort(self.arrays["value"][self.used], kind="stable")]
+        return [{f: a[order[k::parts]] for f, a in self.arrays.items()} for k in range(parts)]
+
     def lowest(self) -> float:
         """Smallest value among open regions, nan when none is open."""
         return float(self.arrays["value"][self.used].min()) if len(self.used) else float("nan")

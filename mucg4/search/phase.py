@@ -89,7 +89,18 @@ class PhaseSearch:
         duals = Rows(batch["weights"], batch["alpha"].astype(F) / F(255), batch["beta"], signs)
         return Regions(batch["lo"], batch["hi"], low, up), phases, duals
 
+    def adopt(self, low: Array, up: Array) -> None:
+        """Root bounds `(P,)` that a worker found."""
+        if not (np.array_equal(low, self.low) and np.array_equal(up, self.up)):
+            self._rebase(Regions(self.bounder.lo[None], self.bounder.hi[None], low[None], up[None]))
+
     # ---- one batch -----------------------------------------------------------------------------
+
+    def refuted(self, work: Open) -> bool:
+        """Only the first step on the single region of `work`."""
+        self.search.statistics.regions += 1
+        self.bounder.refresh(work.regions, backward=False)
+        return bool(work.regions.empty()[0]) or bool(self._refute(work, None)[0][0])
 
     def bound(self, work: Open) -> None:
         """Refute, tighten, split or keep the regions of `work`; all have `conjunction` open."""
@@ -244,7 +255,6 @@ class PhaseSearch:
     def _round(self, one: Open, done: Pass, steps: int) -> bool:
         """One sweep over the layers of a region; its bounds shrink in place. True when the region is empty."""
         red, search = self.reduced, self.search
-        literals = search.recorder.literals(one.ids)[0]
         targets = self._targets(one, done)
         spread = max(2.0 * float(np.abs(done.coeffs[0]).sum()), abs(float(done.value[0])), 1e-6)
         for block in red.blocks:
@@ -257,10 +267,10 @@ class PhaseSearch:
             rows = self._tightened(one, own, red.lines(low, up), spread, steps)
             if rows is None:
                 continue
-            evidence, held = self._evidence(one, block.node, rows, low[0], up[0], literals)
+            evidence, held = self._evidence(one, block.node, rows, low[0], up[0])
             improved = apply_tightening(self.bounder, self.objective, one.regions, evidence, held, one.phases[0, held])
             if np.any(improved):
-                search.recorder.tighten(_rows_of(evidence, np.flatnonzero(improved)))
+                search.recorder.tighten(int(one.ids[0]), evidence, improved, held)
                 self.bounder.refresh(one.regions, backward=False)
             if bool(one.regions.empty()[0]):
                 return True
@@ -304,12 +314,10 @@ class PhaseSearch:
         gained = np.flatnonzero(done.value - known > LEAST_GAIN * width)
         return rows.take(gained) if len(gained) else None
 
-    def _evidence(
-        self, one: Open, node: int, rows: Rows, low: Array, up: Array, literals: dict[int, int]
-    ) -> tuple[Tightening, Array]:
-        """Rows as a proof states them: slopes of all unstable units, multipliers of the path's literals.
+    def _evidence(self, one: Open, node: int, rows: Rows, low: Array, up: Array) -> tuple[Tightening, Array]:
+        """Rows as a proof states them: slopes of all unstable units, multipliers of the region's literals.
 
-        Also the flat positions of these literals.
+        Also the flat positions of these literals; the recorder names the tree nodes they belong to.
         """
         red = self.reduced
         assert rows.unit is not None and rows.sign is not None
@@ -323,7 +331,6 @@ class PhaseSearch:
                     index = red.positions[own] - self.bounder.slices[block.node].start
                     alphas.append(Alpha(block.node, index.astype(np.int32), level[:, own]))
         held = np.flatnonzero(np.any(rows.beta > 0, axis=0))
-        held = held[np.isin(red.positions[held], list(literals))].astype(np.int64)
         evidence = Tightening(
             at=int(one.ids[0]),
             conjunction=self.conjunction,
@@ -332,7 +339,7 @@ class PhaseSearch:
             side=rows.sign.astype(np.int8),
             weights=rows.weights.astype(np.float64),
             alpha=tuple(alphas),
-            literals=np.array([literals[int(red.positions[u])] for u in held.tolist()], dtype=np.int32),
+            literals=np.zeros(len(held), dtype=np.int32),
             beta=rows.beta[:, held].astype(np.float64),
         )
         return evidence, red.positions[held]
@@ -435,14 +442,6 @@ class PhaseSearch:
             gain = np.minimum(best, 0) - done.value[:, None]
             out *= np.clip(np.nan_to_num(gain), 1e-9, None)
         return out
-
-
-def _rows_of(t: Tightening, which: Array) -> Tightening:
-    """The chosen rows of a tightening."""
-    alpha = tuple(Alpha(a.node, a.index, a.value[which]) for a in t.alpha)
-    return Tightening(
-        t.at, t.conjunction, t.node, t.index[which], t.side[which], t.weights[which], alpha, t.literals, t.beta[which]
-    )
 
 
 def _put(work: Open, i: int, one: Open) -> None:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Alpha, Refutation, Tightening, Tree
+
+
+@dataclass
+class Growth:
+    """What a worker added to a recorder after a mark: see `Recorder.since` and `Recorder.absorb`.
+
+    Tree nodes from `base` on are new; `changed` are older ones that were split or clipped.
+    """
+
+    base: int
+    count: int
+    changed: Array
+    old: dict[str, Array]  # fields of `changed`
+    new: dict[str, Array]  # fields of the new tree nodes
+    refutations: list[Refutation]
+    tightenings: list[Tightening]
+    plain: list[tuple[Array, Array, Array, Array]]
 
 
 class Recorder:
@@ -59,10 +78,6 @@ class Recorder:
         self.parent[left] = self.parent[right] = ids
         return left, right
 
-    def tighten(self, tightening: Tightening) -> None:
-        """Keep evidence of better bounds; the order of calls for one tree node is the order of application."""
-        self.tightenings.append(tightening)
-
     def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
         """Refutations by a single constraint with default slopes; `constraint` counts inside its conjunction."""
         if len(ids):
@@ -94,6 +109,21 @@ class Recorder:
             found = Refutation(int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]))
             self.refutations.append(found)
 
+    def tighten(self, at: int, found: Tightening, helped: Array, position: Array) -> None:
+        """The rows `helped (R,)` of a tightening that was applied to the region of tree node `at`.
+
+        Column l of its multipliers belongs to the phase literal at flat pre-activation position `position[l]`; columns
+        without such a literal on the path are left out. What `found` says about tree nodes is replaced. The order of
+        calls for one tree node is the order of application.
+        """
+        if not np.any(helped):
+            return
+        own = self.literals(np.array([at]))[0]
+        held = [column for column, p in enumerate(position.tolist()) if p in own]
+        literals = np.array([own[int(position[column])] for column in held], dtype=np.int32)
+        rows = found.take(np.flatnonzero(helped))
+        self.tightenings.append(replace(rows, at=int(at), literals=literals, beta=rows.beta[:, held]))
+
     def _alphas(self, alpha: Array, unstable: Array, default: Array) -> tuple[Alpha, ...]:
         level = np.round(alpha * 255).astype(np.uint8)
         differs = unstable & (level != np.round(default * 255).astype(np.uint8))
@@ -118,6 +148,54 @@ class Recorder:
                 k = int(p)
             out.append(found)
         return out
+
+    # ---- growth in another process -------------------------------------------------------------
+
+    ALL = (*FIELDS, "refresh", "clip", "parent")
+
+    def _field(self, name: str) -> Array:
+        return self.arrays[name] if name in self.arrays else getattr(self, name)
+
+    def mark(self) -> tuple[int, int, int, int, Array, Array]:
+        """Where the recorder stands; to be given to `since`."""
+        lists = len(self.refutations), len(self.tightenings), len(self._plain)
+        return self.count, *lists, self.arrays["left"][: self.count].copy(), self.clip[: self.count].copy()
+
+    def since(self, mark: tuple[int, int, int, int, Array, Array]) -> Growth:
+        """Everything recorded after the mark."""
+        base, refutations, tightenings, plain, left, clip = mark
+        changed = np.flatnonzero((self.arrays["left"][:base] != left) | (self.clip[:base] != clip))
+        return Growth(
+            base,
+            self.count,
+            changed,
+            {f: self._field(f)[changed] for f in self.ALL},
+            {f: self._field(f)[base : self.count].copy() for f in self.ALL},
+            self.refutations[refutations:],
+            self.tightenings[tightenings:],
+            self._plain[plain:],
+        )
+
+    def absorb(self, growth: Growth) -> Array:
+        """Add what another process recorded after a mark of this recorder; `(count,)` new numbers of its tree nodes."""
+        number = np.arange(growth.count)
+        number[growth.base :] += self.count - growth.base
+        added = growth.count - growth.base
+        self._reserve(added)
+        self.count += added
+        links = ("left", "right", "parent")
+        for f in self.ALL:
+            for where, values in ((growth.changed, growth.old[f]), (number[growth.base :], growth.new[f])):
+                moved = np.where(values >= 0, number[np.maximum(values, 0)], -1) if f in links else values
+                self._field(f)[where] = moved
+        for r in growth.refutations:
+            beta = tuple((int(number[k]), v) for k, v in r.beta)
+            self.refutations.append(replace(r, at=int(number[r.at]), beta=beta))
+        for t in growth.tightenings:
+            literals = number[t.literals].astype(np.int32)
+            self.tightenings.append(replace(t, at=int(number[t.at]), literals=literals))
+        self._plain.extend((number[ids], *rest) for ids, *rest in growth.plain)
+        return number
 
     def tree(self, case: int = 0, conjunctions: tuple[int, ...] | None = None) -> Tree:
         """The finished tree, answering for `conjunctions` of case number `case`."""

@@ -17,6 +17,7 @@ from mucg4.oracle.runtime import Runtime
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
 from mucg4.search.bab import Open, Plan, Search
+from mucg4.search.parallel import drive, usable_cores
 from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
@@ -35,6 +36,11 @@ class Run:
     statistics: Statistics
     runtime: Runtime
     progress: Callable[[str], None] | None = None
+
+    @property
+    def workers(self) -> int:
+        """Processes that search."""
+        return self.settings.workers or usable_cores()
 
 
 @dataclass
@@ -114,20 +120,20 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
     """Search one case from its root. Trees go to `state.trees`; returns a witness or None when closed."""
     attack = attack_of(run, state.case)
     count = state.objective.count
-    if state.plan.mode == "input":
+    together = state.plan.mode == "input"  # splits of inputs serve all conjunctions, those of phases one
+    masks = [np.ones(count, dtype=bool)] if together else list(np.eye(count, dtype=bool))
+    searches = []
+    for mask in masks:
         search = new_search(run, state, attack)
-        search.bound(root_work(state, np.ones(count, dtype=bool)))
-        witness = search.run()
-        state.trees.append(search.recorder.tree(state.number))
-        return witness
-    for conjunction in range(count):
-        search = new_search(run, state, attack)
-        search.bound(root_work(state, np.arange(count) == conjunction))
-        witness = search.run()
-        if witness is not None:
-            return witness
-        state.trees.append(search.recorder.tree(state.number, (conjunction,)))
-    return None
+        search.begin(root_work(state, mask))
+        searches.append(search)
+        if search.witness is not None:
+            return search.witness
+    witness = drive(searches, run.workers)
+    if witness is None:
+        for number, search in enumerate(searches):
+            state.trees.append(search.recorder.tree(state.number, None if together else (number,)))
+    return witness
 
 
 def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = solve_case) -> Witness | list[Tree]:

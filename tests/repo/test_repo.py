@@ -16,6 +16,7 @@ MODULES = {
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")
 }
 LAZY = ("onnx", "onnxruntime", "z3", "scipy", "highspy", "matplotlib", "rich", "sklearn", "psutil", "platformdirs")
+LAZY += ("torch",)
 HEAVY = ("numpy", *LAZY)
 
 # Who may import whom at all (inside functions too): a layer may import itself and the layers named here.
