@@ -246,7 +246,8 @@ class PhaseSearch:
         self.asked += 1
         if self.drop <= 0 or (self.share < STALL and self.asked % EXPLORE):
             return False
-        low, up = (b[i] for b in self._unit_bounds(work))
+        units = self.reduced.positions
+        low, up = work.regions.low[i, units], work.regions.up[i, units]
         rows = 2 * min(int(np.count_nonzero((low < 0) & (up > 0))), TARGETS)
         cost = rows * 2 * (LATER_STEPS + ROW_PASSES)
         depth = min(STRETCH * -value / self.drop, 40.0)
