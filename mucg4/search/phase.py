@@ -295,7 +295,8 @@ class PhaseSearch:
         unit = np.concatenate([own, own])
         sign = np.where(np.arange(count) < len(own), F(1), F(-1))
         signs = one.duals.signs
-        width = (lines.up[0, unit] - lines.low[0, unit]).astype(F)
+        low, up = NUMPY.place(lines.low)[0, unit], NUMPY.place(lines.up)[0, unit]
+        width = (up - low).astype(F)
         base = one.duals.weights[:1] * (width / F(spread))[:, None]
         start = Rows(
             np.zeros((count, m), dtype=F),
@@ -315,7 +316,7 @@ class PhaseSearch:
             start.weights[better] = trial.weights[better]
         reach = np.maximum(start.weights, F(0.3) * (width / F(spread))[:, None])
         rows, done = red.ascend(start, lines, steps, simplex=False, reach=reach)
-        known = np.where(sign > 0, lines.low[0, unit], -lines.up[0, unit])
+        known = np.where(sign > 0, low, -up)
         gained = np.flatnonzero(done.value - known > LEAST_GAIN * width)
         return rows.take(gained) if len(gained) else None
 
