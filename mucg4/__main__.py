@@ -390,8 +390,9 @@ def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
             text += f" (default: {'on' if f.default else 'off'})"
             group.add_argument(name, action=argparse.BooleanOptionalAction, default=f.default, help=text)
         elif f.metadata["choices"]:
-            text += f" (default: {f.default})"
-            group.add_argument(name, choices=f.metadata["choices"], default=f.default, help=text)
+            text += f" (default: {f.default or 'none'})"
+            choices = [c for c in f.metadata["choices"] if c]
+            group.add_argument(name, choices=choices, default=f.default, help=text)
         else:
             text += "" if f.default is None else f" (default: {f.default})"
             kind = type(f.default) if f.default is not None else _amount

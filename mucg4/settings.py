@@ -24,6 +24,11 @@ class Settings:
         unit="GiB",
     )
     engine: str = _option("bab", "bab: branch and bound; smt: z3 engine for small ReLU networks", ("bab", "smt"))
+    device: str = _option(
+        "",
+        "PyTorch device that computes bounds, in one process; none: NumPy, in --workers processes",
+        ("", "cpu", "cuda"),
+    )
     seed: int = _option(0, "seed of the attack's random points", low=0)
     workers: int = _option(0, "processes that search; 0: one per usable core", low=0)
     batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)

@@ -83,6 +83,10 @@ def decide(
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
     run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)
+    if settings.device and settings.engine == "smt":
+        run.statistics.warnings.append("the smt engine does not use the device")
+    elif settings.device:
+        _ = run.backend  # a device that cannot be used is an error even where nothing needs bounding
     try:
         with blas_threads(query), stage(run, "solve"):
             found = answer(run)

@@ -23,6 +23,7 @@ from mucg4.model.network import Network
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import (
     Array,
+    Backend,
     arange,
     at_least,
     at_most,
@@ -62,6 +63,10 @@ class Regions:
         """Region `index` alone, as views: what tightens it tightens this batch."""
         own = slice(index, index + 1)
         return Regions(self.lo[own], self.hi[own], self.low[own], self.up[own])
+
+    def on(self, backend: Backend) -> Regions:
+        """The same regions on another backend; on a CPU the arrays share their memory where they can."""
+        return Regions(*(backend.place(a) for a in (self.lo, self.hi, self.low, self.up)))
 
     @staticmethod
     def concat(parts: list[Regions]) -> Regions:

@@ -12,6 +12,10 @@ is float32 and nothing here is evidence: it proposes slopes, multipliers and wei
 `mucg4.bound.tighten` evaluates soundly in float64 on the network itself. Only the order of magnitude of
 rounding matters, so float32 serves.
 
+Where it is computed: the matrices live on the backend of the bounder the network was built with, in float32, and
+`lines`, `backward` and `ascend` compute there. The boundary is these methods: what they are given may be NumPy
+arrays or on the backend; passes and rows come back as NumPy arrays, lines stay where they were computed.
+
 One *row* is a functional `s z_j + sum_m w_m g_m` (or without the first term): with w = 0 a bound of neuron
 j, with s = 0 a refutation, with both a bound of z_j on the part of the region where the unsafe constraints
 hold (output-constrained bounds, INVPROP, arXiv 2302.01404). Any alpha in [0, 1], beta >= 0, w >= 0 give a
@@ -21,11 +25,14 @@ valid bound (arXiv 2103.06624); the derivative comes from one forward pass (see 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
+from mucg4.ops.arrays import NUMPY, Backend, at_least, at_most, empty, largest_size, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
@@ -61,6 +68,10 @@ class Lines:
         """The chosen regions."""
         return Lines(*(getattr(self, f)[index] for f in self.__dataclass_fields__))
 
+    def on(self, backend: Backend) -> Lines:
+        """The same lines on another backend."""
+        return Lines(*(backend.place(getattr(self, f)) for f in self.__dataclass_fields__))
+
 
 @dataclass
 class Rows:
@@ -84,6 +95,11 @@ class Rows:
 
         return Rows(*(one(getattr(self, f)) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")))
 
+    def on(self, backend: Backend) -> Rows:
+        """The same rows on another backend."""
+        found = [getattr(self, f) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")]
+        return Rows(*(a if a is None else backend.place(a) for a in found))
+
 
 @dataclass
 class Pass:
@@ -97,10 +113,30 @@ class Pass:
         """The chosen rows."""
         return Pass(self.value[index], self.coeffs[index], self.on[index])
 
+    def plain(self) -> Pass:
+        """As NumPy arrays."""
+        return Pass(*(NUMPY.place(a) for a in (self.value, self.coeffs, self.on)))
+
+
+class Placed(NamedTuple):
+    """What the passes read of a reduced network, on the backend that computes."""
+
+    gap: Array
+    left: Array
+    a: Array
+    mix: Array
+    c: Array
+    ga: Array
+    gl: Array
+    gc: Array
+
 
 @dataclass
 class Reduced:
-    """See the module text. Built for one conjunction and valid on every sub-region of `root`."""
+    """See the module text. Built for one conjunction and valid on every sub-region of `root`.
+
+    The fields are NumPy arrays; `placed` are the same arrays (on a CPU the same memory) where the passes compute.
+    """
 
     bounder: Bounder
     blocks: list[Block]
@@ -121,6 +157,16 @@ class Reduced:
         """Number of units."""
         return len(self.positions)
 
+    @cached_property
+    def backend(self) -> Backend:
+        """Where the passes compute."""
+        return Backend("float32", self.bounder.network.backend.device)
+
+    @cached_property
+    def placed(self) -> Placed:
+        """The matrices on `backend`."""
+        return Placed(*(self.backend.place(getattr(self, f)) for f in Placed._fields))
+
     # ---- construction --------------------------------------------------------------------------
 
     @staticmethod
@@ -132,8 +178,11 @@ class Reduced:
 
     @staticmethod
     def build(bounder: Bounder, objective: Objective, conjunction: int, root: Regions) -> Reduced:
-        """The reduced network on the first region of `root` for one conjunction's constraints."""
-        network = bounder.network
+        """The reduced network on the first region of `root` (NumPy) for one conjunction's constraints.
+
+        `bounder` and `objective` live on one backend, which is also where the result computes.
+        """
+        network, there = bounder.network, bounder.network.backend
         blocks, positions, lines, comps = [], [], {}, []
         at = 0
         for user in network.nonlinear:
@@ -145,8 +194,8 @@ class Reduced:
                 slope = np.where(unit, 0.0, np.where(low >= 0, op.right, op.left))
             else:
                 unit, slope = np.ones(len(low), dtype=bool), np.zeros(len(low))
-            zero = np.zeros((1, len(low)))
-            lines[user] = Relaxation((slope[None],), zero, (slope[None],), zero)
+            zero, slope = there.array(np.zeros((1, len(low)))), there.array(slope[None])
+            lines[user] = Relaxation((slope,), zero, (slope,), zero)
             index = np.flatnonzero(unit)
             comps.append(index)
             blocks.append(Block(slice(at, at + len(index)), user, node, op))
@@ -164,12 +213,14 @@ class Reduced:
 
         def fill(pending: dict[int, Array], a: Array, on: Array, c: Array, extra: Array | None = None) -> None:
             trace: dict[int, Array] = {}
-            rows = bounder.carry(pending, np.zeros(len(a), dtype=np.int64), lines, trace)
-            coeffs = rows.coeffs if extra is None else rows.coeffs + extra
-            a[:], c[:] = coeffs * radius, rows.offset + coeffs @ middle
+            placed = {k: there.array(v) for k, v in pending.items()}
+            rows = bounder.carry(placed, there.place(np.zeros(len(a), dtype=np.int64)), lines, trace)
+            coeffs = NUMPY.place(rows.coeffs)
+            coeffs = coeffs if extra is None else coeffs + extra
+            a[:], c[:] = coeffs * radius, NUMPY.place(rows.offset) + coeffs @ middle
             for b, index in zip(blocks, comps, strict=True):
                 if b.user in trace:
-                    on[:, b.where] = trace[b.user][:, index]
+                    on[:, b.where] = NUMPY.place(trace[b.user][:, there.place(index)])
 
         for b, index in zip(blocks, comps, strict=True):
             step = max(1, BUILD_ELEMENTS // widest)
@@ -183,8 +234,9 @@ class Reduced:
         rows = objective.rows_of(conjunction)
         m = rows.stop - rows.start
         ga, gl, gc = np.zeros((m, d), dtype=F), np.zeros((m, at), dtype=F), np.zeros(m, dtype=F)
-        fill({len(network.nodes) - 1: objective.y[rows].copy()}, ga, gl, gc, objective.x[rows])
-        gc += objective.constants[rows].astype(F)
+        y, x, constants = (NUMPY.place(v[rows]) for v in (objective.y, objective.x, objective.constants))
+        fill({len(network.nodes) - 1: y.copy()}, ga, gl, gc, x)
+        gc += constants.astype(F)
         for matrix in (a, mix, ga, gl):  # float32 subnormals would make products a hundred times slower
             matrix[np.abs(matrix) < TINY] = 0.0
         flat = np.concatenate(positions) if positions else np.zeros(0, dtype=np.int64)
@@ -193,80 +245,87 @@ class Reduced:
     # ---- lines ---------------------------------------------------------------------------------
 
     def lines(self, low: Array, up: Array) -> Lines:
-        """Lines of all units for bounds `low, up (r, U)` of their arguments."""
-        low, up = low.astype(F), up.astype(F)
+        """Lines of all units for bounds `low, up (r, U)` of their arguments, computed on the backend."""
+        low, up, p = self.backend.array(low), self.backend.array(up), self.placed
+        where = xp(low).where
         across = (low < 0) & (up > 0)
-        width = np.where(across, up - low, F(1))
-        stable = np.where(low >= 0, self.left + self.gap, self.left)
-        upper = np.where(across, self.left + self.gap * up / width, stable)
-        upper_offset = np.where(across, -self.gap * low * up / width, F(0))
-        lines = Lines(stable, np.zeros_like(low), upper, upper_offset, across, low, up)
+        width = where(across, up - low, 1.0)
+        stable = where(low >= 0, p.left + p.gap, p.left)
+        upper = where(across, p.left + p.gap * up / width, stable)
+        upper_offset = where(across, -p.gap * low * up / width, 0.0)
+        lines = Lines(stable, zeros(low.shape, low), upper, upper_offset, across, low, up)
         for b in self.blocks:
             if not isinstance(b.op, TwoPiece) and b.where.stop > b.where.start:
-                r = b.op.relax([low[:, b.where].astype(np.float64)], [up[:, b.where].astype(np.float64)])
+                exact = self.bounder.network.backend
+                r = b.op.relax([exact.array(low[:, b.where])], [exact.array(up[:, b.where])])
                 lines.lower[:, b.where], lines.lower_offset[:, b.where] = r.lower_slopes[0], r.lower_offset
                 lines.upper[:, b.where], lines.upper_offset[:, b.where] = r.upper_slopes[0], r.upper_offset
                 lines.unstable[:, b.where] = False
         return lines
 
     def default_alpha(self, lines: Lines) -> Array:
-        """The default slopes as `(r, U)` values in [0, 1]."""
-        return (lines.up > -lines.low).astype(F)
+        """The default slopes as `(r, U)` values in [0, 1], a NumPy array."""
+        return NUMPY.place(lines.up > -lines.low).astype(F)
 
     # ---- one step ------------------------------------------------------------------------------
 
     def backward(self, rows: Rows, lines: Lines) -> Pass:
         """Lower bounds of the rows at their duals."""
-        on = rows.weights @ self.gl
-        coeffs = rows.weights @ self.ga
-        offset = rows.weights @ self.gc
+        return self._backward(rows.on(self.backend), lines.on(self.backend)).plain()
+
+    def _backward(self, rows: Rows, lines: Lines) -> Pass:
+        p = self.placed
+        on = rows.weights @ p.gl
+        coeffs = rows.weights @ p.ga
+        offset = rows.weights @ p.gc
         if rows.unit is not None:
             assert rows.sign is not None
-            on += rows.sign[:, None] * self.mix[rows.unit]
-            coeffs += rows.sign[:, None] * self.a[rows.unit]
-            offset = offset + rows.sign * self.c[rows.unit]
-        moved = np.empty_like(on)
+            on += rows.sign[:, None] * p.mix[rows.unit]
+            coeffs += rows.sign[:, None] * p.a[rows.unit]
+            offset = offset + rows.sign * p.c[rows.unit]
+        moved, where = empty(on.shape, on), xp(on).where
         shift = rows.signs * rows.beta
         for b in reversed(self.blocks):
             w = b.where
             if w.start == w.stop:
                 continue
             g = on[:, w]
-            lower = np.where(lines.unstable[:, w], self.left[w] + self.gap[w] * rows.alpha[:, w], lines.lower[:, w])
-            out = g * np.where(g > 0, lower, lines.upper[:, w])
-            offset = offset + (np.minimum(g, 0) * lines.upper_offset[:, w]).sum(axis=1)
+            lower = where(lines.unstable[:, w], p.left[w] + p.gap[w] * rows.alpha[:, w], lines.lower[:, w])
+            out = g * where(g > 0, lower, lines.upper[:, w])
+            offset = offset + (at_most(g, 0) * lines.upper_offset[:, w]).sum(axis=1)
             if not isinstance(b.op, TwoPiece):
-                offset = offset + (np.maximum(g, 0) * lines.lower_offset[:, w]).sum(axis=1)
+                offset = offset + (at_least(g, 0) * lines.lower_offset[:, w]).sum(axis=1)
             out -= shift[:, w]
             moved[:, w] = out
             if w.start:
-                on[:, : w.start] += out @ self.mix[w, : w.start]
-        coeffs += moved @ self.a
-        offset = offset + moved @ self.c
-        return Pass(offset - np.abs(coeffs).sum(axis=1), coeffs, on)
+                on[:, : w.start] += out @ p.mix[w, : w.start]
+        coeffs += moved @ p.a
+        offset = offset + moved @ p.c
+        return Pass(offset - abs(coeffs).sum(axis=1), coeffs, on)
 
-    def gradient(self, rows: Rows, lines: Lines, done: Pass) -> tuple[Array, Array, Array]:
+    def _gradient(self, rows: Rows, lines: Lines, done: Pass) -> tuple[Array, Array, Array]:
         """Derivatives of the bounds in alpha, beta and the weights."""
-        t = -np.sign(done.coeffs)
-        z = t @ self.a.T + self.c
-        h = np.empty_like(z)
-        alpha = np.zeros_like(z)
+        p, where = self.placed, xp(done.coeffs).where
+        t = -xp(done.coeffs).sign(done.coeffs)
+        z = t @ p.a.T + p.c
+        h = empty(z.shape, z)
+        alpha = zeros(z.shape, z)
         for b in self.blocks:
             w = b.where
             if w.start == w.stop:
                 continue
             if w.start:
-                z[:, w] += h[:, : w.start] @ self.mix[w, : w.start].T
+                z[:, w] += h[:, : w.start] @ p.mix[w, : w.start].T
             g, own = done.on[:, w], z[:, w]
             positive = g > 0
-            lower = np.where(lines.unstable[:, w], self.left[w] + self.gap[w] * rows.alpha[:, w], lines.lower[:, w])
-            h[:, w] = np.where(
+            lower = where(lines.unstable[:, w], p.left[w] + p.gap[w] * rows.alpha[:, w], lines.lower[:, w])
+            h[:, w] = where(
                 positive,
                 lower * own + lines.lower_offset[:, w],
                 lines.upper[:, w] * own + lines.upper_offset[:, w],
             )
-            alpha[:, w] = np.where(lines.unstable[:, w] & positive, g * self.gap[w] * own, F(0))
-        constraints = t @ self.ga.T + h @ self.gl.T + self.gc
+            alpha[:, w] = where(lines.unstable[:, w] & positive, g * p.gap[w] * own, 0.0)
+        constraints = t @ p.ga.T + h @ p.gl.T + p.gc
         return alpha, -rows.signs * z, constraints
 
     # ---- ascent --------------------------------------------------------------------------------
@@ -279,63 +338,71 @@ class Reduced:
         `simplex`: weights stay on the simplex they start on; otherwise each weight is free, moved in steps of
         `reach (R, m)`. Rows whose regions have no literal keep beta at zero.
         """
+        reach = None if reach is None else self.backend.place(reach)
+        best, top = self._ascend(rows.on(self.backend), lines.on(self.backend), steps, simplex, reach)
+        return best.on(NUMPY), top.plain()
+
+    def _ascend(self, rows: Rows, lines: Lines, steps: int, simplex: bool, reach: Array | None) -> tuple[Rows, Pass]:
         best = self._rounded(rows)
-        top = self.backward(best, lines)
+        top = self._backward(best, lines)
         current, done = best, top
         if simplex and rows.weights.shape[1] > 1:
-            spread = F(0.7) * rows.weights + F(0.3 / rows.weights.shape[1])
+            spread = 0.7 * rows.weights + 0.3 / rows.weights.shape[1]
             current = replace(best, weights=spread)
-            done = self.backward(current, lines)
-        moments = {f: np.zeros_like(getattr(rows, f)) for f in ("alpha", "beta", "weights")}
-        squares = {f: np.zeros_like(m) for f, m in moments.items()}
-        literal = bool(np.any(rows.signs))
-        size = np.abs(done.on)
-        beta_rate = F(RATE_BETA) * (size * self.gap + F(1e-3) * size.max(axis=1, keepdims=True, initial=0.0))
-        rate = F(1)
+            done = self._backward(current, lines)
+        moments = {f: zeros(getattr(rows, f).shape, rows.alpha) for f in ("alpha", "beta", "weights")}
+        squares = {f: zeros(m.shape, m) for f, m in moments.items()}
+        literal = bool(rows.signs.any())
+        size, m = abs(done.on), xp(done.on)
+        beta_rate = RATE_BETA * (size * self.placed.gap + 1e-3 * largest_size(size))
+        rate = F(1)  # kept in float32, so that NumPy's steps do not depend on where numbers meet arrays
         for step in range(1, steps + 1):
             self.bounder.poll()
-            alpha, beta, constraints = self.gradient(current, lines, done)
+            alpha, beta, constraints = self._gradient(current, lines, done)
 
             def adam(name: str, g: Array, step: int = step) -> Array:
                 m, v = moments[name], squares[name]
-                m *= F(0.9)
-                m += F(0.1) * g
-                v *= F(0.99)
-                v += F(0.01) * g * g
-                return (m / F(1 - 0.9**step)) / (np.sqrt(v / F(1 - 0.99**step)) + F(1e-30))
+                m *= 0.9
+                m += 0.1 * g
+                v *= 0.99
+                v += 0.01 * g * g
+                return (m / (1 - 0.9**step)) / (xp(v).sqrt(v / (1 - 0.99**step)) + 1e-30)
 
-            new_alpha = np.clip(current.alpha + F(RATE_ALPHA) * rate * adam("alpha", alpha), 0, 1)
+            move = float(F(RATE_ALPHA) * rate) * adam("alpha", alpha)
+            new_alpha = at_most(at_least(current.alpha + move, 0), 1)
             new_beta, weights = current.beta, current.weights
             if literal:
-                new_beta = np.maximum(current.beta + rate * beta_rate * adam("beta", beta), 0) * (rows.signs != 0)
+                move = float(rate) * beta_rate * adam("beta", beta)
+                new_beta = at_least(current.beta + move, 0) * (rows.signs != 0)
             if simplex:
                 if weights.shape[1] > 1:
-                    g = constraints / (np.abs(constraints).max(axis=1, keepdims=True) + F(1e-30))
-                    weights = weights * np.exp(F(0.7) * rate * g)
-                    weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), F(1e-30))
+                    g = constraints / (largest_size(constraints) + 1e-30)
+                    weights = weights * m.exp(float(F(0.7) * rate) * g)
+                    weights = weights / at_least(weights.sum(axis=1)[:, None], 1e-30)
             elif reach is not None:
-                weights = np.maximum(weights + F(RATE_WEIGHT) * rate * reach * adam("weights", constraints), 0)
+                move = float(F(RATE_WEIGHT) * rate) * reach * adam("weights", constraints)
+                weights = at_least(weights + move, 0)
             current = self._rounded(replace(rows, weights=weights, alpha=new_alpha, beta=new_beta))
             rate *= F(DECAY)
-            done = self.backward(current, lines)
+            done = self._backward(current, lines)
             better = done.value > top.value
-            if np.all(better):
+            if better.all():
                 best, top = current, done
-            elif np.any(better):
+            elif better.any():
                 pick = better[:, None]
                 best = replace(
                     best,
-                    weights=np.where(pick, current.weights, best.weights),
-                    alpha=np.where(pick, current.alpha, best.alpha),
-                    beta=np.where(pick, current.beta, best.beta),
+                    weights=m.where(pick, current.weights, best.weights),
+                    alpha=m.where(pick, current.alpha, best.alpha),
+                    beta=m.where(pick, current.beta, best.beta),
                 )
                 top = Pass(
-                    np.where(better, done.value, top.value),
-                    np.where(pick, done.coeffs, top.coeffs),
-                    np.where(pick, done.on, top.on),
+                    m.where(better, done.value, top.value),
+                    m.where(pick, done.coeffs, top.coeffs),
+                    m.where(pick, done.on, top.on),
                 )
         return best, top
 
     @staticmethod
     def _rounded(rows: Rows) -> Rows:
-        return replace(rows, alpha=np.round(rows.alpha * F(255)) / F(255))
+        return replace(rows, alpha=xp(rows.alpha).round(rows.alpha * 255.0) / 255.0)

@@ -6,7 +6,8 @@ derivative is read off one forward pass of the selected linear pieces from the m
 (Danskin): for a positive coefficient `a` on an unstable neuron `d/dalpha = a (right - left) z`, for a
 literal `s (z - t) >= 0` `d/dbeta = -s (z - t)`, for a constraint weight the constraint's value there.
 No autodiff is needed. Only the best iterate counts; the result is evaluated once more with the slopes
-rounded to multiples of 1/255, the form in which a proof stores them.
+rounded to multiples of 1/255, the form in which a proof stores them. `Ascent` computes where its bounder
+lives: regions, phases and duals have to be on that backend, and so are the results.
 
 The same functional with one neuron's value added bounds that neuron on the unsafe points of a region
 (INVPROP, arXiv 2302.01404): `evaluate_tightening`.
@@ -20,6 +21,7 @@ import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
+from mucg4.ops.arrays import NUMPY, arange, at_least, at_most, chunk, largest_size, xp, zeros
 from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Alpha, Tightening
@@ -60,7 +62,7 @@ class Ascent:
         self.bounder, self.objective, self.regions = bounder, objective, regions
         self.refreshed = refreshed
         self.phases = phases
-        self.region = np.arange(len(regions))
+        self.region = arange(len(regions), regions.lo)
         self.free = {
             user: bounder.network.nodes[user].inputs[0]
             for user in bounder.network.nonlinear
@@ -69,11 +71,11 @@ class Ascent:
 
     def default_duals(self, weights: Array) -> Duals:
         """Default slopes and zero multipliers for the functionals `weights (B, M)`."""
-        return Duals(weights, self.default_alpha(), np.zeros_like(self.regions.low))
+        return Duals(weights, self.default_alpha(), zeros(self.regions.low.shape, self.regions.low))
 
     def default_alpha(self) -> Array:
         """The slopes of the default relaxation, `(B, P)`; zero where a node has no free slope."""
-        alpha = np.zeros_like(self.regions.low)
+        alpha = zeros(self.regions.low.shape, self.regions.low)
         for user, k in self.free.items():
             op = self.bounder.network.nodes[user].op
             assert isinstance(op, TwoPiece)
@@ -88,7 +90,7 @@ class Ascent:
             assert isinstance(op, TwoPiece)
             old = lines[user]
             unstable = old.upper_offset > 0
-            slope = np.where(
+            slope = xp(unstable).where(
                 unstable, op.left + (op.right - op.left) * duals.alpha[:, self.bounder.slices[k]], old.lower_slopes[0]
             )
             lines[user] = Relaxation((slope,), old.lower_offset, old.upper_slopes, old.upper_offset)
@@ -99,7 +101,7 @@ class Ascent:
         lines = self.lines(duals)
         trace: dict[int, Array] = {}
         extra: dict[int, Array] = {}
-        if self.phases is not None and np.any(duals.beta):
+        if self.phases is not None and bool(duals.beta.any()):
             signed = -self.phases * duals.beta
             extra = {k: signed[:, self.bounder.slices[k]] for k in self.free.values()}
         rows = self.objective.functional(self.bounder, lines, self.region, duals.weights, trace, extra)
@@ -108,7 +110,8 @@ class Ascent:
 
     def _forward(self, bounded: Bounded, lines: Refreshed) -> list[Array]:
         """Node values along the selected lines from the minimising corner of each row."""
-        x = np.where(bounded.rows.coeffs > 0, self.regions.lo, self.regions.hi)
+        where = xp(bounded.rows.coeffs).where
+        x = where(bounded.rows.coeffs > 0, self.regions.lo, self.regions.hi)
         values = [x]
         for k, node in enumerate(self.bounder.network.nodes[1:], 1):
             inputs = [values[i] for i in node.inputs]
@@ -116,20 +119,21 @@ class Ascent:
                 values.append(node.op.apply(inputs))
                 continue
             line, positive = lines.lines[k], bounded.trace[k] > 0
-            h = np.where(positive, line.lower_offset, line.upper_offset)
+            h = where(positive, line.lower_offset, line.upper_offset)
             for z, low, up in zip(inputs, line.lower_slopes, line.upper_slopes, strict=True):
-                h = h + np.where(positive, low, up) * z
+                h = h + where(positive, low, up) * z
             values.append(h)
         return values
 
     def _gradient(self, bounded: Bounded, lines: Refreshed) -> Duals:
         values = self._forward(bounded, lines)
-        alpha, beta = np.zeros_like(self.regions.low), np.zeros_like(self.regions.low)
+        like, choice = self.regions.low, xp(self.regions.low).where
+        alpha, beta = zeros(like.shape, like), zeros(like.shape, like)
         for user, k in self.free.items():
             where, z, op = self.bounder.slices[k], values[k], self.bounder.network.nodes[user].op
             assert isinstance(op, TwoPiece)
             unstable = lines.lines[user].upper_offset > 0
-            alpha[:, where] = np.where(unstable, np.maximum(bounded.trace[user], 0) * (op.right - op.left) * z, 0.0)
+            alpha[:, where] = choice(unstable, at_least(bounded.trace[user], 0) * (op.right - op.left) * z, 0.0)
             if self.phases is not None:
                 beta[:, where] = -self.phases[:, where] * z
         constraints = values[-1] @ self.objective.y.T + self.objective.constants
@@ -145,12 +149,12 @@ class Ascent:
         best = self._rounded(duals)
         best_bounded, lines = self.bound(best)
         current, bounded = duals, best_bounded
-        if allowed is not None and np.any(allowed.sum(axis=1) > 1):
-            spread = allowed / np.maximum(allowed.sum(axis=1, keepdims=True), 1)
+        if allowed is not None and bool((allowed.sum(axis=1) > 1).any()):
+            spread = allowed / at_least(allowed.sum(axis=1)[:, None], 1)
             current = Duals(0.7 * duals.weights + 0.3 * spread, duals.alpha, duals.beta)
             bounded, lines = self.bound(current)
-        first = {f: np.zeros_like(getattr(duals, f)) for f in ("alpha", "beta")}
-        second = {f: np.zeros_like(getattr(duals, f)) for f in ("alpha", "beta")}
+        first = {f: zeros(getattr(duals, f).shape, duals.alpha) for f in ("alpha", "beta")}
+        second = {f: zeros(m.shape, m) for f, m in first.items()}
         rate = 1.0
         for step in range(1, steps + 1):
             self.bounder.poll()
@@ -161,13 +165,14 @@ class Ascent:
                 first[f] = 0.9 * first[f] + 0.1 * g
                 second[f] = 0.99 * second[f] + 0.01 * g * g
                 m, v = first[f] / (1 - 0.9**step), second[f] / (1 - 0.99**step)
-                moved[f] = getattr(current, f) + base * rate * m / (np.sqrt(v) + 1e-12)
+                moved[f] = getattr(current, f) + base * rate * m / (xp(v).sqrt(v) + 1e-12)
             weights = self._move_weights(current.weights, gradient.weights, allowed, rate)
-            current = self._rounded(Duals(weights, np.clip(moved["alpha"], 0, 1), np.maximum(moved["beta"], 0)))
+            slopes = at_most(at_least(moved["alpha"], 0), 1)
+            current = self._rounded(Duals(weights, slopes, at_least(moved["beta"], 0)))
             rate *= DECAY
             bounded, lines = self.bound(current)
             better = bounded.value > best_bounded.value
-            if np.any(better):
+            if better.any():
                 best, best_bounded = _merge(best, best_bounded, current, bounded, better)
         return best, best_bounded
 
@@ -176,21 +181,21 @@ class Ascent:
         """One step of mirror ascent on the simplex of the allowed constraints."""
         if allowed is None:
             return weights
-        g = np.where(allowed, gradient, 0.0)
-        g = g / (np.abs(g).max(axis=1, keepdims=True) + 1e-300)
-        moved = weights * np.exp(0.7 * rate * g)
-        return moved / np.maximum(moved.sum(axis=1, keepdims=True), 1e-300)
+        g = xp(gradient).where(allowed, gradient, 0.0)
+        g = g / (largest_size(g) + 1e-300)
+        moved = weights * xp(g).exp(0.7 * rate * g)
+        return moved / at_least(moved.sum(axis=1)[:, None], 1e-300)
 
     @staticmethod
     def _rounded(duals: Duals) -> Duals:
-        return Duals(duals.weights, np.round(duals.alpha * 255) / 255, duals.beta)
+        return Duals(duals.weights, xp(duals.alpha).round(duals.alpha * 255) / 255, duals.beta)
 
 
 def _merge(old: Duals, old_bounded: Bounded, new: Duals, new_bounded: Bounded, better: Array) -> tuple[Duals, Bounded]:
     """Rows of `new` where `better (B,)`, else of `old`."""
 
     def pick(a: Array, b: Array) -> Array:
-        return np.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+        return xp(a).where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a)
 
     duals = Duals(*(pick(getattr(old, f), getattr(new, f)) for f in ("weights", "alpha", "beta")))
     rows = Rows(
@@ -211,13 +216,15 @@ def evaluate_tightening(
     are not looked at, so nothing of the tightening is believed: weights and multipliers have to be
     nonnegative, slopes may be any. Sound, rounding included: with `w, beta >= 0` an unsafe point has
     `side * v >= side * v + sum_i w_i g_i - beta * sign * z`, and the right-hand side is what is bounded.
-    nan and -inf (overflow) tighten nothing.
+    nan and -inf (overflow) tighten nothing. Everything given and returned is in NumPy; the bounder's backend computes.
     """
+    there = bounder.network.backend
+    region = region.on(there)
     lines = {k: bounder.lines(region, k) for k in bounder.network.nonlinear}
     held = np.flatnonzero(sign != 0)
     column, signed = position[held], -sign[held] * tightening.beta[:, held]
     out = np.empty(len(tightening.index))
-    step = max(16, CHUNK_ELEMENTS // max(n.size for n in bounder.network.nodes))
+    step = max(16, chunk(CHUNK_ELEMENTS, bounder.lo) // max(n.size for n in bounder.network.nodes))
     for at in range(0, len(out), step):
         bounder.poll()
         part = slice(at, at + step)
@@ -229,9 +236,10 @@ def evaluate_tightening(
         target = extra.setdefault(tightening.node, np.zeros((count, bounder.network.nodes[tightening.node].size)))
         target[every, tightening.index[part]] += tightening.side[part]
         sloped = Refreshed({k: _row_lines(bounder, k, lines[k], tightening.alpha, part, count) for k in lines}, {})
-        rows = objective.functional(bounder, sloped, every, weights, extra=extra)
-        lo, hi = (np.broadcast_to(v, (count, v.shape[1])) for v in (region.lo, region.hi))
-        out[part] = rows.minimum(lo, hi, bounder.scales.input_dot)
+        extra = {k: there.array(a) for k, a in extra.items()}
+        rows = objective.functional(bounder, sloped, there.place(every), there.array(weights), extra=extra)
+        lo, hi = (xp(v).broadcast_to(v, (count, v.shape[1])) for v in (region.lo, region.hi))
+        out[part] = NUMPY.place(rows.minimum(lo, hi, bounder.scales.input_dot))
     return out
 
 
@@ -254,16 +262,15 @@ def _row_lines(
     node = bounder.network.nodes[user]
 
     def repeated(values: Array) -> Array:
-        return np.broadcast_to(values, (count, values.shape[1]))
+        return xp(values).broadcast_to(values, (count, values.shape[1]))
 
-    lower = [repeated(v) for v in line.lower_slopes]
+    there, lower = bounder.network.backend, [repeated(v) for v in line.lower_slopes]
     for a in alphas:
         if isinstance(node.op, TwoPiece) and a.node == node.inputs[0]:
-            free = line.upper_offset[0, a.index] > 0  # unstable, as in `Ascent.lines`
-            lower[0] = lower[0].copy()
-            lower[0][:, a.index[free]] = node.op.left + (node.op.right - node.op.left) * (
-                a.value[part][:, free] / 255.0
-            )
+            free = NUMPY.place(line.upper_offset)[0, a.index] > 0  # unstable, as in `Ascent.lines`
+            slopes = node.op.left + (node.op.right - node.op.left) * (a.value[part][:, free] / 255.0)
+            lower[0] = lower[0] + 0.0  # a copy
+            lower[0][:, there.place(a.index[free].astype(np.int64))] = there.array(slopes)
     upper = tuple(repeated(v) for v in line.upper_slopes)
     return Relaxation(tuple(lower), repeated(line.lower_offset), upper, repeated(line.upper_offset))
 
@@ -275,7 +282,7 @@ def apply_tightening(
 
     Of several rows for one bound only the best counts, so that the others need not be kept.
     Afterwards the bounds hold on the unsafe points of the conjunction only. They may contradict each other
-    (`Regions.empty`): then there are none.
+    (`Regions.empty`): then there are none. The region is in NumPy, wherever the bounder computes.
     """
     value = evaluate_tightening(bounder, objective, region, tightening, position, sign)
     low, up = (v[0] for v in bounder.pre_bounds(region, tightening.node))

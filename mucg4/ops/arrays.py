@@ -215,6 +215,13 @@ def at_most(a: Array, bound: float) -> Array:
     return np.minimum(a, bound) if isinstance(a, (np.ndarray, np.generic)) else a.clamp(max=bound)
 
 
+def largest_size(a: Array) -> Array:
+    """`(rows, n)` -> `(rows, 1)` largest absolute value of each row, 0 where n is 0."""
+    if isinstance(a, np.ndarray):
+        return abs(a).max(axis=1, keepdims=True, initial=0.0)
+    return abs(a).amax(1, keepdim=True) if a.shape[1] else a.new_zeros((len(a), 1))
+
+
 def nonzero(mask: Array) -> tuple[Array, ...]:
     """Indices of the true entries, one array per axis, row-major."""
     return np.nonzero(mask) if isinstance(mask, np.ndarray) else mask.nonzero(as_tuple=True)

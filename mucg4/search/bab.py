@@ -23,11 +23,13 @@ from mucg4.bound.objective import Evaluation, Objective, clip_box
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Rows
 from mucg4.bound.tighten import Ascent, Bounded, Duals
+from mucg4.bound.twin import Twin, plain_duals
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
-from mucg4.ops.base import Array, Relaxation
+from mucg4.ops.arrays import NUMPY
+from mucg4.ops.base import Array
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.phase import PhaseSearch
@@ -88,10 +90,13 @@ class Search:
         budget: Budget,
         attack: Attack | None,
         progress: Callable[[str], None] | None = None,
+        twin: Twin | None = None,
     ) -> None:
+        """`twin` computes what costs; without one everything is computed by the bounder itself."""
         self.bounder, self.objective, self.plan, self.root = bounder, objective, plan, root
         self.recorder, self.statistics, self.budget, self.attack = recorder, statistics, budget, attack
         self.progress = progress
+        self.twin = Twin.of(bounder, objective, NUMPY) if twin is None else twin
         per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + bounder.width
         self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
@@ -190,8 +195,8 @@ class Search:
         if not len(work.ids):
             return
         if self.plan.mode == "input":
-            refreshed = self.bounder.refresh(work.regions, keep_rows=True, backward=self.plan.refresh)
-            self._bound_joint(work, refreshed)
+            there, refreshed = self.twin.refresh(work.regions, keep_rows=True, backward=self.plan.refresh)
+            self._bound_joint(work, there, refreshed)
             return
         self._phase(work).bound(work)
 
@@ -203,10 +208,15 @@ class Search:
             raise UnsoundError("a search that splits phases was given more than one conjunction")
         return self.phase
 
-    def _bound_joint(self, work: Open, refreshed: Refreshed) -> None:
-        """Input splits: all open conjunctions share the intermediate bounds."""
-        alive = ~work.regions.empty()
-        evaluation = self.objective.evaluate(self.bounder, work.regions, refreshed, work.open, trace=True)
+    def _bound_joint(self, work: Open, there: Regions, refreshed: Refreshed) -> None:
+        """Input splits: all open conjunctions share the intermediate bounds.
+
+        `there` are the regions on the twin's backend, where relaxations and traces stay.
+        """
+        alive, twin = ~work.regions.empty(), self.twin
+        found = twin.objective.evaluate(twin.bounder, there, refreshed, twin.backend.place(work.open), trace=True)
+        value, coeffs, offset = (NUMPY.place(a) for a in (found.value, found.coeffs, found.offset))
+        evaluation = Evaluation(value, coeffs, offset, found.trace)
         best = self.objective.best(evaluation.value)
         closed = work.open & (best > 0) & alive[:, None]
         self.record_plain(work, evaluation.value, closed)
@@ -215,22 +225,24 @@ class Search:
         guide = self._guide(work.open, best, evaluation.value)
         every = np.arange(len(work.ids))
         coeffs = evaluation.coeffs[every, guide]
-        trace = {k: a[every, guide] for k, a in evaluation.trace.items()}
+        picked = twin.backend.place(every), twin.backend.place(guide)
+        trace = {k: a[picked] for k, a in evaluation.trace.items()}
         value = evaluation.value[every, guide]
         if self.plan.steps:
-            alive, value, coeffs, trace = self._ascend(work, refreshed, alive, value, coeffs, trace, guide)
+            alive, value, coeffs, trace = self._ascend(work, there, refreshed, alive, value, coeffs, trace, guide)
         if self.witness is None and self.attack is not None:
             which = np.flatnonzero(alive)
             box = work.regions.take(which)
             self.probe(work, np.where(coeffs[which] > 0, box.lo, box.hi), which)
         self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
-        choice = split_input(self.bounder, work.regions, refreshed, coeffs, trace)
+        choice = split_input(twin.bounder, work.regions, refreshed, twin.backend.array(coeffs), trace)
         self.push(work, alive, value, choice)
 
     def _ascend(
         self,
         work: Open,
+        there: Regions,
         refreshed: Refreshed,
         alive: Array,
         value: Array,
@@ -242,26 +254,27 @@ class Search:
         which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
         if not len(which):
             return alive, value, coeffs, trace
-        part = work.take(which)
-        lines = take_lines(refreshed, which)
-        ascent = Ascent(self.bounder, self.objective, part.regions, lines, None)
-        weights = np.eye(len(self.objective.owner))[guide[which]]
+        part, twin, own = work.take(which), self.twin, self.twin.backend.place(which)
+        ascent = Ascent(twin.bounder, twin.objective, there.take(own), twin.lines(refreshed, which), None)
+        weights = twin.backend.array(np.eye(len(self.objective.owner))[guide[which]])
         conjunction = part.open.argmax(axis=1)
         allowed = self.objective.owner[None] == conjunction[:, None]
+        several = bool(np.any(allowed.sum(axis=1) > 1))
         duals, bounded = ascent.run(
-            ascent.default_duals(weights), self.plan.steps, allowed if np.any(allowed.sum(axis=1) > 1) else None
+            ascent.default_duals(weights), self.plan.steps, twin.backend.place(allowed) if several else None
         )
-        closed = bounded.value > 0
+        bound = NUMPY.place(bounded.value)
+        closed = bound > 0
         for c in np.unique(conjunction[closed]).tolist():
             self.close_duals(part, ascent, int(c), duals, bounded, closed & (conjunction == c))
         work.open[which[closed]] = False
         alive = alive.copy()
         alive[which[closed]] = False
         value, coeffs = value.copy(), coeffs.copy()
-        value[which], coeffs[which] = bounded.value, bounded.rows.coeffs
-        trace = {k: a.copy() for k, a in trace.items()}
+        value[which], coeffs[which] = bound, NUMPY.place(bounded.rows.coeffs)
+        trace = {k: a + 0.0 for k, a in trace.items()}  # copies
         for k, a in bounded.trace.items():
-            trace[k][which] = a
+            trace[k][own] = a
         return alive, value, coeffs, trace
 
     def _guide(self, open_: Array, best: Array, value: Array) -> Array:
@@ -292,12 +305,13 @@ class Search:
     def close_duals(
         self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array
     ) -> None:
-        """Record the refutations found by ascent."""
+        """Record the refutations found by ascent, wherever it ran; `closed` is in NumPy."""
         which = np.flatnonzero(closed)
         if not len(which):
             return
         unstable = (work.regions.low[which] < 0) & (work.regions.up[which] > 0)
-        default = ascent.default_alpha()[which]
+        default = NUMPY.place(ascent.default_alpha())[which]
+        duals = plain_duals(duals)
         own = self.objective.rows_of(conjunction)
         ids = work.ids[which]
         self.recorder.close_duals(
@@ -307,7 +321,7 @@ class Search:
             duals.take(which),
             unstable,
             default,
-            bounded.value[which],
+            NUMPY.place(bounded.value)[which],
             self.recorder.literals(ids),
         )
 
@@ -371,20 +385,6 @@ class Search:
         wide = split_widest(self.bounder, work.regions.take(left))
         choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
         return rest
-
-
-def take_lines(refreshed: Refreshed, which: Array) -> Refreshed:
-    """The relaxations of the regions `which`."""
-    lines = {
-        k: Relaxation(
-            tuple(a[which] for a in r.lower_slopes),
-            r.lower_offset[which],
-            tuple(a[which] for a in r.upper_slopes),
-            r.upper_offset[which],
-        )
-        for k, r in refreshed.lines.items()
-    }
-    return Refreshed(lines, {})
 
 
 def cut_regions(

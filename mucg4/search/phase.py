@@ -14,6 +14,7 @@ it is done when that exceeds its own cost in row passes. Counted work, not secon
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ import numpy as np
 from mucg4.bound.propagate import Regions
 from mucg4.bound.reduced import Lines, Pass, Reduced, Rows
 from mucg4.bound.tighten import Ascent, apply_tightening
+from mucg4.bound.twin import plain_duals
+from mucg4.ops.arrays import NUMPY, xp
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Alpha, Tightening
@@ -50,7 +53,7 @@ class PhaseSearch:
 
     def __init__(self, search: Search, root: Regions, conjunction: int) -> None:
         self.search, self.conjunction = search, conjunction
-        self.bounder, self.objective = search.bounder, search.objective
+        self.bounder, self.objective, self.twin = search.bounder, search.objective, search.twin
         self.own = self.objective.rows_of(conjunction)
         self.drop = 0.0  # mean gain of one split
         self.asked = 0
@@ -60,7 +63,7 @@ class PhaseSearch:
     def _rebase(self, root: Regions) -> None:
         """Take bounds that hold on every region of this search as the new root bounds."""
         self.low, self.up = root.low[0].copy(), root.up[0].copy()
-        self.reduced = Reduced.build(self.bounder, self.objective, self.conjunction, root)
+        self.reduced = Reduced.build(self.twin.bounder, self.twin.objective, self.conjunction, root)
         red = self.reduced
         self.direct = ~np.any(red.mix, axis=1) & (red.gap > 0)  # affine in the input alone: closed-form gains
 
@@ -122,7 +125,7 @@ class PhaseSearch:
         if not len(work.ids) or search.witness is not None:
             return
         low, up = self._unit_bounds(work)
-        choice = self._split(work, done, self.reduced.lines(low, up))
+        choice = self._split(work, done, self.reduced.lines(low, up).on(NUMPY))
         search.push(work, np.ones(len(work.ids), dtype=bool), done.value.astype(np.float64), choice)
 
     def _unit_bounds(self, work: Open) -> tuple[Array, Array]:
@@ -164,16 +167,16 @@ class PhaseSearch:
     def _confirm(self, part: Open) -> Array:
         """Evaluate the duals of regions in float64 on the network itself, record refutations; `(B,)` closed."""
         assert part.duals is not None
-        units = self.reduced.positions
-        refreshed = self.bounder.refresh(part.regions, backward=False)
-        ascent = Ascent(self.bounder, self.objective, part.regions, refreshed, part.phases)
+        units, twin = self.reduced.positions, self.twin
+        there, refreshed = twin.refresh(part.regions, backward=False)
+        ascent = Ascent(twin.bounder, twin.objective, there, refreshed, twin.backend.place(part.phases))
         weights = np.zeros((len(part.ids), len(self.objective.owner)))
         weights[:, self.own] = part.duals.weights
-        duals = ascent.default_duals(weights)
+        duals = plain_duals(ascent.default_duals(weights))
         duals.alpha[:, units] = np.round(part.duals.alpha.astype(np.float64) * 255) / 255
         duals.beta[:, units] = part.duals.beta
-        bounded, _ = ascent.bound(duals)
-        closed = bounded.value > 0
+        bounded, _ = ascent.bound(twin.duals(duals))
+        closed = NUMPY.place(bounded.value) > 0
         self.search.close_duals(part, ascent, self.conjunction, duals, bounded, closed)
         return closed
 
@@ -270,7 +273,8 @@ class PhaseSearch:
             if rows is None:
                 continue
             evidence, held = self._evidence(one, block.node, rows, low[0], up[0])
-            improved = apply_tightening(self.bounder, self.objective, one.regions, evidence, held, one.phases[0, held])
+            where = self.twin.bounder, self.twin.objective
+            improved = apply_tightening(*where, one.regions, evidence, held, one.phases[0, held])
             if np.any(improved):
                 search.recorder.tighten(int(one.ids[0]), evidence, improved, held)
                 self.bounder.refresh(one.regions, backward=False)
@@ -293,7 +297,8 @@ class PhaseSearch:
         unit = np.concatenate([own, own])
         sign = np.where(np.arange(count) < len(own), F(1), F(-1))
         signs = one.duals.signs
-        width = (lines.up[0, unit] - lines.low[0, unit]).astype(F)
+        low, up = NUMPY.place(lines.low)[0, unit], NUMPY.place(lines.up)[0, unit]
+        width = (up - low).astype(F)
         base = one.duals.weights[:1] * (width / F(spread))[:, None]
         start = Rows(
             np.zeros((count, m), dtype=F),
@@ -303,16 +308,17 @@ class PhaseSearch:
             unit,
             sign,
         )
+        fixed = start.on(red.backend)
         best = red.backward(start, lines).value
         for scale in SCALES:
-            trial = Rows(base * F(scale), start.alpha, start.beta, signs, unit, sign)
+            trial = replace(fixed, weights=base * F(scale))
             value = red.backward(trial, lines).value
             better = value > best
             best = np.where(better, value, best)
             start.weights[better] = trial.weights[better]
         reach = np.maximum(start.weights, F(0.3) * (width / F(spread))[:, None])
         rows, done = red.ascend(start, lines, steps, simplex=False, reach=reach)
-        known = np.where(sign > 0, lines.low[0, unit], -lines.up[0, unit])
+        known = np.where(sign > 0, low, -up)
         gained = np.flatnonzero(done.value - known > LEAST_GAIN * width)
         return rows.take(gained) if len(gained) else None
 
@@ -395,16 +401,18 @@ class PhaseSearch:
         assert work.duals is not None
         count, width = units.shape
         region = np.repeat(np.arange(count), width)
-        low, up = self._unit_bounds(work)
-        each, unit, at = np.arange(len(region)), units.ravel(), cut.ravel()
+        place = red.backend.place  # the children's rows are many: made where they are used
+        low, up = (place(b) for b in self._unit_bounds(work))
+        duals, own, at = work.duals.on(red.backend).take(place(region)), place(region), place(cut.ravel())
+        each, unit, m = place(np.arange(len(region))), place(units.ravel()), xp(low)
         out = np.ones((count, width))
         for upper in (False, True):
-            child_low, child_up = low[region], up[region]
+            child_low, child_up = low[own], up[own]
             if upper:
-                child_low[each, unit] = np.maximum(child_low[each, unit], at)
+                child_low[each, unit] = m.maximum(child_low[each, unit], at)
             else:
-                child_up[each, unit] = np.minimum(child_up[each, unit], at)
-            value = red.backward(work.duals.take(region), red.lines(child_low, child_up)).value
+                child_up[each, unit] = m.minimum(child_up[each, unit], at)
+            value = red.backward(duals, red.lines(child_low, child_up)).value
             gain = np.minimum(value, 0) - done.value[region]
             out *= np.clip(np.nan_to_num(gain), 1e-9, None).reshape(count, width)
         return out

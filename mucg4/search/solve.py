@@ -10,9 +10,11 @@ import numpy as np
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import Reduced
+from mucg4.bound.twin import Twin
 from mucg4.budget import Budget
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
+from mucg4.ops.arrays import Backend
 from mucg4.oracle.runtime import Runtime
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
@@ -39,8 +41,15 @@ class Run:
 
     @property
     def workers(self) -> int:
-        """Processes that search."""
+        """Processes that search; one with a device, whose driver and threads do not survive a fork."""
+        if self.settings.device:
+            return 1
         return self.settings.workers or usable_cores()
+
+    @property
+    def backend(self) -> Backend:
+        """Where bounds are computed. Raises `InputError` when the device of the settings cannot be used."""
+        return Backend("float64", self.settings.device or None)
 
 
 @dataclass
@@ -53,6 +62,7 @@ class CaseState:
     objective: Objective
     root: Regions
     plan: Plan
+    twin: Twin
     trees: list[Tree] = field(default_factory=list)
 
 
@@ -80,12 +90,14 @@ def open_case(run: Run, number: int) -> CaseState | None:
     if case.box.empty or not case.conjunctions:
         return None
     bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll)
-    root = bounder.root()
-    bounder.refresh(root)
+    root, objective = bounder.root(), Objective(case)
+    twin = Twin.of(bounder, objective, run.backend)
+    there, _ = twin.refresh(root)
     bounder.tighten_scales(root)
-    objective = Objective(case)
+    if twin.bounder is not bounder:
+        twin.bounder.tighten_scales(there)
     plan = plan_for(bounder, root, run.settings, len(objective.owner))
-    return CaseState(number, case, bounder, objective, root, plan)
+    return CaseState(number, case, bounder, objective, root, plan, twin)
 
 
 def attack_of(run: Run, case: Case) -> Attack | None:
@@ -113,7 +125,7 @@ def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
     """A search with an empty frontier and a tree of the root alone."""
     recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
     parts = state.bounder, state.objective, state.plan, state.root, recorder
-    return Search(*parts, run.statistics, run.budget, attack, run.progress)
+    return Search(*parts, run.statistics, run.budget, attack, run.progress, state.twin)
 
 
 def solve_case(run: Run, state: CaseState) -> Witness | None:

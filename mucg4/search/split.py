@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
+from mucg4.ops.arrays import NUMPY, at_least, at_most, xp, zeros
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -32,15 +33,17 @@ class Choice(NamedTuple):
 
 def loss(coeff: Array, low: Array, up: Array) -> Array:
     """Estimated looseness at neurons with output coefficients `coeff` and bounds `low, up` (same shapes)."""
-    low, up = np.minimum(low, 0), np.maximum(up, 0)
-    chord = -low * up / np.maximum(up - low, np.finfo(low.dtype).tiny)
-    return np.where(coeff < 0, -coeff * chord, coeff * np.minimum(up, -low))
+    low, up = at_most(low, 0), at_least(up, 0)
+    chord = -low * up / at_least(up - low, 1e-30)  # float32 holds it too
+    return xp(low).where(coeff < 0, -coeff * chord, coeff * xp(low).minimum(up, -low))
 
 
 def _sum_by_region(values: Array, region: Array, batch: int) -> Array:
     """`values (rows, d)` with sorted `region (rows,)` -> sums `(batch, d)`."""
-    out = np.zeros((batch, values.shape[1]))
-    if len(region):
+    out = zeros((batch, values.shape[1]), values)
+    if not isinstance(values, np.ndarray):
+        out.index_add_(0, region, values)
+    elif len(region):
         starts = np.flatnonzero(np.r_[True, region[1:] != region[:-1]])
         out[region[starts]] = np.add.reduceat(values, starts, axis=0)
     return out
@@ -53,8 +56,8 @@ def _neuron_gains(rows: NeuronRows, coeff: Array, low: Array, up: Array, half: A
     now = loss(coeff, low, up)
     out = []
     for side in (-1.0, 1.0):  # the lower child loses the upper half of the input's range, and vice versa
-        new_low = np.minimum(low + np.maximum(side * rows.below, 0) * h, up)
-        new_up = np.maximum(up - np.maximum(side * rows.above, 0) * h, low)
+        new_low = xp(h).minimum(low + at_least(side * rows.below, 0) * h, up)
+        new_up = xp(h).maximum(up - at_least(side * rows.above, 0) * h, low)
         out.append(_sum_by_region(now - loss(coeff, new_low, new_up), rows.region, len(half)))
     return out[0], out[1]
 
@@ -62,12 +65,12 @@ def _neuron_gains(rows: NeuronRows, coeff: Array, low: Array, up: Array, half: A
 def input_gains(
     bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
 ) -> tuple[Array, Array]:
-    """Estimated gains `(B, d)` of the lower and upper child when each input is halved.
+    """Estimated gains `(B, d)` of the lower and upper child when each input is halved, on the bounder's backend.
 
     `coeffs (B, d)`: input row of the guiding functional; `trace[k] (B, n)`: its coefficients on node k.
     """
     half = (regions.hi - regions.lo) / 2
-    lower, upper = np.maximum(-coeffs, 0) * half, np.maximum(coeffs, 0) * half
+    lower, upper = at_least(-coeffs, 0) * half, at_least(coeffs, 0) * half
     for user, a in trace.items():
         node = bounder.network.nodes[user]
         if not isinstance(node.op, TwoPiece) or node.inputs[0] not in refreshed.rows:
@@ -81,8 +84,12 @@ def input_gains(
 def split_input(
     bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
 ) -> Choice:
-    """Halve the input with the largest estimated sum of both children's gains."""
-    lower, upper = input_gains(bounder, regions, refreshed, coeffs, trace)
+    """Halve the input with the largest estimated sum of both children's gains.
+
+    Everything but `regions` is on the bounder's backend; the choice is made in NumPy.
+    """
+    there = regions.on(bounder.network.backend)
+    lower, upper = (NUMPY.place(g) for g in input_gains(bounder, there, refreshed, coeffs, trace))
     middle = (regions.lo + regions.hi) / 2
     divisible = (regions.lo < middle) & (middle < regions.hi)
     score = np.where(divisible, lower + upper + 1e-12 * (regions.hi - regions.lo), -1.0)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from handmade import chain, one, random_layers
+from examples import model, query_of, text
+from handmade import chain, model_bytes, one, random_layers
+from samples import random_sample
 from test_ops import AFFINE, boxes
 
 from mucg4.bound.objective import Objective, clip_box
 from mucg4.bound.propagate import Bounder
+from mucg4.bound.reduced import Reduced
+from mucg4.bound.reduced import Rows as ReducedRows
+from mucg4.bound.twin import Twin
 from mucg4.errors import InputError
 from mucg4.model.network import Network, Node
+from mucg4.model.query import Query
+from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
 from mucg4.ops.arrays import NUMPY, Backend, backend_of, largest_of_runs
 from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.proof.check import check
+from mucg4.settings import Settings
+from mucg4.verify import verify
 
 ROOM = {"float64": 1e-10, "float32": 1e-3}
 
@@ -255,3 +267,116 @@ def test_what_a_backend_refuses():
         if not torch.cuda.is_available():
             with pytest.raises(InputError, match="no usable GPU"):
                 Backend("float64", "cuda")
+
+
+# -- whole runs on a device ---------------------------------------------------------------------------------------
+
+
+def conv_query(seed, share) -> Query:
+    """A convolution, a skip connection and a dense end; the threshold is a share of the sampled range."""
+    rng = np.random.default_rng(seed)
+
+    def w(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    nodes = [
+        ("Conv", "x k0 b0", "c0", {"pads": [1, 1, 1, 1]}),
+        ("Relu", "c0", "h0", None),
+        ("Conv", "h0 k1 b1", "c1", {"pads": [1, 1, 1, 1]}),
+        ("Add", "c1 h0", "s", None),
+        ("Relu", "s", "h1", None),
+        ("Flatten", "h1", "f", None),
+        ("Gemm", "f w b", "y", {"transB": 1}),
+    ]
+    tensors = {"k0": w(2, 1, 3, 3), "b0": w(2), "k1": w(2, 2, 3, 3), "b1": w(2), "w": w(1, 32), "b": w(1)}
+    data = model(nodes, tensors, 16, 1, shape=[1, 1, 4, 4])
+    box = [(float(c - 0.15), float(c + 0.15)) for c in rng.uniform(-1, 1, 16).round(3)]
+    free = query_of(data, text(box, 1, "(<= Y_0 0.0)"))
+    y = free.network(samples(free.cases[0].box.lo, free.cases[0].box.hi, 2000, rng)).ravel()
+    bound = y.min() - share * (y.max() - y.min())
+    return query_of(data, text(box, 1, f"(<= Y_0 {bound:.6f})"))
+
+
+def same_answers(query, **options) -> set[str]:
+    """The verdict of NumPy and of PyTorch on the CPU; proofs of the latter are accepted by the checker."""
+    words = set()
+    for device in ("", "cpu"):
+        verdict = verify(query, Settings(device=device, timeout=20.0, workers=1, **options))
+        words.add(verdict.word)
+        if isinstance(verdict, Safe):
+            assert check(verdict.proof, query).accepted, device
+    return words
+
+
+@pytest.mark.parametrize("split", ["input", "phase"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_on_a_device(seed, split):
+    pytest.importorskip("torch")
+    sample = replace(random_sample(seed), split=split)
+    assert len(same_answers(query_of(sample.onnx(), sample.vnnlib()), split=split)) == 1
+
+
+@pytest.mark.parametrize("attack", [True, False])
+@pytest.mark.parametrize("split, share", [("phase", 0.5), ("phase", -0.02), ("input", 0.9)])
+def test_convolutions_on_a_device(split, share, attack):
+    pytest.importorskip("torch")
+    words = same_answers(conv_query(1, share), split=split, attack=attack or share < 0)
+    assert words == ({"sat"} if share < 0 else {"unsat"})
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Tanh"])
+def test_smooth_functions_on_a_device(activation):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    layers = random_layers(5, (3, 6, 6, 1))
+    data = model_bytes(layers, activation=activation)
+    box = [(-0.4, 0.4)] * 3
+    y = query_of(data, text(box, 1, "(<= Y_0 0.0)")).network(rng.uniform(-0.4, 0.4, (2000, 3)))
+    query = query_of(data, text(box, 1, f"(<= Y_0 {y.min() - 0.3 * (y.max() - y.min()):.6f})"))
+    for split in ("input", "phase"):
+        assert same_answers(query, split=split) == {"unsat"}
+
+
+def test_a_device_keeps_to_one_process(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    verdict = verify(conv_query(1, 0.5), Settings(device="cpu", workers=4, split="phase"))
+    assert verdict.word == "unsat"
+
+
+def test_arrays_and_rows_of_a_device_come_back_as_numpy():
+    """The two boundaries: the twin of a bounder, and the reduced network."""
+    pytest.importorskip("torch")
+    query = conv_query(2, 0.02)
+    case, backend = query.cases[0], Backend("float64", "cpu")
+    bounder, objective = Bounder(query.network, case.box.lo, case.box.hi), Objective(case)
+    found = []
+    for there in (NUMPY, backend):
+        twin, root = Twin.of(bounder, objective, there), bounder.root()
+        regions, _ = twin.refresh(root)
+        assert isinstance(root.low, np.ndarray) and same_place(regions.low, there)
+        red = Reduced.build(twin.bounder, twin.objective, 0, root)
+        lines = red.lines(root.low[:, red.positions], root.up[:, red.positions])
+        assert same_place(lines.upper, Backend("float32", there.device))
+        alpha = red.default_alpha(lines)
+        rows = ReducedRows(np.ones((1, 1), dtype=np.float32), alpha, 0 * alpha, 0 * alpha)
+        best, top = red.ascend(rows, lines, 8, simplex=True)
+        assert all(isinstance(a, np.ndarray) for a in (best.alpha, best.beta, best.weights, top.value, top.on))
+        found.append((root.low, root.up, red.a, red.mix, top.value))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    query = conv_query(0, 0.02)
+    try:
+        import torch
+    except ImportError:
+        with pytest.raises(InputError, match=r"needs PyTorch: pip install mucg4\[torch\]"):
+            verify(query, Settings(device="cpu"))
+    else:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(InputError, match="no usable GPU"):
+            verify(query, Settings(device="cuda"))
+    with pytest.raises(InputError, match="device must be one of"):
+        Settings(device="tpu")
