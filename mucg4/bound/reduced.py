@@ -133,7 +133,7 @@ class Placed(NamedTuple):
 
 @dataclass
 class Reduced:
-    """See the module text. Built for one conjunction and valid on every sub-region of `root`.
+    """See the module text. Valid on every sub-region of the root it was built on.
 
     The fields are NumPy arrays; `placed` are the same arrays (on a CPU the same memory) where the passes compute.
     """
@@ -151,6 +151,7 @@ class Reduced:
     gc: Array  # (m,)
     middle: Array  # (d,) of the input box
     radius: Array  # (d,)
+    stable: dict[int, Relaxation]  # slopes of stable neurons, nothing at units
 
     @property
     def units(self) -> int:
@@ -177,10 +178,10 @@ class Reduced:
         return len(read) == len(bounder.network.nonlinear) == len(set(read))
 
     @staticmethod
-    def build(bounder: Bounder, objective: Objective, conjunction: int, root: Regions) -> Reduced:
-        """The reduced network on the first region of `root` (NumPy) for one conjunction's constraints.
+    def build(bounder: Bounder, root: Regions) -> Reduced:
+        """The reduced network on the first region of `root` (NumPy), without constraints.
 
-        `bounder` and `objective` live on one backend, which is also where the result computes.
+        It computes where `bounder` does.
         """
         network, there = bounder.network, bounder.network.backend
         blocks, positions, lines, comps = [], [], {}, []
@@ -211,17 +212,9 @@ class Reduced:
         a, mix, c = np.zeros((at, d), dtype=F), np.zeros((at, at), dtype=F), np.zeros(at, dtype=F)
         widest = max(n.size for n in network.nodes)
 
-        def fill(pending: dict[int, Array], a: Array, on: Array, c: Array, extra: Array | None = None) -> None:
-            trace: dict[int, Array] = {}
-            placed = {k: there.array(v) for k, v in pending.items()}
-            rows = bounder.carry(placed, there.place(np.zeros(len(a), dtype=np.int64)), lines, trace)
-            coeffs = NUMPY.place(rows.coeffs)
-            coeffs = coeffs if extra is None else coeffs + extra
-            a[:], c[:] = coeffs * radius, NUMPY.place(rows.offset) + coeffs @ middle
-            for b, index in zip(blocks, comps, strict=True):
-                if b.user in trace:
-                    on[:, b.where] = NUMPY.place(trace[b.user][:, there.place(index)])
-
+        flat = np.concatenate(positions) if positions else np.zeros(0, dtype=np.int64)
+        none = np.zeros((0, d), dtype=F), np.zeros((0, at), dtype=F), np.zeros(0, dtype=F)
+        out = Reduced(bounder, blocks, flat, gap, left, a, mix, c, *none, middle, radius, lines)
         for b, index in zip(blocks, comps, strict=True):
             step = max(1, BUILD_ELEMENTS // widest)
             for begin in range(0, len(index), step):
@@ -230,17 +223,33 @@ class Reduced:
                 own = slice(b.where.start + begin, b.where.start + begin + len(part))
                 unit_rows = np.zeros((len(part), network.nodes[b.node].size))
                 unit_rows[np.arange(len(part)), part] = 1.0
-                fill({b.node: unit_rows}, a[own], mix[own], c[own])
+                a[own], mix[own], c[own] = out._carried({b.node: unit_rows})
+        return out
+
+    def constrained(self, objective: Objective, conjunction: int) -> Reduced:
+        """The same network with the constraints of one conjunction; the matrices are shared."""
         rows = objective.rows_of(conjunction)
-        m = rows.stop - rows.start
-        ga, gl, gc = np.zeros((m, d), dtype=F), np.zeros((m, at), dtype=F), np.zeros(m, dtype=F)
         y, x, constants = (NUMPY.place(v[rows]) for v in (objective.y, objective.x, objective.constants))
-        fill({len(network.nodes) - 1: y.copy()}, ga, gl, gc, x)
-        gc += constants.astype(F)
-        for matrix in (a, mix, ga, gl):  # float32 subnormals would make products a hundred times slower
+        ga, gl, gc = self._carried({len(self.bounder.network.nodes) - 1: y.copy()}, x)
+        return replace(self, ga=ga, gl=gl, gc=gc + constants.astype(F))
+
+    def _carried(self, pending: dict[int, Array], on_input: Array | float = 0.0) -> tuple[Array, Array, Array]:
+        """Rows on network nodes as rows on the scaled input `(R, d)`, on units `(R, U)`, and constants `(R,)`."""
+        there = self.bounder.network.backend
+        count = len(next(iter(pending.values())))
+        trace: dict[int, Array] = {}
+        placed = {k: there.array(v) for k, v in pending.items()}
+        rows = self.bounder.carry(placed, there.place(np.zeros(count, dtype=np.int64)), self.stable, trace)
+        coeffs = NUMPY.place(rows.coeffs) + on_input
+        on = np.zeros((count, self.units), dtype=F)
+        for b in self.blocks:
+            if b.user in trace:
+                index = self.positions[b.where] - self.bounder.slices[b.node].start
+                on[:, b.where] = NUMPY.place(trace[b.user][:, there.place(index)])
+        a, c = (coeffs * self.radius).astype(F), (NUMPY.place(rows.offset) + coeffs @ self.middle).astype(F)
+        for matrix in (a, on):  # float32 subnormals would make products a hundred times slower
             matrix[np.abs(matrix) < TINY] = 0.0
-        flat = np.concatenate(positions) if positions else np.zeros(0, dtype=np.int64)
-        return Reduced(bounder, blocks, flat, gap, left, a, mix, c, ga, gl, gc, middle, radius)
+        return a, on, c
 
     # ---- lines ---------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ rounding accounted for (`mucg4.bound.rounding`), so bounds of either may be inte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
+from mucg4.bound.reduced import Reduced
 from mucg4.bound.tighten import Duals
 from mucg4.ops.arrays import NUMPY, Array, Backend
 from mucg4.ops.base import Relaxation
@@ -24,6 +25,13 @@ class Twin:
     bounder: Bounder
     objective: Objective
     backend: Backend
+    _roots: list[Reduced] = field(default_factory=list)
+
+    def reduced(self, root: Regions) -> Reduced:
+        """The reduced network on the case's root, made once: all conjunctions share its matrices."""
+        if not self._roots:
+            self._roots.append(Reduced.build(self.bounder, root))
+        return self._roots[0]
 
     @staticmethod
     def of(bounder: Bounder, objective: Objective, backend: Backend) -> Twin:

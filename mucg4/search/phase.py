@@ -63,7 +63,8 @@ class PhaseSearch:
     def _rebase(self, root: Regions) -> None:
         """Take bounds that hold on every region of this search as the new root bounds."""
         self.low, self.up = root.low[0].copy(), root.up[0].copy()
-        self.reduced = Reduced.build(self.twin.bounder, self.twin.objective, self.conjunction, root)
+        whole = self.twin.reduced(root) if root is self.search.root else Reduced.build(self.twin.bounder, root)
+        self.reduced = whole.constrained(self.twin.objective, self.conjunction)
         red = self.reduced
         self.direct = ~np.any(red.mix, axis=1) & (red.gap > 0)  # affine in the input alone: closed-form gains
 
