@@ -308,6 +308,37 @@ def same_answers(query, **options) -> set[str]:
     return words
 
 
+@pytest.fixture
+def apart(monkeypatch):
+    """As if the device had memory of its own: arrays cross only by `Backend.place`, which copies them."""
+    torch = pytest.importorskip("torch")
+    place, convert, inside = Backend.place, torch.Tensor.__array__, []
+
+    def copying(self, values):
+        inside.append(True)
+        try:
+            out = place(self, values)
+            return out if type(out) is type(values) else (out.copy() if isinstance(out, np.ndarray) else out.clone())
+        finally:
+            inside.pop()
+
+    def guarded(self, *args, **more):
+        assert inside, "a tensor met NumPy outside Backend.place"
+        return convert(self, *args, **more)
+
+    monkeypatch.setattr(Backend, "place", copying)
+    monkeypatch.setattr(torch.Tensor, "__array__", guarded)
+
+
+@pytest.mark.parametrize("split, share", [("phase", 0.5), ("phase", -0.02), ("input", 0.9)])
+def test_memory_of_its_own(split, share, apart):
+    words = same_answers(conv_query(1, share), split=split, attack=share < 0)
+    assert words == ({"sat"} if share < 0 else {"unsat"})
+    for seed in (1, 5, 8, 10):
+        sample = replace(random_sample(seed), split=split)
+        assert len(same_answers(query_of(sample.onnx(), sample.vnnlib()), split=split)) == 1
+
+
 @pytest.mark.parametrize("split", ["input", "phase"])
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_on_a_device(seed, split):
