@@ -29,7 +29,7 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
 from mucg4.proof.check import check
 from mucg4.settings import Settings
-from mucg4.verify import verify
+from mucg4.verify import replay, verify
 
 ROOM = {"float64": 1e-10, "float32": 1e-3}
 
@@ -411,3 +411,12 @@ def test_a_device_that_is_not_there(monkeypatch):
             verify(query, Settings(device="cuda"))
     with pytest.raises(InputError, match="device must be one of"):
         Settings(device="tpu")
+
+
+def test_replay_with_a_device_says_what_stays_in_numpy():
+    pytest.importorskip("torch")
+    query = conv_query(1, 0.5)
+    proof = verify(query, Settings(device="cpu", split="phase")).proof
+    again = replay(proof, query, Settings(device="cpu", split="phase"))
+    assert again.word == "unsat" and any("in NumPy" in w for w in again.statistics.warnings)
+    assert not replay(proof, query, Settings(split="phase", workers=1)).statistics.warnings
