@@ -44,6 +44,7 @@ SAMPLE = 96  # leaves tried before the ladder may give up
 LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on
 BATCH = 512
 COMFORT = 0.02  # margins below this share of the functional's range over its box are widened
+NOT_THERE = "stored evidence was re-established in NumPy; the device searched what stayed open"
 FEW = 8  # batches up to this size are near the root or cheap anyway
 
 
@@ -381,6 +382,8 @@ def replay_all(run: Run, trees: list[Tree], rung: str) -> Witness | list[Tree]:
         if not own:
             return solve_case(run, state)
         statistics.stored_leaves += sum(len(t.leaves) for t in own)
+        if run.settings.device and NOT_THERE not in statistics.warnings:
+            statistics.warnings.append(NOT_THERE)
         return replay_case(run, state, own, rung)
 
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mucg4.bound.kernels import steady_allocator
@@ -88,7 +90,7 @@ def decide(
     elif settings.device:
         _ = run.backend  # a device that cannot be used is an error even where nothing needs bounding
     try:
-        with blas_threads(query), stage(run, "solve"):
+        with blas_threads(query), torch_threads(settings), stage(run, "solve"):
             found = answer(run)
         verdict = _conclude(run, found)
     except BudgetError as error:
@@ -119,6 +121,25 @@ def blas_threads(query: Query) -> Iterator[None]:
 
     with threadpool_limits(1, user_api="blas"):
         yield
+
+
+@contextmanager
+def torch_threads(settings: Settings) -> Iterator[None]:
+    """One PyTorch thread while solving on its CPU device, unless `OMP_NUM_THREADS` says otherwise.
+
+    Measured: PyTorch's threads wait for each other by spinning, so on two busy cores two of them made rows more than
+    twenty times slower.
+    """
+    if settings.device != "cpu" or settings.engine == "smt" or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    torch = import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

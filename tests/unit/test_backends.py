@@ -29,7 +29,7 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
 from mucg4.proof.check import check
 from mucg4.settings import Settings
-from mucg4.verify import verify
+from mucg4.verify import replay, verify
 
 ROOM = {"float64": 1e-10, "float32": 1e-3}
 
@@ -308,6 +308,37 @@ def same_answers(query, **options) -> set[str]:
     return words
 
 
+@pytest.fixture
+def apart(monkeypatch):
+    """As if the device had memory of its own: arrays cross only by `Backend.place`, which copies them."""
+    torch = pytest.importorskip("torch")
+    place, convert, inside = Backend.place, torch.Tensor.__array__, []
+
+    def copying(self, values):
+        inside.append(True)
+        try:
+            out = place(self, values)
+            return out if type(out) is type(values) else (out.copy() if isinstance(out, np.ndarray) else out.clone())
+        finally:
+            inside.pop()
+
+    def guarded(self, *args, **more):
+        assert inside, "a tensor met NumPy outside Backend.place"
+        return convert(self, *args, **more)
+
+    monkeypatch.setattr(Backend, "place", copying)
+    monkeypatch.setattr(torch.Tensor, "__array__", guarded)
+
+
+@pytest.mark.parametrize("split, share", [("phase", 0.5), ("phase", -0.02), ("input", 0.9)])
+def test_memory_of_its_own(split, share, apart):
+    words = same_answers(conv_query(1, share), split=split, attack=share < 0)
+    assert words == ({"sat"} if share < 0 else {"unsat"})
+    for seed in (1, 5, 8, 10):
+        sample = replace(random_sample(seed), split=split)
+        assert len(same_answers(query_of(sample.onnx(), sample.vnnlib()), split=split)) == 1
+
+
 @pytest.mark.parametrize("split", ["input", "phase"])
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_on_a_device(seed, split):
@@ -380,3 +411,12 @@ def test_a_device_that_is_not_there(monkeypatch):
             verify(query, Settings(device="cuda"))
     with pytest.raises(InputError, match="device must be one of"):
         Settings(device="tpu")
+
+
+def test_replay_with_a_device_says_what_stays_in_numpy():
+    pytest.importorskip("torch")
+    query = conv_query(1, 0.5)
+    proof = verify(query, Settings(device="cpu", split="phase")).proof
+    again = replay(proof, query, Settings(device="cpu", split="phase"))
+    assert again.word == "unsat" and any("in NumPy" in w for w in again.statistics.warnings)
+    assert not replay(proof, query, Settings(split="phase", workers=1)).statistics.warnings
