@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import numpy as np
-
 from mucg4.ops.arrays import Array, Backend, xp
 
 __all__ = ["Affine", "Array", "Nonlinear", "Op", "Relaxation"]
@@ -112,13 +110,3 @@ class Nonlinear(Op):
             far = xp(a).maximum(abs(a), abs(b))
             total = far if total is None else total + far
         return total
-
-    def term_size(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
-        """At least `sum_i |slope_i| |x_i|` for any line that `relax` gives on any part of the box, and any x in it.
-
-        This scales the rounding of backward rows. The default is right for slopes of at most 1.
-        """
-        size = np.maximum(abs(lo[0]), abs(hi[0]))
-        for a, b in zip(lo[1:], hi[1:], strict=True):
-            size = size + np.maximum(abs(a), abs(b))
-        return size

@@ -463,7 +463,12 @@ class Atan(Curve):
     """The arc tangent."""
 
     kind: str = field(default="Atan", init=False)
-    least, most, limits, increasing = -1.5707963267948968, 1.5707963267948968, (-1.5707963267948968, 1.5707963267948968), True
+    least, most, limits, increasing = (
+        -1.5707963267948968,
+        1.5707963267948968,
+        (-1.5707963267948968, 1.5707963267948968),
+        True,
+    )
 
     def value(self, x: Array) -> Array:
         return np.arctan(x)
