@@ -217,9 +217,77 @@ class Square(Bowl):
 
     def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
         far = xp(lo[0]).maximum(abs(lo[0]), abs(hi[0]))
-        return 2.0 * far * far  # every slope is at most 2 far
+        with np.errstate(over="ignore"):
+            return 2.0 * far * far  # every slope is at most 2 far
+
+
+@dataclass(frozen=True)
+class Reciprocal(Bowl):
+    """`1 / x`; where a box contains 0 nothing is known."""
+
+    kind: str = field(default="Reciprocal", init=False)
+
+    def value(self, x: Array) -> Array:
+        return 1.0 / x
+
+    def derivative(self, x: Array) -> Array:
+        return -1.0 / (x * x)
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        root = xp(s).sqrt(at_least(-1.0 / s, 0.0))
+        return [xp(s).where(lo > 0, root, -root)]
+
+    def bend(self, lo: Array) -> Array:
+        return xp(lo).sign(lo)
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        near = 1.0 / precision(lo).huge ** 0.25  # so that no slope overflows
+        return (lo > near) | (hi < -near)
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        # slopes are 1 / (a b) of points a, b of the box or 1 / m^2 in its middle, where |m| >= |x| / 2: see Bowl
+        near = xp(lo[0]).where((lo[0] <= 0) & (hi[0] >= 0), 0.0, xp(lo[0]).minimum(abs(lo[0]), abs(hi[0])))
+        with np.errstate(divide="ignore"):
+            return 4.0 / near
+
+
+@dataclass(frozen=True)
+class Exp(Bowl):
+    """The exponential."""
+
+    kind: str = field(default="Exp", init=False)
+
+    def value(self, x: Array) -> Array:
+        return xp(x).exp(x)
+
+    def derivative(self, x: Array) -> Array:
+        return xp(x).exp(x)
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        return [xp(s).log(at_least(s, 0.0))]
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        far = np.log(precision(lo).huge)
+        return (lo > -far) & (hi < far)
+
+    def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
+        return full(lo.shape, 0.0, lo), self._top(hi)
+
+    def _top(self, hi: Array) -> Array:
+        p = precision(hi)
+        return xp(hi).exp(hi) * (1 + 4 * ULPS * p.unit) + p.least
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        low, high = super().interval(lo, hi)
+        return at_least(low, 0.0), high
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        with np.errstate(all="ignore"):
+            return 2.0 * self._top(hi[0]) * (1.0 + xp(lo[0]).maximum(abs(lo[0]), abs(hi[0])))
 
 
 SIN = Sin()
+RECIPROCAL = Reciprocal()
+EXP = Exp()
 COS = Cos()
 SQUARE = Square()

@@ -14,7 +14,10 @@ asked for slopes only.
 * Waves (`Sin`, `Cos`: `sin(z + phase)`): f - s z has its local minima where `z + phase = 2 pi k - arccos s`, where it
   is `-sqrt(1 - s^2) - s z`; that is monotone in k, so the first and the last k inside [l, u] suffice, with the two
   ends. A k that is slightly outside does no harm. The upper line is the lower one of `sin(z + phase + pi) = -f`.
-* `Square`: the smallest value of `z^2 - s z` on [l, u] is at the point of [l, u] nearest to s / 2, the largest at an end.
+* `Square`: the smallest value of `z^2 - s z` on [l, u] is at its point nearest to s / 2, the largest at an end.
+* `Exp` and `Reciprocal` (where the box has one sign; otherwise nothing is known): f is convex, or concave left of 0.
+  Its largest distance above a line is at an end. It lies above its tangent at ANY point p, and what the tangent falls
+  below the line is smallest at an end.
 * `Product`: `x y - s x - t y` is linear in each variable alone: its extremes over a box are at corners.
 """
 
@@ -32,7 +35,7 @@ from mucg4.ops.piecewise import TwoPiece
 
 S_SHAPED = ("Sigmoid", "Tanh")
 PHASE = {"Sin": 0.0, "Cos": np.pi / 2}
-ONE_INPUT = (*S_SHAPED, *PHASE, "Square")
+ONE_INPUT = (*S_SHAPED, *PHASE, "Square", "Reciprocal", "Exp")
 FAR = 1e6  # beyond it a wave is only known to be in [-1, 1]
 LIBM = 2.0**-47  # absolute error of one evaluation of f or f' (|f| <= 1; libm is off by a few 2**-53)
 TURN = 2 * np.pi
@@ -100,6 +103,7 @@ def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, A
     if op.kind == "Product":
         return _product(op, lo, hi)
     rule = _wave if op.kind in PHASE else _square if op.kind == "Square" else _s_shaped
+    rule = {"Reciprocal": _reciprocal, "Exp": _exponential}.get(op.kind, rule)
     return rule(op, lo[0], hi[0])
 
 
@@ -160,8 +164,57 @@ def _square(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
     up_offset = np.where(np.isfinite(up_offset), up_offset, np.inf)
     lines = Lines(low, up, up_offset, low_offset, *_no(lo), _steepest(low, up))
     inside = (lo <= 0) & (hi >= 0)
-    flo = np.where(inside, 0.0, np.minimum(lo * lo, hi * hi))
-    return lines, np.maximum(flo * (1 - 4 * STEP) - TINY, 0.0), size * (1 + 4 * STEP) + TINY
+    with np.errstate(over="ignore"):
+        flo = np.where(inside, 0.0, np.minimum(lo * lo, hi * hi))
+    return lines, np.clip(flo * (1 - 4 * STEP) - TINY, 0.0, 1e300), size * (1 + 4 * STEP) + TINY
+
+
+def _reciprocal(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    """On negative boxes by the mirrored function, 1 / -z = -(1 / z)."""
+    left = hi < 0
+    known = ((lo > 1e-100) | (hi < -1e-100)) & np.isfinite(lo) & np.isfinite(hi)
+    a, b = (np.where(known, np.where(left, *pair), 1.0) for pair in ((-hi, lo), (-lo, hi)))
+    s = [np.where(known, x, 0.0) for x in _proposed(op, [lo], [hi])]
+    low, up = np.where(left, s[1], s[0]), np.where(left, s[0], s[1])  # of the mirrored function
+    with np.errstate(all="ignore"):
+        touch = np.sqrt(1 / np.maximum(-low, 1e-200))
+        below, above = _convex_offsets(lambda z: 1 / z, lambda z: -1 / (z * z), touch, low, up, a, b)
+        first, last = 1 / b * (1 - 4 * STEP), 1 / a * (1 + 4 * STEP)
+    low_offset = np.where(known, np.where(left, -above, below), -np.inf)
+    up_offset = np.where(known, np.where(left, -below, above), np.inf)
+    flo = np.where(known, np.where(left, -last, first), -np.inf)
+    fhi = np.where(known, np.where(left, -first, last), np.inf)
+    return Lines(s[0], s[1], up_offset, low_offset, *_no(lo), _steepest(*s)), flo, fhi
+
+
+def _exponential(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    known = (lo > -600) & (hi < 600)
+    a, b = np.where(known, lo, 0.0), np.where(known, hi, 0.0)
+    low, up = (np.where(known, s, 0.0) for s in _proposed(op, [lo], [hi]))
+    with np.errstate(all="ignore"):
+        touch = np.log(np.maximum(low, 1e-300))
+        below, above = _convex_offsets(np.exp, np.exp, touch, low, up, a, b)
+        first, last = np.exp(lo) * (1 - LIBM) - TINY, np.exp(hi) * (1 + LIBM) + TINY
+    lines = Lines(low, up, np.where(known, above, last), np.where(known, below, 0.0), *_no(lo), _steepest(low, up))
+    return lines, np.clip(first, 0.0, 1e300), last  # never infinite: the value itself is not
+
+
+def _convex_offsets(
+    f: Any, slope_at: Any, touch: Array, low: Array, up: Array, lo: Array, hi: Array
+) -> tuple[Array, Array]:
+    """Floats below `f(z) - low z` and above `f(z) - up z` on [lo, hi], for convex f > 0 with |f'| largest at an end.
+
+    f and f' may be off by a relative LIBM.
+    """
+    p = np.clip(np.where(np.isnan(touch), lo, touch), lo, hi)
+    tangent, far = slope_at(p), np.maximum(abs(lo), abs(hi))
+    rise = tangent - low
+    drop = np.maximum(np.maximum(rise * (p - lo), -rise * (hi - p)), 0)
+    ends = np.maximum(f(lo), f(hi))
+    below = f(p) - low * p - drop
+    below = below - (2 * LIBM * (ends + abs(tangent) * (hi - lo)) + 16 * STEP * (abs(low) * far + drop) + TINY)
+    above = np.maximum(f(lo) - up * lo, f(hi) - up * hi)
+    return below, above + (2 * LIBM * ends + 16 * STEP * abs(up) * far + TINY)
 
 
 def _product(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mucg4.ops.affine import Dense, Reduce, RowDense, Scale
 from mucg4.ops.base import Nonlinear
-from mucg4.ops.curves import COS, SIN
+from mucg4.ops.curves import COS, EXP, RECIPROCAL, SIN
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
 from mucg4.read import constant
@@ -91,8 +91,10 @@ def _power(b: Builder, x: Variable, exponent: int) -> Variable:
 
 def _div(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, y = _two(node, values)
-    if not isinstance(y, Constant) or not isinstance(x, Variable):
-        raise node.unsupported("division by a variable")
+    if isinstance(y, Variable):
+        inverse = b.node(RECIPROCAL, [y], y.shape)
+        return [b.product(x, inverse) if isinstance(x, Variable) else b.times(inverse, x)]
+    assert isinstance(x, Variable)
     return [b.times(x, constant.divide(Constant(np.ones(())), Constant(y.double(), y.name, y.magnitude, y.rounded)))]
 
 
@@ -355,6 +357,8 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Sigmoid": (_elementwise(SIGMOID), ""),
     "Sin": (_elementwise(SIN), ""),
     "Cos": (_elementwise(COS), ""),
+    "Exp": (_elementwise(EXP), ""),
+    "Reciprocal": (_elementwise(RECIPROCAL), ""),
     "Pow": (_pow, ""),
     "Tanh": (_elementwise(TANH), ""),
     "Concat": (_concat, "axis"),
