@@ -248,6 +248,7 @@ class Bounder:
                     region, neuron = nonzero(self.unstable(regions, k))
                     out.rows[k] = NeuronRows(region, neuron, op.weight[neuron], -op.weight[neuron])
             elif backward:
+                self._image(regions, k)
                 region, neuron = nonzero(self.unstable(regions, k))
                 if len(region):
                     rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep_rows)
@@ -257,6 +258,20 @@ class Bounder:
                 if user in self._is_nonlinear and max(self.network.nodes[user].inputs) == k:
                     out.lines[user] = self.lines(regions, user)
         return out
+
+    def _image(self, regions: Regions, k: int) -> None:
+        """Intersect the bounds of node k with its image when it is a smooth function of other pre-activations.
+
+        Two pieces in a row are left alone: their bounds decide which default slope the checker takes.
+        """
+        op = self.network.nodes[k].op
+        if not isinstance(op, Nonlinear) or isinstance(op, TwoPiece):
+            return
+        low, up = self.pre_bounds(regions, k)
+        bounds = [self.pre_bounds(regions, i) for i in self.network.nodes[k].inputs]
+        a, b = op.interval([x for x, _ in bounds], [y for _, y in bounds])
+        xp(low).fmax(low, a, out=low)
+        xp(up).fmin(up, b, out=up)
 
     def _tighten_neurons(
         self, regions: Regions, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation], keep: bool

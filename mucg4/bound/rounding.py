@@ -38,8 +38,7 @@ import numpy as np
 
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.arrays import DOUBLE, Array, precision, xp
-from mucg4.ops.base import Affine
-from mucg4.ops.piecewise import TwoPiece
+from mucg4.ops.base import Affine, Nonlinear
 
 SLACK = 64
 
@@ -78,9 +77,8 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
             m = affine_magnitude(node.op, [value[i][None] for i in node.inputs])[0] + value[k]
             fan = node.op.fan_in + len(network.users[k])
         else:
-            # slopes of an S-shaped function are at most 1, those of two pieces (any alpha) at most the steeper one
-            steep = max(1.0, abs(node.op.left), abs(node.op.right)) if isinstance(node.op, TwoPiece) else 1.0
-            m = value[k] + 4.0 * steep * sum(value[i] for i in node.inputs)
+            assert isinstance(node.op, Nonlinear)
+            m = value[k] + 4.0 * node.op.terms([low[i] for i in node.inputs], [up[i] for i in node.inputs])
             fan = 8
         with np.errstate(over="ignore"):
             # a row's product with a bias or with line offsets sums over its own size, constants over all nodes

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mucg4.ops.arrays import Array, Backend
+from mucg4.ops.arrays import Array, Backend, xp
 
 __all__ = ["Affine", "Array", "Nonlinear", "Op", "Relaxation"]
 
@@ -99,3 +99,14 @@ class Nonlinear(Op):
     def relax(self, lo: Sequence[Array], hi: Sequence[Array]) -> Relaxation:
         """The default relaxation on the box."""
         raise NotImplementedError
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        """At least `sum_i |slope_i x_i|` for every line made on any box inside [lo, hi] and every x in that box.
+
+        This is for functions whose slopes are at most 1 in size.
+        """
+        total = None
+        for a, b in zip(lo, hi, strict=True):
+            far = xp(a).maximum(abs(a), abs(b))
+            total = far if total is None else total + far
+        return total

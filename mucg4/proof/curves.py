@@ -11,10 +11,19 @@ asked for slopes only.
   smallest at an end; on the convex part it lies above its tangent at ANY point p, whose smallest value
   is at an end. With p near the zero of f' - s that costs next to nothing, and p itself may be inexact.
   The upper line is the lower one of the mirrored function, `f(-z) = f(0) + f(0) - f(z)`.
+* Waves (`Sin`, `Cos`: `sin(z + phase)`): f - s z has its local minima where `z + phase = 2 pi k - arccos s`, where it
+  is `-sqrt(1 - s^2) - s z`; that is monotone in k, so the first and the last k inside [l, u] suffice, with the two
+  ends. A k that is slightly outside does no harm. The upper line is the lower one of `sin(z + phase + pi) = -f`.
+* `Square`: the smallest value of `z^2 - s z` on [l, u] is at its point nearest to s / 2, the largest at an end.
+* `Exp` and `Reciprocal` (where the box has one sign; otherwise nothing is known): f is convex, or concave left of 0.
+  Its largest distance above a line is at an end. It lies above its tangent at ANY point p, and what the tangent falls
+  below the line is smallest at an end.
+* `Product`: `x y - s x - t y` is linear in each variable alone: its extremes over a box are at corners.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -25,7 +34,11 @@ from mucg4.ops.base import Array, Nonlinear
 from mucg4.ops.piecewise import TwoPiece
 
 S_SHAPED = ("Sigmoid", "Tanh")
+PHASE = {"Sin": 0.0, "Cos": np.pi / 2}
+ONE_INPUT = (*S_SHAPED, *PHASE, "Square", "Reciprocal", "Exp")
+FAR = 1e6  # beyond it a wave is only known to be in [-1, 1]
 LIBM = 2.0**-47  # absolute error of one evaluation of f or f' (|f| <= 1; libm is off by a few 2**-53)
+TURN = 2 * np.pi
 STEP = 2.0**-52  # generous relative error of one operation
 TINY = 1e-150  # dominates underflow
 
@@ -34,8 +47,9 @@ TINY = 1e-150  # dominates underflow
 class Lines:
     """Lines per region and neuron, all `(B, n)`; an offset of None is zero.
 
-    `unstable` marks where the lower slope may be replaced by any slope in `reach`. `steep` is the largest
-    size of any slope that may occur.
+    `unstable` marks where the lower slope may be replaced by any slope in `reach`. `steep` is at least the
+    size of any slope that may occur: one number, or one per region `(B,)`. `other` are the lower and upper slopes for
+    the second input, where there is one.
     """
 
     low: Array
@@ -44,7 +58,8 @@ class Lines:
     low_offset: Array | None
     unstable: Array
     reach: tuple[float, float]
-    steep: float
+    steep: float | Array
+    other: tuple[Array, Array] | None = None
     span: Array = field(init=False)  # up - low, rounded
 
     def __post_init__(self) -> None:
@@ -54,9 +69,10 @@ class Lines:
         """The lines of one region."""
         own = slice(region, region + 1)
         low_offset = None if self.low_offset is None else self.low_offset[own]
-        return Lines(
-            self.low[own], self.up[own], self.up_offset[own], low_offset, self.unstable[own], self.reach, self.steep
-        )
+        low, up, offset, unstable = self.low[own], self.up[own], self.up_offset[own], self.unstable[own]
+        steep = self.steep[own] if isinstance(self.steep, np.ndarray) else self.steep
+        other = None if self.other is None else (self.other[0][own], self.other[1][own])
+        return Lines(low, up, offset, low_offset, unstable, self.reach, steep, other)
 
     def put(self, region: int, lines: Lines) -> None:
         """Replace the lines of one region by those of a batch of one."""
@@ -64,16 +80,162 @@ class Lines:
             values = getattr(self, name)
             if values is not None:
                 values[region] = getattr(lines, name)[0]
+        if isinstance(self.steep, np.ndarray):
+            assert isinstance(lines.steep, np.ndarray)
+            self.steep[region] = lines.steep[0]
+        if self.other is not None:
+            assert lines.other is not None
+            for mine, new in zip(self.other, lines.other, strict=True):
+                mine[region] = new[0]
 
 
-def knows(op: Nonlinear, exact: bool) -> bool:
-    """True when `enclose` has a rule for the operator (in that arithmetic)."""
-    return isinstance(op, TwoPiece) or (not exact and op.kind in S_SHAPED)
+def knows(op: Nonlinear, inputs: int, exact: bool) -> bool:
+    """True when `enclose` has a rule for the operator with so many inputs (in that arithmetic)."""
+    if isinstance(op, TwoPiece):
+        return inputs == 1
+    return not exact and ((op.kind in ONE_INPUT and inputs == 1) or (op.kind == "Product" and inputs == 2))
 
 
-def enclose(op: Any, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
-    """Lines on `[lo, hi]` and the image's lower and upper ends, all `(B, n)` and outward."""
-    return _two_piece(op, lo, hi) if isinstance(op, TwoPiece) else _s_shaped(op, lo, hi)
+def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:
+    """Lines on the box `[lo, hi]` (one pair per input) and the image's lower and upper ends, all `(B, n)`, outward."""
+    if isinstance(op, TwoPiece):
+        return _two_piece(op, lo[0], hi[0])
+    if op.kind == "Product":
+        return _product(op, lo, hi)
+    rule = _wave if op.kind in PHASE else _square if op.kind == "Square" else _s_shaped
+    rule = {"Reciprocal": _reciprocal, "Exp": _exponential}.get(op.kind, rule)
+    return rule(op, lo[0], hi[0])
+
+
+def _steepest(*slopes: Array) -> Array:
+    """(B,) the largest size of any of the slopes in each region."""
+    return np.maximum.reduce([abs(s).max(axis=1, initial=0.0) for s in slopes])
+
+
+def _no(lo: Array) -> tuple[Array, tuple[float, float]]:
+    """No neuron of a smooth function takes other slopes."""
+    return np.zeros(lo.shape, dtype=bool), (0.0, 0.0)
+
+
+def _proposed(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> list[Array]:
+    """The operator's slopes, lower then upper for each input; 0 where they are not finite."""
+    r = op.relax(list(lo), list(hi))
+    pairs = zip(r.lower_slopes, r.upper_slopes, strict=True)
+    return [np.where(np.isfinite(s), s, 0.0) for pair in pairs for s in pair]
+
+
+def _wave(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    low, up = (np.clip(s, -1.0, 1.0) for s in _proposed(op, [lo], [hi]))
+    known = (lo > -FAR) & (hi < FAR)
+    low, up = np.where(known, low, 0.0), np.where(known, up, 0.0)
+    phase, flat = PHASE[op.kind], np.zeros(lo.shape)
+    low_offset, up_offset = _wave_lowest(phase, low, lo, hi), -_wave_lowest(phase + np.pi, -up, lo, hi)
+    lines = Lines(low, up, up_offset, low_offset, *_no(lo), 1.0)
+    flo, fhi = _wave_lowest(phase, flat, lo, hi), -_wave_lowest(phase + np.pi, flat, lo, hi)
+    return lines, np.maximum(flo, -1.0), np.minimum(fhi, 1.0)
+
+
+def _wave_lowest(phase: float, s: Array, lo: Array, hi: Array) -> Array:
+    """A float below `min over [lo, hi] of sin(z + phase) - s z` for slopes s in [-1, 1]; s = 0 on far boxes."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        known = (lo > -FAR) & (hi < FAR)
+        a, b = np.where(known, lo, 0.0), np.where(known, hi, 0.0)
+        far = np.maximum(abs(a), abs(b)) + 16.0
+        base = -np.arccos(s) - phase
+        first, last = np.ceil((a - base) / TURN - 1e-9), np.floor((b - base) / TURN + 1e-9)
+        value = np.minimum(np.sin(a + phase) - s * a, np.sin(b + phase) - s * b)
+        bottom = -np.sqrt((1 - s) * (1 + s))
+        for k in (first, last):
+            value = np.where(first <= last, np.minimum(value, bottom - s * (base + TURN * k)), value)
+    value = value - (4 * LIBM + 16 * STEP * far)
+    return np.where(known, value, -1.0)
+
+
+def _square(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    low, up = _proposed(op, [lo], [hi])
+    with np.errstate(invalid="ignore", over="ignore"):
+        nearest = np.clip(low / 2, lo, hi)
+        size = np.maximum(lo * lo, hi * hi)
+        slack = 8 * STEP * (size + np.maximum(abs(low), abs(up)) * np.maximum(abs(lo), abs(hi))) + TINY
+        low_offset = nearest * (nearest - low) - slack
+        up_offset = np.maximum(lo * (lo - up), hi * (hi - up)) + slack
+    # an end that overflowed: the image is unbounded above, below it the square is not negative
+    low_offset = np.where(np.isfinite(low_offset), low_offset, -np.inf)
+    up_offset = np.where(np.isfinite(up_offset), up_offset, np.inf)
+    lines = Lines(low, up, up_offset, low_offset, *_no(lo), _steepest(low, up))
+    inside = (lo <= 0) & (hi >= 0)
+    with np.errstate(over="ignore"):
+        flo = np.where(inside, 0.0, np.minimum(lo * lo, hi * hi))
+    return lines, np.clip(flo * (1 - 4 * STEP) - TINY, 0.0, 1e300), size * (1 + 4 * STEP) + TINY
+
+
+def _reciprocal(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    """On negative boxes by the mirrored function, 1 / -z = -(1 / z)."""
+    left = hi < 0
+    known = ((lo > 1e-100) | (hi < -1e-100)) & np.isfinite(lo) & np.isfinite(hi)
+    a, b = (np.where(known, np.where(left, *pair), 1.0) for pair in ((-hi, lo), (-lo, hi)))
+    s = [np.where(known, x, 0.0) for x in _proposed(op, [lo], [hi])]
+    low, up = np.where(left, s[1], s[0]), np.where(left, s[0], s[1])  # of the mirrored function
+    with np.errstate(all="ignore"):
+        touch = np.sqrt(1 / np.maximum(-low, 1e-200))
+        below, above = _convex_offsets(lambda z: 1 / z, lambda z: -1 / (z * z), touch, low, up, a, b)
+        first, last = 1 / b * (1 - 4 * STEP), 1 / a * (1 + 4 * STEP)
+    low_offset = np.where(known, np.where(left, -above, below), -np.inf)
+    up_offset = np.where(known, np.where(left, -below, above), np.inf)
+    flo = np.where(known, np.where(left, -last, first), -np.inf)
+    fhi = np.where(known, np.where(left, -first, last), np.inf)
+    return Lines(s[0], s[1], up_offset, low_offset, *_no(lo), _steepest(*s)), flo, fhi
+
+
+def _exponential(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    known = (lo > -600) & (hi < 600)
+    a, b = np.where(known, lo, 0.0), np.where(known, hi, 0.0)
+    low, up = (np.where(known, s, 0.0) for s in _proposed(op, [lo], [hi]))
+    with np.errstate(all="ignore"):
+        touch = np.log(np.maximum(low, 1e-300))
+        below, above = _convex_offsets(np.exp, np.exp, touch, low, up, a, b)
+        first, last = np.exp(lo) * (1 - LIBM) - TINY, np.exp(hi) * (1 + LIBM) + TINY
+    lines = Lines(low, up, np.where(known, above, last), np.where(known, below, 0.0), *_no(lo), _steepest(low, up))
+    return lines, np.clip(first, 0.0, 1e300), last  # never infinite: the value itself is not
+
+
+def _convex_offsets(
+    f: Any, slope_at: Any, touch: Array, low: Array, up: Array, lo: Array, hi: Array
+) -> tuple[Array, Array]:
+    """Floats below `f(z) - low z` and above `f(z) - up z` on [lo, hi], for convex f > 0 with |f'| largest at an end.
+
+    f and f' may be off by a relative LIBM.
+    """
+    p = np.clip(np.where(np.isnan(touch), lo, touch), lo, hi)
+    tangent, far = slope_at(p), np.maximum(abs(lo), abs(hi))
+    rise = tangent - low
+    drop = np.maximum(np.maximum(rise * (p - lo), -rise * (hi - p)), 0)
+    ends = np.maximum(f(lo), f(hi))
+    below = f(p) - low * p - drop
+    below = below - (2 * LIBM * (ends + abs(tangent) * (hi - lo)) + 16 * STEP * (abs(low) * far + drop) + TINY)
+    above = np.maximum(f(lo) - up * lo, f(hi) - up * hi)
+    return below, above + (2 * LIBM * ends + 16 * STEP * abs(up) * far + TINY)
+
+
+def _product(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:
+    low, up, other_low, other_up = _proposed(op, lo, hi)
+    low_offset, up_offset = _corners(low, other_low, lo, hi)[0], _corners(up, other_up, lo, hi)[1]
+    zero = np.zeros(low.shape)
+    flo, fhi = _corners(zero, zero, lo, hi)
+    steep = _steepest(low, up, other_low, other_up)
+    return Lines(low, up, up_offset, low_offset, *_no(low), steep, (other_low, other_up)), flo, fhi
+
+
+def _corners(s: Array, t: Array, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+    """Floats around all `x y - s x - t y` on the box; infinite where something is."""
+    x = np.stack([lo[0], lo[0], hi[0], hi[0]])
+    y = np.stack([lo[1], hi[1], lo[1], hi[1]])
+    with np.errstate(invalid="ignore", over="ignore"):
+        g = x * (y - s) - t * y
+        size = abs(x) * (abs(y) + abs(s)) + abs(t * y)
+        slack = 8 * STEP * size.max(axis=0) + TINY
+        low, high = g.min(axis=0) - slack, g.max(axis=0) + slack
+    return np.where(np.isfinite(low), low, -np.inf), np.where(np.isfinite(high), high, np.inf)
 
 
 def _two_piece(op: TwoPiece, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:

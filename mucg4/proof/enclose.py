@@ -164,14 +164,16 @@ class Enclosure:
         op = node.op
         if isinstance(op, Affine):
             return ExactAffine(op, [self.nodes[i].size for i in node.inputs], node.size) if self.exact else op
-        if op is None or (isinstance(op, Nonlinear) and len(node.inputs) == 1 and knows(op, self.exact)):
+        if op is None or (isinstance(op, Nonlinear) and knows(op, len(node.inputs), self.exact)):
             return op
         raise ProofError(f"the checker has no rule for operator {op.kind} (node {node.name!r})")
 
+    def _is_smooth(self, k: int) -> bool:
+        return isinstance(self.ops[k], Nonlinear) and not isinstance(self.ops[k], TwoPiece)
+
     def _bent_users(self, k: int) -> bool:
         """True when some reader of node k is not piecewise linear: then no sign makes it exact."""
-        readers = [self.ops[j] for j in self.network.users[k]]
-        return any(isinstance(op, Nonlinear) and not isinstance(op, TwoPiece) for op in readers)
+        return any(self._is_smooth(j) for j in self.network.users[k])
 
     def _unit_rows(self, k: int) -> tuple[Array, ...] | None:
         """The rows of an affine node's matrices (exact: one product each), when they fit."""
@@ -215,11 +217,12 @@ class Enclosure:
                 lo, hi, scale = self._affine_hull(k, frame)
                 cost = self._affine_cost(k, scale)
             else:
-                lo, hi, cost = self._curve_hull(k, self.nodes[k].inputs[0], frame)
+                lo, hi, cost = self._curve_hull(k, frame)
             if k in self.slot:
                 s = self.slot[k]
                 # As tight as stated and not tighter: a better bound may tip a default slope to the wrong side.
-                own = np.ones(len(empty), dtype=bool) if self.exact_image[k] else root
+                # The image of a smooth function is intersected by the search, too.
+                own = np.ones(len(empty), dtype=bool) if self.exact_image[k] or self._is_smooth(k) else root
                 lo = np.where(own[:, None], np.fmax(lo, low[:, s]), low[:, s])
                 hi = np.where(own[:, None], np.fmin(hi, up[:, s]), up[:, s])
                 empty |= np.any(lo > hi, axis=1)
@@ -260,14 +263,16 @@ class Enclosure:
         dot = 0.0 if b is None else gamma(self.nodes[k].size + 8) * norms(b[None, :])[0]
         return gamma(op.fan_in + 8) * norms(scale) + dot
 
-    def _curve_hull(self, k: int, i: int, frame: Frame) -> tuple[Array, Array, Array]:
+    def _curve_hull(self, k: int, frame: Frame) -> tuple[Array, Array, Array]:
         """Interval image of an elementwise node; the third result is its rounding cost `(B,)`."""
-        lines, flo, fhi = enclose(self.ops[k], frame.lower[i], frame.upper[i])
+        inputs = self.nodes[k].inputs
+        lines, flo, fhi = enclose(self.ops[k], [frame.lower[i] for i in inputs], [frame.upper[i] for i in inputs])
         frame.lines[k] = lines
         if self.exact:
             return flo, fhi, np.zeros(len(flo))
         dot = norms(lines.up_offset) + (0.0 if lines.low_offset is None else norms(lines.low_offset))
-        return flo, fhi, gamma(8) * (lines.steep + 1e-50) * frame.size[i] + gamma(self.nodes[k].size + 8) * dot
+        size = sum(frame.size[i] for i in inputs)
+        return flo, fhi, gamma(8) * (lines.steep + 1e-50) * size + gamma(self.nodes[k].size + 8) * dot
 
     def _refine(
         self, k: int, frame: Frame, hull: tuple[Array, Array], scale: Array | None, refresh: Array, cost: Array
@@ -339,6 +344,10 @@ class Enclosure:
         lines, region = frame.lines[k], rows.region
         self._charge(rows, a, frame.cost[k])
         negative = np.minimum(a, 0)
+        inputs = self.nodes[k].inputs
+        if lines.other is not None:
+            below, above = (s.take(region, axis=0) for s in lines.other)
+            self.push(rows, inputs[1], (a - negative) * below + negative * above, frame)
         self.add(rows, _dot(negative, lines.up_offset.take(region, axis=0)))
         if lines.low_offset is not None:
             self.add(rows, _dot(a - negative, lines.low_offset.take(region, axis=0)))
@@ -350,7 +359,7 @@ class Enclosure:
             negative *= lines.span.take(region, axis=0)
         part = part * a
         part += negative  # a * low where a > 0, a * low + a * (up - low) elsewhere
-        self.push(rows, self.nodes[k].inputs[0], part, frame)
+        self.push(rows, inputs[0], part, frame)
 
     def push(self, rows: Rows, i: int, part: Array, frame: Frame) -> None:
         """Add a coefficient block to node i."""

@@ -15,6 +15,8 @@ import numpy as np
 from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Scale, Sum
 from mucg4.ops.base import Affine, Array, Op
+from mucg4.ops.bilinear import PRODUCT
+from mucg4.ops.curves import SQUARE
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.read.constant import Constant
 
@@ -115,6 +117,13 @@ class Builder:
         x = self.expand(x, shape)
         scale = np.broadcast_to(c.weight(), shape).ravel()
         return self.node(Scale(scale, np.zeros(x.size)), [x], shape)
+
+    def product(self, x: Variable, y: Variable) -> Variable:
+        """`x * y`, broadcast; the square where both are the same tensor."""
+        if x == y:
+            return self.node(SQUARE, [x], x.shape)
+        shape = self.common(x.shape, y.shape)
+        return self.node(PRODUCT, [self.expand(x, shape), self.expand(y, shape)], shape)
 
     def combine(self, a: Value, b: Value, sign: float = 1.0) -> Variable:
         """`a + sign * b` of tensors of which at least one is variable, broadcast."""

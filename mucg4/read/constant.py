@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mucg4.ops.base import Array
 from mucg4.read.protobuf import BFLOAT16, DOUBLE, FLOAT, FLOAT16, TYPES, OnnxNode, decode_tensor
 
 CANCELLATION = 8.0  # a weight may be this much smaller than the terms it was computed from
+EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +107,20 @@ def divide(a: Constant, b: Constant) -> Constant:
     return Constant(a.double() / divisor, a.name, magnitude, True)
 
 
+def _exact_product(a: Constant, b: Constant) -> bool:
+    """True for small matrices of stored float32 numbers: products are exact in double, sums can be rounded once."""
+    plain = all(c.value.dtype == np.float32 and c.value.ndim == 2 and not c.rounded for c in (a, b))
+    return plain and a.shape[1] == b.shape[0] and a.value.size * b.shape[1] <= EXACT_PRODUCTS
+
+
 def matmul(a: Constant, b: Constant) -> Constant:
     """Matrix product; long sums count as so many more units of rounding."""
     if not a.is_float and not b.is_float:
         return Constant(a.value @ b.value, a.name)
+    if _exact_product(a, b):
+        left, right = a.double(), b.double()
+        rows = [[fsum(products) for products in (row[:, None] * right).T.tolist()] for row in left]
+        return Constant(np.array(rows, dtype=np.float64), a.name, None, True)
     terms = max(1.0, a.shape[-1] / 16)
     return Constant(a.double() @ b.double(), a.name, terms * (a.size_of_terms() @ b.size_of_terms()), True)
 

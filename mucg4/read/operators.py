@@ -14,6 +14,7 @@ import numpy as np
 
 from mucg4.ops.affine import Dense, Reduce, RowDense, Scale
 from mucg4.ops.base import Nonlinear
+from mucg4.ops.curves import COS, EXP, RECIPROCAL, SIN
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
 from mucg4.read import constant
@@ -24,6 +25,7 @@ from mucg4.read.protobuf import DOUBLE, FLOAT, OnnxNode
 
 Values = Sequence[Value | None]
 Handler = Callable[[Builder, OnnxNode, Values], list[Value]]
+HIGHEST_POWER = 8  # larger exponents are refused
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
@@ -66,15 +68,33 @@ def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, y = _two(node, values)
     if isinstance(x, Constant):
         x, y = y, x
-    if not isinstance(x, Variable) or not isinstance(y, Constant):
-        raise node.unsupported("product of two variables")
-    return [b.times(x, y)]
+    assert isinstance(x, Variable)
+    return [b.product(x, y) if isinstance(y, Variable) else b.times(x, y)]
+
+
+def _pow(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, exponents = variable(node, values), np.unique(required_constant(node, values, 1).weight())
+    if len(exponents) != 1 or exponents[0] not in range(1, HIGHEST_POWER + 1):
+        raise node.unsupported(f"exponents other than 1 to {HIGHEST_POWER}")
+    shape = b.common(x.shape, required_constant(node, values, 1).shape)
+    return [_power(b, b.expand(x, shape), int(exponents[0]))]
+
+
+def _power(b: Builder, x: Variable, exponent: int) -> Variable:
+    """x to a positive integer: squares of powers, times x where the exponent is odd."""
+    if exponent == 1:
+        return x
+    half = _power(b, x, exponent // 2)
+    even = b.product(half, half)
+    return b.product(even, x) if exponent % 2 else even
 
 
 def _div(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, y = _two(node, values)
-    if not isinstance(y, Constant) or not isinstance(x, Variable):
-        raise node.unsupported("division by a variable")
+    if isinstance(y, Variable):
+        inverse = b.node(RECIPROCAL, [y], y.shape)
+        return [b.product(x, inverse) if isinstance(x, Variable) else b.times(inverse, x)]
+    assert isinstance(x, Variable)
     return [b.times(x, constant.divide(Constant(np.ones(())), Constant(y.double(), y.name, y.magnitude, y.rounded)))]
 
 
@@ -335,6 +355,11 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Clip": (_clip, "min max"),
     "HardSigmoid": (_hard_sigmoid, "alpha beta"),
     "Sigmoid": (_elementwise(SIGMOID), ""),
+    "Sin": (_elementwise(SIN), ""),
+    "Cos": (_elementwise(COS), ""),
+    "Exp": (_elementwise(EXP), ""),
+    "Reciprocal": (_elementwise(RECIPROCAL), ""),
+    "Pow": (_pow, ""),
     "Tanh": (_elementwise(TANH), ""),
     "Concat": (_concat, "axis"),
     "Pad": (_pad, "mode pads value"),

@@ -4,7 +4,9 @@ The estimate behind all rules. The lower bound of the guiding functional loses, 
 neuron, the distance between the value and its line: for a coefficient g < 0 at most `|g|` times the
 chord's height `-l u / (u - l)`, for g > 0 about `g min(u, -l)` (the lower line through the origin).
 Cutting input i in the middle moves each neuron's bounds by `|row_i| width_i / 2` in one of the two
-children, where `row` is the neuron's own backward row, which bounding has computed anyway. Adding up
+children, where `row` is the neuron's own backward row, which bounding has computed anyway. A smooth or bilinear
+function loses half the distance of its lines in the middle of its box, times |g|; that shrinks like the product of the
+widths of its arguments (the square of the width of a single one). Adding up
 the losses that disappear, plus what the functional's own row gains, estimates both children for all
 inputs without bounding any. Measured on ACAS Xu this needs 4 times fewer regions than bounding both
 children of every input (strong branching) and does not stall where that rule does.
@@ -62,6 +64,29 @@ def _neuron_gains(rows: NeuronRows, coeff: Array, low: Array, up: Array, half: A
     return out[0], out[1]
 
 
+def _smooth_gains(
+    bounder: Bounder, regions: Regions, refreshed: Refreshed, user: int, coeff: Array, half: Array
+) -> Array:
+    """Losses that vanish in either child, `(B, d)`, at the smooth or bilinear node `user`."""
+    out, inputs, lines = np.zeros_like(half), bounder.network.nodes[user].inputs, refreshed.lines[user]
+    bounds = [bounder.pre_bounds(regions, i) for i in inputs]
+    gap = lines.upper_offset - lines.lower_offset
+    for (low, up), below, above in zip(bounds, lines.lower_slopes, lines.upper_slopes, strict=True):
+        gap = gap + (above - below) * ((low + up) / 2)
+    gap = np.nan_to_num(abs(coeff) * gap / 2, nan=0.0, posinf=0.0, neginf=0.0)
+    for i, (low, up) in zip(inputs, bounds, strict=True):
+        if i == 0:  # the argument is the network's input: halving it halves the width of that argument alone
+            out += gap * (0.75 if len(inputs) == 1 else 0.5)
+        elif i in refreshed.rows:
+            rows = refreshed.rows[i]
+            at = rows.region, rows.neuron
+            width = np.maximum(up - low, 1e-300)[at][:, None]
+            left = np.clip(1 - (abs(rows.below) + abs(rows.above)) / 2 * half[rows.region] / width, 0.0, 1.0)
+            left = left * left if len(inputs) == 1 else left
+            out += _sum_by_region(gap[at][:, None] * (1 - left), rows.region, len(half))
+    return out
+
+
 def input_gains(
     bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
 ) -> tuple[Array, Array]:
@@ -73,7 +98,12 @@ def input_gains(
     lower, upper = at_least(-coeffs, 0) * half, at_least(coeffs, 0) * half
     for user, a in trace.items():
         node = bounder.network.nodes[user]
-        if not isinstance(node.op, TwoPiece) or node.inputs[0] not in refreshed.rows:
+        if not isinstance(node.op, TwoPiece):
+            if user in refreshed.lines:
+                more = _smooth_gains(bounder, regions, refreshed, user, a, half)
+                lower, upper = lower + more, upper + more
+            continue
+        if node.inputs[0] not in refreshed.rows:
             continue
         low, up = bounder.pre_bounds(regions, node.inputs[0])
         gains = _neuron_gains(refreshed.rows[node.inputs[0]], a * (node.op.right - node.op.left), low, up, half)

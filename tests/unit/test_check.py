@@ -520,7 +520,7 @@ def test_smooth_lines_are_sound_and_tight():
     for op in smooth_ops():
         lo = np.concatenate([rng.normal(size=300) * 4, [-800.0, -50.0, 0.0, 30.0, -1e-9, -3.0]])[None, :]
         hi = lo + np.concatenate([rng.random(300) * rng.choice([1e-6, 0.1, 1, 10], 300), [1600, 100, 5, 1, 2e-9, 0]])
-        lines, flo, fhi = enclose(op, lo, hi)
+        lines, flo, fhi = enclose(op, [lo], [hi])
         proposed = op.relax([lo], [hi])
         for s in np.linspace(0, 1, 401):
             z = lo + s * (hi - lo)
@@ -533,7 +533,7 @@ def test_smooth_lines_are_sound_and_tight():
 
 def test_infinite_boxes_of_smooth_operators_close_nothing():
     for op in smooth_ops():
-        lines, _, _ = enclose(op, np.array([[-np.inf]]), np.array([[np.inf]]))
+        lines, _, _ = enclose(op, [np.array([[-np.inf]])], [np.array([[np.inf]])])
         low, up = lines.low * -1e9 + lines.low_offset, lines.up * 1e9 + lines.up_offset
         assert not low[0, 0] > -1 and not up[0, 0] < 1
 

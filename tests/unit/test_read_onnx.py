@@ -399,8 +399,6 @@ def test_truncated_files_are_refused():
 
 BAD = {
     "unknown operator": ([("Softmax", "x", "y", {})], {}, "operator Softmax .node 'n0'. is not supported"),
-    "product": ([("Mul", "x x", "y", {})], {}, "product of two variables"),
-    "quotient": ([("Div", "c x", "y", {})], {"c": f32(6)}, "division by a variable"),
     "matrix product": (
         [("Transpose", "x", "t", {}), ("MatMul", "x t", "y", {})],
         {},
@@ -524,3 +522,38 @@ def test_four_bit_weights_in_blocks(kind, low, block):
     assert np.array_equal(
         network.nodes[1].op.weight.T, (values.reshape(6, 5).astype(np.float32) * factor).astype(float)
     )
+
+
+CURVED = [
+    ([("Sin", "x", "y", {})], {}),
+    ([("Cos", "x", "y", {})], {}),
+    ([("Exp", "x", "y", {})], {}),
+    ([("Mul", "x x", "y", {})], {}),
+    ([("Pow", "x e", "y", {})], {"e": np.array(2.0, np.float32)}),
+    ([("Pow", "x e", "y", {})], {"e": np.array(3.0, np.float32)}),
+    ([("Pow", "x e", "y", {})], {"e": np.array(5.0, np.float32)}),
+    ([("Sin", "x", "s", {}), ("Cos", "x", "c", {}), ("Mul", "s c", "y", {})], {}),
+    ([("ReduceMax", "x", "m", {"axes": [2], "keepdims": 1}), ("Mul", "m x", "y", {})], {}),
+    ([("Exp", "x", "e", {}), ("Reciprocal", "e", "y", {})], {}),
+    ([("Exp", "x", "e", {}), ("Div", "c e", "y", {})], {"c": np.array([[[2.0], [3.0]]], np.float32)}),
+    ([("Cos", "x", "c", {}), ("Exp", "x", "e", {}), ("Div", "c e", "y", {})], {}),
+]
+
+
+@pytest.mark.parametrize("nodes, tensors", CURVED, ids=lambda v: None)
+def test_curves_and_products_agree(nodes, tensors):
+    agrees(model(nodes, [1, 2, 3], tensors), spread=1.0)
+
+
+def test_exponents_that_are_refused():
+    for e in (0.5, -1.0, 100.0):
+        with pytest.raises(UnsupportedError, match="exponents"):
+            read_network(model([("Pow", "x e", "y", {})], [1, 2], {"e": np.array(e, np.float32)}))
+
+
+def test_small_products_of_stored_matrices_keep_entries_that_cancel():
+    a = np.array([[1.0, 1.0], [1.0, -1.0]], np.float32)
+    b = np.array([[1.0, 3.0], [-1.0 + 2.0**-20, 1.0]], np.float32)
+    nodes = [("MatMul", "a b", "w", {}), ("MatMul", "x w", "y", {})]
+    network = agrees(model(nodes, [1, 2], {"a": a, "b": b}))
+    assert network.nodes[-1].op.weight[0, 0] == 2.0**-20

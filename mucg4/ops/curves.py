@@ -1,0 +1,293 @@
+"""Smooth functions of one variable besides the S-shaped ones: Sin, Cos, Square, Exp, Log, Sqrt, Reciprocal.
+
+As in `mucg4.ops.smooth` no line is believed because of how its slope was chosen: for ANY slope s the offset is the
+extreme of f(x) - s x over the box, attained at an end point or where f'(x) = s. Those points have a closed form;
+a point that is off by d costs d^2 max|f''| / 2 only, and every evaluation is moved outward by a few ulps.
+
+Where f is not defined or overflows on some part of a box, the image is unbounded on that side and the line is
+horizontal: nothing is concluded from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import pi
+
+import numpy as np
+
+from mucg4.ops.arrays import at_least, at_most, full, precision, xp
+from mucg4.ops.base import Array, Nonlinear, Relaxation
+from mucg4.ops.smooth import ULPS
+
+FAR = 1e4  # beyond it sine and cosine are only known to lie in [-1, 1]
+
+
+class Curve(Nonlinear):
+    """Common part: value, derivative, and the points of a box where the derivative takes a given value."""
+
+    floor: float = 0.0  # absolute error of one evaluation in unit roundoffs, besides ULPS of relative error
+
+    def value(self, x: Array) -> Array:
+        """f(x), within a few units in the last place and `floor`."""
+        raise NotImplementedError
+
+    def derivative(self, x: Array) -> Array:
+        """f'(x), approximately: it only chooses slopes."""
+        raise NotImplementedError
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        """All points where f'(x) = s inside the boxes; points outside do no harm."""
+        raise NotImplementedError
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        """True where f is finite and smooth on the box, so that lines need not be horizontal."""
+        raise NotImplementedError
+
+    def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
+        """The image where the box is not plain."""
+        return full(lo.shape, -np.inf, lo), full(lo.shape, np.inf, lo)
+
+    def slopes(self, lo: Array, hi: Array, chord: Array, middle: Array) -> tuple[list[Array], list[Array]]:
+        """Candidates for the slopes of the lower and of the upper line; the first wins ties."""
+        raise NotImplementedError
+
+    def apply(self, xs: Sequence[Array]) -> Array:
+        with np.errstate(all="ignore"):
+            return self.value(xs[0])
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        a, b, ok = self._inner(lo[0], hi[0])
+        where, flat = xp(a).where, full(a.shape, 0.0, a)
+        with np.errstate(all="ignore"):
+            low, high = self.image(lo[0], hi[0])
+            return where(ok, self._extreme(a, b, flat, -1.0), low), where(ok, self._extreme(a, b, flat, 1.0), high)
+
+    def relax(self, lo: Sequence[Array], hi: Sequence[Array]) -> Relaxation:
+        a, b, ok = self._inner(lo[0], hi[0])
+        where, (low, high) = xp(a).where, self.interval(lo, hi)
+        with np.errstate(all="ignore"):
+            mid = a + (b - a) / 2
+            middle = self.derivative(mid)
+            wide = b - a > precision(a).narrow * (1.0 + abs(a))
+            chord = where(wide, (self.value(b) - self.value(a)) / where(wide, b - a, 1.0), middle)
+            below, above = self.slopes(a, b, chord, middle)
+            lower, low_offset = self._best(a, b, mid, below, -1.0)
+            upper, up_offset = self._best(a, b, mid, above, 1.0)
+        finite = xp(a).isfinite
+        fine = ok & finite(lower) & finite(low_offset)
+        lower, low_offset = where(fine, lower, 0.0), where(fine, low_offset, low)
+        fine = ok & finite(upper) & finite(up_offset)
+        upper, up_offset = where(fine, upper, 0.0), where(fine, up_offset, high)
+        return Relaxation((lower,), low_offset, (upper,), up_offset)
+
+    def _inner(self, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+        """The boxes, 1 where they are not plain, and where they are."""
+        ok = xp(lo).isfinite(lo) & xp(lo).isfinite(hi)
+        ok = ok & self.plain(lo, hi)
+        return xp(lo).where(ok, lo, 1.0), xp(lo).where(ok, hi, 1.0), ok
+
+    def _best(self, lo: Array, hi: Array, mid: Array, slopes: list[Array], sign: float) -> tuple[Array, Array]:
+        """Of the lines with these slopes the one closest to f in the middle of the box: slope and offset."""
+        best = slopes[0]
+        offset = self._extreme(lo, hi, best, sign)
+        for s in slopes[1:]:
+            other = self._extreme(lo, hi, s, sign)
+            now, new = sign * (best * mid + offset), sign * (s * mid + other)
+            better = new < now - 1e-3 * abs(now - sign * self.value(mid))
+            best, offset = xp(lo).where(better, s, best), xp(lo).where(better, other, offset)
+        return best, offset
+
+    def _extreme(self, lo: Array, hi: Array, slope: Array, sign: float) -> Array:
+        """The extreme of f(x) - slope x on [lo, hi] (sign 1: largest, -1: smallest), moved outward."""
+        p, m = precision(lo), xp(lo)
+        best = full(lo.shape, -np.inf, lo)
+        for x in (lo, hi, *self.turns(slope, lo, hi)):
+            x = m.clip(m.where(m.isnan(x), lo, x), lo, hi)
+            f, line = self.value(x), slope * x
+            slack = (abs(f) + abs(line)) * (4 * ULPS * p.unit) + (p.least + self.floor * p.unit)
+            best = m.maximum(best, sign * (f - line) + slack)
+        return sign * best
+
+
+class Wave(Curve):
+    """Sin and Cos."""
+
+    floor = 2.0 * ULPS
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        return (hi - lo < 2 * pi) & (lo > -FAR) & (hi < FAR)
+
+    def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
+        return full(lo.shape, -1.0, lo), full(lo.shape, 1.0, lo)
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        low, high = super().interval(lo, hi)
+        return at_least(low, -1.0), at_most(high, 1.0)
+
+    def slopes(self, lo: Array, hi: Array, chord: Array, middle: Array) -> tuple[list[Array], list[Array]]:
+        every = [chord, middle, self.derivative(lo), self.derivative(hi), full(lo.shape, 0.0, lo)]
+        return every, every
+
+    def angles(self, s: Array) -> list[Array]:
+        """The x in [-2 pi, 2 pi] with f'(x) = s, for s in [-1, 1]."""
+        raise NotImplementedError
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        full_turns = xp(lo).round((lo + hi) / (4 * pi)) * (2 * pi)  # the box is within 2 pi of it
+        return [full_turns + t for t in self.angles(at_most(at_least(s, -1.0), 1.0))]
+
+    def _extreme(self, lo: Array, hi: Array, slope: Array, sign: float) -> Array:
+        # turning points are off by some units in the last place of lo, hi and 2 pi
+        moved = 32 * precision(lo).unit * (xp(lo).maximum(abs(lo), abs(hi)) + 8.0)
+        return super()._extreme(lo, hi, slope, sign) + sign * moved * moved
+
+
+@dataclass(frozen=True)
+class Sin(Wave):
+    """The sine."""
+
+    kind: str = field(default="Sin", init=False)
+
+    def value(self, x: Array) -> Array:
+        return xp(x).sin(x)
+
+    def derivative(self, x: Array) -> Array:
+        return xp(x).cos(x)
+
+    def angles(self, s: Array) -> list[Array]:
+        t = xp(s).arccos(s)
+        return [t, -t, t - 2 * pi, 2 * pi - t]
+
+
+@dataclass(frozen=True)
+class Cos(Wave):
+    """The cosine."""
+
+    kind: str = field(default="Cos", init=False)
+
+    def value(self, x: Array) -> Array:
+        return xp(x).cos(x)
+
+    def derivative(self, x: Array) -> Array:
+        return -xp(x).sin(x)
+
+    def angles(self, s: Array) -> list[Array]:
+        t = xp(s).arcsin(s)
+        return [-t, -t - 2 * pi, 2 * pi - t, t - pi, t + pi]
+
+
+class Bowl(Curve):
+    """Convex (`bend` 1) or concave (-1) functions: on one side the tangent in the middle, on the other the chord."""
+
+    def bend(self, lo: Array) -> Array:
+        """1.0 where f is convex on a plain box that starts at lo, -1.0 where it is concave."""
+        return full(lo.shape, 1.0, lo)
+
+    def slopes(self, lo: Array, hi: Array, chord: Array, middle: Array) -> tuple[list[Array], list[Array]]:
+        convex = self.bend(lo) > 0
+        return [xp(lo).where(convex, middle, chord)], [xp(lo).where(convex, chord, middle)]
+
+
+@dataclass(frozen=True)
+class Square(Bowl):
+    """`x * x`."""
+
+    kind: str = field(default="Square", init=False)
+
+    def value(self, x: Array) -> Array:
+        return x * x
+
+    def derivative(self, x: Array) -> Array:
+        return 2.0 * x
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        return [s / 2]
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        far = precision(lo).huge ** 0.5
+        return (lo > -far) & (hi < far)
+
+    def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
+        return full(lo.shape, 0.0, lo), full(lo.shape, np.inf, lo)
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        low, high = super().interval(lo, hi)
+        return at_least(low, 0.0), high
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        far = xp(lo[0]).maximum(abs(lo[0]), abs(hi[0]))
+        with np.errstate(over="ignore"):
+            return 2.0 * far * far  # every slope is at most 2 far
+
+
+@dataclass(frozen=True)
+class Reciprocal(Bowl):
+    """`1 / x`; where a box contains 0 nothing is known."""
+
+    kind: str = field(default="Reciprocal", init=False)
+
+    def value(self, x: Array) -> Array:
+        return 1.0 / x
+
+    def derivative(self, x: Array) -> Array:
+        return -1.0 / (x * x)
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        root = xp(s).sqrt(at_least(-1.0 / s, 0.0))
+        return [xp(s).where(lo > 0, root, -root)]
+
+    def bend(self, lo: Array) -> Array:
+        return xp(lo).sign(lo)
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        near = 1.0 / precision(lo).huge ** 0.25  # so that no slope overflows
+        return (lo > near) | (hi < -near)
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        # slopes are 1 / (a b) of points a, b of the box or 1 / m^2 in its middle, where |m| >= |x| / 2: see Bowl
+        near = xp(lo[0]).where((lo[0] <= 0) & (hi[0] >= 0), 0.0, xp(lo[0]).minimum(abs(lo[0]), abs(hi[0])))
+        with np.errstate(divide="ignore"):
+            return 4.0 / near
+
+
+@dataclass(frozen=True)
+class Exp(Bowl):
+    """The exponential."""
+
+    kind: str = field(default="Exp", init=False)
+
+    def value(self, x: Array) -> Array:
+        return xp(x).exp(x)
+
+    def derivative(self, x: Array) -> Array:
+        return xp(x).exp(x)
+
+    def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
+        return [xp(s).log(at_least(s, 0.0))]
+
+    def plain(self, lo: Array, hi: Array) -> Array:
+        far = np.log(precision(lo).huge)
+        return (lo > -far) & (hi < far)
+
+    def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
+        return full(lo.shape, 0.0, lo), self._top(hi)
+
+    def _top(self, hi: Array) -> Array:
+        p = precision(hi)
+        return xp(hi).exp(hi) * (1 + 4 * ULPS * p.unit) + p.least
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        low, high = super().interval(lo, hi)
+        return at_least(low, 0.0), high
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        with np.errstate(all="ignore"):
+            return 2.0 * self._top(hi[0]) * (1.0 + xp(lo[0]).maximum(abs(lo[0]), abs(hi[0])))
+
+
+SIN = Sin()
+RECIPROCAL = Reciprocal()
+EXP = Exp()
+COS = Cos()
+SQUARE = Square()
