@@ -91,10 +91,11 @@ class Curve(Nonlinear):
         """Of the lines with these slopes the one closest to f in the middle of the box: slope and offset."""
         best = slopes[0]
         offset = self._extreme(lo, hi, best, sign)
+        wide = hi - lo > precision(lo).narrow * (1.0 + abs(lo))  # else rounding would choose
         for s in slopes[1:]:
             other = self._extreme(lo, hi, s, sign)
             now, new = sign * (best * mid + offset), sign * (s * mid + other)
-            better = new < now - 1e-3 * abs(now - sign * self.value(mid))
+            better = wide & (new < now - 1e-3 * abs(now - sign * self.value(mid)))
             best, offset = xp(lo).where(better, s, best), xp(lo).where(better, other, offset)
         return best, offset
 

@@ -120,10 +120,36 @@ class Builder:
 
     def product(self, x: Variable, y: Variable) -> Variable:
         """`x * y`, broadcast; the square where both are the same tensor."""
-        if x == y:
-            return self.node(SQUARE, [x], x.shape)
+        if x.shape == y.shape:
+            if self._same(x.draft, y.draft):
+                return self.node(SQUARE, [x], x.shape)
+            for a, b in ((x, y), (y, x)):
+                op = self.drafts[b.draft].op
+                if isinstance(op, Dense) and self._same(self.drafts[b.draft].inputs[0], a.draft):
+                    return self._form(a, op)
         shape = self.common(x.shape, y.shape)
         return self.node(PRODUCT, [self.expand(x, shape), self.expand(y, shape)], shape)
+
+    def _form(self, x: Variable, op: Dense) -> Variable:
+        """`x * (W x + b)`: squares for the diagonal of W, whose lower lines are tangents, and products for the rest."""
+        diagonal = np.diag(op.weight)
+        rest = self.node(Dense(op.weight - np.diag(diagonal), op.offset, op.offset_magnitude), [x], x.shape)
+        squares = self.node(Scale(diagonal, np.zeros(x.size)), [self.node(SQUARE, [x], x.shape)], x.shape)
+        return self.node(Sum((1.0, 1.0)), [squares, self.node(PRODUCT, [x, rest], x.shape)], x.shape)
+
+    def _same(self, i: int, j: int, depth: int = 4) -> bool:
+        """True when two drafts compute the same value by the same few operators from one value."""
+        a, b = self.drafts[i], self.drafts[j]
+        if i == j:
+            return True
+        if a.op is None or b.op is None or a.op.kind != b.op.kind or len(a.inputs) != len(b.inputs) or not depth:
+            return False
+        mine, others = a.op.parameters(), b.op.parameters()
+        return (
+            mine.keys() == others.keys()
+            and all(np.array_equal(mine[key], others[key]) for key in mine)
+            and all(self._same(x, y, depth - 1) for x, y in zip(a.inputs, b.inputs, strict=True))
+        )
 
     def combine(self, a: Value, b: Value, sign: float = 1.0) -> Variable:
         """`a + sign * b` of tensors of which at least one is variable, broadcast."""

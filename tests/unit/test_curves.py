@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from mucg4.budget import Budget
+from mucg4.model.network import Network, Node
+from mucg4.model.query import Box, Case, Conjunction, Query
+from mucg4.model.verdict import Statistics
+from mucg4.ops.affine import Concat, Dense
 from mucg4.ops.arrays import Backend
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.curves import COS, EXP, RECIPROCAL, SIN, SQUARE
+from mucg4.oracle.runtime import Runtime
+from mucg4.proof.check import check
 from mucg4.proof.curves import enclose
+from mucg4.proof.proof import Proof
+from mucg4.search.attack import gradient
+from mucg4.search.solve import Run, solve
+from mucg4.settings import Settings
 
 rng = np.random.default_rng(3)
 CURVES = [SIN, COS, SQUARE, EXP, RECIPROCAL]
@@ -119,3 +132,43 @@ def test_products_contain_samples():
                 assert not np.any(r[0] * x + r[1] * y + above < x * y - size)
                 assert np.all((first - size <= x * y) & (x * y <= last + size) | ~np.isfinite(x * y))
     assert not any(np.isnan(v).any() for v in (low, up, lines.lower_offset, lines.upper_offset, flo, fhi))
+
+
+def curved(op):
+    """A network of two inputs and one output: f of an affine map, and its product with the input."""
+    nodes = (
+        Node(None, (), "x", (2,)),
+        Node(Dense(np.array([[0.5, 0.25], [0.25, -0.5]]), np.array([1.5, 1.5])), (0,), "z", (2,)),
+        Node(op, (1,), "f", (2,)),
+        Node(PRODUCT, (2, 0), "p", (2,)),
+        Node(Concat((2, 2)), (3, 2), "c", (4,)),
+        Node(Dense(np.array([[1.0, -1.0, 0.5, 0.25]]), np.array([0.0])), (4,), "y", (1,)),
+    )
+    return Network(nodes)
+
+
+@pytest.mark.parametrize("op", CURVES, ids=lambda o: o.kind)
+def test_a_claim_that_holds_is_proved_and_its_proof_serves_no_false_claim(op):
+    net = curved(op)
+    x = np.random.default_rng(0).random((20000, 2)) * 2 - 1
+    least = float(net(x).min())
+    box = Box((Fraction(-1),) * 2, (Fraction(1),) * 2)
+    queries = []
+    for margin in (-0.05, 0.01):
+        rows = [({}, {0: Fraction(1)}, -Fraction(round(least + margin, 6)), False)]
+        queries.append(Query((net,), (Case(box, (Conjunction.build(rows, 2, 1),)),)))
+    true, false = queries
+    settings = Settings(split="input", attack=False)
+    trees = solve(Run(true, settings, Budget.seconds(20.0), Statistics(), Runtime(net), None))
+    assert check(Proof(net.fingerprint, true.property_hash, tuple(trees)), true).accepted
+    assert not check(Proof(net.fingerprint, false.property_hash, tuple(trees)), false).accepted
+
+
+@pytest.mark.parametrize("op", CURVES, ids=lambda o: o.kind)
+def test_the_gradient_is_that_of_differences(op):
+    net, x, step = curved(op), np.random.default_rng(1).random((20, 2)), 1e-6
+    got = gradient(net, net.values(x), np.ones((20, 1)))
+    for i in range(2):
+        move = np.eye(2)[i] * step
+        want = (net(x + move) - net(x - move))[:, 0] / (2 * step)
+        assert np.allclose(got[:, i], want, atol=1e-6)
