@@ -138,7 +138,7 @@ def matmul(b: Builder, node: OnnxNode, x: Value, y: Value) -> Value:
     if isinstance(x, Constant) and isinstance(y, Constant):
         return constant.matmul(x, y)
     if isinstance(x, Variable) and isinstance(y, Variable):
-        raise node.unsupported("matrix product of two variables")
+        return _matmul_variables(b, node, x, y)
     if isinstance(x, Variable):
         assert isinstance(y, Constant)
         weight, outer = _matrix(node, y, x.shape[-1], -2 if len(y.shape) > 1 else 0)
@@ -156,6 +156,39 @@ def matmul(b: Builder, node: OnnxNode, x: Value, y: Value) -> Value:
     product = _rows(b, turned, weight, (*turned.shape[:-1], len(weight)))
     back = b.move(product, lambda a: np.swapaxes(a, -1, -2))
     return Variable(back.draft, (1,) * max(0, len(outer) - len(y.shape[:-2])) + y.shape[:-2] + kept + y.shape[-1:])
+
+
+def _matmul_variables(b: Builder, node: OnnxNode, x: Variable, y: Variable) -> Variable:
+    """`sum_k x[..., i, k] y[..., k, j]`: all products, then sums."""
+    if min(len(x.shape), len(y.shape)) < 2:
+        raise node.unsupported("matrix product of two variables of which one is a vector")
+    if x.shape[-1] != y.shape[-2]:
+        raise node.invalid(f"the shapes of its inputs do not match ({list(x.shape)} against {list(y.shape)})")
+    left, right = b.move(x, lambda a: a[..., :, None, :]), b.move(y, lambda a: np.swapaxes(a, -1, -2)[..., None, :, :])
+    products = b.product(left, right)
+    return _add_up(b, products)
+
+
+def _add_up(b: Builder, x: Variable) -> Variable:
+    """Sum over the last axis."""
+    return b.affine(Reduce(x.shape, (len(x.shape) - 1,)), x, x.shape[:-1])
+
+
+def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    """`1 / sum_j exp(x_j - x_i)`: no overflow where the result is not tiny, and every step has bounds."""
+    x = variable(node, values)
+    rank = len(x.shape)
+    axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
+    axis += rank if axis < 0 else 0
+    if not 0 <= axis < rank or (node.opset < 13 and prod(x.shape[axis + 1 :]) != 1):
+        raise node.unsupported(f"axis {axis} of a tensor of rank {rank} in operator set {node.opset}")
+    last = b.move(x, lambda a: np.moveaxis(a, axis, -1))
+    square = (*last.shape, last.shape[-1])
+    others = b.expand(b.move(last, lambda a: a[..., None, :]), square)
+    own = b.expand(b.move(last, lambda a: a[..., :, None]), square)
+    total = _add_up(b, b.node(EXP, [b.combine(others, own, -1.0)], square))
+    share = b.node(RECIPROCAL, [total], total.shape)
+    return [b.move(share, lambda a: np.moveaxis(a, -1, axis))]
 
 
 def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -359,6 +392,7 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Cos": (_elementwise(COS), ""),
     "Exp": (_elementwise(EXP), ""),
     "Reciprocal": (_elementwise(RECIPROCAL), ""),
+    "Softmax": (_softmax, "axis"),
     "Pow": (_pow, ""),
     "Tanh": (_elementwise(TANH), ""),
     "Concat": (_concat, "axis"),

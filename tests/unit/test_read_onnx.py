@@ -398,11 +398,11 @@ def test_truncated_files_are_refused():
 
 
 BAD = {
-    "unknown operator": ([("Softmax", "x", "y", {})], {}, "operator Softmax .node 'n0'. is not supported"),
+    "unknown operator": ([("Erf", "x", "y", {})], {}, "operator Erf .node 'n0'. is not supported"),
     "matrix product": (
-        [("Transpose", "x", "t", {}), ("MatMul", "x t", "y", {})],
-        {},
-        "matrix product of two variables",
+        [("Reshape", "x r", "t", {}), ("MatMul", "x t", "y", {})],
+        {"r": np.array([-1], np.int64)},
+        "variables of which one is a vector",
     ),
     "cast": ([("Cast", "x", "t", {"to": 10}), ("Cast", "t", "y", {"to": 1})], {}, "Cast .*element type 10"),
     "attribute": ([("Relu", "x", "y", {"surprise": 1})], {}, "attribute 'surprise'"),
@@ -535,6 +535,9 @@ CURVED = [
     ([("Sin", "x", "s", {}), ("Cos", "x", "c", {}), ("Mul", "s c", "y", {})], {}),
     ([("ReduceMax", "x", "m", {"axes": [2], "keepdims": 1}), ("Mul", "m x", "y", {})], {}),
     ([("Exp", "x", "e", {}), ("Reciprocal", "e", "y", {})], {}),
+    ([("Softmax", "x", "y", {})], {}),
+    ([("Softmax", "x", "y", {"axis": 1})], {}),
+    ([("Transpose", "x", "t", {"perm": [0, 2, 1]}), ("MatMul", "x t", "m", {}), ("Softmax", "m", "y", {})], {}),
     ([("Exp", "x", "e", {}), ("Div", "c e", "y", {})], {"c": np.array([[[2.0], [3.0]]], np.float32)}),
     ([("Cos", "x", "c", {}), ("Exp", "x", "e", {}), ("Div", "c e", "y", {})], {}),
 ]
