@@ -368,6 +368,10 @@ OWN_TO_BENCH = ("timeout", "memory")  # settings that `bench` gives its children
 def _extra_options(args: argparse.Namespace) -> list[str]:
     """Settings given to `bench` as options of its child processes."""
     out = []
+    if args.jobs > 1 and not args.workers:  # rows that run at the same time share the cores
+        from mucg4.search.parallel import usable_cores
+
+        args.workers = max(1, usable_cores() // args.jobs)
     for f in fields(Settings):
         value = getattr(args, f.name, f.default)
         if value != f.default and f.name not in OWN_TO_BENCH:
@@ -429,7 +433,8 @@ def _add_bench(commands: Any) -> None:
     p.add_argument("--timeout-cap", type=_amount, metavar="S", help="cut longer timeouts to S seconds")
     text = "memory limit of a row (default: as for verify, divided by --jobs)"
     p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
-    p.add_argument("--jobs", type=int, default=1, metavar="N", help="rows run at the same time (default: 1)")
+    text = "rows run at the same time, sharing the cores (default: 1)"
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     text = "re-check proofs with the independent checker; S: only of rows that took under S seconds"
     p.add_argument("--check", type=_amount, nargs="?", const=float("inf"), metavar="S", help=text)
     _add_compare(p)
