@@ -24,6 +24,7 @@ from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
+REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
@@ -73,8 +74,10 @@ def plan_for(bounder: Bounder, root: Regions, settings: Settings, constraints: i
     mode = settings.split
     if mode == "auto":
         mode = "input" if free <= LOW_DIMENSION else "phase"
-    if not Reduced.supports(bounder):
-        mode = "input"
+    if mode == "phase":
+        units = sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
+        if not Reduced.supports(bounder) or units * (units + bounder.network.input_size) > REDUCED_CELLS:
+            mode = "input"
     size = sum(n.size for n in bounder.network.nodes)
     batch = settings.batch or int(np.clip(200_000 // max(size, 1), 4, 256))
     cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
