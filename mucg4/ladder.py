@@ -96,7 +96,7 @@ class Replay:
         self._tighten(at, work)
         self._close_by_duals(at, work)
         if len(at) <= FEW:
-            self._close_early(work)
+            self.search.close_plainly(work)  # few regions near the root stand for many leaves
         self.improve(at, work)
         still = work.open.any(axis=1) & ~work.regions.empty()
         done = int(self.below[at[~still]].sum())  # stored leaves of the regions and whole subtrees just closed
@@ -165,14 +165,6 @@ class Replay:
         if not np.any(bounded.value < COMFORT * size):
             return duals, bounded
         return ascent.run(duals, steps)
-
-    def _close_early(self, work: Open) -> None:
-        """Near the root, where few regions stand for many leaves: refute whole subtrees where possible."""
-        refreshed = self.state.bounder.refresh(work.regions, backward=False)
-        value = self.state.objective.values(self.state.bounder, work.regions, refreshed, work.open)
-        closed = work.open & (self.state.objective.best(value) > 0)
-        self.search.record_plain(work, value, closed)
-        work.open = work.open & ~closed
 
     def _stored_duals(self, ascent: Ascent, refutations: list[Refutation], part: Open) -> Duals:
         """Stored weights, slopes and multipliers laid out for these regions."""

@@ -109,18 +109,20 @@ class Search:
         """Bound the first region. One that splits phases is only refuted; the dear steps wait for `run`."""
         if self.plan.mode == "input":
             self.bound(work)
-        elif not self._closed_plainly(work) and not self._phase(work).refuted(work):
+            return
+        self.close_plainly(work)  # where that does, no reduced network is needed
+        if not np.any(work.open):
+            self.statistics.regions += 1
+        elif not self._phase(work).refuted(work):
             self.pending = work
 
-    def _closed_plainly(self, work: Open) -> bool:
-        """Refute by single constraints with default slopes: where that does, no reduced network is needed."""
+    def close_plainly(self, work: Open) -> None:
+        """Refute conjunctions by single constraints with default slopes; what is refuted leaves `work.open`."""
         refreshed = self.bounder.refresh(work.regions, backward=False)
         value = self.objective.values(self.bounder, work.regions, refreshed, work.open)
         closed = work.open & (self.objective.best(value) > 0)
         self.record_plain(work, value, closed)
-        done = bool(np.all(closed == work.open))
-        self.statistics.regions += done
-        return done
+        work.open = work.open & ~closed
 
     @property
     def is_open(self) -> bool:
