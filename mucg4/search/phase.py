@@ -208,7 +208,7 @@ class PhaseSearch:
                     keep[i], after = False, 0.0
                 else:
                     if root:
-                        self._rebase_root(one, work, done)
+                        self._rebase_root(one)
                     closed, again = self._refute(one, one.duals)
                     keep[i], after = not closed[0], min(float(again.value[0]), 0.0)
                     _put(work, i, one)
@@ -229,7 +229,7 @@ class PhaseSearch:
         low, up = self._unit_bounds(one)
         return float(np.where((low < 0) & (up > 0), up - low, 0.0).sum())
 
-    def _rebase_root(self, one: Open, work: Open, done: Pass) -> None:
+    def _rebase_root(self, one: Open) -> None:
         """The root's better bounds hold everywhere: a smaller reduced network, duals carried over."""
         assert one.duals is not None
         old = self.reduced.positions
@@ -237,10 +237,8 @@ class PhaseSearch:
         full[0, old], full[1, old] = one.duals.alpha[0], one.duals.beta[0]
         self._rebase(one.regions)
         units = self.reduced.positions
-        zero = np.zeros((1, len(units)), dtype=F)
-        one.duals = Rows(one.duals.weights, full[:1, units], full[1:, units], zero)
-        work.duals = one.duals
-        done.on = zero.copy()
+        signs = np.zeros((1, len(units)), dtype=F)
+        one.duals = Rows(one.duals.weights, full[:1, units], full[1:, units], signs)
 
     def _pays(self, work: Open, i: int, value: float) -> bool:
         """The rule of the module text."""
@@ -461,7 +459,7 @@ def _put(work: Open, i: int, one: Open) -> None:
     for f in ("lo", "hi", "low", "up"):
         getattr(work.regions, f)[i] = getattr(one.regions, f)[0]
     assert one.duals is not None
-    if work.duals is one.duals or len(work.ids) == 1:
+    if len(work.ids) == 1:  # the root may have fewer units than before
         work.duals = one.duals
         return
     assert work.duals is not None
