@@ -44,7 +44,7 @@ class Compaction(Replay):
         if not len(which):
             return
         part = work.take(which)
-        refreshed = self.state.bounder.refresh(part.regions, backward=False)
+        refreshed = self.lines(part, which)
         ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
         conjunction = part.open.argmax(axis=1)
         allowed = self.state.objective.owner[None] == conjunction[:, None]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mucg4.bound.propagate import Refreshed
 from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
 from mucg4.errors import ProofError
 from mucg4.model.query import Witness
@@ -64,6 +65,7 @@ class Replay:
         self.parents = tree.parents()
         self.below = tree.leaf_counts()
         self.tried = self.closed = 0
+        self.refreshed: Refreshed | None = None  # of the batch that is visited, where bounds are re-derived
 
     def walk(self) -> Search:
         """Visit the stored tree; returns the search with its recorder and frontier filled."""
@@ -92,7 +94,7 @@ class Replay:
         if giving_up:
             leaf = np.ones(len(at), dtype=bool)
         if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
-            self.state.bounder.refresh(work.regions)
+            self.refreshed = self.state.bounder.refresh(work.regions)
         self._tighten(at, work)
         self._close_by_duals(at, work)
         if len(at) <= FEW:
@@ -105,6 +107,12 @@ class Replay:
         run.statistics.rungs[self.rung] += done
         self._leaves(work, np.flatnonzero(leaf & still))
         return self._children(at, work, np.flatnonzero(~leaf & still))
+
+    def lines(self, part: Open, which: Array) -> Refreshed:
+        """The relaxations of `part`, which are the regions `which` of the batch that is visited."""
+        if self.refreshed is None:
+            return self.state.bounder.refresh(part.regions, backward=False)
+        return self.refreshed.take(which)
 
     def improve(self, at: Array, work: Open) -> None:
         """Hook for walks that do more at the nodes they pass (compaction)."""
@@ -146,7 +154,7 @@ class Replay:
             return
         rows = np.array([b for b, _ in pairs])
         part = work.take(rows)
-        refreshed = self.state.bounder.refresh(part.regions, backward=False)
+        refreshed = self.lines(part, rows)
         ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
         duals = self._stored_duals(ascent, [r for _, r in pairs], part)
         bounded, _ = ascent.bound(duals)
@@ -231,7 +239,7 @@ class Replay:
         if not len(own):
             return
         sub = work.take(own)
-        refreshed = self.state.bounder.refresh(sub.regions, backward=False)
+        refreshed = self.lines(sub, own)
         evaluation = self.state.objective.evaluate(self.state.bounder, sub.regions, refreshed, sub.open)
         self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
         for f in ("lo", "hi"):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mucg4.bound.joint import Ends, sharpened
 from mucg4.bound.kernels import relax_rows, row_norms
 from mucg4.bound.rounding import Scales, gamma, scales
 from mucg4.model.network import Network
@@ -38,6 +39,7 @@ from mucg4.ops.arrays import (
     zeros,
 )
 from mucg4.ops.base import Affine, Nonlinear, Relaxation
+from mucg4.ops.bilinear import JOINT_INPUTS, Product
 from mucg4.ops.piecewise import TwoPiece
 
 CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
@@ -100,12 +102,17 @@ class Rows:
 
 
 class NeuronRows(NamedTuple):
-    """Linear bounds of neurons over the input: `(rows, d)` coefficients of the lower bound of +z and of -z."""
+    """Linear bounds of neurons over the input: `(rows, d)` coefficients of the lower bound of +z and of -z.
+
+    `base`, `top (rows,)` are their constants, rounding subtracted.
+    """
 
     region: Array
     neuron: Array
     below: Array
     above: Array
+    base: Array
+    top: Array
 
 
 class Refreshed(NamedTuple):
@@ -113,6 +120,14 @@ class Refreshed(NamedTuple):
 
     lines: dict[int, Relaxation]
     rows: dict[int, NeuronRows]
+
+    def take(self, which: Array) -> Refreshed:
+        """The relaxations of some regions; without rows."""
+        lines = {}
+        for k, r in self.lines.items():
+            lower, upper = (tuple(a[which] for a in slopes) for slopes in (r.lower_slopes, r.upper_slopes))
+            lines[k] = Relaxation(lower, r.lower_offset[which], upper, r.upper_offset[which])
+        return Refreshed(lines, {})
 
 
 class Bounder:
@@ -145,6 +160,9 @@ class Bounder:
             lo[None], hi[None], *(xp(lo).concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up))
         )
         self._is_nonlinear = set(network.nonlinear)
+        few = network.input_size <= JOINT_INPUTS
+        self._products = {k for k in network.nonlinear if few and isinstance(network.nodes[k].op, Product)}
+        self._factors = {i for k in self._products for i in network.nodes[k].inputs}
         self._direct = {k for k in self.pre if self._is_direct(k)}
 
     def _is_direct(self, k: int) -> bool:
@@ -236,6 +254,7 @@ class Bounder:
         out = Refreshed({}, {})
         for k in self.pre:
             low, up = self.pre_bounds(regions, k)
+            keep = keep_rows or (backward and k in self._factors)
             if k == 0:  # the input itself feeds a nonlinear node: its bounds are the box
                 xp(low).maximum(low, regions.lo, out=low)
                 xp(up).minimum(up, regions.hi, out=up)
@@ -244,20 +263,42 @@ class Bounder:
                 xp(low).fmax(low, a, out=low)  # nan tightens nothing
                 xp(up).fmin(up, b, out=up)
                 op = self.network.nodes[k].op
-                if keep_rows and isinstance(op, Dense):
+                if keep and isinstance(op, Dense):
                     region, neuron = nonzero(self.unstable(regions, k))
-                    out.rows[k] = NeuronRows(region, neuron, op.weight[neuron], -op.weight[neuron])
+                    weight, offset = op.weight[neuron], op.offset[neuron]
+                    out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset, -offset)
             elif backward:
                 self._image(regions, k)
                 region, neuron = nonzero(self.unstable(regions, k))
                 if len(region):
-                    rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep_rows)
-                    if keep_rows:
+                    rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep)
+                    if keep:
                         out.rows[k] = rows
             for user in self.network.users[k]:
                 if user in self._is_nonlinear and max(self.network.nodes[user].inputs) == k:
-                    out.lines[user] = self.lines(regions, user)
+                    line = self.lines(regions, user)
+                    if backward and user in self._products:
+                        x, y = self.network.nodes[user].inputs
+                        ends = self._ends(regions, x, out.rows), self._ends(regions, y, out.rows)
+                        width = [up - low for low, up in (self.pre_bounds(regions, i) for i in (x, y))]
+                        line = sharpened(line, regions.lo, regions.hi, *ends, (width[0], width[1]))
+                    out.lines[user] = line
         return out
+
+    def _ends(self, regions: Regions, k: int, rows: dict[int, NeuronRows]) -> Ends:
+        """Linear bounds over the input of all components of node k: its rows, and constants where it has none."""
+        low, up = self.pre_bounds(regions, k)
+        shape = (*low.shape, regions.lo.shape[1])
+        ends = Ends(zeros(shape, low), low + 0.0, zeros(shape, low), -up)
+        if k == 0:
+            every = arange(shape[2], low)
+            ends.below[:, every, every], ends.above[:, every, every] = 1.0, -1.0
+            ends.base[:], ends.top[:] = 0.0, 0.0
+        elif k in rows:
+            own = rows[k]
+            at = own.region, own.neuron
+            ends.below[at], ends.base[at], ends.above[at], ends.top[at] = own.below, own.base, own.above, own.top
+        return ends
 
     def _image(self, regions: Regions, k: int) -> None:
         """Intersect the bounds of node k with its image when it is a smooth function of other pre-activations.
@@ -279,7 +320,8 @@ class Bounder:
         """Intersect the bounds of neurons `neuron` of node k in regions `region` with two backward rows each."""
         low, up = self.pre_bounds(regions, k)
         d = regions.lo.shape[1] if keep else 0
-        kept = NeuronRows(region, neuron, empty((len(region), d), low), empty((len(region), d), low))
+        shapes = ((len(region), d), (len(region), d), (len(region),), (len(region),))
+        kept = NeuronRows(region, neuron, *(empty(shape, low) for shape in shapes))
         m, plus = xp(low), full(len(region), 1.0, low)
         step = max(16, chunk(CHUNK_ELEMENTS, low) // (2 * max(n.size for n in self.network.nodes[: k + 1])))
         for at in range(0, len(region), step):
@@ -292,7 +334,9 @@ class Bounder:
             low[r, j] = m.fmax(low[r, j], value[: len(r)])  # nan tightens nothing
             up[r, j] = m.fmin(up[r, j], -value[len(r) :])
             if keep:
+                constant = rows.offset - rows.error
                 kept.below[part], kept.above[part] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
+                kept.base[part], kept.top[part] = constant[: len(r)], constant[len(r) :]
         return kept
 
     def backward(self, k: int, neuron: Array, sign: Array, region: Array, relaxations: dict[int, Relaxation]) -> Rows:

@@ -15,7 +15,6 @@ from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Reduced
 from mucg4.bound.tighten import Duals
 from mucg4.ops.arrays import NUMPY, Array, Backend
-from mucg4.ops.base import Relaxation
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,7 @@ class Twin:
 
     def lines(self, refreshed: Refreshed, which: Array) -> Refreshed:
         """The relaxations of the regions `which` (NumPy)."""
-        own = self.backend.place(which)
-        lines = {
-            k: Relaxation(
-                tuple(a[own] for a in r.lower_slopes),
-                r.lower_offset[own],
-                tuple(a[own] for a in r.upper_slopes),
-                r.upper_offset[own],
-            )
-            for k, r in refreshed.lines.items()
-        }
-        return Refreshed(lines, {})
+        return refreshed.take(self.backend.place(which))
 
 
 def plain_duals(duals: Duals) -> Duals:

@@ -100,6 +100,10 @@ class Nonlinear(Op):
         """The default relaxation on the box."""
         raise NotImplementedError
 
+    def tangent(self, xs: Sequence[Array]) -> tuple[Array, ...]:
+        """Slopes at the point `xs`, one array per input; a one-sided one where there is no derivative. Never nan."""
+        return self.relax(xs, xs).lower_slopes
+
     def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
         """At least `sum_i |slope_i x_i|` for every line made on any box inside [lo, hi] and every x in that box.
 

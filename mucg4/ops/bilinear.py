@@ -16,6 +16,8 @@ import numpy as np
 from mucg4.ops.arrays import full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 
+JOINT_INPUTS = 64  # networks with so few inputs get lines that know how the arguments move together
+
 
 @dataclass(frozen=True)
 class Product(Nonlinear):
@@ -39,9 +41,13 @@ class Product(Nonlinear):
         slopes = tuple(where(fine, s, 0.0) for s in slopes)
         return Relaxation(slopes, where(fine, low, flat[0]), slopes, where(fine, high, flat[1]))
 
+    def tangent(self, xs: Sequence[Array]) -> tuple[Array, ...]:
+        return xs[1], xs[0]
+
     def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
         x, y = (xp(a).maximum(abs(a), abs(b)) for a, b in zip(lo, hi, strict=True))
-        return 2.0 * x * y  # the slope of each input is at most the size of the other
+        with np.errstate(over="ignore"):
+            return 2.0 * x * y  # the slope of each input is at most the size of the other
 
     def _extremes(self, lo: Sequence[Array], hi: Sequence[Array], slopes: tuple[Array, ...]) -> tuple[Array, Array]:
         """Smallest and largest `x y - s x - t y` over the corners, moved outward. 0 times infinity is 0."""

@@ -81,6 +81,10 @@ class Curve(Nonlinear):
         upper, up_offset = where(fine, upper, 0.0), where(fine, up_offset, high)
         return Relaxation((lower,), low_offset, (upper,), up_offset)
 
+    def tangent(self, xs: Sequence[Array]) -> tuple[Array, ...]:
+        with np.errstate(all="ignore"):
+            return (xp(xs[0]).nan_to_num(self.derivative(xs[0]), nan=0.0, posinf=0.0, neginf=0.0),)
+
     def _inner(self, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
         """The boxes, 1 where they are not plain, and where they are."""
         ok = xp(lo).isfinite(lo) & xp(lo).isfinite(hi)

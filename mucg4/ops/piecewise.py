@@ -59,6 +59,9 @@ class TwoPiece(Nonlinear):
         slope = where(unstable, self.left + gap * alpha, stable)
         return Relaxation((slope,), zeros(slope.shape, slope), (chord,), offset)
 
+    def tangent(self, xs: Sequence[Array]) -> tuple[Array, ...]:
+        return (choose(xs[0] >= 0, self.right, self.left, xs[0]),)
+
     def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
         return super().terms(lo, hi) * max(1.0, abs(self.left), abs(self.right))  # any alpha
 

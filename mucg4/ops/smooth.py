@@ -60,6 +60,9 @@ class SShaped(Nonlinear):
             where(flat, box[1], self._offset(a, b, above, 1.0)),
         )
 
+    def tangent(self, xs: Sequence[Array]) -> tuple[Array, ...]:
+        return (self.derivative(xs[0]),)
+
     def _offset(self, lo: Array, hi: Array, slope: Array, sign: float) -> Array:
         """The extreme of f(x) - slope x on [lo, hi] (sign 1: largest, -1: smallest), moved outward."""
         p, m = precision(lo), xp(lo)

@@ -18,7 +18,9 @@ asked for slopes only.
 * `Exp` and `Reciprocal` (where the box has one sign; otherwise nothing is known): f is convex, or concave left of 0.
   Its largest distance above a line is at an end. It lies above its tangent at ANY point p, and what the tangent falls
   below the line is smallest at an end.
-* `Product`: `x y - s x - t y` is linear in each variable alone: its extremes over a box are at corners.
+* `Product`: `x y - s x - t y` is linear in each variable alone: its extremes over a box are at corners. Where x and y
+  have linear bounds over the input (`together`): with u = x - t, w = y - s it is `u w - s t`, and `4 u w` is
+  `(r u + w / r)^2 - (r u - w / r)^2` for any r > 0, so each square bounds one side.
 """
 
 from __future__ import annotations
@@ -87,6 +89,25 @@ class Lines:
             assert lines.other is not None
             for mine, new in zip(self.other, lines.other, strict=True):
                 mine[region] = new[0]
+
+
+@dataclass(eq=False)
+class Ends:
+    """A node's hull `lo, hi (B, n)` and lines over the input v: `below . v + base <= z <= above . v + top`.
+
+    `below, above (B, n, d)`, the others `(B, n)`.
+    """
+
+    lo: Array
+    hi: Array
+    below: Array
+    base: Array
+    above: Array
+    top: Array
+
+    def mirrored(self) -> Ends:
+        """Those of -z."""
+        return Ends(-self.hi, -self.lo, -self.above, -self.top, -self.below, -self.base)
 
 
 def knows(op: Nonlinear, inputs: int, exact: bool) -> bool:
@@ -236,6 +257,38 @@ def _corners(s: Array, t: Array, lo: Sequence[Array], hi: Sequence[Array]) -> tu
         slack = 8 * STEP * size.max(axis=0) + TINY
         low, high = g.min(axis=0) - slack, g.max(axis=0) + slack
     return np.where(np.isfinite(low), low, -np.inf), np.where(np.isfinite(high), high, np.inf)
+
+
+def together(lines: Lines, where: Array, box: tuple[Array, Array], x: Ends, y: Ends) -> None:
+    """Better offsets of a product's lines in the regions `where (B,)`, in place; `box` `(B, d)` pair of the input."""
+    assert lines.other is not None and lines.low_offset is not None
+    with np.errstate(all="ignore"):
+        r = np.sqrt((y.hi - y.lo) / (x.hi - x.lo))
+        fine = np.isfinite(r) & (r > 0) & where[:, None]
+        r = np.where(fine, r, 1.0)
+        for offset, s, t, side in (
+            (lines.low_offset, lines.low, lines.other[0], -1),
+            (lines.up_offset, lines.up, lines.other[1], 1),
+        ):
+            w, centre = y if side > 0 else y.mirrored(), r * t + side * s / r
+            most = _most(box, r, x.above, x.top, w.above, w.top, -centre)
+            least = -_most(box, r, -x.below, -x.base, -w.below, -w.base, centre)
+            square = np.maximum(abs(most), abs(least)) ** 2 / 4
+            found = -s * t + side * square
+            found = found + side * (32 * STEP * (abs(s * t) + square) + TINY)
+            better = fine & np.isfinite(found) & (side * found < side * offset)
+            offset[better] = found[better]
+
+
+def _most(box: tuple[Array, Array], r: Array, *parts: Array) -> Array:
+    """Floats above `r (a . v + c) + (b . v + d) / r + e` for all v in the box."""
+    a, c, b, d, e = parts
+    big, small = a * r[..., None], b / r[..., None]
+    centre, radius = (box[0] + box[1]) / 2, (box[1] - box[0]) / 2 * (1 + 4 * STEP)
+    far = abs(centre) + radius
+    value = np.einsum("bnd,bd->bn", big + small, centre) + np.einsum("bnd,bd->bn", abs(big + small), radius)
+    size = np.einsum("bnd,bd->bn", abs(big) + abs(small), far) + abs(r * c) + abs(d / r) + abs(e)
+    return value + (r * c + d / r + e) + ((box[0].shape[1] + 32) * STEP * size + TINY)
 
 
 def _two_piece(op: TwoPiece, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:

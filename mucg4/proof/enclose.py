@@ -42,8 +42,9 @@ import numpy as np
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.curves import Lines, enclose, knows
+from mucg4.proof.curves import Ends, Lines, enclose, knows, together
 
 TINY = 1e-150  # added to norms: dominates every underflow, vanishes beside every real margin
 CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache)
@@ -154,6 +155,9 @@ class Enclosure:
             if k:
                 self.slot[k] = slice(self.width, self.width + self.nodes[k].size)
                 self.width += self.nodes[k].size
+        few = self.nodes[0].size <= JOINT_INPUTS
+        self.products = {k for k in network.nonlinear if few and self.ops[k].kind == "Product"}
+        self.factors = {i for k in self.products for i in self.nodes[k].inputs}
         self.bent = {k: self._bent_users(k) for k in network.pre_activations}
         # an affine image of the box alone: centre and radius are its exact range already
         self.exact_image = [n.inputs == (0,) and isinstance(n.op, Affine) for n in self.nodes]
@@ -210,7 +214,10 @@ class Enclosure:
             root = nowhere
         empty = np.any(box[0] > box[1], axis=1)
         frame = Frame([], [], [], [], [])
+        ends: dict[int, Ends] = {}
         self._append(frame, box[0], box[1], np.zeros(len(empty)))
+        if 0 in self.factors:
+            ends[0] = self._ends(*box, 0)
         for k in range(1, len(self.nodes)):
             scale = None
             if isinstance(self.ops[k], Affine):
@@ -218,6 +225,9 @@ class Enclosure:
                 cost = self._affine_cost(k, scale)
             else:
                 lo, hi, cost = self._curve_hull(k, frame)
+                if k in self.products and np.any(refresh):
+                    x, y = (ends[i] for i in self.nodes[k].inputs)
+                    together(frame.lines[k], refresh, box, x, y)
             if k in self.slot:
                 s = self.slot[k]
                 # As tight as stated and not tighter: a better bound may tip a default slope to the wrong side.
@@ -226,8 +236,11 @@ class Enclosure:
                 lo = np.where(own[:, None], np.fmax(lo, low[:, s]), low[:, s])
                 hi = np.where(own[:, None], np.fmin(hi, up[:, s]), up[:, s])
                 empty |= np.any(lo > hi, axis=1)
-                if not self.exact_image[k]:
-                    self._refine(k, frame, (lo, hi), scale, refresh & ~empty, cost)
+                if k in self.factors:
+                    ends[k] = self._ends(lo, hi, k)
+                if k in self.factors or not self.exact_image[k]:
+                    hull = (lo.copy(), hi.copy()) if self.exact_image[k] else (lo, hi)
+                    self._refine(k, frame, hull, scale, refresh & ~empty, cost, ends.get(k))
                     empty |= np.any(lo > hi, axis=1)
                 low[:, s], up[:, s] = lo, hi
             self._append(frame, lo, hi, cost)
@@ -274,10 +287,29 @@ class Enclosure:
         size = sum(frame.size[i] for i in inputs)
         return flo, fhi, gamma(8) * (lines.steep + 1e-50) * size + gamma(self.nodes[k].size + 8) * dot
 
+    def _ends(self, lo: Array, hi: Array, k: int) -> Ends:
+        """Lines of node k over the input: constant ones, exact ones of the input itself."""
+        d = self.nodes[0].size
+        flat, zero = np.zeros((*lo.shape, d)), np.zeros(lo.shape)
+        if k == 0:
+            unit = np.broadcast_to(np.eye(d), flat.shape)
+            return Ends(lo, hi, unit, zero, unit, zero)
+        return Ends(lo, hi, flat, lo.copy(), flat.copy(), hi.copy())
+
     def _refine(
-        self, k: int, frame: Frame, hull: tuple[Array, Array], scale: Array | None, refresh: Array, cost: Array
+        self,
+        k: int,
+        frame: Frame,
+        hull: tuple[Array, Array],
+        scale: Array | None,
+        refresh: Array,
+        cost: Array,
+        ends: Ends | None,
     ) -> None:
-        """Backward bounds (default slopes) of the neurons of node k that are still unstable, in place."""
+        """Backward bounds (default slopes) of the neurons of node k that are still unstable, in place.
+
+        The rows behind them are left in `ends` when it is given.
+        """
         lo, hi = hull
         need = lo < hi if self.bent[k] else (lo < 0) & (hi > 0)
         regions, neurons = np.nonzero(need & refresh[:, None])
@@ -285,7 +317,12 @@ class Enclosure:
         for part in self._chunks(len(regions), k):
             r, j = regions[part], neurons[part]
             rows = self._start(k, np.concatenate([r, r]), np.concatenate([j, j]), scale)
-            value = self.minimum(frame, self.pull(frame, rows, k))
+            rows = self.pull(frame, rows, k)
+            if ends is not None:
+                half, sure = len(r), rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
+                ends.below[r, j], ends.base[r, j] = rows.coef[0][:half], sure[:half]
+                ends.above[r, j], ends.top[r, j] = -rows.coef[0][half:], -sure[half:]
+            value = self.minimum(frame, rows)
             lo[r, j] = np.fmax(lo[r, j], value[: len(r)])
             hi[r, j] = np.fmin(hi[r, j], -value[len(r) :])
         frame.cost.pop()

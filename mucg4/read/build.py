@@ -120,22 +120,10 @@ class Builder:
 
     def product(self, x: Variable, y: Variable) -> Variable:
         """`x * y`, broadcast; the square where both are the same tensor."""
-        if x.shape == y.shape:
-            if self._same(x.draft, y.draft):
-                return self.node(SQUARE, [x], x.shape)
-            for a, b in ((x, y), (y, x)):
-                op = self.drafts[b.draft].op
-                if isinstance(op, Dense) and self._same(self.drafts[b.draft].inputs[0], a.draft):
-                    return self._form(a, op)
+        if x.shape == y.shape and self._same(x.draft, y.draft):
+            return self.node(SQUARE, [x], x.shape)
         shape = self.common(x.shape, y.shape)
         return self.node(PRODUCT, [self.expand(x, shape), self.expand(y, shape)], shape)
-
-    def _form(self, x: Variable, op: Dense) -> Variable:
-        """`x * (W x + b)`: squares for the diagonal of W, whose lower lines are tangents, and products for the rest."""
-        diagonal = np.diag(op.weight)
-        rest = self.node(Dense(op.weight - np.diag(diagonal), op.offset, op.offset_magnitude), [x], x.shape)
-        squares = self.node(Scale(diagonal, np.zeros(x.size)), [self.node(SQUARE, [x], x.shape)], x.shape)
-        return self.node(Sum((1.0, 1.0)), [squares, self.node(PRODUCT, [x, rest], x.shape)], x.shape)
 
     def _same(self, i: int, j: int, depth: int = 4) -> bool:
         """True when two drafts compute the same value by the same few operators from one value."""

@@ -31,8 +31,7 @@ def gradient(network: Network, values: list[Array], rows: Array) -> Array:
             parts = op.adjoint(a)
         else:
             assert isinstance(op, Nonlinear)
-            at = [values[i] for i in inputs]
-            parts = tuple(a * s for s in op.relax(at, at).lower_slopes)  # tangent: the relaxation of a point
+            parts = tuple(a * s for s in op.tangent([values[i] for i in inputs]))
         for i, part in zip(inputs, parts, strict=True):
             pending[i] = pending[i] + part if i in pending else part
     return pending.get(0, np.zeros((len(rows), network.input_size)))

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
+LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
+FORGET = 0.9
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Search:
         self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
         self.turns = 0
+        self.ascent_share = 1.0  # running mean share of the regions that ascent closes
 
     def begin(self, work: Open) -> None:
         """Bound the first region. One that splits phases is only refuted; the dear steps wait for `run`."""
@@ -264,7 +267,7 @@ class Search:
     ) -> tuple[Array, Array, Array, dict[int, Array]]:
         """Improve the duals of regions with one open conjunction; close what can be closed."""
         which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
-        if not len(which):
+        if not len(which) or (self.ascent_share < LEAST_SHARE and self.turns % EXPLORE):
             return alive, value, coeffs, trace
         part, twin, own = work.take(which), self.twin, self.twin.backend.place(which)
         ascent = Ascent(twin.bounder, twin.objective, there.take(own), twin.lines(refreshed, which), None)
@@ -277,6 +280,7 @@ class Search:
         )
         bound = NUMPY.place(bounded.value)
         closed = bound > 0
+        self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
         for c in np.unique(conjunction[closed]).tolist():
             self.close_duals(part, ascent, int(c), duals, bounded, closed & (conjunction == c))
         work.open[which[closed]] = False
