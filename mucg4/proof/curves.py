@@ -18,6 +18,9 @@ asked for slopes only.
 * `Exp` and `Reciprocal` (where the box has one sign; otherwise nothing is known): f is convex, or concave left of 0.
   Its largest distance above a line is at an end. It lies above its tangent at ANY point p, and what the tangent falls
   below the line is smallest at an end.
+* Steps: `Sign` is constant left and right of 0, so f - s z has its extremes at the ends and on either side of 0, for any
+  slope. `Floor` and `Round` take the slopes 0 (the values at the ends) and 1 (`-1 <= floor(z) - z <= 0`, `|round(z) - z|
+  <= 1/2`, sharper where f is constant).
 * `Product`: `x y - s x - t y` is linear in each variable alone: its extremes over a box are at corners.
 """
 
@@ -35,7 +38,8 @@ from mucg4.ops.piecewise import TwoPiece
 
 S_SHAPED = ("Sigmoid", "Tanh")
 PHASE = {"Sin": 0.0, "Cos": np.pi / 2}
-ONE_INPUT = (*S_SHAPED, *PHASE, "Square", "Reciprocal", "Exp")
+STEPS = {"Floor": (np.floor, -1.0, 0.0), "Round": (np.round, -0.5, 0.5)}  # f, and the range of f(z) - z
+ONE_INPUT = (*S_SHAPED, *PHASE, *STEPS, "Sign", "Square", "Reciprocal", "Exp")
 FAR = 1e6  # beyond it a wave is only known to be in [-1, 1]
 LIBM = 2.0**-47  # absolute error of one evaluation of f or f' (|f| <= 1; libm is off by a few 2**-53)
 TURN = 2 * np.pi
@@ -103,7 +107,9 @@ def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, A
     if op.kind == "Product":
         return _product(op, lo, hi)
     rule = _wave if op.kind in PHASE else _square if op.kind == "Square" else _s_shaped
-    rule = {"Reciprocal": _reciprocal, "Exp": _exponential}.get(op.kind, rule)
+    rule = {"Reciprocal": _reciprocal, "Exp": _exponential, "Sign": _sign, **dict.fromkeys(STEPS, _stairs)}.get(
+        op.kind, rule
+    )
     return rule(op, lo[0], hi[0])
 
 
@@ -215,6 +221,34 @@ def _convex_offsets(
     below = below - (2 * LIBM * (ends + abs(tangent) * (hi - lo)) + 16 * STEP * (abs(low) * far + drop) + TINY)
     above = np.maximum(f(lo) - up * lo, f(hi) - up * hi)
     return below, above + (2 * LIBM * ends + 16 * STEP * abs(up) * far + TINY)
+
+
+def _sign(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    known = np.isfinite(lo) & np.isfinite(hi)
+    low, up = (np.where(known, s, 0.0) for s in _proposed(op, [lo], [hi]))
+    a, b = np.where(known, lo, -1.0), np.where(known, hi, 1.0)
+    around = ((-1.0, (a < 0) & (b >= 0)), (0.0, (a <= 0) & (b >= 0)), (1.0, (a <= 0) & (b > 0)))
+    offsets = []
+    for s, side in ((low, 1.0), (up, -1.0)):
+        least = np.minimum(side * (np.sign(a) - s * a), side * (np.sign(b) - s * b))
+        for value, there in around:
+            least = np.where(there, np.minimum(least, side * value), least)
+        offsets.append(side * (least - (8 * STEP * (1 + abs(s) * np.maximum(abs(a), abs(b))) + TINY)))
+    return Lines(low, up, offsets[1], offsets[0], *_no(lo), _steepest(low, up)), np.sign(lo), np.sign(hi)
+
+
+def _stairs(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    f, behind, ahead = STEPS[op.kind]
+    first, last = f(lo), f(hi)
+    known = np.isfinite(lo) & np.isfinite(hi)
+    low, up = (np.where(known & (s > 0.5), 1.0, 0.0) for s in _proposed(op, [lo], [hi]))
+    with np.errstate(invalid="ignore"):
+        same = first == last
+        slack = 4 * STEP * (abs(lo) + abs(hi)) + TINY
+        below = np.where(same, np.maximum(behind, last - hi - slack), behind)
+        above = np.where(same, np.minimum(ahead, first - lo + slack), ahead)
+    low_offset, up_offset = np.where(low == 0, first, below), np.where(up == 0, last, above)
+    return Lines(low, up, up_offset, low_offset, *_no(lo), _steepest(low, up)), first, last
 
 
 def _product(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:

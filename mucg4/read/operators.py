@@ -17,6 +17,7 @@ from mucg4.ops.base import Nonlinear
 from mucg4.ops.curves import COS, EXP, RECIPROCAL, SIN
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.ops.steps import FLOOR, ROUND, SIGN
 from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant
@@ -308,6 +309,20 @@ def _hard_sigmoid(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.maximum(x, Constant(np.ones(())), largest=False)]
 
 
+def _ceil(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = b.negate(variable(node, values))
+    return [b.negate(b.node(FLOOR, [x], x.shape))]
+
+
+def _thresholded_relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    """`x` where `x > alpha`, else 0: a ReLU of x - alpha, and alpha times the positive part of its sign."""
+    alpha = Constant(np.array(node.attributes.get("alpha", 1.0)))
+    x = b.combine(variable(node, values), alpha, -1.0)
+    if not alpha.value:
+        return [b.relu(x)]
+    return [b.combine(b.relu(x), b.times(b.relu(b.node(SIGN, [x], x.shape)), alpha))]
+
+
 def _elementwise(op: Nonlinear) -> Handler:
     """A function of one tensor; with two inputs it would read both from `values`."""
 
@@ -392,6 +407,11 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Cos": (_elementwise(COS), ""),
     "Exp": (_elementwise(EXP), ""),
     "Reciprocal": (_elementwise(RECIPROCAL), ""),
+    "Sign": (_elementwise(SIGN), ""),
+    "Floor": (_elementwise(FLOOR), ""),
+    "Ceil": (_ceil, ""),
+    "Round": (_elementwise(ROUND), ""),
+    "ThresholdedRelu": (_thresholded_relu, "alpha"),
     "Softmax": (_softmax, "axis"),
     "Pow": (_pow, ""),
     "Tanh": (_elementwise(TANH), ""),
