@@ -5,11 +5,12 @@ No closed cover separates 0 from its neighbours, so a split at 0 does not make t
 linear; splits help as far as the boxes stay clear of the jumps. Networks with steps are therefore split by inputs
 (`Nonlinear.continuous`), and claims that need the value at a jump told apart from the values around it stay open.
 
-The lines pass through the corners of the graph. For Floor and Round the one of two sound lines is taken that is closer in
-the middle of the box, which is the one that cuts less area. The sloping lines of the sign leave its image by an amount
-that does not shrink with the box (by 2 |l| / u below -1): taken by area, they keep regions around z = 0 open at every
-scale. They are taken on lopsided boxes only, where they are much closer; the others get the image. On a box that is a single point any line through the point will
-do: its slope is the usual straight-through estimate (arXiv 1308.3432), which is what the attack follows.
+The lines pass through the corners of the graph. For Floor and Round the one of two sound lines is taken that is closer
+in the middle of the box, which is the one that cuts less area. The sloping lines of the sign leave its image by an
+amount that does not shrink with the box (by 2 |l| / u below -1): taken by area, they keep regions around z = 0 open at
+every scale. They are taken on lopsided boxes only, where they are much closer; the others get the image. On a box that
+is a single point any line through the point will do: its slope is the usual straight-through estimate (arXiv
+1308.3432), which is what the attack follows.
 """
 
 from __future__ import annotations
