@@ -172,8 +172,10 @@ class Reduced:
 
     @staticmethod
     def supports(bounder: Bounder) -> bool:
-        """True when every nonlinear node has one input that no other nonlinear node reads."""
+        """True when every nonlinear node is continuous and has one input that no other nonlinear node reads."""
         nodes = bounder.network.nodes
+        if not all(nodes[k].op.continuous for k in bounder.network.nonlinear):  # type: ignore[union-attr]
+            return False
         read = [i for k in bounder.network.nonlinear for i in nodes[k].inputs]
         return len(read) == len(bounder.network.nonlinear) == len(set(read))
 

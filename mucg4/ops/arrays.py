@@ -215,6 +215,16 @@ def at_most(a: Array, bound: float) -> Array:
     return np.minimum(a, bound) if isinstance(a, (np.ndarray, np.generic)) else a.clamp(max=bound)
 
 
+def erf(a: Array) -> Array:
+    """The error function, within a few units in the last place."""
+    return import_module("scipy.special").erf(a) if isinstance(a, (np.ndarray, np.generic)) else xp(a).erf(a)
+
+
+def erfc(a: Array) -> Array:
+    """`1 - erf(a)`, to full relative precision up to that of the argument."""
+    return import_module("scipy.special").erfc(a) if isinstance(a, (np.ndarray, np.generic)) else xp(a).erfc(a)
+
+
 def largest_size(a: Array) -> Array:
     """`(rows, n)` -> `(rows, 1)` largest absolute value of each row, 0 where n is 0."""
     if isinstance(a, np.ndarray):

@@ -92,6 +92,9 @@ class Affine(Op):
 class Nonlinear(Op):
     """Elementwise function of one or more inputs of the same size."""
 
+    continuous: bool = True
+    """False when the value jumps: then no split into closed pieces makes it linear."""
+
     def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
         """Tight image of the box, each `(batch, n)`; sound up to a few units in the last place."""
         raise NotImplementedError

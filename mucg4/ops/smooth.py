@@ -1,4 +1,4 @@
-"""S-shaped functions: Sigmoid and Tanh (convex left of zero, concave right of it, increasing).
+"""S-shaped functions: Sigmoid, Tanh, Erf, Softsign and Atan (convex left of zero, concave right of it, increasing).
 
 The slopes of the two lines are chosen as usual for S-shaped functions (DeepPoly, doi 10.1145/3290354;
 tangent through the far end point as in CROWN, arXiv 1811.00866), but soundness does not rest on the
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import log, pi
 
 import numpy as np
 
-from mucg4.ops.arrays import at_least, at_most, full, precision, xp
+from mucg4.ops.arrays import at_least, at_most, erf, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 
 BISECTIONS = 16  # of the tangent point; more would not change a bound visibly, and none is needed for soundness
@@ -149,5 +150,73 @@ class Tanh(SShaped):
             return xp(s).log1p(xp(s).sqrt(1.0 - s)) - 0.5 * xp(s).log(s)  # from 1 - f^2 = s
 
 
+@dataclass(frozen=True)
+class Erf(SShaped):
+    """The error function."""
+
+    kind: str = field(default="Erf", init=False)
+    low = -1.0
+    high = 1.0
+
+    def value(self, x: Array) -> Array:
+        return erf(x)
+
+    def derivative(self, x: Array) -> Array:
+        x = at_most(abs(x), precision(x).huge ** 0.4)
+        return (2.0 / pi**0.5) * xp(x).exp(-x * x)
+
+    def steep(self, s: Array) -> Array:
+        with np.errstate(divide="ignore"):
+            return xp(s).sqrt(at_least(log(2.0 / pi**0.5) - xp(s).log(at_least(s, 0.0)), 0.0))
+
+    def terms(self, lo: Sequence[Array], hi: Sequence[Array]) -> Array:
+        return 1.2 * super().terms(lo, hi)  # the steepest slope is 2 / sqrt(pi)
+
+
+@dataclass(frozen=True)
+class Softsign(SShaped):
+    """`x / (1 + |x|)`."""
+
+    kind: str = field(default="Softsign", init=False)
+    low = -1.0
+    high = 1.0
+
+    def value(self, x: Array) -> Array:
+        x = at_most(at_least(x, -precision(x).huge), precision(x).huge)
+        return x / (1.0 + abs(x))
+
+    def derivative(self, x: Array) -> Array:
+        r = 1.0 / (1.0 + abs(x))
+        return r * r
+
+    def steep(self, s: Array) -> Array:
+        with np.errstate(divide="ignore"):
+            return 1.0 / xp(s).sqrt(at_most(at_least(s, 0.0), 1.0)) - 1.0
+
+
+@dataclass(frozen=True)
+class Atan(SShaped):
+    """The arc tangent."""
+
+    kind: str = field(default="Atan", init=False)
+    low = -1.5707963267948968  # pi / 2, rounded outward
+    high = 1.5707963267948968
+
+    def value(self, x: Array) -> Array:
+        return xp(x).arctan(x)
+
+    def derivative(self, x: Array) -> Array:
+        x = at_most(abs(x), precision(x).huge ** 0.4)
+        return 1.0 / (1.0 + x * x)
+
+    def steep(self, s: Array) -> Array:
+        s = at_most(at_least(s, 0.0), 1.0)
+        with np.errstate(divide="ignore"):
+            return xp(s).sqrt((1.0 - s) / s)
+
+
 SIGMOID = Sigmoid()
 TANH = Tanh()
+ERF = Erf()
+SOFTSIGN = Softsign()
+ATAN = Atan()

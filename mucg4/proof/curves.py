@@ -18,6 +18,12 @@ asked for slopes only.
 * `Exp` and `Reciprocal` (where the box has one sign; otherwise nothing is known): f is convex, or concave left of 0.
   Its largest distance above a line is at an end. It lies above its tangent at ANY point p, and what the tangent falls
   below the line is smallest at an end.
+* Steps: `Sign` is constant left and right of 0, so f - s z has its extremes at the ends and on either side of 0, for
+  any slope. `Floor` and `Round` take the slopes 0 (the values at the ends) and 1 (`-1 <= floor(z) - z <= 0`,
+  `|round(z) - z| <= 1/2`, sharper where f is constant).
+* Functions of convex, concave and straight pieces (`SHAPES`): where a piece is not convex f - s z is smallest at an
+  end. A convex piece lies above its tangent at ANY point p, as above; p comes from a bisection. The upper line is the
+  lower one of -f.
 * `Product`: `x y - s x - t y` is linear in each variable alone: its extremes over a box are at corners. Where x and y
   have linear bounds over the input (`together`): with u = x - t, w = y - s it is `u w - s t`, and `4 u w` is
   `(r u + w / r)^2 - (r u - w / r)^2` for any r > 0, so each square bounds one side.
@@ -37,12 +43,14 @@ from mucg4.ops.piecewise import TwoPiece
 
 S_SHAPED = ("Sigmoid", "Tanh")
 PHASE = {"Sin": 0.0, "Cos": np.pi / 2}
-ONE_INPUT = (*S_SHAPED, *PHASE, "Square", "Reciprocal", "Exp")
+STEPS: dict[str, Any] = {"Floor": (np.floor, -1.0, 0.0), "Round": (np.round, -0.5, 0.5)}  # f, and the range of f(z) - z
+ONE_INPUT = (*S_SHAPED, *PHASE, *STEPS, "Sign", "Square", "Reciprocal", "Exp")
 FAR = 1e6  # beyond it a wave is only known to be in [-1, 1]
 LIBM = 2.0**-47  # absolute error of one evaluation of f or f' (|f| <= 1; libm is off by a few 2**-53)
 TURN = 2 * np.pi
 STEP = 2.0**-52  # generous relative error of one operation
 TINY = 1e-150  # dominates underflow
+HALVINGS = 40  # of a piece, to find where its tangent has a given slope
 
 
 @dataclass(eq=False)
@@ -114,7 +122,9 @@ def knows(op: Nonlinear, inputs: int, exact: bool) -> bool:
     """True when `enclose` has a rule for the operator with so many inputs (in that arithmetic)."""
     if isinstance(op, TwoPiece):
         return inputs == 1
-    return not exact and ((op.kind in ONE_INPUT and inputs == 1) or (op.kind == "Product" and inputs == 2))
+    if op.kind == "Elu" and not getattr(op, "alpha", 0.0) > 0:
+        return False
+    return not exact and ((op.kind in (*ONE_INPUT, *SHAPES) and inputs == 1) or (op.kind == "Product" and inputs == 2))
 
 
 def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:
@@ -123,8 +133,10 @@ def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, A
         return _two_piece(op, lo[0], hi[0])
     if op.kind == "Product":
         return _product(op, lo, hi)
-    rule = _wave if op.kind in PHASE else _square if op.kind == "Square" else _s_shaped
-    rule = {"Reciprocal": _reciprocal, "Exp": _exponential}.get(op.kind, rule)
+    rules: dict[str, Any] = {"Square": _square, "Reciprocal": _reciprocal, "Exp": _exponential, "Sign": _sign}
+    for kinds, shared in ((PHASE, _wave), (S_SHAPED, _s_shaped), (STEPS, _stairs), (SHAPES, _pieces)):
+        rules.update(dict.fromkeys(kinds, shared))
+    rule = rules[op.kind]
     return rule(op, lo[0], hi[0])
 
 
@@ -236,6 +248,176 @@ def _convex_offsets(
     below = below - (2 * LIBM * (ends + abs(tangent) * (hi - lo)) + 16 * STEP * (abs(low) * far + drop) + TINY)
     above = np.maximum(f(lo) - up * lo, f(hi) - up * hi)
     return below, above + (2 * LIBM * ends + 16 * STEP * abs(up) * far + TINY)
+
+
+def _sign(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    known = np.isfinite(lo) & np.isfinite(hi)
+    low, up = (np.where(known, s, 0.0) for s in _proposed(op, [lo], [hi]))
+    a, b = np.where(known, lo, -1.0), np.where(known, hi, 1.0)
+    around = ((-1.0, (a < 0) & (b >= 0)), (0.0, (a <= 0) & (b >= 0)), (1.0, (a <= 0) & (b > 0)))
+    offsets = []
+    for s, side in ((low, 1.0), (up, -1.0)):
+        least = np.minimum(side * (np.sign(a) - s * a), side * (np.sign(b) - s * b))
+        for value, there in around:
+            least = np.where(there, np.minimum(least, side * value), least)
+        offsets.append(side * (least - (8 * STEP * (1 + abs(s) * np.maximum(abs(a), abs(b))) + TINY)))
+    return Lines(low, up, offsets[1], offsets[0], *_no(lo), _steepest(low, up)), np.sign(lo), np.sign(hi)
+
+
+def _stairs(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    f, behind, ahead = STEPS[op.kind]
+    first, last = f(lo), f(hi)
+    known = np.isfinite(lo) & np.isfinite(hi)
+    low, up = (np.where(known & (s > 0.5), 1.0, 0.0) for s in _proposed(op, [lo], [hi]))
+    with np.errstate(invalid="ignore"):
+        same = first == last
+        slack = 4 * STEP * (abs(lo) + abs(hi)) + TINY
+        below = np.where(same, np.maximum(behind, last - hi - slack), behind)
+        above = np.where(same, np.minimum(ahead, first - lo + slack), ahead)
+    low_offset, up_offset = np.where(low == 0, first, below), np.where(up == 0, last, above)
+    return Lines(low, up, up_offset, low_offset, *_no(lo), _steepest(low, up)), first, last
+
+
+@dataclass(frozen=True)
+class Shape:
+    """f, f' on the curved pieces, and the pieces: `edges` between them and, for each, 1 convex, -1 concave, 0 straight.
+
+    f and f' are off by a relative LIBM and an absolute `LIBM * noise`. All values lie in [least, most], those of finite
+    arguments from `start` on are finite.
+    """
+
+    f: Any
+    slope_at: Any
+    edges: tuple[float, ...]
+    bends: tuple[int, ...]
+    least: float = -np.inf
+    most: float = np.inf
+    noise: float = 0.0
+    start: float = -1e100
+
+
+def _normal(z: Array) -> Array:
+    """The normal distribution function."""
+    from scipy.special import erfc
+
+    return 0.5 * erfc(-z / np.sqrt(2.0))
+
+
+def _erf(z: Array) -> Array:
+    from scipy.special import erf
+
+    return erf(z)
+
+
+def _logistic(z: Array) -> Array:
+    e = np.exp(-abs(z))
+    return np.where(z >= 0, 1.0, e) / (1.0 + e)
+
+
+def _tanh_gate(z: Array) -> tuple[Array, Array]:
+    """The gate of Gelu by tanh, `(1 + tanh v) / 2 = logistic(2 v)`, and its derivative."""
+    z = np.clip(z, -100.0, 100.0)  # beyond, it is 0 or 1 to all digits
+    v = np.sqrt(8 / np.pi) * (z + 0.044715 * z**3)
+    return _logistic(v), _logistic(v) * _logistic(-v) * np.sqrt(8 / np.pi) * (1 + 3 * 0.044715 * z * z)
+
+
+def _mish_gate(z: Array) -> tuple[Array, Array]:
+    """tanh(log(1 + exp z)) and its derivative, in powers of exp -|z|."""
+    e, right = np.exp(-abs(z)), z >= 0
+    top, bottom = np.where(right, 1 + 2 * e, e * e + 2 * e), np.where(right, 1 + 2 * e + 2 * e * e, e * e + 2 * e + 2)
+    return top / bottom, np.where(right, e, 1.0) * 4 * e * (1 + e) / bottom**2
+
+
+def _gated(gate: Any, left: float, right: float) -> Shape:
+    """z times a gate: convex between two points."""
+
+    def slope_at(z: Array) -> Array:
+        value, slope = gate(z)
+        return value + z * slope
+
+    return Shape(lambda z: z * gate(z)[0], slope_at, (left, right), (-1, 1, -1), -0.31, noise=1.0)
+
+
+def _odd(f: Any, slope_at: Any, limit: float) -> Shape:
+    return Shape(f, slope_at, (0.0,), (1, -1), -limit, limit, noise=1.0)
+
+
+SHAPES = {
+    "Log": Shape(np.log, lambda z: 1 / z, (), (-1,), start=1e-100),
+    "Sqrt": Shape(np.sqrt, lambda z: 0.5 / np.sqrt(z), (), (-1,), 0.0, start=0.0),
+    "Softplus": Shape(lambda z: np.maximum(z, 0.0) + np.log1p(np.exp(-abs(z))), _logistic, (), (1,), 0.0),
+    "Erf": _odd(_erf, lambda z: 2 / np.sqrt(np.pi) * np.exp(-z * z), 1.0),
+    "Softsign": _odd(lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2, 1.0),
+    "Atan": _odd(np.arctan, lambda z: 1 / (1 + z * z), 1.5707963267948968),
+    "HardSwish": Shape(
+        lambda z: np.where(z > 3, z, np.where(z < -3, 0.0, z * (z + 3) / 6)),
+        lambda z: (2 * z + 3) / 6,
+        (-3.0, 3.0),
+        (0, 1, 0),
+        -0.376,
+        noise=1.0,
+    ),
+    "Gelu": _gated(lambda z: (_normal(z), np.exp(-z * z / 2) / np.sqrt(2 * np.pi)), -np.sqrt(2.0), np.sqrt(2.0)),
+    "GeluTanh": _gated(_tanh_gate, -1.4185040087908285, 1.4185040087908285),
+    "Silu": _gated(lambda z: (_logistic(z), _logistic(z) * _logistic(-z)), -2.399357280515468, 2.399357280515468),
+    "Mish": _gated(_mish_gate, -2.2563763963607935, 1.4905711794854284),
+    "Elu": Shape(np.expm1, np.exp, (0.0,), (1, 0)),  # of alpha 1; see `_shape`
+}
+
+
+def _shape(op: Any) -> Shape:
+    if op.kind != "Elu":
+        return SHAPES[op.kind]
+    alpha = float(op.alpha)
+    return Shape(
+        lambda z: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0.0))),
+        lambda z: alpha * np.exp(np.minimum(z, 0.0)),
+        (0.0,),
+        (1, 0),
+        -alpha * (1 + 4 * STEP),
+    )
+
+
+def _pieces(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
+    shape = _shape(op)
+    known = (lo >= shape.start) & (lo <= hi) & (hi <= 1e100)
+    a, b = np.where(known, lo, 1.0), np.where(known, hi, 1.0)
+    low, up = (np.where(known, s, 0.0) for s in _proposed(op, [lo], [hi]))
+    flat = np.zeros(lo.shape)
+    with np.errstate(all="ignore"):
+        under, over = _piece_lowest(shape, 1, low, a, b), -_piece_lowest(shape, -1, -up, a, b)
+        first, last = _piece_lowest(shape, 1, flat, a, b), -_piece_lowest(shape, -1, flat, a, b)
+    first, last = np.maximum(first, shape.least), np.minimum(last, shape.most)
+    # what is not known may not even be defined
+    first, last = np.where(known, first, -np.inf), np.where(known, last, np.inf)
+    under, over = np.where(known, under, -np.inf), np.where(known, over, np.inf)
+    return Lines(low, up, over, under, *_no(lo), _steepest(low, up)), first, last
+
+
+def _piece_lowest(shape: Shape, side: int, s: Array, lo: Array, hi: Array) -> Array:
+    """A float below `min over [lo, hi] of side * f(z) - s z` (side 1 or -1); -inf where something overflows."""
+
+    def at(z: Array) -> Array:
+        f, line = shape.f(z), s * z
+        return side * f - line - (2 * LIBM * (abs(f) + shape.noise) + 8 * STEP * (abs(f) + abs(line)) + TINY)
+
+    corners = [lo, *(np.clip(e, lo, hi) for e in shape.edges), hi]
+    best = np.minimum.reduce([at(z) for z in corners])
+    for a, b, bend in zip(corners[:-1], corners[1:], shape.bends, strict=True):
+        if bend * side <= 0:
+            continue
+        near, far = a, b
+        for _ in range(HALVINGS):
+            p = near + (far - near) / 2
+            rising = side * shape.slope_at(p) >= s
+            near, far = np.where(rising, near, p), np.where(rising, p, far)
+        p = near + (far - near) / 2
+        tangent = shape.slope_at(p)
+        rise = side * tangent - s
+        drop = np.maximum(np.maximum(rise * (p - a), -rise * (b - p)), 0)
+        wrong = (2 * LIBM * (abs(tangent) + shape.noise) + 8 * STEP * abs(s)) * (b - a) + 8 * STEP * drop
+        best = np.where(a < b, np.minimum(best, at(p) - drop - wrong), best)
+    return np.where(np.isnan(best), -np.inf, best)
 
 
 def _product(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:

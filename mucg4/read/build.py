@@ -16,8 +16,9 @@ from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Scale, Sum
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.bilinear import PRODUCT
-from mucg4.ops.curves import SQUARE
+from mucg4.ops.curves import SILU, SQUARE
 from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.ops.smooth import Sigmoid
 from mucg4.read.constant import Constant
 
 DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix
@@ -119,9 +120,14 @@ class Builder:
         return self.node(Scale(scale, np.zeros(x.size)), [x], shape)
 
     def product(self, x: Variable, y: Variable) -> Variable:
-        """`x * y`, broadcast; the square where both are the same tensor."""
-        if x.shape == y.shape and self._same(x.draft, y.draft):
-            return self.node(SQUARE, [x], x.shape)
+        """`x * y`, broadcast; one function where y is x itself or its Sigmoid."""
+        if x.shape == y.shape:
+            if self._same(x.draft, y.draft):
+                return self.node(SQUARE, [x], x.shape)
+            for a, b in ((x, y), (y, x)):
+                op = self.drafts[b.draft].op
+                if isinstance(op, Sigmoid) and self._same(self.drafts[b.draft].inputs[0], a.draft):
+                    return self.node(SILU, [a], a.shape)
         shape = self.common(x.shape, y.shape)
         return self.node(PRODUCT, [self.expand(x, shape), self.expand(y, shape)], shape)
 

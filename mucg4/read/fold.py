@@ -116,6 +116,7 @@ FOLDERS: dict[str, tuple[Folder, str]] = {
     "Log": (_numbers(np.log), ""),
     "Reciprocal": (_numbers(np.reciprocal), ""),
     "Floor": (_numbers(np.floor), ""),
+    "Sign": (_numbers(np.sign), ""),
     "Ceil": (_numbers(np.ceil), ""),
     "Tanh": (_numbers(np.tanh), ""),
     "Sin": (_numbers(np.sin), ""),

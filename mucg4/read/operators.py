@@ -14,9 +14,23 @@ import numpy as np
 
 from mucg4.ops.affine import Dense, Reduce, RowDense, Scale
 from mucg4.ops.base import Nonlinear
-from mucg4.ops.curves import COS, EXP, RECIPROCAL, SIN
+from mucg4.ops.curves import (
+    COS,
+    EXP,
+    GELU,
+    GELU_TANH,
+    HARD_SWISH,
+    LOG,
+    MISH,
+    RECIPROCAL,
+    SIN,
+    SOFTPLUS,
+    SQRT,
+    Elu,
+)
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.ops.smooth import ATAN, ERF, SIGMOID, SOFTSIGN, TANH
+from mucg4.ops.steps import FLOOR, ROUND, SIGN
 from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant
@@ -74,10 +88,14 @@ def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _pow(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, exponents = variable(node, values), np.unique(required_constant(node, values, 1).weight())
-    if len(exponents) != 1 or exponents[0] not in range(1, HIGHEST_POWER + 1):
-        raise node.unsupported(f"exponents other than 1 to {HIGHEST_POWER}")
-    shape = b.common(x.shape, required_constant(node, values, 1).shape)
-    return [_power(b, b.expand(x, shape), int(exponents[0]))]
+    size = abs(float(exponents[0]))
+    if len(exponents) != 1 or not 0 < size <= HIGHEST_POWER or (2 * size) % 1:
+        raise node.unsupported(f"exponents other than whole and half numbers from 1/2 to {HIGHEST_POWER} in size")
+    x = b.expand(x, b.common(x.shape, required_constant(node, values, 1).shape))
+    if size % 1:
+        x, size = b.node(SQRT, [x], x.shape), 2 * size
+    x = _power(b, x, int(size))
+    return [x if exponents[0] > 0 else b.node(RECIPROCAL, [x], x.shape)]
 
 
 def _power(b: Builder, x: Variable, exponent: int) -> Variable:
@@ -175,7 +193,10 @@ def _add_up(b: Builder, x: Variable) -> Variable:
 
 
 def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    """`1 / sum_j exp(x_j - x_i)`: no overflow where the result is not tiny, and every step has bounds."""
+    """`1 / sum_j exp(x_j - x_i)`: no overflow where the result is not tiny, and every step has bounds.
+
+    LogSoftmax is minus the logarithm of the sum.
+    """
     x = variable(node, values)
     rank = len(x.shape)
     axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
@@ -187,7 +208,10 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     others = b.expand(b.move(last, lambda a: a[..., None, :]), square)
     own = b.expand(b.move(last, lambda a: a[..., :, None]), square)
     total = _add_up(b, b.node(EXP, [b.combine(others, own, -1.0)], square))
-    share = b.node(RECIPROCAL, [total], total.shape)
+    if node.op == "LogSoftmax":
+        share = b.negate(b.node(LOG, [total], total.shape))
+    else:
+        share = b.node(RECIPROCAL, [total], total.shape)
     return [b.move(share, lambda a: np.moveaxis(a, -1, axis))]
 
 
@@ -308,6 +332,55 @@ def _hard_sigmoid(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.maximum(x, Constant(np.ones(())), largest=False)]
 
 
+def _gelu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x, kind = variable(node, values), node.attributes.get("approximate", "none")
+    if kind not in ("none", "tanh"):
+        raise node.unsupported(f"approximate {kind!r}")
+    return [b.node(GELU if kind == "none" else GELU_TANH, [x], x.shape)]
+
+
+def _positive(node: OnnxNode, key: str, default: float) -> float:
+    number = float(node.attributes.get(key, default))
+    if not 0 < number < LARGEST_FLOAT:
+        raise node.unsupported(f"{key} {number}, which is not positive")
+    return number
+
+
+def _elu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    return [b.node(Elu(_positive(node, "alpha", 1.0)), [x], x.shape)]
+
+
+def _selu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = variable(node, values)
+    alpha, gamma = (
+        _positive(node, "alpha", 1.67326319217681884765625),
+        _positive(node, "gamma", 1.05070102214813232421875),
+    )
+    return [_weighted(b, b.node(Elu(alpha), [x], x.shape), gamma)]
+
+
+def _celu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    """`alpha Elu(x / alpha)`."""
+    alpha = _positive(node, "alpha", 1.0)
+    x = b.times(variable(node, values), constant.divide(Constant(np.ones(())), Constant(np.array(alpha))))
+    return [_weighted(b, b.node(Elu(1.0), [x], x.shape), alpha)]
+
+
+def _ceil(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    x = b.negate(variable(node, values))
+    return [b.negate(b.node(FLOOR, [x], x.shape))]
+
+
+def _thresholded_relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    """`x` where `x > alpha`, else 0: a ReLU of x - alpha, and alpha times the positive part of its sign."""
+    alpha = Constant(np.array(node.attributes.get("alpha", 1.0)))
+    x = b.combine(variable(node, values), alpha, -1.0)
+    if not alpha.value:
+        return [b.relu(x)]
+    return [b.combine(b.relu(x), b.times(b.relu(b.node(SIGN, [x], x.shape)), alpha))]
+
+
 def _elementwise(op: Nonlinear) -> Handler:
     """A function of one tensor; with two inputs it would read both from `values`."""
 
@@ -392,7 +465,25 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "Cos": (_elementwise(COS), ""),
     "Exp": (_elementwise(EXP), ""),
     "Reciprocal": (_elementwise(RECIPROCAL), ""),
+    "Sign": (_elementwise(SIGN), ""),
+    "Floor": (_elementwise(FLOOR), ""),
+    "Ceil": (_ceil, ""),
+    "Round": (_elementwise(ROUND), ""),
+    "ThresholdedRelu": (_thresholded_relu, "alpha"),
     "Softmax": (_softmax, "axis"),
+    "LogSoftmax": (_softmax, "axis"),
+    "Log": (_elementwise(LOG), ""),
+    "Sqrt": (_elementwise(SQRT), ""),
+    "Softplus": (_elementwise(SOFTPLUS), ""),
+    "Softsign": (_elementwise(SOFTSIGN), ""),
+    "Atan": (_elementwise(ATAN), ""),
+    "Erf": (_elementwise(ERF), ""),
+    "Gelu": (_gelu, "approximate"),
+    "HardSwish": (_elementwise(HARD_SWISH), ""),
+    "Mish": (_elementwise(MISH), ""),
+    "Elu": (_elu, "alpha"),
+    "Selu": (_selu, "alpha gamma"),
+    "Celu": (_celu, "alpha"),
     "Pow": (_pow, ""),
     "Tanh": (_elementwise(TANH), ""),
     "Concat": (_concat, "axis"),

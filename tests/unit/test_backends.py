@@ -25,8 +25,10 @@ from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
 from mucg4.ops.arrays import NUMPY, Backend, backend_of, largest_of_runs
 from mucg4.ops.conv import Conv, ConvTranspose, Window
+from mucg4.ops.curves import GELU, GELU_TANH, HARD_SWISH, MISH, SILU, SOFTPLUS, Elu
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.ops.smooth import ATAN, ERF, SIGMOID, SOFTSIGN, TANH
+from mucg4.ops.steps import FLOOR, ROUND, SIGN
 from mucg4.proof.check import check
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
@@ -104,7 +106,14 @@ def test_affine_maps(op, sizes, outs, backend):
     assert there.fan_in == op.fan_in
 
 
-@pytest.mark.parametrize("op", [SIGMOID, TANH, RELU, TwoPiece(0.1, 1.0), TwoPiece(-1.0, 1.0)], ids=str)
+SMOOTH = [SOFTPLUS, ERF, SOFTSIGN, ATAN, Elu(0.3), Elu(1.7), HARD_SWISH, GELU, GELU_TANH, SILU, MISH]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [SIGMOID, TANH, RELU, TwoPiece(0.1, 1.0), TwoPiece(-1.0, 1.0), SIGN, FLOOR, ROUND, *SMOOTH],
+    ids=str,
+)
 @pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])
 def test_relaxations_contain_samples(op, scale, backend):
     lo, hi = boxes(scale)

@@ -14,7 +14,23 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Concat, Dense
 from mucg4.ops.arrays import Backend
 from mucg4.ops.bilinear import PRODUCT
-from mucg4.ops.curves import COS, EXP, RECIPROCAL, SIN, SQUARE
+from mucg4.ops.curves import (
+    COS,
+    EXP,
+    GELU,
+    GELU_TANH,
+    HARD_SWISH,
+    LOG,
+    MISH,
+    RECIPROCAL,
+    SILU,
+    SIN,
+    SOFTPLUS,
+    SQRT,
+    SQUARE,
+    Elu,
+)
+from mucg4.ops.smooth import ATAN, ERF, SOFTSIGN
 from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
 from mucg4.proof.curves import enclose
@@ -24,7 +40,8 @@ from mucg4.search.solve import Run, solve
 from mucg4.settings import Settings
 
 rng = np.random.default_rng(3)
-CURVES = [SIN, COS, SQUARE, EXP, RECIPROCAL]
+CURVES = [SIN, COS, SQUARE, EXP, RECIPROCAL, LOG, SQRT, SOFTPLUS, ERF, SOFTSIGN, ATAN]
+CURVES += [Elu(), Elu(0.3), Elu(1.7), HARD_SWISH, GELU, GELU_TANH, SILU, MISH]
 FAR = [(-800.0, 900.0), (-1e-9, 2e-9), (5.0, 5.0), (0.0, 0.0), (-40.0, -30.0), (0.0, 3.0), (-3.0, 0.0), (1e5, 1e5 + 1)]
 FAR += [(-1e200, 1e200), (1e-200, 2e-200), (600.0, 705.0), (-1e200, -1e199), (np.pi / 2, np.pi), (0.0, 2 * np.pi)]
 
@@ -78,6 +95,7 @@ def test_lines_are_tight_and_the_checker_agrees(op):
     lo = rng.random((1, 300)) * 3 + 0.1
     hi = lo + rng.random((1, 300)) * 2
     x, lines = points(lo[0], hi[0], 2001), op.relax([lo], [hi])
+    x = np.concatenate([x, np.clip(np.full_like(lo, 3.0), lo, hi)])  # where HardSwish has a corner
     f = op.apply([x])
     above = (lines.upper_slopes[0] * x + lines.upper_offset - f).min(axis=0)
     below = (f - lines.lower_slopes[0] * x - lines.lower_offset).min(axis=0)

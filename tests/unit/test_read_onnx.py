@@ -398,12 +398,14 @@ def test_truncated_files_are_refused():
 
 
 BAD = {
-    "unknown operator": ([("Erf", "x", "y", {})], {}, "operator Erf .node 'n0'. is not supported"),
+    "unknown operator": ([("Asinh", "x", "y", {})], {}, "operator Asinh .node 'n0'. is not supported"),
     "matrix product": (
         [("Reshape", "x r", "t", {}), ("MatMul", "x t", "y", {})],
         {"r": np.array([-1], np.int64)},
         "variables of which one is a vector",
     ),
+    "gelu": ([("Gelu", "x", "y", {"approximate": "erf"})], {}, "approximate 'erf'"),
+    "elu": ([("Elu", "x", "y", {"alpha": -0.5})], {}, "Elu .*alpha -0.5, which is not positive"),
     "cast": ([("Cast", "x", "t", {"to": 10}), ("Cast", "t", "y", {"to": 1})], {}, "Cast .*element type 10"),
     "attribute": ([("Relu", "x", "y", {"surprise": 1})], {}, "attribute 'surprise'"),
     "reshape": (
@@ -548,8 +550,54 @@ def test_curves_and_products_agree(nodes, tensors):
     agrees(model(nodes, [1, 2, 3], tensors), spread=1.0)
 
 
+SMOOTH = [
+    ("Softplus", {}, 13),
+    ("Softsign", {}, 13),
+    ("Atan", {}, 13),
+    ("Erf", {}, 13),
+    ("Gelu", {}, 20),
+    ("Gelu", {"approximate": "tanh"}, 20),
+    ("HardSwish", {}, 14),
+    ("Mish", {}, 18),
+    ("Elu", {}, 13),
+    ("Elu", {"alpha": 1.5}, 6),
+    ("Selu", {}, 13),
+    ("Selu", {"alpha": 0.5, "gamma": 2.0}, 13),
+    ("Celu", {}, 13),
+    ("Celu", {"alpha": 0.3}, 13),
+    ("LogSoftmax", {}, 13),
+    ("LogSoftmax", {"axis": 1}, 13),
+]
+
+
+@pytest.mark.parametrize("op, attributes, opset", SMOOTH, ids=lambda v: str(v))
+def test_smooth_functions_agree(op, attributes, opset):
+    for shape in ([1, 2, 3], [1, 4]):
+        agrees(model([(op, "x", "y", attributes)], shape, opset=opset), spread=2.0)
+        nodes = [("MatMul", "x w", "z", {}), (op, "z", "s", attributes), ("MatMul", "s v", "y", {})]
+        agrees(model(nodes, shape, {"w": f32(shape[-1], 5), "v": f32(5, 2)}, opset=opset))
+
+
+@pytest.mark.parametrize("exponent", [0.5, -0.5, 1.5, -1.0, -2.0])
+def test_functions_of_positive_numbers_agree(exponent):
+    positive = [("Exp", "x", "e", {}), ("Add", "e c", "p", {})]
+    tensors = {"c": np.float32(0.1), "e2": np.array(exponent, np.float32)}
+    agrees(model([*positive, ("Pow", "p e2", "y", {})], [1, 2, 3], tensors), spread=1.0)
+    for op in ("Log", "Sqrt"):
+        agrees(model([*positive, (op, "p", "y", {})], [1, 2, 3], tensors), spread=1.0)
+
+
+def test_gates_made_of_parts():
+    nodes = [("Sigmoid", "x", "s", {}), ("Mul", "x s", "y", {})]
+    assert kinds(agrees(model(nodes, [1, 4]))) == ["Input", "Silu"]
+    nodes = [("Div", "x r", "t", {}), ("Erf", "t", "e", {}), ("Add", "e one", "p", {}), ("Mul", "x p", "m", {})]
+    nodes.append(("Mul", "m half", "y", {}))
+    tensors = {"r": np.float32(1.4142135), "one": np.float32(1), "half": np.float32(0.5)}
+    assert "Erf" in kinds(agrees(model(nodes, [1, 4], tensors)))
+
+
 def test_exponents_that_are_refused():
-    for e in (0.5, -1.0, 100.0):
+    for e in (0.3, 0.0, -0.25, 100.0):
         with pytest.raises(UnsupportedError, match="exponents"):
             read_network(model([("Pow", "x e", "y", {})], [1, 2], {"e": np.array(e, np.float32)}))
 
