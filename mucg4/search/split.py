@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
-from mucg4.ops.arrays import NUMPY, at_least, at_most, xp, zeros
+from mucg4.ops.arrays import NUMPY, at_least, at_most, precision, xp, zeros
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -68,22 +68,23 @@ def _smooth_gains(
     bounder: Bounder, regions: Regions, refreshed: Refreshed, user: int, coeff: Array, half: Array
 ) -> Array:
     """Losses that vanish in either child, `(B, d)`, at the smooth or bilinear node `user`."""
-    out, inputs, lines = np.zeros_like(half), bounder.network.nodes[user].inputs, refreshed.lines[user]
+    out, inputs, lines = zeros(half.shape, half), bounder.network.nodes[user].inputs, refreshed.lines[user]
     bounds = [bounder.pre_bounds(regions, i) for i in inputs]
     gap = lines.upper_offset - lines.lower_offset
     for (low, up), below, above in zip(bounds, lines.lower_slopes, lines.upper_slopes, strict=True):
         gap = gap + (above - below) * ((low + up) / 2)
-    gap = np.nan_to_num(abs(coeff) * gap / 2, nan=0.0, posinf=0.0, neginf=0.0)
+    gap = xp(half).nan_to_num(abs(coeff) * gap / 2, nan=0.0, posinf=0.0, neginf=0.0)
     for i, (low, up) in zip(inputs, bounds, strict=True):
         if i == 0:  # the argument is the network's input: halving it halves the width of that argument alone
-            out += gap * (0.75 if len(inputs) == 1 else 0.5)
+            out = out + gap * (0.75 if len(inputs) == 1 else 0.5)
         elif i in refreshed.rows:
             rows = refreshed.rows[i]
             at = rows.region, rows.neuron
-            width = np.maximum(up - low, 1e-300)[at][:, None]
-            left = np.clip(1 - (abs(rows.below) + abs(rows.above)) / 2 * half[rows.region] / width, 0.0, 1.0)
+            width = at_least(up - low, precision(half).least)[at][:, None]
+            left = 1 - (abs(rows.below) + abs(rows.above)) / 2 * half[rows.region] / width
+            left = at_most(at_least(left, 0.0), 1.0)
             left = left * left if len(inputs) == 1 else left
-            out += _sum_by_region(gap[at][:, None] * (1 - left), rows.region, len(half))
+            out = out + _sum_by_region(gap[at][:, None] * (1 - left), rows.region, len(half))
     return out
 
 

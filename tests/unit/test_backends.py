@@ -395,7 +395,7 @@ def test_arrays_and_rows_of_a_device_come_back_as_numpy():
         twin, root = Twin.of(bounder, objective, there), bounder.root()
         regions, _ = twin.refresh(root)
         assert isinstance(root.low, np.ndarray) and same_place(regions.low, there)
-        red = Reduced.build(twin.bounder, twin.objective, 0, root)
+        red = Reduced.build(twin.bounder, root).constrained(twin.objective, 0)
         lines = red.lines(root.low[:, red.positions], root.up[:, red.positions])
         assert same_place(lines.upper, Backend("float32", there.device))
         alpha = red.default_alpha(lines)
