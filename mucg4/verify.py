@@ -90,7 +90,7 @@ def decide(
     elif settings.device:
         _ = run.backend  # a device that cannot be used is an error even where nothing needs bounding
     try:
-        with blas_threads(query), torch_threads(settings), stage(run, "solve"):
+        with blas_threads(query, settings), torch_threads(settings), stage(run, "solve"):
             found = answer(run)
         verdict = _conclude(run, found)
     except BudgetError as error:
@@ -108,13 +108,13 @@ def decide(
 
 
 @contextmanager
-def blas_threads(query: Query) -> Iterator[None]:
-    """One BLAS thread while solving a network of small layers: there the threads cost more than they give.
+def blas_threads(query: Query, settings: Settings) -> Iterator[None]:
+    """One BLAS thread while solving a network of small layers, where threads cost more than they give, or with one worker.
 
     Measured: on two busy cores two threads made ACAS Xu rows up to three times slower, on idle ones none
-    was more than a fifth faster.
+    was more than a fifth faster. Two oval21 rows at the same time, one worker each, were five times slower with two.
     """
-    if max(node.size for net in query.networks for node in net.nodes) > WIDE:
+    if settings.workers != 1 and max(node.size for net in query.networks for node in net.nodes) > WIDE:
         yield
         return
     from threadpoolctl import threadpool_limits

@@ -8,8 +8,8 @@ The corners of a box know nothing about how x and y depend on each other. With `
 so the tangent plane at (a, b) is off by at most `D^2 / 4` below and `S^2 / 4` above. The ranges of S and D follow from
 linear bounds of x and y over the network's input, which bounding derives anyway. At the best p (the root of the ratio
 of the widths) this is never worse than the corners when x and y are linear in the input, and much better where they
-move together, as in quadratic forms `x^T P x` and under feedback. Measured on quadrotor rows (lsnc): from no end
-in sight to an eighth of the time.
+move together, as in quadratic forms `x^T P x` and under feedback. Measured on quadrotor rows (lsnc): rows that the
+corners left open after 100 s close in 6 to 42 s.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ from mucg4.ops.base import Relaxation
 class Ends(NamedTuple):
     """Linear bounds over the input v: `z >= below . v + base` and `-z >= above . v + top`, rounding subtracted.
 
-    `below, above (B, n, d)`, `base, top (B, n)`.
+    `below, above (B, n, d)`, `base, top (B, n)`; `width (B, n)` is that of the range of z.
     """
 
     below: Array
     base: Array
     above: Array
     top: Array
+    width: Array
 
     def scaled(self, p: Array) -> Ends:
         """Bounds of `p z` for `p (B, n) > 0`; the products round."""
-        return Ends(self.below * p[..., None], self.base * p, self.above * p[..., None], self.top * p)
+        return Ends(self.below * p[..., None], self.base * p, self.above * p[..., None], self.top * p, self.width * p)
 
     def negative(self) -> Ends:
         """Bounds of -z."""
-        return Ends(self.above, self.top, self.below, self.base)
+        return Ends(self.above, self.top, self.below, self.base, self.width)
 
 
-def sharpened(line: Relaxation, lo: Array, hi: Array, x: Ends, y: Ends, width: tuple[Array, Array]) -> Relaxation:
+def sharpened(line: Relaxation, lo: Array, hi: Array, x: Ends, y: Ends) -> Relaxation:
     """The lines of a product `(B, n)` with better offsets, its slopes being those of a tangent plane.
 
-    `lo, hi (B, d)`: the input boxes on which `x` and `y` hold; `width`: of the ranges of x and y. Sound up to the
-    rounding that every relaxation may have.
+    `lo, hi (B, d)`: the input boxes on which the bounds of x and y hold. Sound up to the rounding that every relaxation
+    may have.
     """
     m, p = xp(lo), precision(lo)
     b, a = line.lower_slopes
     with np.errstate(all="ignore"):
-        scale = m.sqrt(width[1] / width[0])
+        scale = m.sqrt(y.width / x.width)
         usable = m.isfinite(scale) & (scale > 0)
         scale = m.where(usable, scale, 1.0)
         x, y = x.scaled(scale), y.scaled(1.0 / scale)

@@ -266,7 +266,8 @@ class Bounder:
                 if keep and isinstance(op, Dense):
                     region, neuron = nonzero(self.unstable(regions, k))
                     weight, offset = op.weight[neuron], op.offset[neuron]
-                    out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset, -offset)
+                    error = self.scales.error[k] + self.scales.error[0] * row_norms(weight) + self.scales.tiny
+                    out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset - error, -offset - error)
             elif backward:
                 self._image(regions, k)
                 region, neuron = nonzero(self.unstable(regions, k))
@@ -278,10 +279,8 @@ class Bounder:
                 if user in self._is_nonlinear and max(self.network.nodes[user].inputs) == k:
                     line = self.lines(regions, user)
                     if backward and user in self._products:
-                        x, y = self.network.nodes[user].inputs
-                        ends = self._ends(regions, x, out.rows), self._ends(regions, y, out.rows)
-                        width = [up - low for low, up in (self.pre_bounds(regions, i) for i in (x, y))]
-                        line = sharpened(line, regions.lo, regions.hi, *ends, (width[0], width[1]))
+                        ends = [self._ends(regions, i, out.rows) for i in self.network.nodes[user].inputs]
+                        line = sharpened(line, regions.lo, regions.hi, *ends)
                     out.lines[user] = line
         return out
 
@@ -289,7 +288,7 @@ class Bounder:
         """Linear bounds over the input of all components of node k: its rows, and constants where it has none."""
         low, up = self.pre_bounds(regions, k)
         shape = (*low.shape, regions.lo.shape[1])
-        ends = Ends(zeros(shape, low), low + 0.0, zeros(shape, low), -up)
+        ends = Ends(zeros(shape, low), low + 0.0, zeros(shape, low), -up, up - low)
         if k == 0:
             every = arange(shape[2], low)
             ends.below[:, every, every], ends.above[:, every, every] = 1.0, -1.0

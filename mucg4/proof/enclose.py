@@ -215,8 +215,9 @@ class Enclosure:
         empty = np.any(box[0] > box[1], axis=1)
         frame = Frame([], [], [], [], [])
         ends: dict[int, Ends] = {}
+        products, factors = (self.products, self.factors) if np.any(refresh) else (set(), set())
         self._append(frame, box[0], box[1], np.zeros(len(empty)))
-        if 0 in self.factors:
+        if 0 in factors:
             ends[0] = self._ends(*box, 0)
         for k in range(1, len(self.nodes)):
             scale = None
@@ -225,7 +226,7 @@ class Enclosure:
                 cost = self._affine_cost(k, scale)
             else:
                 lo, hi, cost = self._curve_hull(k, frame)
-                if k in self.products and np.any(refresh):
+                if k in products:
                     x, y = (ends[i] for i in self.nodes[k].inputs)
                     together(frame.lines[k], refresh, box, x, y)
             if k in self.slot:
@@ -236,9 +237,9 @@ class Enclosure:
                 lo = np.where(own[:, None], np.fmax(lo, low[:, s]), low[:, s])
                 hi = np.where(own[:, None], np.fmin(hi, up[:, s]), up[:, s])
                 empty |= np.any(lo > hi, axis=1)
-                if k in self.factors:
+                if k in factors:
                     ends[k] = self._ends(lo, hi, k)
-                if k in self.factors or not self.exact_image[k]:
+                if k in factors or not self.exact_image[k]:
                     hull = (lo.copy(), hi.copy()) if self.exact_image[k] else (lo, hi)
                     self._refine(k, frame, hull, scale, refresh & ~empty, cost, ends.get(k))
                     empty |= np.any(lo > hi, axis=1)

@@ -8,9 +8,11 @@ import numpy as np
 
 from mucg4.ops.base import Array
 
+LARGE_BYTES = 1 << 28  # beyond, growing by doubling would hold too much memory that is never used
+
 
 class Frontier:
-    """Named arrays with one slot per open region; grows by doubling, slots are reused.
+    """Named arrays with one slot per open region; grows by doubling while small, slots are reused.
 
     `value` must be among the fields; `pop` returns the slots with the smallest values first (best
     first) until more than `limit` regions are open, then the newest ones (depth first).
@@ -34,7 +36,8 @@ class Frontier:
             self.arrays = {f: np.empty((0, *a.shape[1:]), dtype=a.dtype) for f, a in fields.items()}
         if len(self.free) < count:
             size = len(self.arrays["value"])
-            more = max(count, size)
+            bytes_ = sum(a.nbytes for a in self.arrays.values())
+            more = max(count, size if bytes_ < LARGE_BYTES else size // 4)
             for f, a in self.arrays.items():
                 self.arrays[f] = np.concatenate([a, np.empty((more, *a.shape[1:]), dtype=a.dtype)])
             self.free = np.concatenate([self.free, np.arange(size, size + more)])
