@@ -109,7 +109,7 @@ def decide(
 
 @contextmanager
 def blas_threads(query: Query, settings: Settings) -> Iterator[None]:
-    """One BLAS thread while solving a network of small layers, where threads cost more than they give, or with one worker.
+    """One BLAS thread with one worker, and on networks of small layers, where threads cost more than they give.
 
     Measured: on two busy cores two threads made ACAS Xu rows up to three times slower, on idle ones none
     was more than a fifth faster. Two oval21 rows at the same time, one worker each, were five times slower with two.
