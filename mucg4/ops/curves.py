@@ -44,8 +44,8 @@ class Curve(Nonlinear):
         raise NotImplementedError
 
     def plain(self, lo: Array, hi: Array) -> Array:
-        """True where f is finite and smooth on the box, so that lines need not be horizontal."""
-        raise NotImplementedError
+        """True where f is finite and smooth on the box, so that lines need not be horizontal; the default: not huge."""
+        return (lo > -precision(lo).huge) & (hi < precision(lo).huge)
 
     def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
         """The image where the box is not plain."""
@@ -367,9 +367,6 @@ class Softplus(Bowl):
         s = at_most(at_least(s, 0.0), 1.0)
         return [xp(s).log(s) - xp(s).log1p(-s)]
 
-    def plain(self, lo: Array, hi: Array) -> Array:
-        return (lo > -precision(lo).huge) & (hi < precision(lo).huge)
-
     def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
         return full(lo.shape, 0.0, lo), 1.0 + at_least(hi, 0.0) * (1 + 4 * precision(hi).unit)
 
@@ -393,9 +390,6 @@ class Elu(Curve):
 
     def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
         return [at_most(xp(s).log(at_least(s, 0.0) / self.alpha), 0.0), full(s.shape, 0.0, s)]
-
-    def plain(self, lo: Array, hi: Array) -> Array:
-        return (lo > -precision(lo).huge) & (hi < precision(lo).huge)
 
     def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
         return full(lo.shape, -self.alpha * (1 + 1e-6), lo), at_least(hi, 0.0)
@@ -424,9 +418,6 @@ class HardSwish(Curve):
 
     def turns(self, s: Array, lo: Array, hi: Array) -> list[Array]:
         return [full(s.shape, -3.0, s), full(s.shape, 3.0, s), 3.0 * s - 1.5]
-
-    def plain(self, lo: Array, hi: Array) -> Array:
-        return (lo > -precision(lo).huge) & (hi < precision(lo).huge)
 
     def image(self, lo: Array, hi: Array) -> tuple[Array, Array]:
         return full(lo.shape, -0.376, lo), at_least(hi, 0.0)
