@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
+LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps
 LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
 FORGET = 0.9
 
@@ -344,7 +345,7 @@ class Search:
     def probe(self, work: Open, corner: Array, which: Array) -> None:
         """Offer the minimising corners `(R, d)` of the open regions `which`, then descend from some.
 
-        Descending costs a few percent of bounding: one point per region, few steps.
+        Descending costs a few percent of bounding: one point per region, few steps, now and then many.
         """
         if not len(which) or self.attack is None:
             return
@@ -353,7 +354,8 @@ class Search:
         if self.witness is None and self.turns % ATTACK_EVERY == 0:
             count = max(4, len(which) // 2)
             some = corner[self.attack.rng.permutation(len(corner))[:count]]
-            self.witness = self.attack.run(count, ATTACK_STEPS, self.budget, some)
+            long = self.turns >= FIRST_LONG and self.turns & (self.turns - 1) == 0
+            self.witness = self.attack.run(count, LONG_STEPS if long else ATTACK_STEPS, self.budget, some)
 
     def push(self, work: Open, alive: Array, value: Array, choice: Choice) -> None:
         """Keep the regions marked in `alive (B,)` with their next split; those without one are decided by LP."""

@@ -18,7 +18,7 @@ from mucg4.ops.arrays import Backend
 from mucg4.oracle.runtime import Runtime
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
-from mucg4.search.bab import Open, Plan, Search
+from mucg4.search.bab import LONG_STEPS, Open, Plan, Search
 from mucg4.search.parallel import drive, usable_cores
 from mucg4.search.record import Recorder
 from mucg4.settings import Settings
@@ -113,9 +113,12 @@ def first_attack(run: Run, case: Case) -> Witness | None:
     attack = attack_of(run, case)
     if attack is None or case.box.empty or not case.conjunctions:
         return None
-    size = sum(n.size for n in run.query.network.nodes)
-    count = int(np.clip(400_000 // max(size, 1), 8, 256))
-    return attack.run(count, 12, run.budget)
+    return attack.run(_points(run, 400_000, 8, 256), 12, run.budget)
+
+
+def _points(run: Run, cells: int, least: int, most: int) -> int:
+    """How many points an attack takes whose points and neurons together are about `cells`."""
+    return int(np.clip(cells // max(sum(n.size for n in run.query.network.nodes), 1), least, most))
 
 
 def root_work(state: CaseState, open_: np.ndarray) -> Open:
@@ -144,6 +147,10 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
         searches.append(search)
         if search.witness is not None:
             return search.witness
+    if attack is not None and any(search.pending is not None for search in searches):  # dear steps come next
+        witness = attack.run(_points(run, 400_000, 16, 128), LONG_STEPS, run.budget)
+        if witness is not None:
+            return witness
     witness = drive(searches, run.workers)
     if witness is None:
         for number, search in enumerate(searches):
