@@ -95,7 +95,7 @@ def with_cores(budget: Budget, state: CaseState, tree: Tree) -> Tree:
     paths = {k: _path(parents, k) for k in {r.at for r in tree.refutations}}
     groups: dict[int, list[int]] = defaultdict(list)
     for number, r in enumerate(tree.refutations):
-        if len(paths[r.at]) >= 2 and not r.beta:
+        if len(paths[r.at]) >= 2 and not r.beta and r.cuts is None:
             groups[r.conjunction].append(number)
     refutations = list(tree.refutations)
     for conjunction, numbers in groups.items():

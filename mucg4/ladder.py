@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mucg4.bound.propagate import Refreshed
+from mucg4.bound.planes import Planes, derive
+from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
 from mucg4.errors import ProofError
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Refutation, Tightening, Tree
+from mucg4.ops.piecewise import TwoPiece
+from mucg4.proof.proof import Cuts, Refutation, Tightening, Tree
 from mucg4.search.bab import Open, Search, cut_regions
 from mucg4.search.parallel import drive
 from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
@@ -62,6 +64,7 @@ class Replay:
         self.tightenings: dict[int, list[Tightening]] = defaultdict(list)
         for t in tree.tightenings:
             self.tightenings[t.at].append(t)
+        self.planes = Planes.none(state.bounder.lo)  # the stored cuts on this network
         self.parents = tree.parents()
         self.below = tree.leaf_counts()
         self.tried = self.closed = 0
@@ -125,21 +128,38 @@ class Replay:
         other sign, so that they hold nothing unsafe, ever show it.
         """
         bounder, objective = self.state.bounder, self.state.objective
-        if self.state.plan.refresh or not self.tightenings:
+        if self.state.plan.refresh or not (self.tightenings or self.tree.cuts):
             return
         for b, k in enumerate(at.tolist()):
             region = work.regions.one(b)
-            for t in self.tightenings.get(k, ()):
-                if work.open[b].sum() != 1 or not work.open[b, t.conjunction]:
+            cuts = [] if k else list(self.tree.cuts)
+            for number, t in enumerate((*self.tightenings.get(k, ()), None)):
+                while cuts and (t is None or cuts[0].after <= number):
+                    self._derive(cuts.pop(0), region)
+                if t is None or work.open[b].sum() != 1 or not work.open[b, t.conjunction]:
                     continue
                 bounder.refresh(region, backward=False)
                 found = [self._position(literal) for literal in t.literals.tolist()]
                 position = np.array([-1 if p is None else p for p in found], dtype=np.int64)
                 sign = np.where(position >= 0, work.phases[b, position], 0)
-                helped = apply_tightening(bounder, objective, region, t, position, sign)
+                known = np.flatnonzero(t.cuts < len(self.planes))
+                t = replace(t, cuts=t.cuts[known], cut_weights=t.cut_weights[:, known])
+                planes = self.planes.take(t.cuts)
+                helped = apply_tightening(bounder, objective, region, t, position, sign, planes)
                 self.search.recorder.tighten(int(work.ids[b]), t, helped, np.where(sign != 0, position, -1))
                 if np.any(region.empty()):  # nothing is unsafe there
                     work.open[b] = False
+
+    def _derive(self, cuts: Cuts, region: Regions) -> None:
+        """Add stored cuts as they are on this network; all of them, so that they keep their numbers."""
+        search, first = self.search, len(self.planes)
+        self.state.bounder.refresh(region, backward=False)
+        self.planes = self.planes.joined(derive(self.state.bounder, region, cuts, first))
+        twin = search.twin.bounder
+        same = twin is self.state.bounder
+        search.planes = self.planes if same else search.planes.joined(derive(twin, region, cuts, first))
+        done = sum(t.at == 0 for t in search.recorder.tightenings)
+        search.recorder.cuts.append(replace(cuts, after=done))
 
     def _close_by_duals(self, at: Array, work: Open) -> None:
         """Rung `duals`: evaluate the refutations stored at these tree nodes."""
@@ -155,7 +175,7 @@ class Replay:
         rows = np.array([b for b, _ in pairs])
         part = work.take(rows)
         refreshed = self.lines(part, rows)
-        ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
+        ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases, self.planes)
         duals = self._stored_duals(ascent, [r for _, r in pairs], part)
         bounded, _ = ascent.bound(duals)
         if self.widen:
@@ -179,7 +199,11 @@ class Replay:
         objective, slices = self.state.objective, self.state.bounder.slices
         weights = np.zeros((len(refutations), len(objective.owner)))
         duals = ascent.default_duals(weights)
+        duals.cuts = np.zeros((len(refutations), len(self.planes)))
         for b, r in enumerate(refutations):
+            if r.cuts is not None:
+                known = r.cuts[0] < len(self.planes)
+                duals.cuts[b, r.cuts[0][known]] = r.cuts[1][known]
             own = objective.rows_of(r.conjunction)
             width = own.stop - own.start
             weights[b, own] = np.asarray(r.weights[:width] + (0.0,) * (width - len(r.weights)))
@@ -279,6 +303,7 @@ def fits(tree: Tree, state: CaseState) -> bool:
         and all(0 <= c < count for c in tree.conjunctions or ())
         and all(_fits(r, state, size, len(tree)) for r in tree.refutations)
         and all(_tightening_fits(t, state, size, len(tree)) for t in tree.tightenings)
+        and all(_cuts_fit(c, state) for c in tree.cuts)
     )
 
 
@@ -290,7 +315,24 @@ def _fits(r: Refutation, state: CaseState, size: dict[int, int], nodes: int) -> 
     slopes = all(
         len(a.index) == len(a.value) and bool(np.all((a.index >= 0) & (a.index < size.get(a.node, 0)))) for a in r.alpha
     )
-    return weights and slopes and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
+    cuts = r.cuts is None or _multipliers_fit(*r.cuts)
+    return weights and slopes and cuts and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
+
+
+def _multipliers_fit(cuts: Array, values: Array) -> bool:
+    shaped = cuts.ndim == 1 and values.shape[-1:] == cuts.shape
+    return shaped and bool(np.all(cuts >= 0) and np.all(np.isfinite(values) & (values >= 0)))
+
+
+def _cuts_fit(c: Cuts, state: CaseState) -> bool:
+    """Whether cuts bound two-piece neurons by carriers that exist here."""
+    network = state.bounder.network
+    nodes = network.nodes
+    if c.node not in network.nonlinear or not isinstance(nodes[c.node].op, TwoPiece):
+        return False
+    carriers = all(s.node == 0 or s.node in network.nonlinear for s in c.shares)
+    pairs = [(c.index, c.node), *((s.index, s.node) for s in c.shares)]
+    return carriers and all(bool(np.all(i < nodes[k].size)) for i, k in pairs)
 
 
 def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], nodes: int) -> bool:
@@ -304,6 +346,7 @@ def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], node
         and t.weights.shape[1] == own.stop - own.start
         and all(bool(np.all(i < size.get(k, 0))) for i, k in neurons)
         and bool(np.all(t.literals < nodes))
+        and _multipliers_fit(t.cuts, t.cut_weights)
     )
 
 

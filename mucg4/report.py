@@ -137,7 +137,17 @@ def stored_text(entry: Any, content: Any) -> str:
         record["witness_x"] = content.witness_x
     else:
         trees = content.proof.trees if content.proof is not None else ()
-        names = ("nodes", "leaves", "depth", "refutations", "tightenings")
-        shapes = [(len(t), len(t.leaves), int(t.depths().max()), len(t.refutations), len(t.tightenings)) for t in trees]
+        names = ("nodes", "leaves", "depth", "refutations", "tightenings", "cuts")
+        shapes = [
+            (
+                len(t),
+                len(t.leaves),
+                int(t.depths().max()),
+                len(t.refutations),
+                len(t.tightenings),
+                sum(len(c.index) for c in t.cuts),
+            )
+            for t in trees
+        ]
         record["trees"] = [dict(zip(names, s, strict=True)) for s in shapes]
     return json_text(record, indent=1) + "\n"

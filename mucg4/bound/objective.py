@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.bound.kernels import row_norms
+from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
 from mucg4.bound.rounding import gamma
 from mucg4.model.query import Case
@@ -76,13 +77,20 @@ class Objective:
         weights: Array,
         trace: dict[int, Array] | None = None,
         extra: dict[int, Array] | None = None,
+        cuts: tuple[Planes, Array] | None = None,
     ) -> Rows:
         """Backward rows of `sum_m weights[r, m] g_m` on region `region[r]`; weights `(rows, M)` nonnegative.
 
-        `extra[k] (rows, size_k)` is added to the functional's coefficients on pre-activation node k.
+        `extra[k] (rows, size_k)` is added to the functional's coefficients on pre-activation node k, and of `cuts` each
+        inequality times its multiplier `(rows, C)` >= 0.
         """
         last = len(bounder.network.nodes) - 1
         pending = dict(extra or {})
+        added = None
+        if cuts is not None and len(cuts[0]):
+            planes, *added = cuts[0].weighted(bounder, cuts[1])
+            for k, a in planes.items():
+                pending[k] = pending[k] + a if k in pending else a
         pending[last] = weights @ self.y + pending[last] if last in pending else weights @ self.y
         rows = bounder.carry(pending, region, refreshed.lines, trace)
         rows.offset = rows.offset + weights @ self.constants
@@ -95,6 +103,8 @@ class Objective:
             rounding = rounding + (weights @ abs(self.x)) @ bounder.scales.value[0]
             rows.error = rows.error + bounder.scales.error[0] * row_norms(rows.coeffs)
         rows.error = rows.error + gamma(weights.shape[1], bounder.precision.unit) * rounding
+        if added is not None:
+            rows.offset, rows.error = rows.offset + added[0], rows.error + added[1]
         return rows
 
     def evaluate(

@@ -20,26 +20,30 @@ One *row* is a functional `s z_j + sum_m w_m g_m` (or without the first term): w
 j, with s = 0 a refutation, with both a bound of z_j on the part of the region where the unsafe constraints
 hold (output-constrained bounds, INVPROP, arXiv 2302.01404). Any alpha in [0, 1], beta >= 0, w >= 0 give a
 valid bound (arXiv 2103.06624); the derivative comes from one forward pass (see `mucg4.bound.tighten`).
+
+Cuts (`mucg4.bound.planes`) are further rows of g with weights of their own, after those of the constraints.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from mucg4.bound.objective import Objective
+from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import Bounder, Regions
-from mucg4.ops.arrays import NUMPY, Backend, at_least, at_most, empty, largest_size, xp, zeros
+from mucg4.ops.arrays import NUMPY, Backend, arange, at_least, at_most, empty, largest_size, nonzero, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
 F = np.float32
 BUILD_ELEMENTS = 1 << 22
 TINY = 1e-25
-RATE_ALPHA, RATE_BETA, RATE_WEIGHT, DECAY = 0.2, 0.25, 0.3, 0.93
+DROP_EVERY, LEAST_DROP, CLEAR = 4, 0.2, 1e-4  # refuted rows leave the ascent: see `_ascend`
+RATE_ALPHA, RATE_BETA, RATE_WEIGHT, RATE_CUT, DECAY = 0.2, 0.25, 0.3, 0.25, 0.93
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Lines:
 
 @dataclass
 class Rows:
-    """R rows and their duals: `weights (R, m)`, `alpha, beta (R, U)`, and optionally targets `unit, sign (R,)`.
+    """R rows and their duals: `weights (R, m + C)`, `alpha, beta (R, U)`, and optionally targets `unit, sign (R,)`.
 
     `signs (r, U)`: +1 / -1 where the region has the literal z >= 0 / z <= 0, r in (1, R).
     """
@@ -132,6 +136,59 @@ class Placed(NamedTuple):
 
 
 @dataclass
+class _Climb:
+    """Rows on their way up: where they are, the best so far, and the moments of Adam (Kingma and Ba, 2015)."""
+
+    current: Rows
+    done: Pass
+    best: Rows
+    top: Pass
+    lines: Lines
+    rates: dict[str, Array]
+    moments: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+
+    def adam(self, name: str, g: Array, step: int) -> Array:
+        """The direction of step number `step` for the derivative `g`."""
+        if name not in self.moments:
+            self.moments[name] = zeros(g.shape, g), zeros(g.shape, g)
+        m, v = self.moments[name]
+        m *= 0.9
+        m += 0.1 * g
+        v *= 0.99
+        v += 0.01 * g * g
+        return (m / (1 - 0.9**step)) / (xp(v).sqrt(v / (1 - 0.99**step)) + 1e-30)
+
+    def keep_best(self) -> None:
+        """Let the rows that have improved be the best ones."""
+        better = self.done.value > self.top.value
+        if better.all():
+            self.best, self.top = self.current, self.done
+        elif better.any():
+            where, pick = xp(better).where, better[:, None]
+            names = ("weights", "alpha", "beta")
+            rows = {f: where(pick, getattr(self.current, f), getattr(self.best, f)) for f in names}
+            self.best = replace(self.best, **rows)
+            self.top = Pass(
+                where(better, self.done.value, self.top.value),
+                where(pick, self.done.coeffs, self.top.coeffs),
+                where(pick, self.done.on, self.top.on),
+            )
+
+    def take(self, index: Array) -> _Climb:
+        """The chosen rows."""
+        single = len(self.lines.low) == 1 and len(self.done.value) != 1
+        return _Climb(
+            self.current.take(index),
+            self.done.take(index),
+            self.best.take(index),
+            self.top.take(index),
+            self.lines if single else self.lines.take(index),
+            {f: a[index] for f, a in self.rates.items()},
+            {f: (m[index], v[index]) for f, (m, v) in self.moments.items()},
+        )
+
+
+@dataclass
 class Reduced:
     """See the module text. Valid on every sub-region of the root it was built on.
 
@@ -146,12 +203,13 @@ class Reduced:
     a: Array  # (U, d)
     mix: Array  # (U, U), L of the module text
     c: Array  # (U,)
-    ga: Array  # (m, d)
-    gl: Array  # (m, U)
-    gc: Array  # (m,)
+    ga: Array  # (m + C, d)
+    gl: Array  # (m + C, U)
+    gc: Array  # (m + C,)
     middle: Array  # (d,) of the input box
     radius: Array  # (d,)
     stable: dict[int, Relaxation]  # slopes of stable neurons, nothing at units
+    cut: Array | None = None  # (C,) unit that each cut bounds, -1 where it is stable
 
     @property
     def units(self) -> int:
@@ -228,12 +286,33 @@ class Reduced:
                 a[own], mix[own], c[own] = out._carried({b.node: unit_rows})
         return out
 
+    @property
+    def cuts(self) -> int:
+        """Number of cuts."""
+        return 0 if self.cut is None else len(self.cut)
+
+    def with_cuts(self, planes: Planes) -> Reduced:
+        """The same network with these cuts after the constraints; the matrices are shared."""
+        m = len(self.gc) - self.cuts
+        constraints = self.ga[:m], self.gl[:m], self.gc[:m]
+        if not len(planes):
+            ga, gl, gc = constraints
+            return replace(self, ga=ga, gl=gl, gc=gc, cut=None)
+        pending = {k: a for k, a in planes.coeffs.items() if k > 0}
+        ga, gl, gc = self._carried(pending, NUMPY.place(planes.coeffs[0]) if 0 in planes.coeffs else 0.0)
+        gc = gc + NUMPY.place(planes.offset).astype(F)
+        place = np.searchsorted(self.positions, planes.neuron)
+        place = np.minimum(place, max(self.units - 1, 0))
+        known = self.positions[place] == planes.neuron if self.units else np.zeros(len(planes), dtype=bool)
+        ga, gl, gc = (np.concatenate(parts) for parts in zip(constraints, (ga, gl, gc), strict=True))
+        return replace(self, ga=ga, gl=gl, gc=gc, cut=np.where(known, place, -1))
+
     def constrained(self, objective: Objective, conjunction: int) -> Reduced:
-        """The same network with the constraints of one conjunction; the matrices are shared."""
+        """The same network with the constraints of one conjunction and no cuts; the matrices are shared."""
         rows = objective.rows_of(conjunction)
         y, x, constants = (NUMPY.place(v[rows]) for v in (objective.y, objective.x, objective.constants))
         ga, gl, gc = self._carried({len(self.bounder.network.nodes) - 1: y.copy()}, x)
-        return replace(self, ga=ga, gl=gl, gc=gc + constants.astype(F))
+        return replace(self, ga=ga, gl=gl, gc=gc + constants.astype(F), cut=None)
 
     def _carried(self, pending: dict[int, Array], on_input: Array | float = 0.0) -> tuple[Array, Array, Array]:
         """Rows on network nodes as rows on the scaled input `(R, d)`, on units `(R, U)`, and constants `(R,)`."""
@@ -281,8 +360,19 @@ class Reduced:
     # ---- one step ------------------------------------------------------------------------------
 
     def backward(self, rows: Rows, lines: Lines) -> Pass:
-        """Lower bounds of the rows at their duals."""
-        return self._backward(rows.on(self.backend), lines.on(self.backend)).plain()
+        """Lower bounds of the rows at their duals; cuts of neurons that are stable count nothing."""
+        there = lines.on(self.backend)
+        return self._backward(self._live(rows.on(self.backend), there), there).plain()
+
+    def _live(self, rows: Rows, lines: Lines) -> Rows:
+        """The rows without cuts of stable neurons: those are exact by themselves, and a cut's offset costs."""
+        if self.cut is None:
+            return rows
+        soft = rows.weights.shape[1] - self.cuts
+        cut = self.backend.place(np.maximum(self.cut, 0))
+        live = lines.unstable[:, cut] & self.backend.place(self.cut >= 0)
+        join = xp(rows.weights).concatenate
+        return replace(rows, weights=join([rows.weights[:, :soft], rows.weights[:, soft:] * live], axis=1))
 
     def _backward(self, rows: Rows, lines: Lines) -> Pass:
         p = self.placed
@@ -314,8 +404,8 @@ class Reduced:
         offset = offset + moved @ p.c
         return Pass(offset - abs(coeffs).sum(axis=1), coeffs, on)
 
-    def _gradient(self, rows: Rows, lines: Lines, done: Pass) -> tuple[Array, Array, Array]:
-        """Derivatives of the bounds in alpha, beta and the weights."""
+    def _gradient(self, rows: Rows, lines: Lines, done: Pass) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+        """Derivatives of the bounds in alpha, beta and the weights, and the points `t, h` where they were taken."""
         p, where = self.placed, xp(done.coeffs).where
         t = -xp(done.coeffs).sign(done.coeffs)
         z = t @ p.a.T + p.c
@@ -337,82 +427,112 @@ class Reduced:
             )
             alpha[:, w] = where(lines.unstable[:, w] & positive, g * p.gap[w] * own, 0.0)
         constraints = t @ p.ga.T + h @ p.gl.T + p.gc
-        return alpha, -rows.signs * z, constraints
+        return alpha, -rows.signs * z, constraints, (t, h)
 
     # ---- ascent --------------------------------------------------------------------------------
 
     def ascend(
-        self, rows: Rows, lines: Lines, steps: int, simplex: bool, reach: Array | None = None
+        self,
+        rows: Rows,
+        lines: Lines,
+        steps: int,
+        simplex: bool,
+        reach: Array | None = None,
+        points: list[tuple[Array, Array]] | None = None,
     ) -> tuple[Rows, Pass]:
         """`steps` ascent steps; returns the best duals per row (slopes in multiples of 1/255) and their bounds.
 
-        `simplex`: weights stay on the simplex they start on; otherwise each weight is free, moved in steps of
-        `reach (R, m)`. Rows whose regions have no literal keep beta at zero.
+        `simplex`: weights of constraints stay on the simplex they start on; otherwise each is free, moved in steps
+        of `reach (R, m)`. Weights of cuts are always free. Rows whose regions have no literal keep beta at zero.
+        Rows on the simplex that are positive beyond rounding may stop early.
+        `points` collects the minimising points `t (R, d), h (R, U)` of the relaxation at each step: their mean
+        comes close to the solution of the linear program whose dual this is.
         """
         reach = None if reach is None else self.backend.place(reach)
-        best, top = self._ascend(rows.on(self.backend), lines.on(self.backend), steps, simplex, reach)
+        best, top = self._ascend(rows.on(self.backend), lines.on(self.backend), steps, simplex, reach, points)
         return best.on(NUMPY), top.plain()
 
-    def _ascend(self, rows: Rows, lines: Lines, steps: int, simplex: bool, reach: Array | None) -> tuple[Rows, Pass]:
-        best = self._rounded(rows)
+    def _ascend(
+        self,
+        rows: Rows,
+        lines: Lines,
+        steps: int,
+        simplex: bool,
+        reach: Array | None,
+        points: list[tuple[Array, Array]] | None = None,
+    ) -> tuple[Rows, Pass]:
+        best = self._rounded(self._live(rows, lines))
         top = self._backward(best, lines)
         current, done = best, top
-        if simplex and rows.weights.shape[1] > 1:
-            spread = 0.7 * rows.weights + 0.3 / rows.weights.shape[1]
-            current = replace(best, weights=spread)
+        soft, join = rows.weights.shape[1] - self.cuts, xp(rows.alpha).concatenate
+        if simplex and soft > 1:
+            spread = 0.7 * best.weights[:, :soft] + 0.3 / soft
+            current = replace(best, weights=join([spread, best.weights[:, soft:]], axis=1))
             done = self._backward(current, lines)
-        moments = {f: zeros(getattr(rows, f).shape, rows.alpha) for f in ("alpha", "beta", "weights")}
-        squares = {f: zeros(m.shape, m) for f, m in moments.items()}
         literal = bool(rows.signs.any())
-        size, m = abs(done.on), xp(done.on)
-        beta_rate = RATE_BETA * (size * self.placed.gap + 1e-3 * largest_size(size))
+        size = abs(done.on)
+        rates = {"beta": RATE_BETA * (size * self.placed.gap + 1e-3 * largest_size(size))}
+        if self.cut is not None:
+            cut = self.backend.place(np.maximum(self.cut, 0))
+            live = lines.unstable[:, cut] & self.backend.place(self.cut >= 0)
+            rates["cut"] = RATE_CUT * (size[:, cut] + 1e-3 * largest_size(size)) * live
+        if reach is not None:
+            rates["weights"] = RATE_WEIGHT * reach
+        climb = _Climb(current, done, best, top, lines, rates)
+        finished: list[tuple[Array, Rows, Pass]] = []
+        at = arange(len(top.value), top.value)
         rate = F(1)  # kept in float32, so that NumPy's steps do not depend on where numbers meet arrays
         for step in range(1, steps + 1):
             self.bounder.poll()
-            alpha, beta, constraints = self._gradient(current, lines, done)
-
-            def adam(name: str, g: Array, step: int = step) -> Array:
-                m, v = moments[name], squares[name]
-                m *= 0.9
-                m += 0.1 * g
-                v *= 0.99
-                v += 0.01 * g * g
-                return (m / (1 - 0.9**step)) / (xp(v).sqrt(v / (1 - 0.99**step)) + 1e-30)
-
-            move = float(F(RATE_ALPHA) * rate) * adam("alpha", alpha)
-            new_alpha = at_most(at_least(current.alpha + move, 0), 1)
-            new_beta, weights = current.beta, current.weights
-            if literal:
-                move = float(rate) * beta_rate * adam("beta", beta)
-                new_beta = at_least(current.beta + move, 0) * (rows.signs != 0)
-            if simplex:
-                if weights.shape[1] > 1:
-                    g = constraints / (largest_size(constraints) + 1e-30)
-                    weights = weights * m.exp(float(F(0.7) * rate) * g)
-                    weights = weights / at_least(weights.sum(axis=1)[:, None], 1e-30)
-            elif reach is not None:
-                move = float(F(RATE_WEIGHT) * rate) * reach * adam("weights", constraints)
-                weights = at_least(weights + move, 0)
-            current = self._rounded(replace(rows, weights=weights, alpha=new_alpha, beta=new_beta))
+            self._step(climb, step, float(rate), soft, simplex, literal, points)
             rate *= F(DECAY)
-            done = self._backward(current, lines)
-            better = done.value > top.value
-            if better.all():
-                best, top = current, done
-            elif better.any():
-                pick = better[:, None]
-                best = replace(
-                    best,
-                    weights=m.where(pick, current.weights, best.weights),
-                    alpha=m.where(pick, current.alpha, best.alpha),
-                    beta=m.where(pick, current.beta, best.beta),
-                )
-                top = Pass(
-                    m.where(better, done.value, top.value),
-                    m.where(pick, done.coeffs, top.coeffs),
-                    m.where(pick, done.on, top.on),
-                )
-        return best, top
+            if simplex and step % DROP_EVERY == 0 and step < steps:
+                clear = climb.top.value > CLEAR * abs(climb.top.coeffs).sum(axis=1)
+                gone, left = nonzero(clear)[0], nonzero(~clear)[0]
+                if len(gone) >= LEAST_DROP * len(clear) and len(left):
+                    finished.append((at[gone], climb.best.take(gone), climb.top.take(gone)))
+                    climb, at = climb.take(left), at[left]
+        if not finished:
+            return climb.best, climb.top
+        finished.append((at, climb.best, climb.top))
+        order = join([a for a, _, _ in finished], axis=0).argsort()
+        parts = [[getattr(r, f) for _, r, _ in finished] for f in ("weights", "alpha", "beta")]
+        weights, alpha, beta = (join(p, axis=0)[order] for p in parts)
+        value, coeffs, on = (join([getattr(p, f) for *_, p in finished], axis=0)[order] for f in Pass.__annotations__)
+        return replace(rows, weights=weights, alpha=alpha, beta=beta), Pass(value, coeffs, on)
+
+    def _step(
+        self,
+        climb: _Climb,
+        step: int,
+        rate: float,
+        soft: int,
+        simplex: bool,
+        literal: bool,
+        points: list[tuple[Array, Array]] | None,
+    ) -> None:
+        """One step of all rows that are still climbing, in place."""
+        current, m = climb.current, xp(climb.done.value)
+        alpha, beta, constraints, point = self._gradient(current, climb.lines, climb.done)
+        if points is not None:
+            points.append((NUMPY.place(point[0]), NUMPY.place(point[1])))
+        new_alpha = at_most(at_least(current.alpha + RATE_ALPHA * rate * climb.adam("alpha", alpha, step), 0), 1)
+        new_beta, own, cuts = current.beta, current.weights[:, :soft], current.weights[:, soft:]
+        if literal:
+            move = rate * climb.rates["beta"] * climb.adam("beta", beta, step)
+            new_beta = at_least(new_beta + move, 0) * (current.signs != 0)
+        if simplex and soft > 1:
+            g = constraints[:, :soft] / (largest_size(constraints[:, :soft]) + 1e-30)
+            own = own * m.exp(0.7 * rate * g)
+            own = own / at_least(own.sum(axis=1)[:, None], 1e-30)
+        elif "weights" in climb.rates:
+            own = at_least(own + rate * climb.rates["weights"] * climb.adam("weights", constraints[:, :soft], step), 0)
+        if "cut" in climb.rates:
+            cuts = at_least(cuts + rate * climb.rates["cut"] * climb.adam("cut", constraints[:, soft:], step), 0)
+            own = m.concatenate([own, cuts], axis=1)
+        climb.current = self._rounded(replace(current, weights=own, alpha=new_alpha, beta=new_beta))
+        climb.done = self._backward(climb.current, climb.lines)
+        climb.keep_best()
 
     @staticmethod
     def _rounded(rows: Rows) -> Rows:

@@ -15,11 +15,12 @@ The same functional with one neuron's value added bounds that neuron on the unsa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mucg4.bound.objective import Objective
+from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
 from mucg4.ops.arrays import NUMPY, arange, at_least, at_most, chunk, largest_size, xp, zeros
 from mucg4.ops.base import Affine, Array, Relaxation
@@ -32,15 +33,20 @@ NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improv
 
 @dataclass
 class Duals:
-    """One row per region: `weights (B, M)`, `alpha (B, P)`, `beta (B, P)` over the flat pre-activation axis."""
+    """One row per region: `weights (B, M)`, `alpha (B, P)`, `beta (B, P)` over the flat pre-activation axis.
+
+    `cuts (B, C)` are multipliers of the cuts in use, None when there are none.
+    """
 
     weights: Array
     alpha: Array
     beta: Array
+    cuts: Array | None = None
 
     def take(self, index: Array) -> Duals:
         """The chosen rows (a copy)."""
-        return Duals(self.weights[index], self.alpha[index], self.beta[index])
+        cuts = None if self.cuts is None else self.cuts[index]
+        return Duals(self.weights[index], self.alpha[index], self.beta[index], cuts)
 
 
 @dataclass
@@ -56,9 +62,19 @@ class Ascent:
     """Dual ascent on a batch of regions with fixed intermediate bounds."""
 
     def __init__(
-        self, bounder: Bounder, objective: Objective, regions: Regions, refreshed: Refreshed, phases: Array | None
+        self,
+        bounder: Bounder,
+        objective: Objective,
+        regions: Regions,
+        refreshed: Refreshed,
+        phases: Array | None,
+        planes: Planes | None = None,
     ) -> None:
-        """`phases (B, P)`: +1 where the region has the literal z >= 0, -1 for z <= 0, 0 for none."""
+        """`phases (B, P)`: +1 where the region has the literal z >= 0, -1 for z <= 0, 0 for none.
+
+        `planes`: the cuts that `Duals.cuts` multiplies; ascent leaves these multipliers as they are.
+        """
+        self.planes = planes
         self.bounder, self.objective, self.regions = bounder, objective, regions
         self.refreshed = refreshed
         self.phases = phases
@@ -104,7 +120,8 @@ class Ascent:
         if self.phases is not None and bool(duals.beta.any()):
             signed = -self.phases * duals.beta
             extra = {k: signed[:, self.bounder.slices[k]] for k in self.free.values()}
-        rows = self.objective.functional(self.bounder, lines, self.region, duals.weights, trace, extra)
+        cuts = None if self.planes is None or duals.cuts is None else (self.planes, duals.cuts)
+        rows = self.objective.functional(self.bounder, lines, self.region, duals.weights, trace, extra, cuts)
         value = rows.minimum(self.regions.lo, self.regions.hi, self.bounder.scales.input_dot)
         return Bounded(value, rows, trace), lines
 
@@ -151,7 +168,7 @@ class Ascent:
         current, bounded = duals, best_bounded
         if allowed is not None and bool((allowed.sum(axis=1) > 1).any()):
             spread = allowed / at_least(allowed.sum(axis=1)[:, None], 1)
-            current = Duals(0.7 * duals.weights + 0.3 * spread, duals.alpha, duals.beta)
+            current = replace(duals, weights=0.7 * duals.weights + 0.3 * spread)
             bounded, lines = self.bound(current)
         first = {f: zeros(getattr(duals, f).shape, duals.alpha) for f in ("alpha", "beta")}
         second = {f: zeros(m.shape, m) for f, m in first.items()}
@@ -168,7 +185,7 @@ class Ascent:
                 moved[f] = getattr(current, f) + base * rate * m / (xp(v).sqrt(v) + 1e-12)
             weights = self._move_weights(current.weights, gradient.weights, allowed, rate)
             slopes = at_most(at_least(moved["alpha"], 0), 1)
-            current = self._rounded(Duals(weights, slopes, at_least(moved["beta"], 0)))
+            current = self._rounded(Duals(weights, slopes, at_least(moved["beta"], 0), duals.cuts))
             rate *= DECAY
             bounded, lines = self.bound(current)
             better = bounded.value > best_bounded.value
@@ -188,7 +205,7 @@ class Ascent:
 
     @staticmethod
     def _rounded(duals: Duals) -> Duals:
-        return Duals(duals.weights, xp(duals.alpha).round(duals.alpha * 255) / 255, duals.beta)
+        return replace(duals, alpha=xp(duals.alpha).round(duals.alpha * 255) / 255)
 
 
 def _merge(old: Duals, old_bounded: Bounded, new: Duals, new_bounded: Bounded, better: Array) -> tuple[Duals, Bounded]:
@@ -197,7 +214,8 @@ def _merge(old: Duals, old_bounded: Bounded, new: Duals, new_bounded: Bounded, b
     def pick(a: Array, b: Array) -> Array:
         return xp(a).where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a)
 
-    duals = Duals(*(pick(getattr(old, f), getattr(new, f)) for f in ("weights", "alpha", "beta")))
+    weights, alpha, beta = (pick(getattr(old, f), getattr(new, f)) for f in ("weights", "alpha", "beta"))
+    duals = Duals(weights, alpha, beta, old.cuts)
     rows = Rows(
         *(pick(getattr(old_bounded.rows, f), getattr(new_bounded.rows, f)) for f in ("coeffs", "offset", "error"))
     )
@@ -206,7 +224,13 @@ def _merge(old: Duals, old_bounded: Bounded, new: Duals, new_bounded: Bounded, b
 
 
 def evaluate_tightening(
-    bounder: Bounder, objective: Objective, region: Regions, tightening: Tightening, position: Array, sign: Array
+    bounder: Bounder,
+    objective: Objective,
+    region: Regions,
+    tightening: Tightening,
+    position: Array,
+    sign: Array,
+    planes: Planes | None = None,
 ) -> Array:
     """(R,) lower bounds of `side * value[index]` on the points of one region that are unsafe for the conjunction.
 
@@ -237,7 +261,8 @@ def evaluate_tightening(
         target[every, tightening.index[part]] += tightening.side[part]
         sloped = Refreshed({k: _row_lines(bounder, k, lines[k], tightening.alpha, part, count) for k in lines}, {})
         extra = {k: there.array(a) for k, a in extra.items()}
-        rows = objective.functional(bounder, sloped, there.place(every), there.array(weights), extra=extra)
+        cuts = None if planes is None else (planes, there.array(tightening.cut_weights[part]))
+        rows = objective.functional(bounder, sloped, there.place(every), there.array(weights), None, extra, cuts)
         lo, hi = (xp(v).broadcast_to(v, (count, v.shape[1])) for v in (region.lo, region.hi))
         out[part] = NUMPY.place(rows.minimum(lo, hi, bounder.scales.input_dot))
     return out
@@ -276,7 +301,13 @@ def _row_lines(
 
 
 def apply_tightening(
-    bounder: Bounder, objective: Objective, region: Regions, tightening: Tightening, position: Array, sign: Array
+    bounder: Bounder,
+    objective: Objective,
+    region: Regions,
+    tightening: Tightening,
+    position: Array,
+    sign: Array,
+    planes: Planes | None = None,
 ) -> Array:
     """Intersect the bounds of one region in place with `evaluate_tightening`; `(R,)` which rows improved them.
 
@@ -284,7 +315,7 @@ def apply_tightening(
     Afterwards the bounds hold on the unsafe points of the conjunction only. They may contradict each other
     (`Regions.empty`): then there are none. The region is in NumPy, wherever the bounder computes.
     """
-    value = evaluate_tightening(bounder, objective, region, tightening, position, sign)
+    value = evaluate_tightening(bounder, objective, region, tightening, position, sign, planes)
     low, up = (v[0] for v in bounder.pre_bounds(region, tightening.node))
     below = tightening.side > 0
     old = np.where(below, low[tightening.index], -up[tightening.index])

@@ -50,7 +50,8 @@ class Twin:
 
     def duals(self, duals: Duals) -> Duals:
         """NumPy duals on the twin's backend."""
-        return Duals(*(self.backend.array(a) for a in (duals.weights, duals.alpha, duals.beta)))
+        weights, alpha, beta = (self.backend.array(a) for a in (duals.weights, duals.alpha, duals.beta))
+        return Duals(weights, alpha, beta, None if duals.cuts is None else self.backend.array(duals.cuts))
 
     def lines(self, refreshed: Refreshed, which: Array) -> Refreshed:
         """The relaxations of the regions `which` (NumPy)."""
@@ -59,4 +60,5 @@ class Twin:
 
 def plain_duals(duals: Duals) -> Duals:
     """Duals as NumPy arrays."""
-    return Duals(*(NUMPY.place(a) for a in (duals.weights, duals.alpha, duals.beta)))
+    weights, alpha, beta = (NUMPY.place(a) for a in (duals.weights, duals.alpha, duals.beta))
+    return Duals(weights, alpha, beta, None if duals.cuts is None else NUMPY.place(duals.cuts))

@@ -20,6 +20,11 @@ are refuted for the whole subtree already. So does a tightening: on a point of t
 for that conjunction `side * v >= side * v + F`, F as above, and the right-hand side is bounded by one backward
 pass with the bounds so far. Where another conjunction is open too the bounds are left alone.
 
+Cuts. For a two-piece f of z = w . v + b over its carriers' values v, any slopes p give `f(z) <= p . v + q` when q is at
+least `left z - p . v` and `right z - p . v` on the carriers' hulls; two rows bound these. At the root, where
+the hulls are taken, they hold like the bounds there: on the points that are unsafe for the tree's only conjunction. So
+`F >= F + multiplier * (f(z) - p . v - q)`, a further term of the functionals above.
+
 Order: a stack of batches of independent regions, children inherit box, bounds and open conjunctions;
 memory is bounded by the batch size times the depth. A region with no open conjunction is not entered:
 its subtree is closed. Each tree node is visited at most once, so the walk ends.
@@ -42,9 +47,10 @@ from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
+from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.curves import Lines
 from mucg4.proof.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
-from mucg4.proof.proof import Alpha, Proof, Refutation, Tightening, Tree
+from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
 BATCH = 512  # most regions handled together
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
@@ -136,6 +142,7 @@ class _Plan:
     leaves: Array
     at: dict[int, list[Refutation]]
     tightenings: dict[int, list[Tightening]]
+    cuts: int  # how many the tree has
 
 
 def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
@@ -162,9 +169,10 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
             first[left[k]], first[right[k]] = first[k] + 1, first[k] + 1 + size[left[k]]
     _check_literals(tree, network)
     order = np.array(first)
-    plan = _Plan(
-        tree, case, np.array(parent), order, order + size, np.array(leaves), defaultdict(list), defaultdict(list)
-    )
+    cuts = _check_cuts(tree, network)
+    at: dict[int, list[Refutation]] = defaultdict(list)
+    tightenings: dict[int, list[Tightening]] = defaultdict(list)
+    plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), at, tightenings, cuts)
     for r in tree.refutations:
         _check_refutation(r, plan, network)
         plan.at[r.at].append(r)
@@ -172,6 +180,34 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
         _check_tightening(t, plan, network)
         plan.tightenings[t.at].append(t)
     return plan
+
+
+def _check_cuts(tree: Tree, network: Network) -> int:
+    """Validate the tree's cuts and return how many there are."""
+    before, count = 0, 0
+    for c in tree.cuts:
+        op = network.nodes[c.node].op if 0 <= c.node < len(network.nodes) else None
+        if not isinstance(op, TwoPiece) or np.any(c.index < 0) or np.any(c.index >= network.nodes[c.node].size):
+            raise ProofError("a cut bounds no neuron with two pieces")
+        for s in c.shares:
+            if s.node != 0 and s.node not in network.nonlinear:
+                raise ProofError("a cut has shares of a node that is no carrier")
+            if s.value.shape != (len(c.index), len(s.index)) or np.any(s.value < 0) or np.any(s.value > 255):
+                raise ProofError("a cut has shares that are out of range, or not one per row and component")
+            if np.any(s.index < 0) or np.any(s.index >= network.nodes[s.node].size):
+                raise ProofError("a cut has a share of a component that does not exist")
+        if c.after < before:
+            raise ProofError("the cuts are not in order")
+        before, count = c.after, count + len(c.index)
+    return count
+
+
+def _check_multipliers(where: str, cuts: Array, values: Array, known: int) -> None:
+    """Validate multipliers `(..., C)` of the cuts numbered `cuts (C,)`, of which the first `known` exist."""
+    if cuts.ndim != 1 or np.any(cuts < 0) or np.any(cuts >= known):
+        raise ProofError(f"{where} uses a cut that does not exist there")
+    if values.shape[-1:] != cuts.shape or not np.all(np.isfinite(values) & (values >= 0)):
+        raise ProofError(f"{where} has multipliers of cuts that are negative, not finite, or not one per cut")
 
 
 def _check_literals(tree: Tree, network: Network) -> None:
@@ -200,6 +236,8 @@ def _check_refutation(r: Refutation, plan: _Plan, network: Network) -> None:
             raise ProofError(f"{where} has a multiplier that is negative or not finite")
         if not 0 < literal < n or not plan.first[literal] <= plan.first[r.at] < plan.last[literal]:
             raise ProofError(f"{where} uses a literal that is not on its path")
+    if r.cuts is not None:
+        _check_multipliers(where, *r.cuts, plan.cuts)
     for a in r.alpha:
         if a.node not in network.pre_activations or len(a.index) != len(a.value):
             raise ProofError(f"{where} has slopes for a node that has none")
@@ -228,6 +266,11 @@ def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
         raise ProofError(f"{where} has a weight that is negative or not finite")
     if t.beta.shape != (rows, len(t.literals)) or not np.all(np.isfinite(t.beta) & (t.beta >= 0)):
         raise ProofError(f"{where} has multipliers that are negative, not finite, or not one per literal")
+    number = len(plan.tightenings[0])  # those of the root before this one, if it is one of the root
+    known = plan.cuts if t.at else sum(len(c.index) for c in plan.tree.cuts if c.after <= number)
+    _check_multipliers(where, t.cuts, t.cut_weights, known)
+    if len(t.cut_weights) != rows:
+        raise ProofError(f"{where} has multipliers of cuts for another number of rows")
     for literal in t.literals.tolist():
         if not 0 < literal < n or not plan.first[literal] <= plan.first[t.at] < plan.last[literal]:
             raise ProofError(f"{where} uses a literal that is not on its path")
@@ -298,6 +341,8 @@ class _Walk:
     reason: str = ""
     constraints: list[_Constraints] = field(default_factory=list)
     budget: Budget = field(default_factory=Budget)
+    planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
+    shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
 
     def run(self, budget: Budget) -> None:
         e, case, self.budget = self.enclosure, self.plan.case, budget
@@ -354,13 +399,16 @@ class _Walk:
 
         Few regions have any, so each is taken alone and the others are not derived anew.
         """
-        if not self.plan.tightenings:
+        if not self.plan.tightenings and not self.plan.cuts:
             return
         nowhere = np.zeros(1, dtype=bool)
         for b, at in enumerate(batch.at.tolist()):
             region, own = batch.take(slice(b, b + 1)), None  # views into the batch
-            for t in self.plan.tightenings.get(at, ()):
-                if region.open.sum() != 1 or not region.open[0, t.conjunction]:
+            cuts = [] if at else list(self.plan.tree.cuts)
+            for number, t in enumerate((*self.plan.tightenings.get(at, ()), None)):
+                while cuts and (t is None or cuts[0].after <= number):
+                    self._derive(cuts.pop(0), frame.one(b) if own is None else own)
+                if t is None or region.open.sum() != 1 or not region.open[0, t.conjunction]:
                     continue
                 own = frame.one(b) if own is None else own
                 self._intersect(region, t, self._bounds(t, own))
@@ -369,6 +417,70 @@ class _Walk:
                     region.open[0] = False
             if own is not None:
                 frame.put(b, own)
+
+    def _derive(self, cuts: Cuts, frame: Frame) -> None:
+        """Add the planes that the cuts propose on the root region; those without a finite constant say `0 <= 0`."""
+        e = self.enclosure
+        op, node = e.nodes[cuts.node].op, e.nodes[cuts.node].inputs[0]
+        assert isinstance(op, TwoPiece)
+        left, right = (e.numbers(np.array(v)) for v in (op.left, op.right))
+        step = max(1, 4 * CELLS // max(n.size for n in e.nodes))
+        for part in (slice(i, i + step) for i in range(0, len(cuts.index), step)):
+            self.budget.poll()
+            index = cuts.index[part]
+            every, region = np.arange(len(index)), np.zeros(len(index), dtype=np.int64)
+            planes = e.carriers(node, index)
+            for k, w in planes.items():
+                share = e.zeros(*w.shape)
+                for s in cuts.shares:
+                    if s.node == k:
+                        share[:, s.index] = e.numbers(s.value[part]) / 255
+                planes[k] = w * (left + (right - left) * share)
+            least = None
+            for slope in (left, right):
+                rows = Rows(region, dict(planes), e.zeros(len(index)), e.zeros(len(index)))
+                target = e.zeros(len(index), e.nodes[node].size)
+                target[every, index] = -slope
+                e.push(rows, node, target, frame)
+                value = e.least_on_hulls(frame, rows, node)
+                least = value if least is None else np.minimum(least, value)
+            assert least is not None
+            planes = {k: -p for k, p in planes.items()}
+            planes[cuts.node] = e.zeros(len(index), e.nodes[cuts.node].size)
+            planes[cuts.node][every, index] = e.numbers(np.ones(len(index)))
+            if not e.exact:
+                lost = ~np.isfinite(least)
+                least[lost] = 0.0
+                for p in planes.values():
+                    p[lost] = 0.0
+            self._append_planes(planes, least)
+
+    def _append_planes(self, planes: dict[int, Array], shift: Array) -> None:
+        e, old = self.enclosure, 0 if self.shift is None else len(self.shift)
+        self.shift = shift if self.shift is None else np.concatenate([self.shift, shift])
+        for k in self.planes.keys() | planes.keys():
+            size = e.nodes[k].size
+            before, after = self.planes.get(k), planes.get(k)
+            before = e.zeros(old, size) if before is None else before
+            self.planes[k] = np.concatenate([before, e.zeros(len(shift), size) if after is None else after])
+
+    def _add_cuts(self, rows: Rows, cuts: Array, multipliers: Array, frame: Frame) -> None:
+        """Add the cuts numbered `cuts (C,)` times `multipliers (R, C)`; those that were not derived add nothing."""
+        derived = 0 if self.shift is None else len(self.shift)
+        multipliers, cuts = multipliers[:, cuts < derived], cuts[cuts < derived]
+        if not len(cuts):
+            return
+        assert self.shift is not None
+        e = self.enclosure
+        m = e.numbers(multipliers)
+        for k, p in self.planes.items():
+            if not e.exact:
+                size = norms(m @ abs(p[cuts])) * frame.size[k][rows.region]
+                rows.error = rows.error + gamma(len(cuts) + 8) * size
+            e.push(rows, k, m @ p[cuts], frame)
+        if not e.exact:
+            rows.error = rows.error + gamma(len(cuts) + 8) * (m @ abs(self.shift[cuts]))
+        e.add(rows, m @ self.shift[cuts])
 
     def _bounds(self, t: Tightening, frame: Frame) -> Array:
         """(R,) lower bounds of `side * value[index]` on the unsafe points of one region."""
@@ -384,6 +496,7 @@ class _Walk:
             target = e.zeros(count, e.nodes[t.node].size)
             target[np.arange(count), t.index[part]] = e.numbers(t.side[part])
             e.push(rows, t.node, target, frame)
+            self._add_cuts(rows, t.cuts, t.cut_weights[part], frame)
             row, column = np.nonzero(t.beta[part] > 0)
             self._add_literals(rows, row, t.literals[column], t.beta[part][row, column], frame)
             self._set_row_slopes(rows, t.alpha, part, frame)
@@ -422,8 +535,14 @@ class _Walk:
             weights = self.enclosure.numbers(np.array([r.weights for _, r in group], dtype=np.float64))
             rows = self._functional(self.constraints[conjunction], weights, region, frame)
             triples = [(row, *pair) for row, (_, r) in enumerate(group) for pair in r.beta if pair[1] > 0]
-            row, literal, beta = (np.array([t[i] for t in triples]) for i in range(3))
-            self._add_literals(rows, row, literal, beta, frame)
+            at, literal, beta = (np.array([t[i] for t in triples]) for i in range(3))
+            self._add_literals(rows, at, literal, beta, frame)
+            used = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(r.cuts[0] for _, r in group if r.cuts)]))
+            multipliers = np.zeros((len(group), len(used)))
+            for row, (_, r) in enumerate(group):
+                if r.cuts is not None:
+                    np.add.at(multipliers[row], np.searchsorted(used, r.cuts[0]), r.cuts[1])
+            self._add_cuts(rows, used, multipliers, frame)
             self._set_slopes(rows, [r for _, r in group], frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
             batch.open[region[value > 0], conjunction] = False

@@ -426,6 +426,38 @@ class Enclosure:
         self.add(rows, value)
         return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
 
+    def carriers(self, node: int, index: Array) -> dict[int, Array]:
+        """Components `index (R,)` of a node as `{k: (R, size_k)}` over the input and the nonlinear nodes behind it.
+
+        Without biases, and rounded: nothing may rest on these numbers being the right ones.
+        """
+        rows = self.zeros(len(index), self.nodes[node].size)
+        rows[np.arange(len(index)), index] = self.numbers(np.ones(len(index)))
+        pending, out = {node: rows}, {}
+        for k in range(node, -1, -1):
+            a = pending.pop(k, None)
+            if a is not None and k and isinstance(self.ops[k], Affine):
+                for i, part in zip(self.nodes[k].inputs, self.ops[k].adjoint(a), strict=True):
+                    pending[i] = pending[i] + part if i in pending else part
+            elif a is not None:
+                out[k] = a
+        return out
+
+    def least_on_hulls(self, frame: Frame, rows: Rows, start: int) -> Array:
+        """(R,) sound lower bounds of rows over nodes `<= start` on the hulls of the input and the nonlinear nodes."""
+        for k in range(start, -1, -1):
+            a = rows.coef.pop(k, None)
+            if a is None:
+                continue
+            if k and isinstance(self.ops[k], Affine):
+                self._pull_affine(k, a, frame, rows)
+                continue
+            negative = np.minimum(a, 0)
+            self._charge(rows, a, gamma(self.nodes[k].size + 8) * frame.size[k])
+            value = _dot(a - negative, frame.lower[k][rows.region]) + _dot(negative, frame.upper[k][rows.region])
+            self.add(rows, value)
+        return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
+
     def cut(self, rows: Rows, part: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
         """Shrink the boxes `lo, hi (B, n)` to where the rows `part (B,)` (over the input) can be <= 0.
 

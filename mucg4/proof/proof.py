@@ -8,17 +8,26 @@ construction. A leaf has `left == right == -1`.
 Tightening. Evidence for better bounds of some components of one pre-activation node in the region of tree
 node `at`, on the points that are unsafe for one conjunction: the functional `side * value[index] +
 sum_i weights[i] * g_i` is bounded from below by one backward pass with slopes `alpha` and multipliers
-`beta` as in a refutation; as `g_i <= 0` on those points, the bound holds for `side * value[index]` too (side 1:
-lower bounds, side -1: minus upper bounds). The tightenings of a tree node are applied one after the other
-in their order, after the node's other bounds (below) and before its refutations; every row of one tightening
-uses the bounds from before it. They need a region on which the conjunction is the only one the tree
-answers for or still open; the children inherit the bounds. Bounds that contradict each other make the region empty.
+`beta` (and multipliers of the cuts derived so far) as in a refutation; as `g_i <= 0` on those points, the bound
+holds for `side * value[index]` too (side 1: lower bounds, side -1: minus upper bounds). The tightenings of a tree
+node are applied one after the other in their order, after the node's other bounds (below) and before its refutations;
+every row of one tightening uses the bounds from before it. They need a region on which the conjunction is the only
+one the tree answers for or still open; the children inherit the bounds. Bounds that contradict each other make the
+region empty.
+
+Cuts. Upper planes of two-piece neurons over the box of what feeds them. The *carriers* of a neuron are the
+input and the nonlinear nodes from which affine nodes lead to its argument z, so z = w . v + b over their values v. With
+shares s in [0, 1] the plane's slopes are p = (left + (right - left) s) w, its offset q is the least for which p . v + q
+is at least left z and right z on the carriers' hulls (one backward pass with constant lines), and the inequality
+`f(z) - p . v - q <= 0` may be added to any functional of the tree with a nonnegative multiplier. Cuts are derived in
+the root's region, after the first `after` of the root's tightenings, and hold in the whole tree; they are numbered
+over all `cuts` of the tree in order. A tree with cuts answers for one conjunction.
 
 Refutation. Evidence that one conjunction of the case has no point in the region of tree node `at`
 (hence in none of its descendants). For its constraints `g_i(x, y) <= 0` the refuted functional is
 `sum_i weights[i] * g_i`, bounded from below by one backward pass with lower slopes `alpha` (the
-default slopes where none are stored) and multipliers `beta >= 0` on the phase literals of the path.
-A tree is established when every leaf has, for every conjunction the tree answers for, a refutation at
+default slopes where none are stored), multipliers `beta >= 0` on the phase literals of the path and multipliers of
+cuts. A tree is established when every leaf has, for every conjunction the tree answers for, a refutation at
 the leaf or an ancestor. A region whose box or bounds (see below) are empty needs none. A case is proved
 when its trees answer for all its conjunctions.
 
@@ -37,7 +46,8 @@ None of this is believed: `mucg4.proof.check` re-derives every bound.
 
 File format: JSON (gzip when the name ends in .gz) with the fields of the dataclasses below; flags are strings of
 0 and 1. The arrays of tightenings are base64 of zlib-compressed little-endian bytes, row by row: `index` and `literals`
-int32, `side` int8, `weights` and `beta` float64, slopes uint8. Version 1 had no tightenings.
+int32, `side` int8, `weights`, `beta` and `cut_weights` float64, slopes and shares uint8. Version 1 had no tightenings,
+version 2 no cuts.
 """
 
 from __future__ import annotations
@@ -58,8 +68,8 @@ from mucg4.errors import ProofError
 from mucg4.ops.base import Array
 
 FORMAT = "mucg4-proof"
-VERSION = 2
-READABLE = (1, 2)  # version 1 is version 2 without tightenings
+VERSION = 3
+READABLE = (1, 2, 3)  # a version is the next one without what that added
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +88,8 @@ class Alpha:
 @dataclass(frozen=True, eq=False)
 class Refutation:
     """See the module text. `beta` are `(literal, multiplier)` pairs; a literal is named by the tree node
-    whose region it first restricts (the child created by the split). `core` lists the tree nodes of the
+    whose region it first restricts (the child created by the split). `cuts` are numbers `(K,)` int32 of cuts and their
+    multipliers `(K,)`; None when there are none. `core` lists the tree nodes of the
     literals that are needed; None when it was not computed. `margin` is the lower bound found (informal).
     """
 
@@ -89,13 +100,54 @@ class Refutation:
     beta: tuple[tuple[int, float], ...] = ()
     core: tuple[int, ...] | None = None
     margin: float = 0.0
+    cuts: tuple[Array, Array] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """See the module text. R planes of the components `index` of the two-piece node `node`.
+
+    Each entry of `shares` holds values `(R, k)` of 1/255 for the components `index (k,)` of one carrier (a network
+    node); other shares are 0. Shapes and types are validated here, meaning where they are used.
+    """
+
+    node: int
+    index: Array  # (R,) int32
+    shares: tuple[Alpha, ...]
+    after: int
+
+    def __post_init__(self) -> None:
+        count = np.size(self.index)
+        arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [(self.index, "i", (count,))]
+        for s in self.shares:
+            arrays += [(s.index, "i", 1), (s.value, "u", (count, np.size(s.index)))]
+        _check_arrays("cuts", arrays)
+        if not count or self.after < 0 or any(np.any(i < 0) for i in (self.index, *(s.index for s in self.shares))):
+            raise ProofError("cuts without rows, or with a negative number")
+        if any(np.any(s.value > 255) for s in self.shares):
+            raise ProofError("a cut has a share that is out of range")
+
+    def take(self, rows: Array) -> Cuts:
+        """The chosen rows (at least one)."""
+        shares = tuple(Alpha(s.node, s.index, s.value[rows]) for s in self.shares)
+        return replace(self, index=self.index[rows], shares=shares)
+
+
+def _check_arrays(what: str, arrays: list[tuple[Array, str, tuple[int, ...] | int]]) -> None:
+    """Arrays with their kind of number, and their shape or number of axes."""
+    for array, kind, shape in arrays:
+        if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
+            raise ProofError(f"an array of {what} has the wrong type")
+        if (array.ndim if isinstance(shape, int) else array.shape) != shape:
+            raise ProofError(f"an array of {what} has the wrong shape")
 
 
 @dataclass(frozen=True, eq=False)
 class Tightening:
     """See the module text. R rows bound components `index` of the pre-activation node `node`.
 
-    `literals` are tree nodes that introduced a phase literal (as in `Refutation.beta`), `beta[r, l]` their multipliers.
+    `literals` are tree nodes that introduced a phase literal (as in `Refutation.beta`), `beta[r, l]` their multipliers;
+    `cut_weights[r, c]` are the multipliers of the cuts numbered `cuts`.
     Each entry of `alpha` holds slopes `value (R, k)` for the neurons `index (k,)` of one pre-activation node.
     Shapes and types are validated here; whether the numbers mean something for a network is seen where they are used.
     """
@@ -109,28 +161,30 @@ class Tightening:
     alpha: tuple[Alpha, ...]
     literals: Array  # (L,) int32
     beta: Array  # (R, L) float64 >= 0
+    cuts: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # (C,)
+    cut_weights: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (R, C) float64 >= 0
 
     def __post_init__(self) -> None:
         count = np.size(self.index)
+        if not np.size(self.cuts) and not np.size(self.cut_weights):
+            object.__setattr__(self, "cut_weights", np.zeros((count, 0)))
         arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [
             (self.index, "i", (count,)),
             (self.side, "i", (count,)),
             (self.weights, "f", 2),
             (self.literals, "i", 1),
             (self.beta, "f", (count, np.size(self.literals))),
+            (self.cuts, "i", 1),
+            (self.cut_weights, "f", (count, np.size(self.cuts))),
         ]
         for a in self.alpha:
             arrays += [(a.index, "i", 1), (a.value, "u", (count, np.size(a.index)))]
-        for array, kind, shape in arrays:
-            if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
-                raise ProofError("an array of a tightening has the wrong type")
-            if (array.ndim if isinstance(shape, int) else array.shape) != shape:
-                raise ProofError("an array of a tightening has the wrong shape")
+        _check_arrays("a tightening", arrays)
         if not count or len(self.weights) != count:
             raise ProofError("a tightening has no rows, or not one list of weights per row")
         if not np.all(abs(self.side) == 1):
             raise ProofError("a tightening has a side that is neither 1 nor -1")
-        if any(np.any(i < 0) for i in (self.index, self.literals, *(a.index for a in self.alpha))):
+        if any(np.any(i < 0) for i in (self.index, self.literals, self.cuts, *(a.index for a in self.alpha))):
             raise ProofError("a tightening has a negative index")
         if any(np.any(a.value > 255) for a in self.alpha):
             raise ProofError("a tightening has a slope that is out of range")
@@ -138,7 +192,7 @@ class Tightening:
     def take(self, rows: Array) -> Tightening:
         """The chosen rows (at least one)."""
         alpha = tuple(Alpha(a.node, a.index, a.value[rows]) for a in self.alpha)
-        chosen = {f: getattr(self, f)[rows] for f in ("index", "side", "weights", "beta")}
+        chosen = {f: getattr(self, f)[rows] for f in ("index", "side", "weights", "beta", "cut_weights")}
         return replace(self, alpha=alpha, **chosen)
 
 
@@ -160,6 +214,7 @@ class Tree:
     case: int = 0
     conjunctions: tuple[int, ...] | None = None
     tightenings: tuple[Tightening, ...] = ()
+    cuts: tuple[Cuts, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.node)
@@ -180,6 +235,8 @@ class Tree:
         places = [r.at for r in self.refutations] + [t.at for t in self.tightenings]
         if any(not 0 <= at < n for at in places):
             raise ProofError("a refutation or tightening names no tree node")
+        if self.cuts and (self.conjunctions is None or len(self.conjunctions) != 1):
+            raise ProofError("a tree with cuts answers for several conjunctions")
 
     def __len__(self) -> int:
         return len(self.node)
@@ -254,13 +311,19 @@ def _tree_to_json(tree: Tree) -> dict[str, Any]:
             row["alpha"] = [{"node": a.node, "index": a.index.tolist(), "value": a.value.tolist()} for a in r.alpha]
         if r.beta:
             row["beta"] = [list(b) for b in r.beta]
+        if r.cuts is not None:
+            row["cuts"] = [r.cuts[0].tolist(), r.cuts[1].tolist()]
         if r.core is not None:
             row["core"] = list(r.core)
         rows.append(row)
     covers = None if tree.conjunctions is None else list(tree.conjunctions)
     tightenings = [_tightening_to_json(t) for t in tree.tightenings]
     out = {"case": tree.case, "conjunctions": covers, **plain, **flags, "refutations": rows}
-    return {**out, "tightenings": tightenings} if tightenings else out
+    if tightenings:
+        out["tightenings"] = tightenings
+    if tree.cuts:
+        out["cuts"] = [_cuts_to_json(c) for c in tree.cuts]
+    return out
 
 
 def _packed(values: Array, dtype: str) -> str:
@@ -273,30 +336,55 @@ def _unpacked(text: str, dtype: str) -> Array:
     return np.frombuffer(data, dtype).astype(np.dtype(dtype).newbyteorder("="))
 
 
-def _tightening_to_json(t: Tightening) -> dict[str, Any]:
+def _cuts_to_json(c: Cuts) -> dict[str, Any]:
     return {
+        "node": int(c.node),
+        "index": _packed(c.index, "<i4"),
+        "shares": _slopes_to_json(c.shares),
+        "after": c.after,
+    }
+
+
+def _cuts_from_json(data: dict[str, Any]) -> Cuts:
+    """Raises as `_tightening_from_json`."""
+    index = _unpacked(data["index"], "<i4")
+    return Cuts(int(data["node"]), index, _slopes_from_json(data["shares"], len(index)), int(data["after"]))
+
+
+def _slopes_to_json(slopes: tuple[Alpha, ...]) -> list[dict[str, Any]]:
+    return [{"node": int(a.node), "index": _packed(a.index, "<i4"), "value": _packed(a.value, "<u1")} for a in slopes]
+
+
+def _slopes_from_json(data: list[dict[str, Any]], count: int) -> tuple[Alpha, ...]:
+    out = []
+    for a in data:
+        neurons = _unpacked(a["index"], "<i4")
+        out.append(Alpha(int(a["node"]), neurons, _unpacked(a["value"], "<u1").reshape(count, len(neurons))))
+    return tuple(out)
+
+
+def _tightening_to_json(t: Tightening) -> dict[str, Any]:
+    out = {
         "at": int(t.at),
         "conjunction": int(t.conjunction),
         "node": int(t.node),
         "index": _packed(t.index, "<i4"),
         "side": _packed(t.side, "<i1"),
         "weights": _packed(t.weights, "<f8"),
-        "alpha": [
-            {"node": int(a.node), "index": _packed(a.index, "<i4"), "value": _packed(a.value, "<u1")} for a in t.alpha
-        ],
+        "alpha": _slopes_to_json(t.alpha),
         "literals": _packed(t.literals, "<i4"),
         "beta": _packed(t.beta, "<f8"),
     }
+    if len(t.cuts):
+        out["cuts"], out["cut_weights"] = _packed(t.cuts, "<i4"), _packed(t.cut_weights, "<f8")
+    return out
 
 
 def _tightening_from_json(data: dict[str, Any]) -> Tightening:
     """Raises `ValueError` or `zlib.error` where the bytes do not make rows, `ProofError` where rows make no sense."""
     index, literals = _unpacked(data["index"], "<i4"), _unpacked(data["literals"], "<i4")
     count = len(index)
-    alphas = []
-    for a in data["alpha"]:
-        neurons = _unpacked(a["index"], "<i4")
-        alphas.append(Alpha(int(a["node"]), neurons, _unpacked(a["value"], "<u1").reshape(count, len(neurons))))
+    cuts = _unpacked(data["cuts"], "<i4") if "cuts" in data else np.zeros(0, dtype=np.int32)
     return Tightening(
         at=int(data["at"]),
         conjunction=int(data["conjunction"]),
@@ -304,9 +392,11 @@ def _tightening_from_json(data: dict[str, Any]) -> Tightening:
         index=index,
         side=_unpacked(data["side"], "<i1"),
         weights=_unpacked(data["weights"], "<f8").reshape(count, -1),
-        alpha=tuple(alphas),
+        alpha=_slopes_from_json(data["alpha"], count),
         literals=literals,
         beta=_unpacked(data["beta"], "<f8").reshape(count, len(literals)),
+        cuts=cuts,
+        cut_weights=_unpacked(data["cut_weights"], "<f8").reshape(count, len(cuts)) if len(cuts) else np.zeros((0, 0)),
     )
 
 
@@ -323,6 +413,9 @@ def _tree_from_json(data: dict[str, Any]) -> Tree:
             beta=tuple((int(k), float(v)) for k, v in r.get("beta", ())),
             core=tuple(int(c) for c in r["core"]) if "core" in r else None,
             margin=float(r["margin"]),
+            cuts=(np.array(r["cuts"][0], dtype=np.int32), np.array(r["cuts"][1], dtype=np.float64))
+            if "cuts" in r
+            else None,
         )
         for r in data["refutations"]
     )
@@ -332,7 +425,8 @@ def _tree_from_json(data: dict[str, Any]) -> Tree:
     case, covers = int(data["case"]), data["conjunctions"]
     conjunctions = None if covers is None else tuple(int(c) for c in covers)
     tightenings = tuple(_tightening_from_json(t) for t in data.get("tightenings", ()))
-    return Tree(node, index, threshold, left, right, refresh, clip, refutations, case, conjunctions, tightenings)
+    cuts = tuple(_cuts_from_json(c) for c in data.get("cuts", ()))
+    return Tree(node, index, threshold, left, right, refresh, clip, refutations, case, conjunctions, tightenings, cuts)
 
 
 def to_text(proof: Proof) -> str:

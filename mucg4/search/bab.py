@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.bound.objective import Evaluation, Objective, clip_box
+from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Rows
 from mucg4.bound.tighten import Ascent, Bounded, Duals
@@ -103,6 +104,7 @@ class Search:
         per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + bounder.width
         self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
+        self.planes = Planes.none(self.twin.bounder.lo)  # cuts of all regions, on the twin's backend
         self.pending: Open | None = None  # a root whose dear steps have not begun
         self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
@@ -340,6 +342,7 @@ class Search:
             default,
             NUMPY.place(bounded.value)[which],
             self.recorder.literals(ids),
+            self.planes.number,
         )
 
     def probe(self, work: Open, corner: Array, which: Array) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from mucg4.bound.planes import Planes
 from mucg4.errors import BudgetError, Mucg4Error
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
@@ -31,7 +32,7 @@ from mucg4.search.bab import Search
 from mucg4.search.record import Growth
 
 SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork
-TURNS = 8  # turns between two meetings
+TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent
 POLL_SECONDS = 0.2
 
 
@@ -48,7 +49,7 @@ class Outcome:
     frontier: dict[str, Array]
     counters: dict[str, int]
     gains: tuple[float, float]
-    root: tuple[Array, Array] | None
+    root: tuple[Array, Array, Planes] | None
     witness: Witness | None = None
     stopped: str = ""
 
@@ -119,7 +120,7 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int]) -
             search.attack.rng = np.random.default_rng([search.turns, *seed])
         stopped, witness = "", None
         try:
-            witness = search.run(TURNS)
+            witness = search.run(min(max(TURNS, len(search.frontier) // search.plan.batch), MOST_TURNS))
         except BudgetError as error:
             stopped = str(error)
         counters = {k: v - before[k] for k, v in _counters(search).items()}
@@ -129,7 +130,7 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int]) -
             search.frontier.content(),
             counters,
             (0.0, 0.0) if phase is None else (phase.drop, phase.share),
-            None if phase is None else (phase.low, phase.up),
+            None if phase is None else (phase.low, phase.up, search.planes),
             witness,
             stopped,
         )

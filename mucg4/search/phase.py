@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mucg4.bound.planes import Planes, derive, propose
 from mucg4.bound.propagate import Regions
-from mucg4.bound.reduced import Lines, Pass, Reduced, Rows
+from mucg4.bound.reduced import Block, Lines, Pass, Reduced, Rows
 from mucg4.bound.tighten import Ascent, apply_tightening
 from mucg4.bound.twin import plain_duals
 from mucg4.ops.arrays import NUMPY, xp
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.proof import Alpha, Tightening
+from mucg4.proof.proof import Alpha, Cuts, Tightening
 from mucg4.search.split import Choice, locate, loss
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ FIRST_STEPS, LATER_STEPS, LAST_STEPS = 10, 20, 60  # ascent steps per row: first
 ROOT_ROUNDS, ROUNDS = 12, 1  # most rounds at the root and at any other region
 EXPLORE = 16  # where tightening has stopped to help it is still tried at every so many regions
 TARGETS = 512  # most neurons tightened per round: those whose lines lose most
+CUT_ROUNDS, CUT_STEPS, LEAST_CUT_GAIN = 4, 40, 0.02  # at the root; the last: share of the bound that cuts must save
+CUT_CELLS = 1 << 23  # most numbers that the cuts' coefficients may take
 LEAST_GAIN = 1e-3  # share of a neuron's width that a row has to remove to be kept
 REGION_PASSES = 120.0  # row passes that bounding and splitting one region costs, all told
 ROW_PASSES = 2.5  # cost of a tightening row's float64 confirmation in row passes, per step of which there are two
 FORGET = 0.9
-STRETCH = 2.5  # gains shrink further down: levels needed over those at the present gain
+STRETCH = 1.0  # gains shrink further down: levels needed over those at the present gain
 STALL = 0.01  # a round that removes less of the bound and of the widths is the last one at its region
 
 
@@ -56,6 +59,7 @@ class PhaseSearch:
         self.search, self.conjunction = search, conjunction
         self.bounder, self.objective, self.twin = search.bounder, search.objective, search.twin
         self.own = self.objective.rows_of(conjunction)
+        self.soft = self.own.stop - self.own.start
         self.drop = 0.0  # mean gain of one split
         self.asked = 0
         self.share = 0.5  # mean share of the bound that one round of tightening removes
@@ -65,7 +69,7 @@ class PhaseSearch:
         """Take bounds that hold on every region of this search as the new root bounds."""
         self.low, self.up = root.low[0].copy(), root.up[0].copy()
         whole = self.twin.reduced(root) if root is self.search.root else Reduced.build(self.twin.bounder, root)
-        self.reduced = whole.constrained(self.twin.objective, self.conjunction)
+        self.reduced = whole.constrained(self.twin.objective, self.conjunction).with_cuts(self.search.planes)
         red = self.reduced
         self.direct = ~np.any(red.mix, axis=1) & (red.gap > 0)  # affine in the input alone: closed-form gains
 
@@ -95,9 +99,11 @@ class PhaseSearch:
         duals = Rows(batch["weights"], batch["alpha"].astype(F) / F(255), batch["beta"], signs)
         return Regions(batch["lo"], batch["hi"], low, up), phases, duals
 
-    def adopt(self, low: Array, up: Array) -> None:
-        """Root bounds `(P,)` that a worker found."""
-        if not (np.array_equal(low, self.low) and np.array_equal(up, self.up)):
+    def adopt(self, low: Array, up: Array, planes: Planes) -> None:
+        """Root bounds `(P,)` and cuts that a worker found."""
+        same = np.array_equal(planes.number, self.search.planes.number)
+        self.search.planes = planes
+        if not (same and np.array_equal(low, self.low) and np.array_equal(up, self.up)):
             self._rebase(Regions(self.bounder.lo[None], self.bounder.hi[None], low[None], up[None]))
 
     # ---- one batch -----------------------------------------------------------------------------
@@ -155,26 +161,28 @@ class PhaseSearch:
         return closed, done
 
     def _start_weights(self, alpha: Array, signs: Array, lines: Lines) -> Array:
-        """The single best constraint of the conjunction on each region, `(B, m)`."""
-        count, m = len(alpha), self.own.stop - self.own.start
+        """The single best constraint of the conjunction on each region, no cuts, `(B, m + C)`."""
+        count, m = len(alpha), self.soft
+        single = np.eye(m, m + self.reduced.cuts, dtype=F)
         if m == 1:
-            return np.ones((count, 1), dtype=F)
+            return np.repeat(single, count, axis=0)
         value = np.empty((count, m))
         for k in range(m):
-            weights = np.zeros((count, m), dtype=F)
-            weights[:, k] = 1.0
+            weights = np.repeat(single[k : k + 1], count, axis=0)
             value[:, k] = self.reduced.backward(Rows(weights, alpha, np.zeros_like(alpha), signs), lines).value
-        return np.eye(m, dtype=F)[np.nan_to_num(value, nan=-np.inf).argmax(axis=1)]
+        return single[np.nan_to_num(value, nan=-np.inf).argmax(axis=1)]
 
     def _confirm(self, part: Open) -> Array:
         """Evaluate the duals of regions in float64 on the network itself, record refutations; `(B,)` closed."""
         assert part.duals is not None
         units, twin = self.reduced.positions, self.twin
         there, refreshed = twin.refresh(part.regions, backward=False)
-        ascent = Ascent(twin.bounder, twin.objective, there, refreshed, twin.backend.place(part.phases))
+        phases, planes = twin.backend.place(part.phases), self.search.planes
+        ascent = Ascent(twin.bounder, twin.objective, there, refreshed, phases, planes)
         weights = np.zeros((len(part.ids), len(self.objective.owner)))
-        weights[:, self.own] = part.duals.weights
+        weights[:, self.own] = part.duals.weights[:, : self.soft]
         duals = plain_duals(ascent.default_duals(weights))
+        duals.cuts = part.duals.weights[:, self.soft :].astype(np.float64)
         duals.alpha[:, units] = np.round(part.duals.alpha.astype(np.float64) * 255) / 255
         duals.beta[:, units] = part.duals.beta
         bounded, _ = ascent.bound(twin.duals(duals))
@@ -203,6 +211,13 @@ class PhaseSearch:
                 if not self._pays(work, i, value):
                     break
                 one = work.take(np.array([i]))
+                if root and self._seek_cuts(one, done):
+                    closed, again = self._refute(one, one.duals)
+                    _put(work, i, one)
+                    _put_pass(done, i, again)
+                    if closed[0]:
+                        keep[i] = False
+                        break
                 width = self._slack(one)
                 if self._round(one, done.take(np.array([i])), steps):
                     keep[i], after = False, 0.0
@@ -223,6 +238,83 @@ class PhaseSearch:
                 steps = LAST_STEPS if stalled else max(steps, LATER_STEPS)
         left = np.flatnonzero(keep)
         return work.take(left), done.take(left)
+
+    def _seek_cuts(self, one: Open, done: Pass) -> bool:
+        """Look for cuts at the root's present bounds; True when they replaced the ones in use.
+
+        They are sought anew rather than added: the bounds they rest on have changed, and all regions pay for each.
+        """
+        search, bounder, old = self.search, self.twin.bounder, self.reduced
+        assert one.duals is not None
+        after = sum(t.at == 0 for t in search.recorder.tightenings)
+        number = search.recorder.cut_count
+        size = sum(n.size for n in bounder.network.nodes)
+        most = min(old.units, CUT_CELLS // size)
+        cuts: list[Cuts] = []
+        planes, red = Planes.none(bounder.lo), old.with_cuts(Planes.none(bounder.lo))
+        lines, rows = red.lines(*self._unit_bounds(one)), replace(one.duals, weights=one.duals.weights[:, : self.soft])
+        value = -np.inf
+        for turn in range(CUT_ROUNDS + 1):
+            room = most - len(planes)
+            points: list[tuple[Array, Array]] = []
+            rows, top = red.ascend(rows, lines, CUT_STEPS, simplex=True, points=points)
+            if (
+                room <= 0
+                or turn == CUT_ROUNDS
+                or top.value[0] > 0
+                or top.value[0] < value + LEAST_CUT_GAIN * abs(value)
+            ):
+                break
+            value = float(top.value[0])
+            half = points[len(points) // 2 :]
+            t, h = (np.mean([p[k][0] for p in half], axis=0) for k in (0, 1))
+            worth = {
+                b.user: self._spread_out(b, np.maximum(-top.on[0, b.where], 0.0))
+                for b in red.blocks
+                if isinstance(b.op, TwoPiece)
+            }
+            found = propose(self.bounder, one.regions, self._values_at(t, h), worth, room, after)
+            if not found:
+                break
+            for c in found:
+                planes = planes.joined(derive(bounder, one.regions, c, number + len(planes)))
+            cuts += found
+            red = red.with_cuts(planes)
+            rows.weights = np.pad(rows.weights, ((0, 0), (0, len(planes) + self.soft - rows.weights.shape[1])))
+        if not len(planes) or top.value[0] < done.value[0] + LEAST_CUT_GAIN * abs(done.value[0]):
+            return False
+        used = np.flatnonzero(rows.weights[0, self.soft :] > 0)
+        search.planes = replace(planes.take(used), number=number + np.arange(len(used)))
+        first = 0
+        for c in cuts:
+            own = used[(used >= first) & (used < first + len(c.index))] - first
+            if len(own):
+                search.recorder.cuts.append(c.take(own))
+            first += len(c.index)
+        self.reduced = red.with_cuts(search.planes)
+        rows.weights = np.concatenate([rows.weights[:, : self.soft], rows.weights[:, self.soft + used]], axis=1)
+        one.duals = rows
+        return True
+
+    def _spread_out(self, block: Block, values: Array) -> Array:
+        """Values of a block's units as an array over its whole node."""
+        out = np.zeros(self.bounder.network.nodes[block.user].size)
+        out[self.reduced.positions[block.where] - self.bounder.slices[block.node].start] = values
+        return out
+
+    def _values_at(self, t: Array, h: Array) -> list[Array]:
+        """Node values `(1, size)` at a point of the relaxation: scaled input `(d,)` and values of the units `(U,)`."""
+        red, network = self.reduced, self.bounder.network
+        units = {b.user: b for b in red.blocks}
+        values: list[Array] = [(red.middle + red.radius * t)[None]]
+        for k, node in enumerate(network.nodes[1:], 1):
+            assert node.op is not None
+            value = node.op.apply([values[i] for i in node.inputs])
+            if k in units:
+                own = self._spread_out(units[k], np.ones(units[k].where.stop - units[k].where.start)) > 0
+                value = np.where(own, self._spread_out(units[k], h[units[k].where]), value)
+            values.append(value)
+        return values
 
     def _slack(self, one: Open) -> float:
         """Summed widths of the unstable units of one region."""
@@ -272,9 +364,9 @@ class PhaseSearch:
             rows = self._tightened(one, own, red.lines(low, up), spread, steps)
             if rows is None:
                 continue
-            evidence, held = self._evidence(one, block.node, rows, low[0], up[0])
+            evidence, held, planes = self._evidence(one, block.node, rows, low[0], up[0])
             where = self.twin.bounder, self.twin.objective
-            improved = apply_tightening(*where, one.regions, evidence, held, one.phases[0, held])
+            improved = apply_tightening(*where, one.regions, evidence, held, one.phases[0, held], planes)
             if np.any(improved):
                 search.recorder.tighten(int(one.ids[0]), evidence, improved, held)
                 self.bounder.refresh(one.regions, backward=False)
@@ -291,7 +383,7 @@ class PhaseSearch:
 
     def _tightened(self, one: Open, own: Array, lines: Lines, spread: float, steps: int) -> Rows | None:
         """Optimised rows for both bounds of the units `own`; only those that promise a gain."""
-        red, m = self.reduced, self.own.stop - self.own.start
+        red, m = self.reduced, self.soft
         assert one.duals is not None
         count = 2 * len(own)
         unit = np.concatenate([own, own])
@@ -300,8 +392,9 @@ class PhaseSearch:
         low, up = NUMPY.place(lines.low)[0, unit], NUMPY.place(lines.up)[0, unit]
         width = (up - low).astype(F)
         base = one.duals.weights[:1] * (width / F(spread))[:, None]
+        base[:, m:] = 0.0
         start = Rows(
-            np.zeros((count, m), dtype=F),
+            np.zeros((count, m + red.cuts), dtype=F),
             np.repeat(red.default_alpha(lines), count, axis=0),
             np.zeros((count, red.units), dtype=F),
             signs,
@@ -316,16 +409,16 @@ class PhaseSearch:
             better = value > best
             best = np.where(better, value, best)
             start.weights[better] = trial.weights[better]
-        reach = np.maximum(start.weights, F(0.3) * (width / F(spread))[:, None])
+        reach = np.maximum(start.weights[:, :m], F(0.3) * (width / F(spread))[:, None])
         rows, done = red.ascend(start, lines, steps, simplex=False, reach=reach)
         known = np.where(sign > 0, low, -up)
         gained = np.flatnonzero(done.value - known > LEAST_GAIN * width)
         return rows.take(gained) if len(gained) else None
 
-    def _evidence(self, one: Open, node: int, rows: Rows, low: Array, up: Array) -> tuple[Tightening, Array]:
-        """Rows as a proof states them: slopes of all unstable units, multipliers of the region's literals.
+    def _evidence(self, one: Open, node: int, rows: Rows, low: Array, up: Array) -> tuple[Tightening, Array, Planes]:
+        """Rows as a proof states them: slopes of all unstable units, multipliers of the region's literals and of cuts.
 
-        Also the flat positions of these literals; the recorder names the tree nodes they belong to.
+        Also the flat positions of these literals (the recorder names the tree nodes they belong to), and these cuts.
         """
         red = self.reduced
         assert rows.unit is not None and rows.sign is not None
@@ -339,18 +432,22 @@ class PhaseSearch:
                     index = red.positions[own] - self.bounder.slices[block.node].start
                     alphas.append(Alpha(block.node, index.astype(np.int32), level[:, own]))
         held = np.flatnonzero(np.any(rows.beta > 0, axis=0))
+        used = np.flatnonzero(np.any(rows.weights[:, self.soft :] > 0, axis=0))
+        planes = self.search.planes.take(used)
         evidence = Tightening(
             at=int(one.ids[0]),
             conjunction=self.conjunction,
             node=node,
             index=(red.positions[rows.unit] - self.bounder.slices[node].start).astype(np.int32),
             side=rows.sign.astype(np.int8),
-            weights=rows.weights.astype(np.float64),
+            weights=rows.weights[:, : self.soft].astype(np.float64),
             alpha=tuple(alphas),
             literals=np.zeros(len(held), dtype=np.int32),
             beta=rows.beta[:, held].astype(np.float64),
+            cuts=planes.number.astype(np.int32),
+            cut_weights=rows.weights[:, self.soft + used].astype(np.float64),
         )
-        return evidence, red.positions[held]
+        return evidence, red.positions[held], planes
 
     # ---- splitting -----------------------------------------------------------------------------
 
@@ -362,9 +459,10 @@ class PhaseSearch:
             return Choice(none, none.copy(), np.zeros(count), np.zeros(count))
         low, up = lines.low, lines.up
         piecewise = red.gap > 0
+        bare = self._bare(work, done)
         score = np.where(
             piecewise,
-            np.where(lines.unstable, loss(done.on * red.gap, low, up) + 1e-9 * np.minimum(-low, up), -1.0),
+            np.where(lines.unstable, loss(bare * red.gap, low, up) + 1e-9 * np.minimum(-low, up), -1.0),
             np.where(up - low > 1e-6, np.abs(done.on) * (up - low), -1.0),
         )
         cut = np.where(piecewise, 0.0, (low.astype(np.float64) + up) / 2)
@@ -426,7 +524,7 @@ class PhaseSearch:
         red = self.reduced
         assert work.duals is not None
         every = np.arange(len(units))[:, None]
-        g = done.on[every, units]
+        g, bare = done.on[every, units], self._bare(work, done)[every, units]
         positive = g > 0
         lower = np.where(
             lines.unstable[every, units],
@@ -436,22 +534,36 @@ class PhaseSearch:
         slope = g * np.where(positive, lower, lines.upper[every, units])
         freed = np.where(positive, F(0), g * lines.upper_offset[every, units])
         base = done.value + np.abs(done.coeffs).sum(axis=1)
-        out = np.ones(units.shape)
-        step = max(1, (1 << 22) // max(units.shape[1] * red.a.shape[1], 1))
-        for side in (0, 1):
-            own = red.left[units] + side * red.gap[units]
-            sign = F(1) if side == 0 else F(-1)  # z <= 0 adds beta z, z >= 0 subtracts it
-            best = np.full(units.shape, -np.inf)
-            for share in (0.0, 0.5, 1.0):
-                change = g * own + sign * F(share) * np.abs(g) * red.gap[units] - slope
-                for begin in range(0, len(units), step):
-                    part = slice(begin, begin + step)
-                    moved = done.coeffs[part, None] + change[part, :, None] * red.a[units[part]]
-                    value = base[part, None] - freed[part] + change[part] * red.c[units[part]]
-                    best[part] = np.maximum(best[part], value - np.abs(moved).sum(axis=2))
-            gain = np.minimum(best, 0) - done.value[:, None]
-            out *= np.clip(np.nan_to_num(gain), 1e-9, None)
+        out, held = np.ones(units.shape), work.duals.weights[:, self.soft :]
+        step = max(1, (1 << 22) // max(units.shape[1] * (red.a.shape[1] + red.cuts), 1))
+        for begin in range(0, len(units), step):
+            part = slice(begin, begin + step)
+            coeffs, value = done.coeffs[part, None], base[part, None] - freed[part]
+            if red.cut is not None:  # a neuron that is split needs its cuts no more
+                own = held[part, None] * (red.cut == units[part, :, None])
+                coeffs, value = coeffs - own @ red.ga[self.soft :], value - own @ red.gc[self.soft :]
+            for side in (0, 1):
+                own = bare[part] * (red.left[units[part]] + side * red.gap[units[part]]) - slope[part]
+                sign = F(1) if side == 0 else F(-1)  # z <= 0 adds beta z, z >= 0 subtracts it
+                best = np.full(own.shape, -np.inf)
+                for share in (0.0, 0.5, 1.0):
+                    change = own + sign * F(share) * np.abs(bare[part]) * red.gap[units[part]]
+                    moved = coeffs + change[:, :, None] * red.a[units[part]]
+                    bound = value + change * red.c[units[part]] - np.abs(moved).sum(axis=2)
+                    best = np.maximum(best, bound)
+                gain = np.minimum(best, 0) - done.value[part, None]
+                out[part] *= np.clip(np.nan_to_num(gain), 1e-9, None)
         return out
+
+    def _bare(self, work: Open, done: Pass) -> Array:
+        """(B, U) coefficients on the units' values without what each unit's own cuts add."""
+        if self.reduced.cut is None:
+            return done.on
+        assert work.duals is not None
+        own = np.zeros((self.reduced.cuts, self.reduced.units), dtype=F)
+        known = np.flatnonzero(self.reduced.cut >= 0)
+        own[known, self.reduced.cut[known]] = 1.0
+        return done.on - work.duals.weights[:, self.soft :] @ own
 
 
 def _put(work: Open, i: int, one: Open) -> None:

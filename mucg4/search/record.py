@@ -9,7 +9,7 @@ import numpy as np
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Refutation, Tightening, Tree
+from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Growth:
     new: dict[str, Array]  # fields of the new tree nodes
     refutations: list[Refutation]
     tightenings: list[Tightening]
+    cuts: list[Cuts]
     plain: list[tuple[Array, Array, Array, Array]]
 
 
@@ -51,6 +52,7 @@ class Recorder:
         self.parent = np.full(64, -1, dtype=np.int64)
         self.refutations: list[Refutation] = []
         self.tightenings: list[Tightening] = []
+        self.cuts: list[Cuts] = []
         self._plain: list[tuple[Array, Array, Array, Array]] = []
 
     def _reserve(self, more: int) -> None:
@@ -93,8 +95,11 @@ class Recorder:
         default: Array,
         margin: Array,
         literals: list[dict[int, int]],
+        numbers: Array,
     ) -> None:
         """Refutations with optimised duals. `weights (B, m)` on the conjunction's own constraints.
+
+        Column c of `duals.cuts` belongs to the cut with number `numbers[c]`.
 
         `unstable (B, P)` marks neurons whose slope matters, `default (B, P)` the default slopes (not stored);
         `literals[b]` maps a flat pre-activation position to the tree node that carries its phase literal.
@@ -106,8 +111,18 @@ class Recorder:
             )
             alphas = self._alphas(duals.alpha[b], unstable[b], default[b])
             chosen = tuple(float(w) for w in weights[b])
-            found = Refutation(int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]))
+            cuts = None
+            if duals.cuts is not None and len(used := np.flatnonzero(duals.cuts[b])):
+                cuts = numbers[used].astype(np.int32), duals.cuts[b, used]
+            found = Refutation(
+                int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]), cuts=cuts
+            )
             self.refutations.append(found)
+
+    @property
+    def cut_count(self) -> int:
+        """The number that the next cut gets."""
+        return sum(len(c.index) for c in self.cuts)
 
     def tighten(self, at: int, found: Tightening, helped: Array, position: Array) -> None:
         """The rows `helped (R,)` of a tightening that was applied to the region of tree node `at`.
@@ -156,14 +171,14 @@ class Recorder:
     def _field(self, name: str) -> Array:
         return self.arrays[name] if name in self.arrays else getattr(self, name)
 
-    def mark(self) -> tuple[int, int, int, int, Array, Array]:
+    def mark(self) -> tuple[int, int, int, int, int, Array, Array]:
         """Where the recorder stands; to be given to `since`."""
-        lists = len(self.refutations), len(self.tightenings), len(self._plain)
+        lists = len(self.refutations), len(self.tightenings), len(self.cuts), len(self._plain)
         return self.count, *lists, self.arrays["left"][: self.count].copy(), self.clip[: self.count].copy()
 
-    def since(self, mark: tuple[int, int, int, int, Array, Array]) -> Growth:
+    def since(self, mark: tuple[int, int, int, int, int, Array, Array]) -> Growth:
         """Everything recorded after the mark."""
-        base, refutations, tightenings, plain, left, clip = mark
+        base, refutations, tightenings, cuts, plain, left, clip = mark
         changed = np.flatnonzero((self.arrays["left"][:base] != left) | (self.clip[:base] != clip))
         return Growth(
             base,
@@ -173,11 +188,15 @@ class Recorder:
             {f: self._field(f)[base : self.count].copy() for f in self.ALL},
             self.refutations[refutations:],
             self.tightenings[tightenings:],
+            self.cuts[cuts:],
             self._plain[plain:],
         )
 
     def absorb(self, growth: Growth) -> Array:
-        """Add what another process recorded after a mark of this recorder; `(count,)` new numbers of its tree nodes."""
+        """Add what another process recorded after a mark of this recorder; `(count,)` new numbers of its tree nodes.
+
+        Cuts keep their numbers: only one process, the one that has the root, adds any.
+        """
         number = np.arange(growth.count)
         number[growth.base :] += self.count - growth.base
         added = growth.count - growth.base
@@ -194,6 +213,7 @@ class Recorder:
         for t in growth.tightenings:
             literals = number[t.literals].astype(np.int32)
             self.tightenings.append(replace(t, at=int(number[t.at]), literals=literals))
+        self.cuts.extend(growth.cuts)
         self._plain.extend((number[ids], *rest) for ids, *rest in growth.plain)
         return number
 
@@ -217,4 +237,5 @@ class Recorder:
             case=case,
             conjunctions=conjunctions,
             tightenings=tuple(self.tightenings),
+            cuts=tuple(self.cuts),
         )

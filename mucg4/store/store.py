@@ -328,16 +328,16 @@ def unsafe_hash(query: Query) -> str:
 
 
 def lighter_forms(proof: Proof) -> Iterator[tuple[int, Proof]]:
-    """The proof with less and less evidence: all, no tightenings and slopes, no cores either, no multipliers either.
+    """The proof with less and less evidence: all; no tightenings, cuts and slopes; no cores; no multipliers either.
 
-    Tightenings go first because they are the bulk and nothing without their slopes.
+    Tightenings and cuts go first because they are the bulk and nothing without the slopes.
     """
     yield 3, proof
     changes: dict[str, Any] = {}
     for grade, name, empty in ((2, "alpha", ()), (1, "core", None), (0, "beta", ())):
-        changes[name] = empty
+        changes.update({name: empty, "cuts": None})
         trees = [
-            replace(t, refutations=tuple(replace(r, **changes) for r in t.refutations), tightenings=())
+            replace(t, refutations=tuple(replace(r, **changes) for r in t.refutations), tightenings=(), cuts=())
             for t in proof.trees
         ]
         yield grade, replace(proof, trees=tuple(trees))
