@@ -304,6 +304,7 @@ def fits(tree: Tree, state: CaseState) -> bool:
         and all(_fits(r, state, size, len(tree)) for r in tree.refutations)
         and all(_tightening_fits(t, state, size, len(tree)) for t in tree.tightenings)
         and all(_cuts_fit(c, state) for c in tree.cuts)
+        and (not tree.cuts or len(tree.conjunctions or range(count)) == 1)
     )
 
 

@@ -369,10 +369,17 @@ class Reduced:
         if self.cut is None:
             return rows
         soft = rows.weights.shape[1] - self.cuts
-        cut = self.backend.place(np.maximum(self.cut, 0))
-        live = lines.unstable[:, cut] & self.backend.place(self.cut >= 0)
         join = xp(rows.weights).concatenate
-        return replace(rows, weights=join([rows.weights[:, :soft], rows.weights[:, soft:] * live], axis=1))
+        held = rows.weights[:, soft:] * self._at_cuts(lines.unstable)
+        return replace(rows, weights=join([rows.weights[:, :soft], held], axis=1))
+
+    def _at_cuts(self, values: Array) -> Array:
+        """Values of units `(r, U)` as values of the units that cuts bound `(r, C)`, zero where those are none."""
+        assert self.cut is not None
+        known = np.flatnonzero(self.cut >= 0)
+        out = zeros((len(values), self.cuts), self.placed.c)
+        out[:, self.backend.place(known)] = values[:, self.backend.place(self.cut[known])]
+        return out
 
     def _backward(self, rows: Rows, lines: Lines) -> Pass:
         p = self.placed
@@ -473,9 +480,8 @@ class Reduced:
         size = abs(done.on)
         rates = {"beta": RATE_BETA * (size * self.placed.gap + 1e-3 * largest_size(size))}
         if self.cut is not None:
-            cut = self.backend.place(np.maximum(self.cut, 0))
-            live = lines.unstable[:, cut] & self.backend.place(self.cut >= 0)
-            rates["cut"] = RATE_CUT * (size[:, cut] + 1e-3 * largest_size(size)) * live
+            live = self._at_cuts(lines.unstable)
+            rates["cut"] = RATE_CUT * (self._at_cuts(size) + 1e-3 * largest_size(size)) * live
         if reach is not None:
             rates["weights"] = RATE_WEIGHT * reach
         climb = _Climb(current, done, best, top, lines, rates)

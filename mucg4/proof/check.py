@@ -170,6 +170,8 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
     _check_literals(tree, network)
     order = np.array(first)
     cuts = _check_cuts(tree, network)
+    if cuts and len(_answers(tree, case)) != 1:
+        raise ProofError("a tree with cuts answers for several conjunctions")
     at: dict[int, list[Refutation]] = defaultdict(list)
     tightenings: dict[int, list[Tightening]] = defaultdict(list)
     plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), at, tightenings, cuts)

@@ -235,7 +235,7 @@ class Tree:
         places = [r.at for r in self.refutations] + [t.at for t in self.tightenings]
         if any(not 0 <= at < n for at in places):
             raise ProofError("a refutation or tightening names no tree node")
-        if self.cuts and (self.conjunctions is None or len(self.conjunctions) != 1):
+        if self.cuts and self.conjunctions is not None and len(self.conjunctions) != 1:
             raise ProofError("a tree with cuts answers for several conjunctions")
 
     def __len__(self) -> int:
