@@ -40,7 +40,7 @@ class Settings:
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
     self_check: bool = _option(False, "let the independent checker confirm the proof before unsat is claimed")
     proof_bytes: int = _option(
-        32 * 2**20, "largest stored proof; larger ones lose tightenings and slopes, then cores", low=0
+        32 * 2**20, "largest stored proof; larger ones lose tightenings, cuts and slopes, then cores", low=0
     )
 
     def __post_init__(self) -> None:

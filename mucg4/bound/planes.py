@@ -166,7 +166,7 @@ def propose(
     `weight[node] (size,)` tells per two-piece node what a smaller value of a neuron is worth; neurons with
     weight 0 are left alone. `after`: see `mucg4.proof.proof.Cuts`.
     """
-    found: list[tuple[int, Array, Array, Array, dict[int, Array]]] = []
+    found: list[tuple[int, Array, Array, dict[int, Array]]] = []
     for user, worth in weight.items():
         index = np.flatnonzero(worth > 0)
         op, node = bounder.network.nodes[user].op, bounder.network.nodes[user].inputs[0]
@@ -185,13 +185,13 @@ def propose(
             good = np.flatnonzero(violation > LEAST_VIOLATION * np.maximum(height, 1e-9))
             ends = np.cumsum([a.shape[1] for a in rows.values()]).tolist()
             shares = {k: share[good, e - a.shape[1] : e] for (k, a), e in zip(rows.items(), ends, strict=True)}
-            found.append((user, part[good], violation[good] * worth[part[good]], good, shares))
+            found.append((user, part[good], violation[good] * worth[part[good]], shares))
     scores = np.concatenate([f[2] for f in found]) if found else np.zeros(0)
     if not len(scores):
         return []
     least = np.sort(scores)[-min(most, len(scores))]
     out = []
-    for user, index, score, _, shares in found:
+    for user, index, score, shares in found:
         own = np.flatnonzero(score >= least)
         if not len(own):
             continue
