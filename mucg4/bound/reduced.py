@@ -35,7 +35,7 @@ import numpy as np
 from mucg4.bound.objective import Objective
 from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import Bounder, Regions
-from mucg4.ops.arrays import NUMPY, Backend, arange, at_least, at_most, empty, largest_size, nonzero, xp, zeros
+from mucg4.ops.arrays import NUMPY, Backend, arange, as_type, at_least, at_most, empty, largest_size, nonzero, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
@@ -378,7 +378,7 @@ class Reduced:
         assert self.cut is not None
         known = np.flatnonzero(self.cut >= 0)
         out = zeros((len(values), self.cuts), self.placed.c)
-        out[:, self.backend.place(known)] = values[:, self.backend.place(self.cut[known])]
+        out[:, self.backend.place(known)] = as_type(values, out.dtype)[:, self.backend.place(self.cut[known])]
         return out
 
     def _backward(self, rows: Rows, lines: Lines) -> Pass:
