@@ -301,11 +301,10 @@ class Reduced:
         pending = {k: a for k, a in planes.coeffs.items() if k > 0}
         ga, gl, gc = self._carried(pending, NUMPY.place(planes.coeffs[0]) if 0 in planes.coeffs else 0.0)
         gc = gc + NUMPY.place(planes.offset).astype(F)
-        place = np.searchsorted(self.positions, planes.neuron)
-        place = np.minimum(place, max(self.units - 1, 0))
-        known = self.positions[place] == planes.neuron if self.units else np.zeros(len(planes), dtype=bool)
+        unit = np.full(self.bounder.width, -1)
+        unit[self.positions] = np.arange(self.units)
         ga, gl, gc = (np.concatenate(parts) for parts in zip(constraints, (ga, gl, gc), strict=True))
-        return replace(self, ga=ga, gl=gl, gc=gc, cut=np.where(known, place, -1))
+        return replace(self, ga=ga, gl=gl, gc=gc, cut=unit[planes.neuron])
 
     def constrained(self, objective: Objective, conjunction: int) -> Reduced:
         """The same network with the constraints of one conjunction and no cuts; the matrices are shared."""

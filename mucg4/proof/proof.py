@@ -102,6 +102,13 @@ class Refutation:
     margin: float = 0.0
     cuts: tuple[Array, Array] | None = None
 
+    def __post_init__(self) -> None:
+        if self.cuts is not None:
+            numbers, values = self.cuts
+            _check_arrays("a refutation", [(numbers, "i", 1), (values, "f", np.shape(numbers))])
+            if np.any(numbers < 0):
+                raise ProofError("a refutation has a negative index")
+
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
@@ -268,6 +275,44 @@ class Tree:
             if self.left[k] >= 0:
                 out[self.left[k]] = out[self.right[k]] = out[k] + 1
         return out
+
+
+def keep_cuts(tree: Tree, keep: Array) -> Tree:
+    """The tree with only the cuts marked in `keep (C,)`, renumbered; multipliers of the others are left out."""
+    if np.all(keep):
+        return tree
+    places = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last: numbers that the tree does not have
+
+    def new(numbers: Array) -> Array:
+        return places[np.minimum(numbers, len(keep))]
+
+    cuts, first = [], 0
+    for c in tree.cuts:
+        own = np.flatnonzero(keep[first : first + len(c.index)])
+        first += len(c.index)
+        if len(own):
+            cuts.append(c.take(own))
+    refutations = []
+    for r in tree.refutations:
+        if r.cuts is not None:
+            there = new(r.cuts[0]) >= 0
+            left = (new(r.cuts[0])[there].astype(np.int32), r.cuts[1][there]) if there.any() else None
+            r = replace(r, cuts=left)
+        refutations.append(r)
+    tightenings = []
+    for t in tree.tightenings:
+        there = new(t.cuts) >= 0
+        numbers = new(t.cuts)[there].astype(np.int32)
+        tightenings.append(replace(t, cuts=numbers, cut_weights=t.cut_weights[:, there]))
+    return replace(tree, cuts=tuple(cuts), refutations=tuple(refutations), tightenings=tuple(tightenings))
+
+
+def without_idle_cuts(tree: Tree) -> Tree:
+    """The tree without cuts that no refutation and no tightening uses."""
+    keep = np.zeros(sum(len(c.index) for c in tree.cuts), dtype=bool)
+    for numbers in (*(r.cuts[0] for r in tree.refutations if r.cuts is not None), *(t.cuts for t in tree.tightenings)):
+        keep[numbers] = True
+    return keep_cuts(tree, keep)
 
 
 def single_leaf(refutations: Sequence[Refutation] = (), refresh: bool = True) -> Tree:

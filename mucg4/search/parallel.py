@@ -130,7 +130,7 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int]) -
             search.frontier.content(),
             counters,
             (0.0, 0.0) if phase is None else (phase.drop, phase.share),
-            None if phase is None else (phase.low, phase.up, search.planes),
+            None if phase is None or part is not None else (phase.low, phase.up, search.planes),
             witness,
             stopped,
         )

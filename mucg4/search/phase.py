@@ -246,7 +246,7 @@ class PhaseSearch:
         return work.take(left), done.take(left)
 
     def _seek_cuts(self, one: Open, done: Pass) -> bool:
-        """Look for cuts at the root's present bounds; True when they replaced the ones in use.
+        """Look for cuts at the root's present bounds; True when they replaced the ones in use, or none are needed.
 
         They are sought anew rather than added: the bounds they rest on have changed, and all regions pay for each.
         """
@@ -287,6 +287,9 @@ class PhaseSearch:
             cuts += found
             red = red.with_cuts(planes)
             rows.weights = np.pad(rows.weights, ((0, 0), (0, len(planes) + self.soft - rows.weights.shape[1])))
+        if not len(planes) and top.value[0] > 0:  # closed by more ascent alone
+            one.duals = replace(rows, weights=np.pad(rows.weights, ((0, 0), (0, old.cuts))))
+            return True
         if not len(planes) or top.value[0] < done.value[0] + LEAST_CUT_GAIN * abs(done.value[0]):
             return False
         used = np.flatnonzero(rows.weights[0, self.soft :] > 0)

@@ -9,7 +9,7 @@ import numpy as np
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree
+from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree, without_idle_cuts
 
 
 @dataclass
@@ -218,7 +218,7 @@ class Recorder:
         return number
 
     def tree(self, case: int = 0, conjunctions: tuple[int, ...] | None = None) -> Tree:
-        """The finished tree, answering for `conjunctions` of case number `case`."""
+        """The finished tree, answering for `conjunctions` of case number `case`; without cuts that nothing uses."""
         for ids, conjunction, constraint, margin in self._plain:
             for i, c, m, v in zip(
                 ids.tolist(), conjunction.tolist(), constraint.tolist(), margin.tolist(), strict=True
@@ -229,7 +229,7 @@ class Recorder:
         self._plain = []
         n = self.count
         arrays = {f: a[:n].copy() for f, a in self.arrays.items()}
-        return Tree(
+        tree = Tree(
             **arrays,
             refresh=self.refresh[:n].copy(),
             clip=self.clip[:n].copy(),
@@ -239,3 +239,4 @@ class Recorder:
             tightenings=tuple(self.tightenings),
             cuts=tuple(self.cuts),
         )
+        return without_idle_cuts(tree)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree
+from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree, keep_cuts
 from mucg4.store.align import Alignment
 
 
@@ -26,6 +26,7 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     """
     if alignment.trivial:
         return tree
+    tree = _known_cuts(tree, alignment)
     node, index, side = _literals(tree, alignment)
     chosen = _chosen_children(tree, node, side)  # (N,) the child that replaces a dropped node, else the node itself
     visited = _visited(tree, chosen)
@@ -43,10 +44,8 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     np.logical_or.at(flags[1], number[visited], tree.clip[visited])
     stays = _literal_stays(tree, kept)
     refutations = tuple(_refutation(r, number, stays, alignment) for r in tree.refutations if visited[r.at])
-    tightenings = [_tightening(t, number, stays, alignment) for t in tree.tightenings if visited[t.at]]
-    cuts, places = _cuts(tree, tightenings, alignment)
-    refutations = tuple(replace(r, cuts=_renumbered(r.cuts, places)) for r in refutations)
-    with_cuts = [t if t is None else _tightening_cuts(t, places) for t in tightenings]
+    tightenings = [(t.at, _tightening(t, number, stays, alignment)) for t in tree.tightenings if visited[t.at]]
+    survive = np.cumsum([0, *(t is not None for at, t in tightenings if at == 0)])  # the root stays the root
     return replace(
         tree,
         node=np.where(inner, node, -1)[kept].astype(np.int32),
@@ -57,8 +56,8 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
         refresh=flags[0],
         clip=flags[1],
         refutations=refutations,
-        tightenings=tuple(t for t in with_cuts if t is not None),
-        cuts=cuts,
+        tightenings=tuple(t for _, t in tightenings if t is not None),
+        cuts=_cuts(tree, survive, alignment),
     )
 
 
@@ -150,38 +149,27 @@ def _tightening(t: Tightening, number: Array, stays: Array, alignment: Alignment
     )
 
 
-def _cuts(tree: Tree, tightenings: list[Tightening | None], alignment: Alignment) -> tuple[tuple[Cuts, ...], Array]:
-    """The cuts whose neuron exists, and the new number of every old one, -1 for the others."""
-    ours = [t for t in tree.tightenings if t.at == 0]  # the root stays the root, and its tightenings in order
-    survive = np.cumsum([0, *(new is not None for _, new in zip(ours, tightenings, strict=False))])
-    out, numbers, count = [], [np.zeros(0, dtype=np.int64)], 0
+def _known_cuts(tree: Tree, alignment: Alignment) -> Tree:
+    """The tree without cuts of absent neurons."""
+    keep = [np.zeros(0, dtype=bool)]
     for c in tree.cuts:
-        neurons = alignment.neurons.get(c.node)
-        there = neurons[c.index] >= 0 if neurons is not None and c.index.max() < len(neurons) else c.index < 0
-        numbers.append(np.where(there, count + np.cumsum(there) - 1, -1))
-        if neurons is not None and there.any():
-            own = c.take(np.flatnonzero(there))
-            index, shares = neurons[own.index].astype(np.int32), _slopes(own.shares, alignment)
-            after = int(survive[min(c.after, len(survive) - 1)])
-            out.append(replace(own, node=alignment.nodes[c.node], index=index, shares=shares, after=after))
-            count += len(index)
-    return tuple(out), np.concatenate(numbers)
+        neurons = alignment.neurons.get(c.node, np.zeros(0, dtype=np.int64))
+        keep.append(np.append(neurons, -1)[np.minimum(c.index, len(neurons))] >= 0)
+    return keep_cuts(tree, np.concatenate(keep))
 
 
-def _renumbered(cuts: tuple[Array, Array] | None, places: Array) -> tuple[Array, Array] | None:
-    if cuts is None:
-        return None
-    there = (
-        (cuts[0] < len(places)) & (places[np.minimum(cuts[0], len(places) - 1)] >= 0) if len(places) else cuts[0] < 0
+def _cuts(tree: Tree, survive: Array, alignment: Alignment) -> tuple[Cuts, ...]:
+    """The cuts, all of neurons that exist; `survive[k]` of the first k of the root's tightenings are still there."""
+    return tuple(
+        replace(
+            c,
+            node=alignment.nodes[c.node],
+            index=alignment.neurons[c.node][c.index].astype(np.int32),
+            shares=_slopes(c.shares, alignment),
+            after=int(survive[min(c.after, len(survive) - 1)]),
+        )
+        for c in tree.cuts
     )
-    return (places[cuts[0][there]].astype(np.int32), cuts[1][there]) if there.any() else None
-
-
-def _tightening_cuts(t: Tightening, places: Array) -> Tightening:
-    kept = _renumbered((t.cuts, np.arange(len(t.cuts))), places)
-    if kept is None:
-        return replace(t, cuts=t.cuts[:0], cut_weights=t.cut_weights[:, :0])
-    return replace(t, cuts=kept[0], cut_weights=t.cut_weights[:, kept[1]])
 
 
 def _slopes(alphas: tuple[Alpha, ...], alignment: Alignment) -> tuple[Alpha, ...]:

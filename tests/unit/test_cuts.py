@@ -14,13 +14,28 @@ from test_search import run_of
 
 from mucg4.bound.planes import Planes, carrier_rows, derive, propose
 from mucg4.bound.propagate import Bounder
+from mucg4.bound.reduced import Reduced
 from mucg4.compact import compact
 from mucg4.errors import ProofError
 from mucg4.ladder import Replay, fits
+from mucg4.model.network import Network, Node
 from mucg4.model.query import Query
-from mucg4.ops.piecewise import TwoPiece
+from mucg4.ops.affine import Dense
+from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.proof.check import check
-from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, from_bytes, from_text, single_leaf, to_bytes, to_text
+from mucg4.proof.proof import (
+    Alpha,
+    Cuts,
+    Proof,
+    Refutation,
+    from_bytes,
+    from_text,
+    keep_cuts,
+    single_leaf,
+    to_bytes,
+    to_text,
+    without_idle_cuts,
+)
 from mucg4.search.solve import open_case, solve
 from mucg4.store.align import Alignment
 from mucg4.store.store import lighter_forms
@@ -171,7 +186,17 @@ def test_wrong_cuts_are_rejected(solved, fields):
     assert not check(proof_of(query, with_first(tree, **fields)), query).accepted
 
 
-@pytest.mark.parametrize("numbers, values", [([0], [-1.0]), ([0], [np.inf]), ([9999], [1.0]), ([-1], [1.0]), ([0], [])])
+@pytest.mark.parametrize("numbers, values", [([-1], [1.0]), ([0], []), ([0, 1], [[1.0, 1.0]] * 2), ([[0]], [[1.0]])])
+def test_malformed_multipliers_are_no_refutation(solved, numbers, values):
+    with pytest.raises(ProofError, match="a refutation"):
+        Refutation(0, 0, (1.0,), cuts=(np.array(numbers, dtype=np.int32), np.array(values)))
+    data = json.loads(to_text(solved[1]))
+    data["trees"][0]["refutations"][0]["cuts"] = [numbers, values]
+    with pytest.raises(ProofError):
+        from_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("numbers, values", [([0], [-1.0]), ([0], [np.inf]), ([9999], [1.0])])
 def test_wrong_multipliers_are_rejected(solved, numbers, values):
     query, proof = solved
     tree = proof.trees[0]
@@ -264,6 +289,48 @@ def test_translated_cuts_follow_their_neurons(solved):
     dropped = sum(int(np.count_nonzero(c.index == tree.cuts[0].index[0])) for c in tree.cuts)
     assert total[1] == total[0] - dropped
     assert all(r.cuts is None or r.cuts[0].max() < total[1] for r in fewer.refutations)
+
+
+def test_idle_cuts_are_left_out(solved):
+    query, proof = solved
+    tree = proof.trees[0]
+    used = {int(k) for r in tree.refutations if r.cuts is not None for k in r.cuts[0]}
+    used |= {int(k) for t in tree.tightenings for k in t.cuts}
+    count = sum(len(c.index) for c in tree.cuts)
+    assert used == set(range(count)) and without_idle_cuts(tree) is tree
+    extra = replace(tree, cuts=(tree.cuts[0], *tree.cuts))  # in front: all numbers move
+    shift = len(tree.cuts[0].index)
+    moved = replace(
+        extra,
+        refutations=tuple(
+            r if r.cuts is None else replace(r, cuts=(r.cuts[0] + shift, r.cuts[1])) for r in tree.refutations
+        ),
+        tightenings=tuple(replace(t, cuts=t.cuts + np.int32(shift)) for t in tree.tightenings),
+    )
+    back = without_idle_cuts(moved)
+    assert sum(len(c.index) for c in back.cuts) == count
+    assert check(proof_of(query, back), query).accepted
+    none = keep_cuts(tree, np.zeros(count, dtype=bool))
+    assert not none.cuts and all(r.cuts is None for r in none.refutations)
+
+
+def test_branches_that_are_read_in_another_order_have_live_cuts():
+    rng = np.random.default_rng(3)
+    nodes = [Node(None, (), "x", (3,))]
+    for name in ("a", "b"):
+        nodes.append(Node(Dense(rng.normal(size=(4, 3)), rng.normal(size=4)), (0,), name, (4,)))
+    nodes += [Node(RELU, (2,), "relu b", (4,)), Node(RELU, (1,), "relu a", (4,))]
+    network = Network(tuple(nodes))
+    bounder = Bounder(network, -np.ones(3), np.ones(3))
+    root = bounder.root()
+    reduced = Reduced.build(bounder, root)
+    planes = Planes.none(bounder.lo)
+    for node in (3, 4):
+        planes = planes.joined(derive(bounder, root, random_cuts(rng, network, node), 0))
+    found = reduced.with_cuts(planes).cut
+    across = ((root.low < 0) & (root.up > 0))[0, planes.neuron]
+    assert np.array_equal(found >= 0, across) and across.any()
+    assert np.array_equal(reduced.positions[found[across]], planes.neuron[across])
 
 
 def test_lighter_forms_have_no_cuts(solved):
