@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from handmade import chain, one
 
+import mucg4.search.attack as attack_module
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.budget import Budget
@@ -147,6 +149,16 @@ def test_starting_points_of_a_huge_box_are_finite():
     q = query(net, [-(10**308) + 1], [10**308 - 1], [({0: 1}, 0)])
     attack = Attack(q, q.cases[0], Runtime(net), Statistics(), 0)
     assert np.all(np.isfinite(attack.starts(16)))
+
+
+@pytest.mark.parametrize("leak", [0.0, attack_module.LEAK])
+def test_attack_finds_a_point_behind_a_neuron_that_is_off_everywhere_else(monkeypatch, leak):
+    monkeypatch.setattr(attack_module, "LEAK", leak)
+    layers = [(np.ones((1, 30)), np.array([-28.5])), (np.array([[-4.0]]), np.array([1.0]))]
+    q = one(chain(layers), [0] * 30, [1] * 30, [({}, {0: 1}, 0, False)])
+    attack = Attack(q, q.cases[0], Runtime(q.network), Statistics(), 0)
+    found = attack.run(16, 12, Budget.seconds(20))
+    assert (found is not None) == (leak > 0)
 
 
 def test_bounds_alone_equal_the_values_of_an_evaluation():
