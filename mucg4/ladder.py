@@ -158,8 +158,7 @@ class Replay:
         twin = search.twin.bounder
         same = twin is self.state.bounder
         search.planes = self.planes if same else search.planes.joined(derive(twin, region, cuts, first))
-        done = sum(t.at == 0 for t in search.recorder.tightenings)
-        search.recorder.cuts.append(replace(cuts, after=done))
+        search.recorder.cuts.append(replace(cuts, after=search.recorder.root_tightenings))
 
     def _close_by_duals(self, at: Array, work: Open) -> None:
         """Rung `duals`: evaluate the refutations stored at these tree nodes."""
@@ -316,13 +315,8 @@ def _fits(r: Refutation, state: CaseState, size: dict[int, int], nodes: int) -> 
     slopes = all(
         len(a.index) == len(a.value) and bool(np.all((a.index >= 0) & (a.index < size.get(a.node, 0)))) for a in r.alpha
     )
-    cuts = r.cuts is None or _multipliers_fit(*r.cuts)
+    cuts = r.cuts is None or bool(np.all(np.isfinite(r.cuts[1]) & (r.cuts[1] >= 0)))
     return weights and slopes and cuts and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
-
-
-def _multipliers_fit(cuts: Array, values: Array) -> bool:
-    shaped = cuts.ndim == 1 and values.shape[-1:] == cuts.shape
-    return shaped and bool(np.all(cuts >= 0) and np.all(np.isfinite(values) & (values >= 0)))
 
 
 def _cuts_fit(c: Cuts, state: CaseState) -> bool:
@@ -340,14 +334,13 @@ def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], node
     if t.node not in state.bounder.slices or t.node == 0 or not 0 <= t.conjunction < state.objective.count:
         return False
     own = state.objective.rows_of(t.conjunction)
-    numbers = bool(np.all(np.isfinite(t.weights) & (t.weights >= 0)) and np.all(np.isfinite(t.beta) & (t.beta >= 0)))
+    numbers = all(bool(np.all(np.isfinite(a) & (a >= 0))) for a in (t.weights, t.beta, t.cut_weights))
     neurons = [(t.index, t.node), *((a.index, a.node) for a in t.alpha)]
     return (
         numbers
         and t.weights.shape[1] == own.stop - own.start
         and all(bool(np.all(i < size.get(k, 0))) for i, k in neurons)
         and bool(np.all(t.literals < nodes))
-        and _multipliers_fit(t.cuts, t.cut_weights)
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Regions
 from mucg4.bound.rounding import gamma
 from mucg4.model.network import Network
-from mucg4.ops.arrays import NUMPY, arange, backend_of, chunk, full, row_dots, xp, zeros
+from mucg4.ops.arrays import arange, backend_of, chunk, full, row_dots, xp, zeros
 from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Alpha, Cuts
@@ -174,13 +174,13 @@ def propose(
         step = max(16, 4 * CHUNK_ELEMENTS // max(n.size for n in bounder.network.nodes))
         for part in (index[i : i + step] for i in range(0, len(index), step)):
             bounder.poll()
-            rows = {k: NUMPY.place(a) for k, a in carrier_rows(bounder.network, node, part).items()}
+            rows = carrier_rows(bounder.network, node, part)
             hulls = [_hull(bounder, region, k) for k in rows]
-            low, up = (np.concatenate([NUMPY.place(h[i])[0] for h in hulls]) for i in (0, 1))
-            point = np.concatenate([NUMPY.place(values[k])[0] for k in rows])
-            argument = NUMPY.place(values[node])[0, part]
+            low, up = (np.concatenate([h[i][0] for h in hulls]) for i in (0, 1))
+            point = np.concatenate([values[k][0] for k in rows])
+            argument = values[node][0, part]
             share, bound = _knapsack(np.concatenate(list(rows.values()), axis=1), point, argument, low, up)
-            height = (NUMPY.place(values[user])[0, part] - op.left * argument) / (op.right - op.left)
+            height = (values[user][0, part] - op.left * argument) / (op.right - op.left)
             violation = height - bound
             good = np.flatnonzero(violation > LEAST_VIOLATION * np.maximum(height, 1e-9))
             ends = np.cumsum([a.shape[1] for a in rows.values()]).tolist()

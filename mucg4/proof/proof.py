@@ -286,12 +286,6 @@ def keep_cuts(tree: Tree, keep: Array) -> Tree:
     def new(numbers: Array) -> Array:
         return places[np.minimum(numbers, len(keep))]
 
-    cuts, first = [], 0
-    for c in tree.cuts:
-        own = np.flatnonzero(keep[first : first + len(c.index)])
-        first += len(c.index)
-        if len(own):
-            cuts.append(c.take(own))
     refutations = []
     for r in tree.refutations:
         if r.cuts is not None:
@@ -304,7 +298,19 @@ def keep_cuts(tree: Tree, keep: Array) -> Tree:
         there = new(t.cuts) >= 0
         numbers = new(t.cuts)[there].astype(np.int32)
         tightenings.append(replace(t, cuts=numbers, cut_weights=t.cut_weights[:, there]))
+    cuts = kept_rows(tree.cuts, keep)
     return replace(tree, cuts=tuple(cuts), refutations=tuple(refutations), tightenings=tuple(tightenings))
+
+
+def kept_rows(cuts: Sequence[Cuts], keep: Array) -> list[Cuts]:
+    """The rows marked in `keep`, which counts over all `cuts` in order."""
+    out, first = [], 0
+    for c in cuts:
+        own = np.flatnonzero(keep[first : first + len(c.index)])
+        first += len(c.index)
+        if len(own):
+            out.append(c.take(own))
+    return out
 
 
 def without_idle_cuts(tree: Tree) -> Tree:

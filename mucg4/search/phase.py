@@ -30,7 +30,7 @@ from mucg4.bound.twin import plain_duals
 from mucg4.ops.arrays import NUMPY, xp
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.proof import Alpha, Cuts, Tightening
+from mucg4.proof.proof import Alpha, Cuts, Tightening, kept_rows
 from mucg4.search.split import Choice, locate, loss
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class PhaseSearch:
         """
         search, bounder, old = self.search, self.twin.bounder, self.reduced
         assert one.duals is not None
-        after = sum(t.at == 0 for t in search.recorder.tightenings)
+        after = search.recorder.root_tightenings
         number = search.recorder.cut_count
         size = sum(n.size for n in bounder.network.nodes)
         most = min(old.units, CUT_CELLS // size)
@@ -292,14 +292,10 @@ class PhaseSearch:
             return True
         if not len(planes) or top.value[0] < done.value[0] + LEAST_CUT_GAIN * abs(done.value[0]):
             return False
-        used = np.flatnonzero(rows.weights[0, self.soft :] > 0)
+        keep = rows.weights[0, self.soft :] > 0
+        used = np.flatnonzero(keep)
         search.planes = replace(planes.take(used), number=number + np.arange(len(used)))
-        first = 0
-        for c in cuts:
-            own = used[(used >= first) & (used < first + len(c.index))] - first
-            if len(own):
-                search.recorder.cuts.append(c.take(own))
-            first += len(c.index)
+        search.recorder.cuts += kept_rows(cuts, keep)
         self.reduced = red.with_cuts(search.planes)
         rows.weights = np.concatenate([rows.weights[:, : self.soft], rows.weights[:, self.soft + used]], axis=1)
         one.duals = rows

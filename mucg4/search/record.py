@@ -124,6 +124,11 @@ class Recorder:
         """The number that the next cut gets."""
         return sum(len(c.index) for c in self.cuts)
 
+    @property
+    def root_tightenings(self) -> int:
+        """How many tightenings the root has: what `Cuts.after` counts."""
+        return sum(t.at == 0 for t in self.tightenings)
+
     def tighten(self, at: int, found: Tightening, helped: Array, position: Array) -> None:
         """The rows `helped (R,)` of a tightening that was applied to the region of tree node `at`.
 

@@ -25,6 +25,7 @@ from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
 REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
+ATTACK_CELLS = 400_000
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
@@ -113,12 +114,12 @@ def first_attack(run: Run, case: Case) -> Witness | None:
     attack = attack_of(run, case)
     if attack is None or case.box.empty or not case.conjunctions:
         return None
-    return attack.run(_points(run, 400_000, 8, 256), 12, run.budget)
+    return attack.run(_points(run, 8, 256), 12, run.budget)
 
 
-def _points(run: Run, cells: int, least: int, most: int) -> int:
-    """How many points an attack takes whose points and neurons together are about `cells`."""
-    return int(np.clip(cells // max(sum(n.size for n in run.query.network.nodes), 1), least, most))
+def _points(run: Run, least: int, most: int) -> int:
+    """How many points an attack takes: points times neurons are about ATTACK_CELLS."""
+    return int(np.clip(ATTACK_CELLS // max(sum(n.size for n in run.query.network.nodes), 1), least, most))
 
 
 def root_work(state: CaseState, open_: np.ndarray) -> Open:
@@ -148,7 +149,7 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
         if search.witness is not None:
             return search.witness
     if attack is not None and any(search.pending is not None for search in searches):  # dear steps come next
-        witness = attack.run(_points(run, 400_000, 16, 128), LONG_STEPS, run.budget)
+        witness = attack.run(_points(run, 16, 128), LONG_STEPS, run.budget)
         if witness is not None:
             return witness
     witness = drive(searches, run.workers)
