@@ -53,7 +53,7 @@ class Compaction(Replay):
         duals, bounded = ascent.run(ascent.default_duals(weights), MERGE_STEPS, allowed)
         closed = bounded.value > 0
         for c in np.unique(conjunction[closed]).tolist():
-            self.search.close_duals(part, ascent, int(c), duals, bounded, closed & (conjunction == c))
+            self.search.close_duals(part, ascent.default_alpha(), int(c), duals, bounded.value, closed & (conjunction == c))
         work.open[which[closed]] = False
 
 

@@ -182,7 +182,7 @@ class Replay:
         closed = bounded.value > 0
         for c in {r.conjunction for _, r in pairs}:
             own = closed & np.array([r.conjunction == c for _, r in pairs])
-            self.search.close_duals(part, ascent, c, duals, bounded, own)
+            self.search.close_duals(part, ascent.default_alpha(), c, duals, bounded.value, own)
             work.open[rows[own], c] = False
 
     @staticmethod

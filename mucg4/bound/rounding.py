@@ -20,6 +20,9 @@ graph joins, property coefficients (nearest numbers of exact decimals), and the 
 node. The factor 2 in `gamma` covers that norms, `M_k` and errors are themselves computed rounded, as long
 as k u is well below 1 (beyond that gamma is useless or negative: `gamma` gives inf).
 
+A map that stands for another one within a known distance per output (`Dense.slack`) adds the norm of the
+distances to E_k.
+
 Underflow. Numbers below the smallest normal one may lose all digits. An entry of a row that underflowed is
 charged by the floor under every row norm (`Precision.floor` times gamma exceeds the underflow errors of 1e17
 operations); products with offsets by `tiny` in a row's error; weights that `Backend.parameter` moved to the
@@ -37,6 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.model.network import Network, affine_magnitude
+from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import DOUBLE, Array, precision, xp
 from mucg4.ops.base import Affine, Nonlinear
 
@@ -70,12 +74,15 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
         norms = [float(xp(v).linalg.norm(v)) for v in value]
     error = []
     for k, node in enumerate(network.nodes):
+        apart = 0.0
         if node.op is None:
             m = value[k]
             fan = 2
         elif isinstance(node.op, Affine):
             m = affine_magnitude(node.op, [value[i][None] for i in node.inputs])[0] + value[k]
             fan = node.op.fan_in + len(network.users[k])
+            if isinstance(node.op, Dense) and node.op.slack is not None:
+                apart = float(xp(m).linalg.norm(node.op.slack))
         else:
             assert isinstance(node.op, Nonlinear)
             m = value[k] + 4.0 * node.op.terms([low[i] for i in node.inputs], [up[i] for i in node.inputs])
@@ -84,5 +91,5 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
             # a row's product with a bias or with line offsets sums over its own size, constants over all nodes
             share = gamma(max(fan, node.size) + len(network.nodes), p.unit)
             moved = p.tiny * (1.0 + sum(norms[i] for i in node.inputs))
-            error.append(share * float(xp(m).linalg.norm(m)) * (1 + 1e-6) + moved)
+            error.append((share * float(xp(m).linalg.norm(m)) + apart) * (1 + 1e-6) + moved)
     return Scales(tuple(error), tuple(value), gamma(network.input_size, p.unit), p.tiny)

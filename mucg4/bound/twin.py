@@ -8,11 +8,14 @@ rounding accounted for (`mucg4.bound.rounding`), so bounds of either may be inte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Reduced
+from mucg4.bound.special import Special, specialise
 from mucg4.bound.tighten import Duals
 from mucg4.ops.arrays import NUMPY, Array, Backend
 
@@ -24,6 +27,7 @@ class Twin:
     bounder: Bounder
     objective: Objective
     backend: Backend
+    special: Special | None = None
     _roots: list[Reduced] = field(default_factory=list)
 
     def reduced(self, root: Regions) -> Reduced:
@@ -40,11 +44,51 @@ class Twin:
         there = Bounder(bounder.network.cast(backend), objective.case.box.lo, objective.case.box.hi, bounder.poll)
         return Twin(there, Objective(objective.case, backend), backend)
 
+    def specialised(self, bounder: Bounder, root: Regions) -> Twin:
+        """The twin of the same NumPy pair on what the root box leaves of the network; itself where that is all.
+
+        `root`: the refreshed root of `bounder`. For searches that split inputs: literals of neurons have no place here.
+        """
+        special = specialise(bounder, root, fold_inputs=not self.objective.mixed)
+        if special is None:
+            return self
+        lo, hi = bounder.lo[special.columns], bounder.hi[special.columns]
+        there = Bounder(special.network.cast(self.backend), lo, hi, bounder.poll)
+        twin = replace(self, bounder=there, special=special, _roots=[])
+        there.tighten_scales(twin.place(root))
+        return twin
+
+    def place(self, regions: Regions) -> Regions:
+        """NumPy regions as the twin knows them; without folding, on a CPU, the arrays share their memory."""
+        if self.special is not None:
+            columns, positions = self.special.columns, self.special.positions
+            boxes, bounds = (a[:, columns] for a in (regions.lo, regions.hi)), (regions.low, regions.up)
+            regions = Regions(*boxes, *(a[:, positions] for a in bounds))
+        return regions.on(self.backend)
+
+    def on_inputs(self, coeffs: Array, size: int) -> Array:
+        """Coefficients `(..., d')` on the twin's inputs as NumPy coefficients `(..., size)` on all inputs."""
+        coeffs = NUMPY.place(coeffs)
+        return coeffs if self.special is None else _spread(coeffs, self.special.columns, size)
+
+    def on_neurons(self, values: Array, size: int) -> Array:
+        """`(B, P')` per pre-activation of the twin as NumPy `(B, size)` per pre-activation, zero where folded."""
+        values = NUMPY.place(values)
+        return values if self.special is None else _spread(values, self.special.positions, size)
+
+    def plain(self, duals: Duals, size: int) -> Duals:
+        """The twin's duals in NumPy, with `size` pre-activations."""
+        duals = plain_duals(duals)
+        return replace(duals, alpha=self.on_neurons(duals.alpha, size), beta=self.on_neurons(duals.beta, size))
+
     def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> tuple[Regions, Refreshed]:
         """`Bounder.refresh` of NumPy regions, in place; also the regions and relaxations where they were computed."""
-        there = regions.on(self.backend)
+        there = self.place(regions)
         refreshed = self.bounder.refresh(there, keep_rows, backward)
-        if there.low is not regions.low:
+        if self.special is not None:
+            at = self.special.positions
+            regions.low[:, at], regions.up[:, at] = NUMPY.place(there.low), NUMPY.place(there.up)
+        elif there.low is not regions.low:
             regions.low[:], regions.up[:] = NUMPY.place(there.low), NUMPY.place(there.up)
         return there, refreshed
 
@@ -56,6 +100,13 @@ class Twin:
     def lines(self, refreshed: Refreshed, which: Array) -> Refreshed:
         """The relaxations of the regions `which` (NumPy)."""
         return refreshed.take(self.backend.place(which))
+
+
+def _spread(values: Array, at: Array, size: int) -> Array:
+    """`values (..., n)` at the places `at (n,)` of a last axis of the given size, zero elsewhere."""
+    out = np.zeros((*values.shape[:-1], size))
+    out[..., at] = values
+    return out
 
 
 def plain_duals(duals: Duals) -> Duals:

@@ -19,12 +19,14 @@ class Dense(Affine):
 
     `offset_magnitude (m,)` is at least |offset| and includes the terms folded into it (for example
     `|W| |c|` when a constant `c` was subtracted from the input): the rounding place multiplies it
-    with the unit roundoff, so a fold done in float64 stays sound.
+    with the unit roundoff, so a fold done in float64 stays sound. `slack (m,)`, when given, bounds how far the
+    map is from the one it stands for on the box at hand (`mucg4.bound.special`).
     """
 
     weight: Array
     offset: Array
     offset_magnitude: Array | None = None
+    slack: Array | None = None
     kind: str = field(default="Dense", init=False)
 
     @property
@@ -49,6 +51,10 @@ class Dense(Affine):
 
     def bias_magnitude(self) -> Array:
         return abs(self.offset) if self.offset_magnitude is None else self.offset_magnitude
+
+    def known_slack(self) -> Array:
+        """`slack`, zeros when it is not given."""
+        return zeros(self.offset.shape, self.offset) if self.slack is None else self.slack
 
     def parameters(self) -> dict[str, Any]:
         return {"weight": self.weight, "offset": self.offset}

@@ -23,8 +23,8 @@ from mucg4.bound.objective import Evaluation, Objective, clip_box
 from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Rows
-from mucg4.bound.tighten import Ascent, Bounded, Duals
-from mucg4.bound.twin import Twin, plain_duals
+from mucg4.bound.tighten import Ascent, Duals
+from mucg4.bound.twin import Twin
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
 from mucg4.model.query import Witness
@@ -233,8 +233,9 @@ class Search:
         """
         alive, twin = ~work.regions.empty(), self.twin
         found = twin.objective.evaluate(twin.bounder, there, refreshed, twin.backend.place(work.open), trace=True)
-        value, coeffs, offset = (NUMPY.place(a) for a in (found.value, found.coeffs, found.offset))
-        evaluation = Evaluation(value, coeffs, offset, found.trace)
+        inputs = len(self.bounder.lo)
+        wide = twin.on_inputs(found.coeffs, inputs)
+        evaluation = Evaluation(NUMPY.place(found.value), wide, NUMPY.place(found.offset), found.trace)
         best = self.objective.best(evaluation.value)
         closed = work.open & (best > 0) & alive[:, None]
         self.record_plain(work, evaluation.value, closed)
@@ -242,19 +243,20 @@ class Search:
         alive &= work.open.any(axis=1)
         guide = self._guide(work.open, best, evaluation.value)
         every = np.arange(len(work.ids))
-        coeffs = evaluation.coeffs[every, guide]
         picked = twin.backend.place(every), twin.backend.place(guide)
-        trace = {k: a[picked] for k, a in evaluation.trace.items()}
+        coeffs, trace = found.coeffs[picked], {k: a[picked] for k, a in found.trace.items()}
         value = evaluation.value[every, guide]
         if self.plan.steps:
             alive, value, coeffs, trace = self._ascend(work, there, refreshed, alive, value, coeffs, trace, guide)
         if self.witness is None and self.attack is not None:
             which = np.flatnonzero(alive)
             box = work.regions.take(which)
-            self.probe(work, np.where(coeffs[which] > 0, box.lo, box.hi), which)
+            self.probe(work, np.where(twin.on_inputs(coeffs, inputs)[which] > 0, box.lo, box.hi), which)
         self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
-        choice = split_input(twin.bounder, work.regions, refreshed, twin.backend.array(coeffs), trace)
+        choice = split_input(twin.bounder, twin.place(work.regions), refreshed, coeffs, trace)
+        if twin.special is not None:
+            choice = choice._replace(index=twin.special.columns[choice.index])
         self.push(work, alive, value, choice)
 
     def _ascend(
@@ -284,13 +286,15 @@ class Search:
         bound = NUMPY.place(bounded.value)
         closed = bound > 0
         self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
+        width = self.bounder.width
+        default, plain = twin.on_neurons(ascent.default_alpha(), width), twin.plain(duals, width)
         for c in np.unique(conjunction[closed]).tolist():
-            self.close_duals(part, ascent, int(c), duals, bounded, closed & (conjunction == c))
+            self.close_duals(part, default, int(c), plain, bound, closed & (conjunction == c))
         work.open[which[closed]] = False
         alive = alive.copy()
         alive[which[closed]] = False
-        value, coeffs = value.copy(), coeffs.copy()
-        value[which], coeffs[which] = bound, NUMPY.place(bounded.rows.coeffs)
+        value, coeffs = value.copy(), coeffs + 0.0
+        value[which], coeffs[own] = bound, bounded.rows.coeffs
         trace = {k: a + 0.0 for k, a in trace.items()}  # copies
         for k, a in bounded.trace.items():
             trace[k][own] = a
@@ -322,15 +326,16 @@ class Search:
                 clip_box(work.regions, evaluation.coeffs[own, row], evaluation.offset[own, row], own)
 
     def close_duals(
-        self, work: Open, ascent: Ascent, conjunction: int, duals: Duals, bounded: Bounded, closed: Array
+        self, work: Open, default: Array, conjunction: int, duals: Duals, bound: Array, closed: Array
     ) -> None:
-        """Record the refutations found by ascent, wherever it ran; `closed` is in NumPy."""
+        """Record the refutations `closed (B,)` by `duals`; `default (B, P)` are the slopes that need no record.
+
+        All of it in NumPy, neurons as the search's bounder numbers them; `bound (B,)` becomes the margin.
+        """
         which = np.flatnonzero(closed)
         if not len(which):
             return
         unstable = (work.regions.low[which] < 0) & (work.regions.up[which] > 0)
-        default = NUMPY.place(ascent.default_alpha())[which]
-        duals = plain_duals(duals)
         own = self.objective.rows_of(conjunction)
         ids = work.ids[which]
         self.recorder.close_duals(
@@ -339,8 +344,8 @@ class Search:
             duals.weights[which, own],
             duals.take(which),
             unstable,
-            default,
-            NUMPY.place(bounded.value)[which],
+            default[which],
+            bound[which],
             self.recorder.literals(ids),
             self.planes.number,
         )

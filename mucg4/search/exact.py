@@ -91,7 +91,7 @@ def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunc
         duals.beta[0, literals] = multipliers[len(eye) :]
         bounded, _ = ascent.bound(duals)
         if bounded.value[0] > 0:
-            search.close_duals(one, ascent, conjunction, duals, bounded, bounded.value > 0)
+            search.close_duals(one, ascent.default_alpha(), conjunction, duals, bounded.value, bounded.value > 0)
             return True, point
     if point is not None and search.attack is not None and search.witness is None:
         search.witness = search.attack.offer(point[None])

@@ -189,8 +189,9 @@ class PhaseSearch:
         duals.alpha[:, units] = np.round(part.duals.alpha.astype(np.float64) * 255) / 255
         duals.beta[:, units] = part.duals.beta
         bounded, _ = ascent.bound(twin.duals(duals))
-        closed = NUMPY.place(bounded.value) > 0
-        self.search.close_duals(part, ascent, self.conjunction, duals, bounded, closed)
+        bound = NUMPY.place(bounded.value)
+        closed = bound > 0
+        self.search.close_duals(part, NUMPY.place(ascent.default_alpha()), self.conjunction, duals, bound, closed)
         return closed
 
     def _learn_drop(self, work: Open, value: Array) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import Reduced
+from mucg4.bound.special import free_inputs
 from mucg4.bound.twin import Twin
 from mucg4.budget import Budget
 from mucg4.model.query import Case, Query, Witness
@@ -70,8 +71,7 @@ class CaseState:
 
 def plan_for(bounder: Bounder, root: Regions, settings: Settings, constraints: int) -> Plan:
     """Choose the search's ways from measured features: free inputs, unstable neurons, sizes."""
-    width = root.hi - root.lo
-    free = int(np.count_nonzero(width > 1e-9 * width.max(initial=0.0)))  # the hull gives every input some width
+    free = len(free_inputs(root.lo[0], root.hi[0]))
     mode = settings.split
     if mode == "auto":
         mode = "input" if free <= LOW_DIMENSION else "phase"
@@ -101,6 +101,8 @@ def open_case(run: Run, number: int) -> CaseState | None:
     if twin.bounder is not bounder:
         twin.bounder.tighten_scales(there)
     plan = plan_for(bounder, root, run.settings, len(objective.owner))
+    if plan.mode == "input":
+        twin = twin.specialised(bounder, root)
     return CaseState(number, case, bounder, objective, root, plan, twin)
 
 

@@ -117,13 +117,13 @@ def split_input(
 ) -> Choice:
     """Halve the input with the largest estimated sum of both children's gains.
 
-    Everything but `regions` is on the bounder's backend; the choice is made in NumPy.
+    Everything is on the bounder's backend; the choice is made in NumPy.
     """
-    there = regions.on(bounder.network.backend)
-    lower, upper = (NUMPY.place(g) for g in input_gains(bounder, there, refreshed, coeffs, trace))
-    middle = (regions.lo + regions.hi) / 2
-    divisible = (regions.lo < middle) & (middle < regions.hi)
-    score = np.where(divisible, lower + upper + 1e-12 * (regions.hi - regions.lo), -1.0)
+    lower, upper = (NUMPY.place(g) for g in input_gains(bounder, regions, refreshed, coeffs, trace))
+    lo, hi = NUMPY.place(regions.lo), NUMPY.place(regions.hi)
+    middle = (lo + hi) / 2
+    divisible = (lo < middle) & (middle < hi)
+    score = np.where(divisible, lower + upper + 1e-12 * (hi - lo), -1.0)
     pick = score.argmax(axis=1)
     every = np.arange(len(regions))
     return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle[every, pick], score[every, pick])
