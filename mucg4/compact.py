@@ -45,15 +45,15 @@ class Compaction(Replay):
             return
         part = work.take(which)
         refreshed = self.lines(part, which)
-        ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases)
+        ascent = self.ascent(part, refreshed)
         conjunction = part.open.argmax(axis=1)
         allowed = self.state.objective.owner[None] == conjunction[:, None]
-        value = self.state.objective.values(self.state.bounder, part.regions, refreshed, part.open)
+        value = self.twin.objective.values(self.twin.bounder, self.twin.place(part.regions), refreshed, part.open)
         weights = np.eye(allowed.shape[1])[self.state.objective.best_row(value, conjunction)]
         duals, bounded = ascent.run(ascent.default_duals(weights), MERGE_STEPS, allowed)
         closed = bounded.value > 0
         for c in np.unique(conjunction[closed]).tolist():
-            self.search.close_duals(part, ascent.default_alpha(), int(c), duals, bounded.value, closed & (conjunction == c))
+            self.record(part, ascent, duals, bounded, closed & (conjunction == c), int(c))
         work.open[which[closed]] = False
 
 

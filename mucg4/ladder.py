@@ -29,8 +29,10 @@ import numpy as np
 from mucg4.bound.planes import Planes, derive
 from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
+from mucg4.bound.twin import Twin
 from mucg4.errors import ProofError
 from mucg4.model.query import Witness
+from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Cuts, Refutation, Tightening, Tree
@@ -64,7 +66,8 @@ class Replay:
         self.tightenings: dict[int, list[Tightening]] = defaultdict(list)
         for t in tree.tightenings:
             self.tightenings[t.at].append(t)
-        self.planes = Planes.none(state.bounder.lo)  # the stored cuts on this network
+        self.twin = state.twin if state.twin.backend == NUMPY else Twin.of(state.bounder, state.objective, NUMPY)
+        self.planes = Planes.none(self.twin.bounder.lo)  # the stored cuts on this network
         self.parents = tree.parents()
         self.below = tree.leaf_counts()
         self.tried = self.closed = 0
@@ -97,7 +100,7 @@ class Replay:
         if giving_up:
             leaf = np.ones(len(at), dtype=bool)
         if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
-            self.refreshed = self.state.bounder.refresh(work.regions)
+            self.refreshed = self.twin.refresh(work.regions)[1]
         self._tighten(at, work)
         self._close_by_duals(at, work)
         if len(at) <= FEW:
@@ -114,8 +117,19 @@ class Replay:
     def lines(self, part: Open, which: Array) -> Refreshed:
         """The relaxations of `part`, which are the regions `which` of the batch that is visited."""
         if self.refreshed is None:
-            return self.state.bounder.refresh(part.regions, backward=False)
+            return self.twin.refresh(part.regions, backward=False)[1]
         return self.refreshed.take(which)
+
+    def ascent(self, part: Open, refreshed: Refreshed) -> Ascent:
+        """Dual ascent on the regions of `part`, as the twin knows them."""
+        twin, phases = self.twin, self.twin.place_neurons(part.phases)
+        return Ascent(twin.bounder, twin.objective, twin.place(part.regions), refreshed, phases, self.planes)
+
+    def record(self, part: Open, ascent: Ascent, duals: Duals, bounded: Bounded, closed: Array, own: int) -> None:
+        """Put refutations `closed (B,)` of conjunction `own` by the twin's duals into the new proof."""
+        width = self.state.bounder.width
+        default, plain = self.twin.on_neurons(ascent.default_alpha(), width), self.twin.plain(duals, width)
+        self.search.close_duals(part, default, own, plain, bounded.value, closed)
 
     def improve(self, at: Array, work: Open) -> None:
         """Hook for walks that do more at the nodes they pass (compaction)."""
@@ -174,7 +188,7 @@ class Replay:
         rows = np.array([b for b, _ in pairs])
         part = work.take(rows)
         refreshed = self.lines(part, rows)
-        ascent = Ascent(self.state.bounder, self.state.objective, part.regions, refreshed, part.phases, self.planes)
+        ascent = self.ascent(part, refreshed)
         duals = self._stored_duals(ascent, [r for _, r in pairs], part)
         bounded, _ = ascent.bound(duals)
         if self.widen:
@@ -182,7 +196,7 @@ class Replay:
         closed = bounded.value > 0
         for c in {r.conjunction for _, r in pairs}:
             own = closed & np.array([r.conjunction == c for _, r in pairs])
-            self.search.close_duals(part, ascent.default_alpha(), c, duals, bounded.value, own)
+            self.record(part, ascent, duals, bounded, own, c)
             work.open[rows[own], c] = False
 
     @staticmethod
@@ -194,10 +208,10 @@ class Replay:
         return ascent.run(duals, steps)
 
     def _stored_duals(self, ascent: Ascent, refutations: list[Refutation], part: Open) -> Duals:
-        """Stored weights, slopes and multipliers laid out for these regions."""
+        """Stored weights, slopes and multipliers laid out for these regions, as the twin's neurons."""
         objective, slices = self.state.objective, self.state.bounder.slices
         weights = np.zeros((len(refutations), len(objective.owner)))
-        duals = ascent.default_duals(weights)
+        duals = self.twin.plain(ascent.default_duals(weights), self.state.bounder.width)
         duals.cuts = np.zeros((len(refutations), len(self.planes)))
         for b, r in enumerate(refutations):
             if r.cuts is not None:
@@ -213,7 +227,7 @@ class Replay:
                 position = self._position(literal)
                 if position is not None and part.phases[b, position]:
                     duals.beta[b, position] = value
-        return duals
+        return self.twin.narrowed(duals)
 
     def _position(self, literal: int) -> int | None:
         """Flat pre-activation position of the phase literal introduced by stored tree node `literal`."""
@@ -263,7 +277,9 @@ class Replay:
             return
         sub = work.take(own)
         refreshed = self.lines(sub, own)
-        evaluation = self.state.objective.evaluate(self.state.bounder, sub.regions, refreshed, sub.open)
+        twin = self.twin
+        evaluation = twin.objective.evaluate(twin.bounder, twin.place(sub.regions), refreshed, sub.open)
+        evaluation.coeffs = twin.on_inputs(evaluation.coeffs, len(self.state.bounder.lo))
         self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)

@@ -235,14 +235,17 @@ class Bounder:
         bounds = [self.pre_bounds(regions, i) for i in node.inputs]
         return node.op.relax([b[0] for b in bounds], [b[1] for b in bounds])
 
-    def unstable(self, regions: Regions, k: int) -> Array:
-        """(B, size_k) True where some reader of pre-activation k is not affine on the region's bounds."""
+    def unstable(self, regions: Regions, k: int, literals: bool = False) -> Array:
+        """(B, size_k) True where some reader of pre-activation k is not affine on the region's bounds.
+
+        With `literals` also where a bound is zero, as phase literals leave it: the other one may contradict it.
+        """
         low, up = self.pre_bounds(regions, k)
         out = low < low  # false everywhere
         for user in self.network.users[k]:
             op = self.network.nodes[user].op
             if isinstance(op, TwoPiece):
-                out |= (low < 0) & (up > 0)
+                out |= (low <= 0) & (up >= 0) & (low < up) if literals else (low < 0) & (up > 0)
             elif isinstance(op, Nonlinear):
                 out |= up - low > self.precision.narrow * (1 + abs(low))
         return out
@@ -272,7 +275,7 @@ class Bounder:
                     out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset - error, -offset - error)
             elif backward:
                 self._image(regions, k)
-                region, neuron = nonzero(self.unstable(regions, k))
+                region, neuron = nonzero(self.unstable(regions, k, literals=True))
                 if len(region):
                     rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep)
                     if keep:

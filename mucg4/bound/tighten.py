@@ -27,7 +27,7 @@ from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Alpha, Tightening
 
-RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.1, 0.93
+RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93
 NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved
 
 
@@ -172,6 +172,7 @@ class Ascent:
             bounded, lines = self.bound(current)
         first = {f: zeros(getattr(duals, f).shape, duals.alpha) for f in ("alpha", "beta")}
         second = {f: zeros(m.shape, m) for f, m in first.items()}
+        reach = self._reach(best_bounded)
         rate = 1.0
         for step in range(1, steps + 1):
             self.bounder.poll()
@@ -182,7 +183,8 @@ class Ascent:
                 first[f] = 0.9 * first[f] + 0.1 * g
                 second[f] = 0.99 * second[f] + 0.01 * g * g
                 m, v = first[f] / (1 - 0.9**step), second[f] / (1 - 0.99**step)
-                moved[f] = getattr(current, f) + base * rate * m / (xp(v).sqrt(v) + 1e-12)
+                size = reach if f == "beta" else 1.0
+                moved[f] = getattr(current, f) + base * rate * size * m / (xp(v).sqrt(v) + 1e-12)
             weights = self._move_weights(current.weights, gradient.weights, allowed, rate)
             slopes = at_most(at_least(moved["alpha"], 0), 1)
             current = self._rounded(Duals(weights, slopes, at_least(moved["beta"], 0), duals.cuts))
@@ -192,6 +194,13 @@ class Ascent:
             if better.any():
                 best, best_bounded = _merge(best, best_bounded, current, bounded, better)
         return best, best_bounded
+
+    def _reach(self, bounded: Bounded) -> Array:
+        """(B, P) how large a literal's multiplier may get: its neuron's coefficient, or a share of the largest."""
+        out = zeros(self.regions.low.shape, self.regions.low)
+        for user, k in self.free.items():
+            out[:, self.bounder.slices[k]] = abs(bounded.trace[user])
+        return out + 0.1 * largest_size(out)
 
     @staticmethod
     def _move_weights(weights: Array, gradient: Array, allowed: Array | None, rate: float) -> Array:

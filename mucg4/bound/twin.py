@@ -66,6 +66,10 @@ class Twin:
             regions = Regions(*boxes, *(a[:, positions] for a in bounds))
         return regions.on(self.backend)
 
+    def place_neurons(self, values: Array) -> Array:
+        """NumPy values per pre-activation `(B, P)`, on the twin's backend, for those that it has."""
+        return self.backend.place(values if self.special is None else values[:, self.special.positions])
+
     def on_inputs(self, coeffs: Array, size: int) -> Array:
         """Coefficients `(..., d')` on the twin's inputs as NumPy coefficients `(..., size)` on all inputs."""
         coeffs = NUMPY.place(coeffs)
@@ -91,6 +95,11 @@ class Twin:
         elif there.low is not regions.low:
             regions.low[:], regions.up[:] = NUMPY.place(there.low), NUMPY.place(there.up)
         return there, refreshed
+
+    def narrowed(self, duals: Duals) -> Duals:
+        """NumPy duals with all pre-activations -> those of the twin, on its backend."""
+        alpha, beta = (a if self.special is None else a[:, self.special.positions] for a in (duals.alpha, duals.beta))
+        return self.duals(replace(duals, alpha=alpha, beta=beta))
 
     def duals(self, duals: Duals) -> Duals:
         """NumPy duals on the twin's backend."""

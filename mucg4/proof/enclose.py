@@ -312,7 +312,7 @@ class Enclosure:
         The rows behind them are left in `ends` when it is given.
         """
         lo, hi = hull
-        need = lo < hi if self.bent[k] else (lo < 0) & (hi > 0)
+        need = lo < hi if self.bent[k] else (lo <= 0) & (hi >= 0) & (lo < hi)  # a literal sets one of them to zero
         regions, neurons = np.nonzero(need & refresh[:, None])
         frame.cost.append(cost)  # rows that start as unit vectors pass node k itself
         for part in self._chunks(len(regions), k):

@@ -35,7 +35,7 @@ from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.phase import PhaseSearch
 from mucg4.search.record import Recorder
-from mucg4.search.split import Choice, split_input, split_widest
+from mucg4.search.split import Choice, locate, split_input, split_widest
 
 if TYPE_CHECKING:
     from mucg4.search.parallel import Outcome
@@ -256,8 +256,21 @@ class Search:
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
         choice = split_input(twin.bounder, twin.place(work.regions), refreshed, coeffs, trace)
         if twin.special is not None:
-            choice = choice._replace(index=twin.special.columns[choice.index])
+            choice = self._translated(choice)
         self.push(work, alive, value, choice)
+
+    def _translated(self, choice: Choice) -> Choice:
+        """A choice among the twin's inputs and neurons as one among those of the search's bounder."""
+        special, slices = self.twin.special, self.twin.bounder.slices
+        assert special is not None
+        node, index = choice.node.copy(), choice.index.copy()
+        for k in np.unique(node).tolist():
+            own = node == k
+            if k == 0:
+                index[own] = special.columns[index[own]]
+            else:
+                node[own], index[own] = locate(self.bounder, special.positions[slices[k].start + index[own]])
+        return choice._replace(node=node, index=index)
 
     def _ascend(
         self,
@@ -272,10 +285,13 @@ class Search:
     ) -> tuple[Array, Array, Array, dict[int, Array]]:
         """Improve the duals of regions with one open conjunction; close what can be closed."""
         which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
-        if not len(which) or (self.ascent_share < LEAST_SHARE and self.turns % EXPLORE):
+        if len(which) and self.ascent_share < LEAST_SHARE and self.turns % EXPLORE:
+            which = which[work.phases[which].any(axis=1)]
+        if not len(which):
             return alive, value, coeffs, trace
         part, twin, own = work.take(which), self.twin, self.twin.backend.place(which)
-        ascent = Ascent(twin.bounder, twin.objective, there.take(own), twin.lines(refreshed, which), None)
+        phases = twin.place_neurons(part.phases) if part.phases.any() else None
+        ascent = Ascent(twin.bounder, twin.objective, there.take(own), twin.lines(refreshed, which), phases)
         weights = twin.backend.array(np.eye(len(self.objective.owner))[guide[which]])
         conjunction = part.open.argmax(axis=1)
         allowed = self.objective.owner[None] == conjunction[:, None]

@@ -23,6 +23,8 @@ from mucg4.ops.arrays import NUMPY, at_least, at_most, precision, xp, zeros
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
+DOMINANT = 0.3  # a neuron is split where its loss is at least this share of that of all neurons; 0.2 and 0.4 are worse
+
 
 class Choice(NamedTuple):
     """Per region: network node, component and threshold to split at, and the estimated gain."""
@@ -115,7 +117,7 @@ def input_gains(
 def split_input(
     bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
 ) -> Choice:
-    """Halve the input with the largest estimated sum of both children's gains.
+    """Halve the input with the largest estimated sum of both children's gains, or split a neuron that dominates.
 
     Everything is on the bounder's backend; the choice is made in NumPy.
     """
@@ -126,7 +128,32 @@ def split_input(
     score = np.where(divisible, lower + upper + 1e-12 * (hi - lo), -1.0)
     pick = score.argmax(axis=1)
     every = np.arange(len(regions))
-    return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), middle[every, pick], score[every, pick])
+    node = np.zeros(len(pick), dtype=np.int32)
+    choice = Choice(node, pick.astype(np.int32), middle[every, pick], score[every, pick])
+    _prefer_neurons(choice, bounder, regions, trace)
+    return choice
+
+
+def _prefer_neurons(choice: Choice, bounder: Bounder, regions: Regions, trace: dict[int, Array]) -> None:
+    """Put phase literals into `choice` where one neuron causes much of the whole loss and more than an input gains.
+
+    Where many neurons share the loss, halves of inputs improve all of them at once: on ACAS Xu neurons split without
+    regard to shares need up to a hundred times more regions. Where two or three are left behind a wide smooth layer
+    (dist_shift), halves of 8 inputs move them slowly: 28 000 regions did not close what 2 000 mixed ones do.
+    """
+    losses = {}
+    for user, a in trace.items():
+        op, k = bounder.network.nodes[user].op, bounder.network.nodes[user].inputs[0]
+        if isinstance(op, TwoPiece) and k > 0 and a.shape[1]:
+            losses[k] = NUMPY.place(loss(a * (op.right - op.left), *bounder.pre_bounds(regions, k)))
+    total = sum(x.sum(axis=1) for x in losses.values())
+    every = np.arange(len(regions))
+    for k, x in losses.items():
+        pick = x.argmax(axis=1)
+        largest = x[every, pick]
+        better = (largest > np.maximum(choice.gain, 0.0)) & (largest >= DOMINANT * total)
+        choice.node[better], choice.index[better] = k, pick[better]
+        choice.threshold[better], choice.gain[better] = 0.0, largest[better]
 
 
 def split_widest(bounder: Bounder, regions: Regions) -> Choice:
