@@ -127,8 +127,7 @@ class Replay:
 
     def record(self, part: Open, ascent: Ascent, duals: Duals, bounded: Bounded, closed: Array, own: int) -> None:
         """Put refutations `closed (B,)` of conjunction `own` by the twin's duals into the new proof."""
-        width = self.state.bounder.width
-        default, plain = self.twin.on_neurons(ascent.default_alpha(), width), self.twin.plain(duals, width)
+        default, plain = self.twin.on_neurons(ascent.default_alpha()), self.twin.plain(duals)
         self.search.close_duals(part, default, own, plain, bounded.value, closed)
 
     def improve(self, at: Array, work: Open) -> None:
@@ -211,7 +210,7 @@ class Replay:
         """Stored weights, slopes and multipliers laid out for these regions, as the twin's neurons."""
         objective, slices = self.state.objective, self.state.bounder.slices
         weights = np.zeros((len(refutations), len(objective.owner)))
-        duals = self.twin.plain(ascent.default_duals(weights), self.state.bounder.width)
+        duals = self.twin.plain(ascent.default_duals(weights))
         duals.cuts = np.zeros((len(refutations), len(self.planes)))
         for b, r in enumerate(refutations):
             if r.cuts is not None:
@@ -279,7 +278,7 @@ class Replay:
         refreshed = self.lines(sub, own)
         twin = self.twin
         evaluation = twin.objective.evaluate(twin.bounder, twin.place(sub.regions), refreshed, sub.open)
-        evaluation.coeffs = twin.on_inputs(evaluation.coeffs, len(self.state.bounder.lo))
+        evaluation.coeffs = twin.on_inputs(evaluation.coeffs)
         self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)

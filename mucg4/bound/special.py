@@ -35,12 +35,15 @@ NARROW = 1e-9  # inputs with a smaller share of the largest width are fixed: the
 class Special:
     """A network equal to another one on a box.
 
-    `columns (d',)`: which inputs it has; `positions (P',)`: which flat pre-activation positions.
+    `columns (d',)`: which inputs it has; `positions (P',)`: which flat pre-activation positions. The other network has
+    `inputs` and `width` of them.
     """
 
     network: Network
     columns: Array
     positions: Array
+    inputs: int
+    width: int
 
 
 def free_inputs(lo: Array, hi: Array) -> Array:
@@ -58,7 +61,8 @@ def specialise(bounder: Bounder, root: Regions, fold_inputs: bool = True) -> Spe
     maker.make()
     if not maker.folded:
         return None
-    return Special(replace(bounder.network, nodes=tuple(maker.nodes)), maker.columns, maker.at())
+    network = replace(bounder.network, nodes=tuple(maker.nodes))
+    return Special(network, maker.columns, maker.at(), bounder.network.input_size, bounder.width)
 
 
 class _Maker:

@@ -47,7 +47,8 @@ class Twin:
     def specialised(self, bounder: Bounder, root: Regions) -> Twin:
         """The twin of the same NumPy pair on what the root box leaves of the network; itself where that is all.
 
-        `root`: the refreshed root of `bounder`. For searches that split inputs: literals of neurons have no place here.
+        `root`: the refreshed root of `bounder`. For searches that split inputs: cuts and the reduced network of those
+        that split phases number all neurons.
         """
         special = specialise(bounder, root, fold_inputs=not self.objective.mixed)
         if special is None:
@@ -70,20 +71,20 @@ class Twin:
         """NumPy values per pre-activation `(B, P)`, on the twin's backend, for those that it has."""
         return self.backend.place(values if self.special is None else values[:, self.special.positions])
 
-    def on_inputs(self, coeffs: Array, size: int) -> Array:
-        """Coefficients `(..., d')` on the twin's inputs as NumPy coefficients `(..., size)` on all inputs."""
-        coeffs = NUMPY.place(coeffs)
-        return coeffs if self.special is None else _spread(coeffs, self.special.columns, size)
+    def on_inputs(self, coeffs: Array) -> Array:
+        """Coefficients `(..., d')` on the twin's inputs as NumPy coefficients `(..., d)` on all inputs."""
+        coeffs, special = NUMPY.place(coeffs), self.special
+        return coeffs if special is None else _spread(coeffs, special.columns, special.inputs)
 
-    def on_neurons(self, values: Array, size: int) -> Array:
-        """`(B, P')` per pre-activation of the twin as NumPy `(B, size)` per pre-activation, zero where folded."""
-        values = NUMPY.place(values)
-        return values if self.special is None else _spread(values, self.special.positions, size)
+    def on_neurons(self, values: Array) -> Array:
+        """`(B, P')` per pre-activation of the twin as NumPy `(B, P)` per pre-activation, zero where folded."""
+        values, special = NUMPY.place(values), self.special
+        return values if special is None else _spread(values, special.positions, special.width)
 
-    def plain(self, duals: Duals, size: int) -> Duals:
-        """The twin's duals in NumPy, with `size` pre-activations."""
+    def plain(self, duals: Duals) -> Duals:
+        """The twin's duals in NumPy, with all pre-activations."""
         duals = plain_duals(duals)
-        return replace(duals, alpha=self.on_neurons(duals.alpha, size), beta=self.on_neurons(duals.beta, size))
+        return replace(duals, alpha=self.on_neurons(duals.alpha), beta=self.on_neurons(duals.beta))
 
     def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> tuple[Regions, Refreshed]:
         """`Bounder.refresh` of NumPy regions, in place; also the regions and relaxations where they were computed."""

@@ -233,8 +233,7 @@ class Search:
         """
         alive, twin = ~work.regions.empty(), self.twin
         found = twin.objective.evaluate(twin.bounder, there, refreshed, twin.backend.place(work.open), trace=True)
-        inputs = len(self.bounder.lo)
-        wide = twin.on_inputs(found.coeffs, inputs)
+        wide = twin.on_inputs(found.coeffs)
         evaluation = Evaluation(NUMPY.place(found.value), wide, NUMPY.place(found.offset), found.trace)
         best = self.objective.best(evaluation.value)
         closed = work.open & (best > 0) & alive[:, None]
@@ -251,7 +250,7 @@ class Search:
         if self.witness is None and self.attack is not None:
             which = np.flatnonzero(alive)
             box = work.regions.take(which)
-            self.probe(work, np.where(twin.on_inputs(coeffs, inputs)[which] > 0, box.lo, box.hi), which)
+            self.probe(work, np.where(twin.on_inputs(coeffs)[which] > 0, box.lo, box.hi), which)
         self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
         choice = split_input(twin.bounder, twin.place(work.regions), refreshed, coeffs, trace)
@@ -302,8 +301,7 @@ class Search:
         bound = NUMPY.place(bounded.value)
         closed = bound > 0
         self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
-        width = self.bounder.width
-        default, plain = twin.on_neurons(ascent.default_alpha(), width), twin.plain(duals, width)
+        default, plain = twin.on_neurons(ascent.default_alpha()), twin.plain(duals)
         for c in np.unique(conjunction[closed]).tolist():
             self.close_duals(part, default, int(c), plain, bound, closed & (conjunction == c))
         work.open[which[closed]] = False

@@ -19,7 +19,7 @@ from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
-from mucg4.ops.arrays import NUMPY
+from mucg4.ops.arrays import NUMPY, Backend
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
@@ -103,7 +103,7 @@ def test_values_and_bounds_are_those_of_the_original(name):
     a = twin.objective.evaluate(twin.bounder, there, lines, every)
     b = objective.evaluate(bounder, own, full, every)
     assert np.allclose(a.value, b.value, atol=1e-6)
-    assert np.allclose(twin.on_inputs(a.coeffs, 12)[..., FREE], b.coeffs[..., FREE], atol=1e-6)
+    assert np.allclose(twin.on_inputs(a.coeffs)[..., FREE], b.coeffs[..., FREE], atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e6, 1e12])
@@ -141,6 +141,21 @@ def test_first_convolution_becomes_columns_of_the_free_inputs():
     x = rng.uniform(lo, hi, size=(200, 12))
     assert isinstance(special.network.nodes[1].op, Dense)
     assert np.allclose(special.network(x[:, FREE]), net(x), rtol=0, atol=1e-12)
+
+
+def test_bounds_on_torch_are_those_of_numpy():
+    pytest.importorskip("torch")
+    net, (lo, hi) = generator(0), box()
+    bounder = Bounder(net, lo, hi)
+    root = refreshed_root(bounder)
+    objective = Objective(safe(net, lo, hi, 9.0).cases[0])
+    values = []
+    for backend in (NUMPY, Backend("float64", "cpu")):
+        twin = Twin.of(bounder, objective, backend).specialised(bounder, root)
+        there, lines = twin.refresh(root.take(np.zeros(2, dtype=np.int64)))
+        found = twin.objective.evaluate(twin.bounder, there, lines, backend.place(np.ones((2, 1), dtype=bool)))
+        values.append(NUMPY.place(found.value))
+    assert np.allclose(*values, atol=1e-9)
 
 
 def test_nothing_to_fold():
