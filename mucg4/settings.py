@@ -33,7 +33,9 @@ class Settings:
     workers: int = _option(0, "processes that search; 0: one per usable core", low=0)
     batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)
     split: str = _option(
-        "auto", "what is split: inputs, ReLU phases, or chosen by features", ("auto", "input", "phase")
+        "auto",
+        "what is split: inputs (and neurons that dominate), ReLU phases, or chosen by features",
+        ("auto", "input", "phase"),
     )
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")

@@ -6,7 +6,8 @@ as one batch. Invariants: (1) the leaves of the recorded tree cover the root box
 leaves the tree by a split into both children; (2) a conjunction leaves a region's `open` mask only
 with a refutation on that region, so it is closed on all descendants; (3) the input box is clipped only
 where exactly one conjunction is open, and that clip is inherited by that region's children alone.
-Termination: input splits shrink boxes and phase splits are finite; regions whose network is affine are
+Termination: input splits shrink boxes (a search of inputs also splits neurons, each once on a path, where one
+dominates the loss, see `split.py`) and phase splits are finite; regions whose network is affine are
 decided by an LP (`search/exact.py`), so with phase splits the search is complete. Cost: one backward
 row per open constraint, and with `refresh` two per unstable neuron; duals are improved by ascent.
 """

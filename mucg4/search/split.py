@@ -1,4 +1,4 @@
-"""Split rules: which literal pair cuts each region.
+"""Split rules: which literal pair cuts each region. Those of phase searches are in `phase.py`.
 
 The estimate behind all rules. The lower bound of the guiding functional loses, at every unstable
 neuron, the distance between the value and its line: for a coefficient g < 0 at most `|g|` times the
