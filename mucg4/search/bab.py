@@ -254,7 +254,9 @@ class Search:
             self.probe(work, np.where(twin.on_inputs(coeffs)[which] > 0, box.lo, box.hi), which)
         self.clip(work, evaluation, alive)
         alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
-        choice = split_input(twin.bounder, twin.place(work.regions), refreshed, coeffs, trace)
+        choice = split_input(
+            twin.bounder, twin.place(work.regions), refreshed, coeffs, trace, work.open.sum(axis=1) == 1
+        )
         if twin.special is not None:
             choice = self._translated(choice)
         self.push(work, alive, value, choice)

@@ -115,11 +115,13 @@ def input_gains(
 
 
 def split_input(
-    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array]
+    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array], alone: Array
 ) -> Choice:
     """Halve the input with the largest estimated sum of both children's gains, or split a neuron that dominates.
 
-    Everything is on the bounder's backend; the choice is made in NumPy.
+    Neurons only where `alone (B,)`, that is with one conjunction open: there ascent gives the new literal a multiplier,
+    without which a child's bound may be worse than its parent's. Everything but `alone` is on the bounder's backend;
+    the choice is made in NumPy.
     """
     lower, upper = (NUMPY.place(g) for g in input_gains(bounder, regions, refreshed, coeffs, trace))
     lo, hi = NUMPY.place(regions.lo), NUMPY.place(regions.hi)
@@ -130,11 +132,11 @@ def split_input(
     every = np.arange(len(regions))
     node = np.zeros(len(pick), dtype=np.int32)
     choice = Choice(node, pick.astype(np.int32), middle[every, pick], score[every, pick])
-    _prefer_neurons(choice, bounder, regions, trace)
+    _prefer_neurons(choice, bounder, regions, trace, alone)
     return choice
 
 
-def _prefer_neurons(choice: Choice, bounder: Bounder, regions: Regions, trace: dict[int, Array]) -> None:
+def _prefer_neurons(choice: Choice, bounder: Bounder, regions: Regions, trace: dict[int, Array], where: Array) -> None:
     """Put phase literals into `choice` where one neuron causes much of the whole loss and more than an input gains.
 
     Where many neurons share the loss, halves of inputs improve all of them at once: on ACAS Xu neurons split without
@@ -151,7 +153,7 @@ def _prefer_neurons(choice: Choice, bounder: Bounder, regions: Regions, trace: d
     for k, x in losses.items():
         pick = x.argmax(axis=1)
         largest = x[every, pick]
-        better = (largest > np.maximum(choice.gain, 0.0)) & (largest >= DOMINANT * total)
+        better = where & (largest > np.maximum(choice.gain, 0.0)) & (largest >= DOMINANT * total)
         choice.node[better], choice.index[better] = k, pick[better]
         choice.threshold[better], choice.gain[better] = 0.0, largest[better]
 

@@ -27,6 +27,7 @@ from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
 from mucg4.proof.proof import Proof
 from mucg4.search.solve import Run, solve
+from mucg4.search.split import split_input
 from mucg4.settings import Settings
 
 F = Fraction
@@ -221,3 +222,15 @@ def test_literal_that_contradicts_its_neuron_empties_the_region():
     regions.hi[:] = 0.5
     bounder.refresh(regions)
     assert regions.empty().all()
+
+
+def test_neurons_are_split_only_where_one_conjunction_is_open():
+    """With several open nothing multiplies the literal: lsnc's quadrotor2d_state_15 then halves one input for ever."""
+    ops = [Dense(np.ones((1, 8)), np.zeros(1)), RELU, Dense(np.eye(1), np.zeros(1))]
+    nodes = [Node(None, (), "x", (8,))] + [Node(op, (k,), f"n{k}", (1,)) for k, op in enumerate(ops)]
+    bounder = Bounder(Network(tuple(nodes)), -np.ones(8), np.ones(8))
+    regions = refreshed_root(bounder).take(np.zeros(2, dtype=np.int64))
+    refreshed = bounder.refresh(regions, keep_rows=True)
+    coeffs, trace = np.zeros((2, 8)), {2: np.full((2, 1), -1.0)}
+    choice = split_input(bounder, regions, refreshed, coeffs, trace, np.array([True, False]))
+    assert choice.node.tolist() == [1, 0]
