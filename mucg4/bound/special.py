@@ -28,6 +28,7 @@ from mucg4.ops.bilinear import Product
 from mucg4.ops.piecewise import TwoPiece
 
 WORTH = 0.7  # neurons are folded where the width falls below this share
+MOST_CELLS = 1 << 24  # of the columns that maps of the input may take: a convolution's are dense
 NARROW = 1e-9  # inputs with a smaller share of the largest width are fixed: the hull gives every input some width
 
 
@@ -73,7 +74,7 @@ class _Maker:
         self.columns = np.arange(self.old.input_size)
         self.folded = False
         free = free_inputs(bounder.lo, bounder.hi)
-        if fold_inputs and 0 < 2 * len(free) <= self.old.input_size and self._foldable():
+        if fold_inputs and 0 < 2 * len(free) <= self.old.input_size and self._foldable(len(free)):
             self.columns, self.folded = free, True
         size = np.maximum(abs(bounder.lo), abs(bounder.hi))
         first = self.old.nodes[0]
@@ -83,10 +84,11 @@ class _Maker:
         self.positions: list[Array] = []
         self.halves: dict[int, tuple[Dense, int, Array]] = {}  # two-piece node: argument, what that reads, unstable
 
-    def _foldable(self) -> bool:
-        """Fixed inputs reach affine maps alone, and no bound depends on how many inputs there are."""
+    def _foldable(self, free: int) -> bool:
+        """Fixed inputs reach affine maps alone, in few columns, and no bound depends on how many inputs there are."""
         users = [self.old.nodes[k] for k in self.old.users[0]]
-        simple = all(isinstance(n.op, Affine) and n.inputs == (0,) for n in users)
+        simple = bool(users) and all(isinstance(n.op, Affine) and n.inputs == (0,) for n in users)
+        simple &= free * max([self.old.input_size, *(n.size for n in users)]) <= MOST_CELLS
         return simple and not any(isinstance(n.op, Product) for n in self.old.nodes)
 
     def at(self) -> Array:

@@ -164,6 +164,9 @@ def test_nothing_to_fold():
     net = chain([(rng.normal(size=(m, n)), np.zeros(m)) for n, m in ((3, 6), (6, 6), (6, 1))])
     bounder = Bounder(net, -np.ones(3), np.ones(3))
     assert specialise(bounder, refreshed_root(bounder)) is None
+    lo, hi = box()
+    identity = Bounder(Network((Node(None, (), "x", (12,)),)), lo, hi)  # its output is its input
+    assert specialise(identity, refreshed_root(identity)) is None
     point = Bounder(net, np.ones(3), np.ones(3))
     special = specialise(point, refreshed_root(point))
     assert special is None or len(special.columns) == 3  # a point leaves no input to fold to
