@@ -313,14 +313,6 @@ def kept_rows(cuts: Sequence[Cuts], keep: Array) -> list[Cuts]:
     return out
 
 
-def without_idle_cuts(tree: Tree) -> Tree:
-    """The tree without cuts that no refutation and no tightening uses."""
-    keep = np.zeros(sum(len(c.index) for c in tree.cuts), dtype=bool)
-    for numbers in (*(r.cuts[0] for r in tree.refutations if r.cuts is not None), *(t.cuts for t in tree.tightenings)):
-        keep[numbers] = True
-    return keep_cuts(tree, keep)
-
-
 def single_leaf(refutations: Sequence[Refutation] = (), refresh: bool = True) -> Tree:
     """A tree of the root alone."""
     one = np.array([-1], dtype=np.int32)

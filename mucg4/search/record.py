@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,52 @@ import numpy as np
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree, without_idle_cuts
+from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree, kept_rows
+
+
+@dataclass
+class Closed:
+    """Refutations with optimised duals that were found together, in arrays: cheap to send and to renumber.
+
+    `ids (B,)`, `weights (B, m)`, `margin (B,)`; the others are triples of equally long arrays, ordered by row: rows of
+    this batch, what the entries belong to (flat pre-activation positions for `alpha`, literals' tree nodes for `beta`,
+    numbers of cuts for `cuts`), and values (multiples of 1/255 for `alpha`).
+    """
+
+    ids: Array
+    conjunction: int
+    weights: Array
+    margin: Array
+    alpha: tuple[Array, Array, Array]
+    beta: tuple[Array, Array, Array]
+    cuts: tuple[Array, Array, Array]
+
+    def renumbered(self, number: Array) -> Closed:
+        """With tree nodes replaced by `number[...]`."""
+        row, literal, value = self.beta
+        return replace(self, ids=number[self.ids], beta=(row, number[literal], value))
+
+    def refutations(self, slices: dict[int, slice], places: Array) -> Iterator[Refutation]:
+        """The refutations one by one; `places[c]` is the new number of cut c."""
+        nodes = list(slices)
+        starts = np.array([slices[k].start for k in nodes])
+        row, at, level = self.alpha
+        group = np.searchsorted(starts, at, side="right") - 1
+        index = (at - starts[group]).astype(np.int32) if len(nodes) else at
+        edges = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (group[1:] != group[:-1])]) if len(row) else row
+        alphas: list[list[Alpha]] = [[] for _ in self.ids]
+        for a, b in zip(edges.tolist(), [*edges[1:].tolist(), len(row)], strict=True) if len(row) else ():
+            alphas[row[a]].append(Alpha(nodes[group[a]], index[a:b], level[a:b]))
+        every = np.arange(len(self.ids) + 1)
+        held, literals, values = np.searchsorted(self.beta[0], every), self.beta[1].tolist(), self.beta[2].tolist()
+        used, numbers = np.searchsorted(self.cuts[0], every), places[self.cuts[1]].astype(np.int32)
+        for b, (i, w, margin) in enumerate(
+            zip(self.ids.tolist(), self.weights.tolist(), self.margin.tolist(), strict=True)
+        ):
+            beta = tuple(zip(literals[held[b] : held[b + 1]], values[held[b] : held[b + 1]], strict=True))
+            own = slice(used[b], used[b + 1])
+            cuts = (numbers[own], self.cuts[2][own]) if used[b] < used[b + 1] else None
+            yield Refutation(i, self.conjunction, tuple(w), tuple(alphas[b]), beta, margin=margin, cuts=cuts)
 
 
 @dataclass
@@ -24,7 +70,7 @@ class Growth:
     changed: Array
     old: dict[str, Array]  # fields of `changed`
     new: dict[str, Array]  # fields of the new tree nodes
-    refutations: list[Refutation]
+    closed: list[Closed]
     tightenings: list[Tightening]
     cuts: list[Cuts]
     plain: list[tuple[Array, Array, Array, Array]]
@@ -50,7 +96,7 @@ class Recorder:
         self.refresh = np.ones(64, dtype=bool)
         self.clip = np.zeros(64, dtype=bool)
         self.parent = np.full(64, -1, dtype=np.int64)
-        self.refutations: list[Refutation] = []
+        self.closed: list[Closed] = []
         self.tightenings: list[Tightening] = []
         self.cuts: list[Cuts] = []
         self._plain: list[tuple[Array, Array, Array, Array]] = []
@@ -104,20 +150,20 @@ class Recorder:
         `unstable (B, P)` marks neurons whose slope matters, `default (B, P)` the default slopes (not stored);
         `literals[b]` maps a flat pre-activation position to the tree node that carries its phase literal.
         """
-        for b in range(len(ids)):
-            own = literals[b]
-            multipliers = tuple(
-                (own[p], float(duals.beta[b, p])) for p in np.flatnonzero(duals.beta[b]).tolist() if p in own
-            )
-            alphas = self._alphas(duals.alpha[b], unstable[b], default[b])
-            chosen = tuple(float(w) for w in weights[b])
-            cuts = None
-            if duals.cuts is not None and len(used := np.flatnonzero(duals.cuts[b])):
-                cuts = numbers[used].astype(np.int32), duals.cuts[b, used]
-            found = Refutation(
-                int(ids[b]), conjunction, chosen, alphas, multipliers, margin=float(margin[b]), cuts=cuts
-            )
-            self.refutations.append(found)
+        level = np.round(duals.alpha * 255).astype(np.uint8)
+        row, at = np.nonzero(unstable & (level != np.round(default * 255).astype(np.uint8)))
+        held, position = np.nonzero(duals.beta)
+        literal = np.array(
+            [literals[b].get(p, -1) for b, p in zip(held.tolist(), position.tolist(), strict=True)], dtype=np.int64
+        )
+        own = np.flatnonzero(literal >= 0)
+        beta = held[own], literal[own], duals.beta[held[own], position[own]].astype(np.float64)
+        cuts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32), np.zeros(0)
+        if duals.cuts is not None:
+            used, column = np.nonzero(duals.cuts)
+            cuts = used, numbers[column].astype(np.int32), duals.cuts[used, column]
+        slopes = row, at.astype(np.int32), level[row, at]
+        self.closed.append(Closed(ids, conjunction, weights.astype(np.float64), margin, slopes, beta, cuts))
 
     @property
     def cut_count(self) -> int:
@@ -144,16 +190,6 @@ class Recorder:
         rows = found.take(np.flatnonzero(helped))
         self.tightenings.append(replace(rows, at=int(at), literals=literals, beta=rows.beta[:, held]))
 
-    def _alphas(self, alpha: Array, unstable: Array, default: Array) -> tuple[Alpha, ...]:
-        level = np.round(alpha * 255).astype(np.uint8)
-        differs = unstable & (level != np.round(default * 255).astype(np.uint8))
-        out = []
-        for k, where in self.bounder.slices.items():
-            index = np.flatnonzero(differs[where])
-            if len(index):
-                out.append(Alpha(k, index.astype(np.int32), level[where][index]))
-        return tuple(out)
-
     def literals(self, ids: Array) -> list[dict[int, int]]:
         """Per tree node: flat pre-activation position -> tree node that introduced the phase literal."""
         parent = self.parent
@@ -178,12 +214,12 @@ class Recorder:
 
     def mark(self) -> tuple[int, int, int, int, int, Array, Array]:
         """Where the recorder stands; to be given to `since`."""
-        lists = len(self.refutations), len(self.tightenings), len(self.cuts), len(self._plain)
+        lists = len(self.closed), len(self.tightenings), len(self.cuts), len(self._plain)
         return self.count, *lists, self.arrays["left"][: self.count].copy(), self.clip[: self.count].copy()
 
     def since(self, mark: tuple[int, int, int, int, int, Array, Array]) -> Growth:
         """Everything recorded after the mark."""
-        base, refutations, tightenings, cuts, plain, left, clip = mark
+        base, closed, tightenings, cuts, plain, left, clip = mark
         changed = np.flatnonzero((self.arrays["left"][:base] != left) | (self.clip[:base] != clip))
         return Growth(
             base,
@@ -191,7 +227,7 @@ class Recorder:
             changed,
             {f: self._field(f)[changed] for f in self.ALL},
             {f: self._field(f)[base : self.count].copy() for f in self.ALL},
-            self.refutations[refutations:],
+            self.closed[closed:],
             self.tightenings[tightenings:],
             self.cuts[cuts:],
             self._plain[plain:],
@@ -212,9 +248,7 @@ class Recorder:
             for where, values in ((growth.changed, growth.old[f]), (number[growth.base :], growth.new[f])):
                 moved = np.where(values >= 0, number[np.maximum(values, 0)], -1) if f in links else values
                 self._field(f)[where] = moved
-        for r in growth.refutations:
-            beta = tuple((int(number[k]), v) for k, v in r.beta)
-            self.refutations.append(replace(r, at=int(number[r.at]), beta=beta))
+        self.closed.extend(c.renumbered(number) for c in growth.closed)
         for t in growth.tightenings:
             literals = number[t.literals].astype(np.int32)
             self.tightenings.append(replace(t, at=int(number[t.at]), literals=literals))
@@ -224,24 +258,27 @@ class Recorder:
 
     def tree(self, case: int = 0, conjunctions: tuple[int, ...] | None = None) -> Tree:
         """The finished tree, answering for `conjunctions` of case number `case`; without cuts that nothing uses."""
+        keep = np.zeros(self.cut_count, dtype=bool)
+        for numbers in (*(c.cuts[1] for c in self.closed), *(t.cuts for t in self.tightenings)):
+            keep[numbers] = True
+        places = np.cumsum(keep) - 1
+        refutations = [r for c in self.closed for r in c.refutations(self.bounder.slices, places)]
         for ids, conjunction, constraint, margin in self._plain:
             for i, c, m, v in zip(
                 ids.tolist(), conjunction.tolist(), constraint.tolist(), margin.tolist(), strict=True
             ):
                 weights = [0.0] * self.sizes[c]
                 weights[m] = 1.0
-                self.refutations.append(Refutation(i, c, tuple(weights), margin=v))
-        self._plain = []
+                refutations.append(Refutation(i, c, tuple(weights), margin=v))
         n = self.count
         arrays = {f: a[:n].copy() for f, a in self.arrays.items()}
-        tree = Tree(
+        return Tree(
             **arrays,
             refresh=self.refresh[:n].copy(),
             clip=self.clip[:n].copy(),
-            refutations=tuple(self.refutations),
+            refutations=tuple(refutations),
             case=case,
             conjunctions=conjunctions,
-            tightenings=tuple(self.tightenings),
-            cuts=tuple(self.cuts),
+            tightenings=tuple(replace(t, cuts=places[t.cuts].astype(np.int32)) for t in self.tightenings),
+            cuts=tuple(kept_rows(self.cuts, keep)),
         )
-        return without_idle_cuts(tree)
