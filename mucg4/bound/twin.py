@@ -1,8 +1,10 @@
 """A case's bounder and objective once more, on the backend that computes.
 
 The search keeps its regions, duals and choices in NumPy; what costs (backward rows, ascent) runs on the
-*twin*, which is on a PyTorch device when one was asked for and else the search's own pair. Conversion happens here
-and in `mucg4.bound.reduced`, so nothing else needs to know where numbers are. Both pairs bound the same network with
+*twin*, which is on a PyTorch device when one was asked for and else the search's own pair. Where inputs are split the
+twin bounds the network folded on the root box (`mucg4.bound.special`), which has fewer inputs and neurons; regions,
+choices and proofs number those of the network itself. Conversion happens here and in `mucg4.bound.reduced`, so
+nothing else needs to know where numbers are. Both pairs bound the same network with
 rounding accounted for (`mucg4.bound.rounding`), so bounds of either may be intersected with those of the other.
 """
 
