@@ -16,12 +16,15 @@ class Budget:
 
     `deadline` is on the `time.monotonic` clock, `memory` are bytes of this process and its descendants; `inf` means
     no limit. `interrupted` is set by signal handlers and when the memory is used up, and read at the same single place.
+    `work` counts what long loops say they did since they polled last, in numbers computed (rows times neurons): a clock
+    that shows the same on every machine, for decisions that must repeat exactly.
     """
 
     deadline: float = float("inf")
     interrupted: str = ""
     started: float = field(default_factory=time.monotonic)
     memory: float = float("inf")
+    work: int = 0
     _look: float = field(default=0.0, repr=False)  # the moment at which the memory is looked at next
 
     @staticmethod
@@ -51,8 +54,9 @@ class Budget:
         self._look_at_memory()
         return bool(self.interrupted) or self.left() <= 0
 
-    def poll(self) -> None:
-        """Raise `BudgetError` when the run has to stop."""
+    def poll(self, work: int = 0) -> None:
+        """Count work; raise `BudgetError` when the run has to stop."""
+        self.work += work
         self._look_at_memory()
         if self.interrupted:
             raise BudgetError(self.interrupted)

@@ -20,7 +20,7 @@ from mucg4.bound.propagate import Regions
 from mucg4.bound.tighten import Ascent
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError
-from mucg4.ladder import Replay, parts
+from mucg4.ladder import Replay, parts, suited
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Proof, Tree
@@ -70,7 +70,8 @@ def compact(run: Run, proof: Proof, solve_seconds: float) -> Proof:
         try:
             if tree.case not in states:
                 states[tree.case] = open_case(quiet, tree.case)
-            state = states[tree.case]
+            case = states[tree.case]
+            state = None if case is None else suited(run.settings, case, tree)
             if state is not None and len(parts(state, tree)) == 1:
                 trees[-1] = _compact_tree(quiet, state, tree)
         except BudgetError:

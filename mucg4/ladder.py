@@ -38,10 +38,11 @@ from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Cuts, Refutation, Tightening, Tree
 from mucg4.search.bab import Open, Search, cut_regions
 from mucg4.search.parallel import drive
-from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case
+from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case, splits_phases
 from mucg4.store.match import Match, relate, translate
 
 if TYPE_CHECKING:
+    from mucg4.settings import Settings
     from mucg4.store.related import Related
     from mucg4.store.store import Store
 
@@ -367,9 +368,18 @@ def parts(state: CaseState, tree: Tree) -> list[Tree]:
     return [replace(tree, conjunctions=(c,)) for c in covers]
 
 
-def replay_case(run: Run, state: CaseState, trees: list[Tree], rung: str) -> Witness | None:
-    """Replay the trees on one case and search what stays open; trees go to `state.trees`."""
-    for tree in [part for whole in trees for part in parts(state, whole)]:
+def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
+    """The case in the mode in which the stored tree was searched, where settings and network allow that."""
+    phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
+    mode = "phase" if phases else state.plan.mode if len(tree) == 1 else "input"
+    possible = mode == "input" or splits_phases(state.bounder, state.root)
+    return state.in_mode(mode, settings) if possible and settings.split in ("auto", mode) else state
+
+
+def replay_case(run: Run, case: CaseState, trees: list[Tree], rung: str) -> Witness | None:
+    """Replay the trees on one case and search what stays open; trees go to `case.trees`."""
+    states = [suited(run.settings, case, whole) for whole in trees]
+    for state, tree in [(s, part) for s, whole in zip(states, trees, strict=True) for part in parts(s, whole)]:
         search = Replay(run, state, tree, rung).walk()
         witness = drive([search], run.workers)
         if witness is not None:

@@ -60,3 +60,50 @@ def one(network, lower, upper, rows) -> Query:
 def random_layers(seed, sizes=(3, 8, 6, 2)):
     random = np.random.default_rng(seed)
     return [(random.normal(size=(m, n)), random.normal(size=m)) for n, m in zip(sizes[:-1], sizes[1:], strict=True)]
+
+
+def clauses(seed, variables, count):
+    """Random clauses of three literals, `(variables (count, 3), signs (count, 3))`."""
+    random = np.random.default_rng(seed)
+    which = np.array([random.choice(variables, 3, replace=False) for _ in range(count)])
+    return which, random.choice([-1, 1], size=(count, 3))
+
+
+def satisfiable(which, signs, variables) -> bool:
+    """Whether some assignment satisfies all clauses, by trying all of them."""
+    bits = (np.arange(2**variables)[:, None] >> np.arange(variables)) & 1
+    holds = [((2 * bits[:, v] - 1) == s).any(axis=1) for v, s in zip(which, signs, strict=True)]
+    return bool(np.all(holds, axis=0).any())
+
+
+def formula_layers(formulas, variables):
+    """Layers of a network with one output per formula: 0 at assignments that satisfy it, at least 1 at other corners.
+
+    Each is the sum of `relu(1 - true literals)` over its clauses and of `min(x, 1 - x)` over its variables.
+    """
+    rows, offsets, parts = [], [], []
+    for which, signs in formulas:
+        w = np.zeros((len(which), variables))
+        for k, (v, s) in enumerate(zip(which, signs, strict=True)):
+            w[k, v] = -s
+        rows.append(w)
+        offsets.append(1.0 - (signs < 0).sum(axis=1))
+        parts.append(len(which))
+    eye = np.eye(variables)
+    hidden = np.concatenate([*rows, eye, 2 * eye]), np.concatenate([*offsets, np.zeros(variables), -np.ones(variables)])
+    out = np.zeros((len(parts), len(hidden[1])))
+    for k, (end, size) in enumerate(zip(np.cumsum(parts), parts, strict=True)):
+        out[k, end - size : end] = 1.0
+    out[:, sum(parts) :] = np.repeat([1.0, -1.0], variables)
+    return [hidden, (out, np.zeros(len(parts)))]
+
+
+def formula_query(formulas, variables, level="0.1"):
+    """Unsafe where some output of the formulas' network is at most `level`."""
+    network = chain(formula_layers(formulas, variables))
+    conjunctions = tuple(
+        Conjunction.build([({}, {k: Fraction(1)}, -Fraction(level), False)], variables, len(formulas))
+        for k in range(len(formulas))
+    )
+    box = Box((Fraction(0),) * variables, (Fraction(1),) * variables)
+    return Query((network,), (Case(box, conjunctions),))

@@ -124,7 +124,6 @@ def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> Planes:
     parts = Planes.none(bounder.lo)
     step = max(16, chunk(CHUNK_ELEMENTS, bounder.lo) // max(n.size for n in network.nodes))
     for at in range(0, len(cuts.index), step):
-        bounder.poll()
         index = cuts.index[at : at + step].astype(np.int64)
         every, own = arange(len(index), bounder.lo), there.place(index)
         planes = {}
@@ -173,7 +172,7 @@ def propose(
         assert isinstance(op, TwoPiece)
         step = max(16, 4 * CHUNK_ELEMENTS // max(n.size for n in bounder.network.nodes))
         for part in (index[i : i + step] for i in range(0, len(index), step)):
-            bounder.poll()
+            bounder.poll(len(part) * bounder.network.nodes[node].size)
             rows = carrier_rows(bounder.network, node, part)
             hulls = [_hull(bounder, region, k) for k in rows]
             low, up = (np.concatenate([h[i][0] for h in hulls]) for i in (0, 1))

@@ -137,10 +137,10 @@ class Bounder:
     as stored also when its weights were rounded to that precision (see `mucg4.bound.rounding`).
     """
 
-    def __init__(self, network: Network, lo: Array, hi: Array, poll: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, network: Network, lo: Array, hi: Array, poll: Callable[[int], None] = lambda work: None) -> None:
         """`lo, hi (d,)`: the root box, rounded outward here. Every region given later must lie inside it.
 
-        `poll` is called inside long loops and may raise to end the run.
+        `poll` is called with each backward pass's work, rows times neurons, and may raise to end the run.
         """
         self.poll = poll
         self.network = network
@@ -329,7 +329,6 @@ class Bounder:
         m, plus = xp(low), full(len(region), 1.0, low)
         step = max(16, chunk(CHUNK_ELEMENTS, low) // (2 * max(n.size for n in self.network.nodes[: k + 1])))
         for at in range(0, len(region), step):
-            self.poll()
             part = slice(at, at + step)
             r, j, one = region[part], neuron[part], plus[part]
             both = m.concatenate([r, r])
@@ -382,8 +381,9 @@ class Bounder:
         relaxations: dict[int, Relaxation],
         trace: dict[int, Array] | None = None,
     ) -> Rows:
-        nodes = self.network.nodes
-        for k in range(max(pending), 0, -1):
+        nodes, last = self.network.nodes, max(pending)
+        self.poll(len(region) * sum(n.size for n in nodes[: last + 1]))
+        for k in range(last, 0, -1):
             a = pending.pop(k, None)
             if a is None:
                 continue

@@ -278,7 +278,6 @@ class Reduced:
         for b, index in zip(blocks, comps, strict=True):
             step = max(1, BUILD_ELEMENTS // widest)
             for begin in range(0, len(index), step):
-                bounder.poll()
                 part = index[begin : begin + step]
                 own = slice(b.where.start + begin, b.where.start + begin + len(part))
                 unit_rows = np.zeros((len(part), network.nodes[b.node].size))
@@ -382,6 +381,7 @@ class Reduced:
 
     def _backward(self, rows: Rows, lines: Lines) -> Pass:
         p = self.placed
+        self.bounder.poll(len(rows.weights) * sum(self.a.shape))
         on = rows.weights @ p.gl
         coeffs = rows.weights @ p.ga
         offset = rows.weights @ p.gc
@@ -488,7 +488,6 @@ class Reduced:
         at = arange(len(top.value), top.value)
         rate = F(1)  # kept in float32, so that NumPy's steps do not depend on where numbers meet arrays
         for step in range(1, steps + 1):
-            self.bounder.poll()
             self._step(climb, step, float(rate), soft, simplex, literal, points)
             rate *= F(DECAY)
             if simplex and step % DROP_EVERY == 0 and step < steps:

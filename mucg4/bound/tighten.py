@@ -175,7 +175,6 @@ class Ascent:
         reach = self._reach(best_bounded)
         rate = 1.0
         for step in range(1, steps + 1):
-            self.bounder.poll()
             gradient = self._gradient(bounded, lines)
             moved = {}
             for f, base in (("alpha", RATE_ALPHA), ("beta", RATE_BETA)):
@@ -259,7 +258,6 @@ def evaluate_tightening(
     out = np.empty(len(tightening.index))
     step = max(16, chunk(CHUNK_ELEMENTS, bounder.lo) // max(n.size for n in bounder.network.nodes))
     for at in range(0, len(out), step):
-        bounder.poll()
         part = slice(at, at + step)
         count = len(out[part])
         every = np.arange(count)

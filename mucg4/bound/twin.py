@@ -30,7 +30,13 @@ class Twin:
     objective: Objective
     backend: Backend
     special: Special | None = None
+    folded: Twin | None = None  # what `specialised` was made from
     _roots: list[Reduced] = field(default_factory=list)
+
+    @property
+    def whole(self) -> Twin:
+        """The twin of all inputs and neurons."""
+        return self.folded or self
 
     def reduced(self, root: Regions) -> Reduced:
         """The reduced network on the case's root, made once: all conjunctions share its matrices."""
@@ -57,7 +63,7 @@ class Twin:
             return self
         lo, hi = bounder.lo[special.columns], bounder.hi[special.columns]
         there = Bounder(special.network.cast(self.backend), lo, hi, bounder.poll)
-        twin = replace(self, bounder=there, special=special, _roots=[])
+        twin = replace(self, bounder=there, special=special, folded=self, _roots=[])
         there.tighten_scales(twin.place(root))
         return twin
 

@@ -66,6 +66,11 @@ class Network:
         return self.nodes[-1].size
 
     @cached_property
+    def size(self) -> int:
+        """Components of all nodes."""
+        return sum(n.size for n in self.nodes)
+
+    @cached_property
     def nonlinear(self) -> tuple[int, ...]:
         """Positions of the nonlinear nodes."""
         return tuple(k for k, n in enumerate(self.nodes) if isinstance(n.op, Nonlinear))

@@ -92,7 +92,7 @@ class Attack:
         leak = LEAK * (np.arange(len(x)) // 2 % 2)[:, None]
         momentum = np.zeros_like(x)
         for step in range(steps + 1):
-            budget.poll()
+            budget.poll(2 * len(x) * self.network.size)
             values = self.network.values(x)
             self.statistics.attack_points += len(x)
             y = values[-1]

@@ -34,7 +34,7 @@ from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
-from mucg4.search.phase import PhaseSearch
+from mucg4.search.phase import FORGET, STRETCH, PhaseSearch
 from mucg4.search.record import Recorder
 from mucg4.search.split import Choice, locate, split_input, split_widest
 
@@ -45,7 +45,6 @@ FRONTIER_BYTES = 1 << 30
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
 LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps
 LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
-FORGET = 0.9
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,8 @@ class Search:
         self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
         self.turns = 0
+        self.drop = 0.0  # mean gain of one split
+        self.until = float("inf")  # work of the budget at which optional steps are left out
         self.ascent_share = 1.0  # running mean share of the regions that ascent closes
 
     def begin(self, work: Open) -> None:
@@ -131,6 +132,51 @@ class Search:
         self.record_plain(work, value, closed)
         work.open = work.open & ~closed
 
+    def learn_drop(self, work: Open, value: Array) -> None:
+        """Update the mean gain of a split from children `value (B,)` whose parents' bounds are known."""
+        known = np.isfinite(work.parent_value)
+        if np.any(known):
+            gain = np.minimum(value[known], 0) - work.parent_value[known]
+            mean = float(np.fmax(gain, 0).mean())
+            self.drop = mean if self.drop == 0.0 else FORGET * self.drop + (1 - FORGET) * mean
+
+    def outlook(self) -> float:
+        """Binary logarithm of how many more regions to expect: the smaller of two estimates, infinite without any.
+
+        One carries on with the mean gain of a split from the open regions' bounds; the other holds that the open
+        share of the tree (each level halves a region's share) closes like the closed one (Knuth 1975).
+        """
+        count = len(self.frontier)
+        if not count:
+            return 0.0
+        content = self.frontier.content(("ids", "value"))
+        levels = np.inf if self.drop <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.drop
+        by_bounds = float(np.logaddexp2.reduce(levels * np.ones(count)))
+        closed = (self.recorder.count + 1) // 2 - count
+        share = float(np.exp2(-self.recorder.depth[content["ids"]].astype(np.float64)).sum())
+        by_shares = np.log2(closed * share / (1 - share)) if closed and share < 1 else np.inf
+        return min(by_bounds, float(by_shares))
+
+    def closed(self) -> Array:
+        """(K,) conjunctions that no open region has to refute any more."""
+        if self.pending is not None:
+            return ~self.pending.open[0]
+        if not len(self.frontier):
+            return np.ones(self.objective.count, dtype=bool)
+        return ~self.frontier.content(("open",))["open"].any(axis=0)
+
+    def forget(self, conjunctions: Array) -> None:
+        """Leave the conjunctions marked in `(K,)` to somebody else."""
+        if self.pending is not None:
+            self.pending.open = self.pending.open & ~conjunctions
+            if not np.any(self.pending.open):
+                self.pending = None
+        content = self.frontier.content()
+        if content:
+            content["open"] = content["open"] & ~conjunctions
+            left = content["open"].any(axis=1)
+            self.frontier.replace({f: a[left] for f, a in content.items()})
+
     @property
     def is_open(self) -> bool:
         """True while some region is neither refuted nor decided."""
@@ -140,8 +186,12 @@ class Search:
         """True when the open regions can be shared out among so many workers."""
         return self.pending is None and len(self.frontier) >= 2 * parts
 
-    def run(self, turns: float = float("inf")) -> Witness | None:
-        """Search for so many turns or until nothing is open; raises `BudgetError` when the budget is spent."""
+    def run(self, turns: float = float("inf"), until: float = float("inf")) -> Witness | None:
+        """Search for so many turns, until the budget's work is `until`, or until nothing is open.
+
+        One turn is done in any case. Raises `BudgetError` when the budget is spent.
+        """
+        self.until = until
         if self.pending is not None and self.witness is None:
             work, self.pending = self.pending, None
             self.bound(work)
@@ -150,7 +200,7 @@ class Search:
         while len(self.frontier) and self.witness is None and turns > 0:
             self.budget.poll()
             self.turn()
-            turns -= 1
+            turns = turns - 1 if self.budget.work < until else 0
         return self.witness
 
     def absorb(self, outcome: Outcome, whole: bool) -> None:
@@ -168,8 +218,10 @@ class Search:
             self.frontier.push(**{**content, "ids": number[content["ids"]]})
         for name, value in outcome.counters.items():
             setattr(self.statistics, name, getattr(self.statistics, name) + value)
+        self.budget.work += outcome.work
+        self.drop, share = outcome.gains
         if self.phase is not None:
-            self.phase.drop, self.phase.share = outcome.gains
+            self.phase.share = share
         self.turns += 1
 
     def turn(self) -> None:
@@ -248,6 +300,7 @@ class Search:
         value = evaluation.value[every, guide]
         if self.plan.steps:
             alive, value, coeffs, trace = self._ascend(work, there, refreshed, alive, value, coeffs, trace, guide)
+        self.learn_drop(work, value)
         if self.witness is None and self.attack is not None:
             which = np.flatnonzero(alive)
             box = work.regions.take(which)

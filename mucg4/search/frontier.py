@@ -61,9 +61,9 @@ class Frontier:
         self.free = np.concatenate([self.free, slots])
         return {f: a[slots] for f, a in self.arrays.items()}
 
-    def content(self) -> dict[str, Array]:
-        """All open regions as copies of their fields, in order."""
-        return {f: a[self.used] for f, a in self.arrays.items()}
+    def content(self, fields: tuple[str, ...] = ()) -> dict[str, Array]:
+        """All open regions as copies of their fields (these or all), in order."""
+        return {f: a[self.used] for f, a in self.arrays.items() if not fields or f in fields}
 
     def replace(self, content: dict[str, Array]) -> None:
         """Hold these regions instead."""

@@ -49,30 +49,30 @@ class Outcome:
     frontier: dict[str, Array]
     counters: dict[str, int]
     gains: tuple[float, float]
+    work: int
     root: tuple[Array, Array, Planes] | None
     witness: Witness | None = None
     stopped: str = ""
 
 
-def drive(searches: list[Search], workers: int) -> Witness | None:
-    """Run searches until nothing is open; a witness of any of them ends all. Raises `BudgetError`."""
+def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:
+    """Run searches until nothing is open or the budget's work has reached `until`; a witness of any of them ends all.
+
+    Raises `BudgetError`.
+    """
     for search in searches:
         if search.witness is not None:
             return search.witness
     open_ = [s for s in searches if s.is_open]
-    if workers < 2 or not hasattr(os, "fork"):
-        for search in open_:
-            if search.run() is not None:
-                return search.witness
-        return None
+    alone = workers < 2 or not hasattr(os, "fork")
     turn = 0
-    while open_:
-        if len(open_) == 1 and not open_[0].divisible(workers):
-            witness = open_[0].run(1 if open_[0].turns < SERIAL_TURNS else TURNS)
+    while open_ and open_[0].budget.work < until:
+        if alone or (len(open_) == 1 and not open_[0].divisible(workers)):
+            witness = open_[0].run(1 if open_[0].turns < SERIAL_TURNS else TURNS, until)
         elif len(open_) == 1 and open_[0].turns < SERIAL_TURNS:
-            witness = open_[0].run(1)
+            witness = open_[0].run(1, until)
         else:
-            witness = _round(open_, workers, turn)
+            witness = _round(open_, workers, turn, until)
         if witness is not None:
             return witness
         open_ = [s for s in open_ if s.is_open]
@@ -80,8 +80,11 @@ def drive(searches: list[Search], workers: int) -> Witness | None:
     return None
 
 
-def _round(searches: list[Search], workers: int, turn: int) -> Witness | None:
-    """One part of work per worker: whole searches while there are enough, else parts of frontiers."""
+def _round(searches: list[Search], workers: int, turn: int, until: float) -> Witness | None:
+    """One part of work per worker: whole searches while there are enough, else parts of frontiers.
+
+    The work left before the budget's is `until` is shared out too.
+    """
     chosen = searches[:workers]
     shares = [workers // len(chosen) + (k < workers % len(chosen)) for k in range(len(chosen))]
     tasks: list[tuple[Search, dict[str, Array] | None]] = []
@@ -91,8 +94,10 @@ def _round(searches: list[Search], workers: int, turn: int) -> Witness | None:
             search.given = True
         else:
             tasks.append((search, None))
-    searches[0].budget.poll()
-    outcomes = _fork([_job(s, part, (turn, k)) for k, (s, part) in enumerate(tasks)], searches[0])
+    budget = searches[0].budget
+    budget.poll()
+    until = budget.work + (until - budget.work) / len(tasks)
+    outcomes = _fork([_job(s, part, (turn, k), until) for k, (s, part) in enumerate(tasks)], searches[0])
     stopped = ""
     for (search, part), outcome in zip(tasks, outcomes, strict=True):
         if outcome is None:
@@ -107,11 +112,11 @@ def _round(searches: list[Search], workers: int, turn: int) -> Witness | None:
     return None
 
 
-def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int]) -> Callable[[], Outcome]:
-    """What a worker does with its part (None: the whole search)."""
+def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int], until: float) -> Callable[[], Outcome]:
+    """What a worker does with its part (None: the whole search), up to this work of its copy of the budget."""
 
     def job() -> Outcome:
-        before = _counters(search)
+        before, worked = _counters(search), search.budget.work
         mark = search.recorder.mark()
         search.progress = None
         if part is not None:
@@ -120,7 +125,7 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int]) -
             search.attack.rng = np.random.default_rng([search.turns, *seed])
         stopped, witness = "", None
         try:
-            witness = search.run(min(max(TURNS, len(search.frontier) // search.plan.batch), MOST_TURNS))
+            witness = search.run(min(max(TURNS, len(search.frontier) // search.plan.batch), MOST_TURNS), until)
         except BudgetError as error:
             stopped = str(error)
         counters = {k: v - before[k] for k, v in _counters(search).items()}
@@ -129,7 +134,8 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int]) -
             growth,
             search.frontier.content(),
             counters,
-            (0.0, 0.0) if phase is None else (phase.drop, phase.share),
+            (search.drop, 0.0 if phase is None else phase.share),
+            search.budget.work - worked,
             None if phase is None or part is not None else (phase.low, phase.up, search.planes),
             witness,
             stopped,

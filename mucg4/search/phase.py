@@ -63,7 +63,6 @@ class PhaseSearch:
         self.bounder, self.objective, self.twin = search.bounder, search.objective, search.twin
         self.own = self.objective.rows_of(conjunction)
         self.soft = self.own.stop - self.own.start
-        self.drop = 0.0  # mean gain of one split
         self.asked = 0
         self.share = 0.5  # mean share of the bound that one round of tightening removes
         self._rebase(root)
@@ -125,7 +124,7 @@ class PhaseSearch:
         if not len(work.ids):
             return
         closed, done = self._refute(work, work.duals)
-        self._learn_drop(work, done.value)
+        search.learn_drop(work, done.value)
         left = np.flatnonzero(~closed)
         if search.witness is None and search.attack is not None and len(left):
             search.probe(work, self._points(done.coeffs[left]), left)
@@ -194,14 +193,6 @@ class PhaseSearch:
         self.search.close_duals(part, NUMPY.place(ascent.default_alpha()), self.conjunction, duals, bound, closed)
         return closed
 
-    def _learn_drop(self, work: Open, value: Array) -> None:
-        """Update the mean gain of a split from children whose parents' bounds are known."""
-        known = np.isfinite(work.parent_value)
-        if np.any(known):
-            gain = np.minimum(value[known], 0) - work.parent_value[known]
-            mean = float(np.maximum(gain, 0).mean())
-            self.drop = mean if self.drop == 0.0 else FORGET * self.drop + (1 - FORGET) * mean
-
     # ---- tightening ----------------------------------------------------------------------------
 
     def _tighten(self, work: Open, done: Pass) -> tuple[Open, Pass]:
@@ -213,9 +204,11 @@ class PhaseSearch:
             share = 1.0
             for turn in range(ROOT_ROUNDS if root else ROUNDS):
                 value = float(done.value[i])
-                drop = self._expected_drop(work, done) if root and turn else self.drop
+                drop = self._expected_drop(work, done) if root and turn else self.search.drop
                 share = max(share, HOPE) if root else self.share
                 if not (root and turn == 0) and not self._pays(work, i, value, drop, share):
+                    break
+                if turn + i and self.search.budget.work >= self.search.until:
                     break
                 one = work.take(np.array([i]))
                 if root and self._seek_cuts(one, done):
@@ -255,8 +248,7 @@ class PhaseSearch:
         assert one.duals is not None
         after = search.recorder.root_tightenings
         number = search.recorder.cut_count
-        size = sum(n.size for n in bounder.network.nodes)
-        most = min(old.units, CUT_CELLS // size)
+        most = min(old.units, CUT_CELLS // bounder.network.size)
         cuts: list[Cuts] = []
         planes, red = Planes.none(bounder.lo), old.with_cuts(Planes.none(bounder.lo))
         lines, rows = red.lines(*self._unit_bounds(one)), replace(one.duals, weights=one.duals.weights[:, : self.soft])

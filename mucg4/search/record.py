@@ -96,6 +96,7 @@ class Recorder:
         self.refresh = np.ones(64, dtype=bool)
         self.clip = np.zeros(64, dtype=bool)
         self.parent = np.full(64, -1, dtype=np.int64)
+        self.depth = np.zeros(64, dtype=np.int32)
         self.closed: list[Closed] = []
         self.tightenings: list[Tightening] = []
         self.cuts: list[Cuts] = []
@@ -111,6 +112,7 @@ class Recorder:
             self.arrays[f] = np.concatenate([self.arrays[f], np.full(grown - size, fill, dtype=self.arrays[f].dtype)])
         self.refresh = np.concatenate([self.refresh, np.ones(grown - size, dtype=bool)])
         self.parent = np.concatenate([self.parent, np.full(grown - size, -1, dtype=np.int64)])
+        self.depth = np.concatenate([self.depth, np.zeros(grown - size, dtype=np.int32)])
         self.clip = np.concatenate([self.clip, np.zeros(grown - size, dtype=bool)])
 
     def split(self, ids: Array, node: Array, index: Array, threshold: Array, refresh: bool) -> tuple[Array, Array]:
@@ -124,6 +126,7 @@ class Recorder:
             self.arrays[f][ids] = v
         self.refresh[left[0] : self.count] = refresh
         self.parent[left] = self.parent[right] = ids
+        self.depth[left] = self.depth[right] = self.depth[ids] + 1
         return left, right
 
     def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
@@ -207,7 +210,7 @@ class Recorder:
 
     # ---- growth in another process -------------------------------------------------------------
 
-    ALL = (*FIELDS, "refresh", "clip", "parent")
+    ALL = (*FIELDS, "refresh", "clip", "parent", "depth")
 
     def _field(self, name: str) -> Array:
         return self.arrays[name] if name in self.arrays else getattr(self, name)

@@ -19,10 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.bound.propagate import Bounder, NeuronRows, Refreshed, Regions
-from mucg4.ops.arrays import NUMPY, at_least, at_most, precision, xp, zeros
+from mucg4.ops.arrays import NUMPY, at_least, at_most, chunk, nonzero, precision, xp, zeros
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
+GAIN_ELEMENTS = 1 << 15  # numbers per chunk of neurons' rows: those of one pass stay in the cache
 DOMINANT = 0.3  # a neuron is split where its loss is at least this share of that of all neurons; 0.2 and 0.4 are worse
 
 
@@ -37,33 +38,48 @@ class Choice(NamedTuple):
 
 def loss(coeff: Array, low: Array, up: Array) -> Array:
     """Estimated looseness at neurons with output coefficients `coeff` and bounds `low, up` (same shapes)."""
+    return abs(coeff) * xp(low).where(coeff < 0, _chord(low, up), _corner(low, up))
+
+
+def _chord(low: Array, up: Array) -> Array:
+    """Height of the chord over the kink, 0 where the neuron is stable."""
     low, up = at_most(low, 0), at_least(up, 0)
-    chord = -low * up / at_least(up - low, 1e-30)  # float32 holds it too
-    return xp(low).where(coeff < 0, -coeff * chord, coeff * xp(low).minimum(up, -low))
+    return -low * up / at_least(up - low, 1e-30)  # float32 holds it too
 
 
-def _sum_by_region(values: Array, region: Array, batch: int) -> Array:
-    """`values (rows, d)` with sorted `region (rows,)` -> sums `(batch, d)`."""
-    out = zeros((batch, values.shape[1]), values)
+def _corner(low: Array, up: Array) -> Array:
+    """What the better of the two lower lines through the kink loses at most."""
+    return xp(low).minimum(at_least(up, 0), -at_most(low, 0))
+
+
+def _add_by_region(out: Array, values: Array, region: Array) -> None:
+    """Add `values (rows, d)` to `out (B, d)` at their regions `(rows,)`, which are sorted."""
     if not isinstance(values, np.ndarray):
         out.index_add_(0, region, values)
     elif len(region):
         starts = np.flatnonzero(np.r_[True, region[1:] != region[:-1]])
-        out[region[starts]] = np.add.reduceat(values, starts, axis=0)
-    return out
+        out[region[starts]] += np.add.reduceat(values, starts, axis=0)
 
 
-def _neuron_gains(rows: NeuronRows, coeff: Array, low: Array, up: Array, half: Array) -> tuple[Array, Array]:
-    """Losses that vanish in the lower and the upper child, `(B, d)` each, at the neurons of one node."""
-    low, up, coeff = (a[rows.region, rows.neuron][:, None] for a in (low, up, coeff))
-    h = half[rows.region]
-    now = loss(coeff, low, up)
-    out = []
-    for side in (-1.0, 1.0):  # the lower child loses the upper half of the input's range, and vice versa
-        new_low = xp(h).minimum(low + at_least(side * rows.below, 0) * h, up)
-        new_up = xp(h).maximum(up - at_least(side * rows.above, 0) * h, low)
-        out.append(_sum_by_region(now - loss(coeff, new_low, new_up), rows.region, len(half)))
-    return out[0], out[1]
+def _add_neuron_gains(
+    out: tuple[Array, Array], rows: NeuronRows, coeff: Array, low: Array, up: Array, half: Array
+) -> None:
+    """Add the losses at the neurons of one node that vanish in the lower and the upper child, to `(B, d)` each.
+
+    Two rows of memory per row and child would not fit a cache: rows are taken in chunks, those without a share in the
+    functional not at all.
+    """
+    low, up, coeff = (a[rows.region, rows.neuron] for a in (low, up, coeff))
+    step = max(16, chunk(GAIN_ELEMENTS, low) // max(half.shape[1], 1))
+    for sign, gap in ((-1.0, _chord), (1.0, _corner)):
+        kept = nonzero(sign * coeff > 0)[0]
+        for k in (kept[at : at + step] for at in range(0, len(kept), step)):
+            region, size, bottom, top = rows.region[k], abs(coeff[k])[:, None], low[k][:, None], up[k][:, None]
+            below, above, now = rows.below[k] * half[region], rows.above[k] * half[region], gap(bottom, top)
+            for side, total in zip((-1.0, 1.0), out, strict=True):  # the lower child loses the upper half
+                new_low = xp(top).minimum(bottom + at_least(side * below, 0), top)
+                new_up = xp(top).maximum(top - at_least(side * above, 0), bottom)
+                _add_by_region(total, size * (now - gap(new_low, new_up)), region)
 
 
 def _smooth_gains(
@@ -86,7 +102,7 @@ def _smooth_gains(
             left = 1 - (abs(rows.below) + abs(rows.above)) / 2 * half[rows.region] / width
             left = at_most(at_least(left, 0.0), 1.0)
             left = left * left if len(inputs) == 1 else left
-            out = out + _sum_by_region(gap[at][:, None] * (1 - left), rows.region, len(half))
+            _add_by_region(out, gap[at][:, None] * (1 - left), rows.region)
     return out
 
 
@@ -109,8 +125,8 @@ def input_gains(
         if node.inputs[0] not in refreshed.rows:
             continue
         low, up = bounder.pre_bounds(regions, node.inputs[0])
-        gains = _neuron_gains(refreshed.rows[node.inputs[0]], a * (node.op.right - node.op.left), low, up, half)
-        lower, upper = lower + gains[0], upper + gains[1]
+        coeff = a * (node.op.right - node.op.left)
+        _add_neuron_gains((lower, upper), refreshed.rows[node.inputs[0]], coeff, low, up, half)
     return lower, upper
 
 

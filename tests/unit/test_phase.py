@@ -133,7 +133,7 @@ def test_a_worker_that_fails_is_no_verdict(monkeypatch):
     monkeypatch.setattr(parallel, "SERIAL_TURNS", 1)
     query = hard_query(0, share=0.8)
 
-    def broken(search, part, seed):
+    def broken(search, part, seed, until):
         def job():
             raise BudgetError("spent in a worker")
 

@@ -1,0 +1,124 @@
+"""Two ways of splitting on one case: when the second one is tried, and what its proof answers for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from handmade import chain, clauses, formula_layers, formula_query, satisfiable
+
+import mucg4.search.solve as solve
+from mucg4.budget import Budget
+from mucg4.model.query import Query
+from mucg4.model.verdict import Safe, Statistics
+from mucg4.oracle.runtime import Runtime
+from mucg4.proof.check import check
+from mucg4.search.solve import Arm, Run, open_case
+from mucg4.settings import Settings
+from mucg4.verify import replay, verify
+
+VARIABLES = 14  # more than LOW_DIMENSION: phases are split first
+
+
+def run_of(query, **options) -> Run:
+    settings = Settings(workers=1, attack=False, **options)
+    return Run(query, settings, Budget.seconds(60), Statistics(), Runtime(query.network))
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """The second arm enters almost at once."""
+    monkeypatch.setattr(solve, "_entry", lambda run, state: 10_000.0)
+    monkeypatch.setattr(solve, "FIRST", 20_000.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_formulas_are_decided_as_by_trying_all_assignments(seed, hasty):
+    formula = clauses(seed, VARIABLES, 60 if seed % 2 else 90)
+    query = formula_query([formula], VARIABLES)
+    said: list[str] = []
+    verdict = verify(query, Settings(workers=1 + seed % 2), budget=Budget.seconds(60), progress=said.append)
+    assert verdict.word == ("sat" if satisfiable(*formula, VARIABLES) else "unsat")
+    if isinstance(verdict, Safe):
+        assert check(verdict.proof, query).accepted
+
+
+def test_the_second_arm_is_tried_when_the_first_stalls():
+    query = formula_query([clauses(1, 20, 120)], 20)
+    said: list[str] = []
+    verdict = verify(query, Settings(workers=1), budget=Budget.seconds(60), progress=said.append)
+    assert isinstance(verdict, Safe) and any("trying input" in text for text in said)
+    assert all(tree.refresh[1:].all() for tree in verdict.proof.trees)
+    assert check(verdict.proof, query).accepted
+
+
+def test_a_mode_that_was_asked_for_stays_alone(monkeypatch):
+    monkeypatch.setattr(solve, "FIRST", 1.0)
+    query = formula_query([clauses(3, 16, 96)], 16)
+    said: list[str] = []
+    verify(query, Settings(workers=1, split="phase"), budget=Budget.seconds(2), progress=said.append)
+    assert not any("trying" in text for text in said)
+
+
+def test_arms_share_out_the_conjunctions(hasty):
+    """Formulas of very different hardness: every one is answered for by exactly one tree."""
+    formulas = [clauses(k, VARIABLES, count) for k, count in enumerate((110, 400, 90))]
+    query = formula_query(formulas, VARIABLES)
+    assert not any(satisfiable(*f, VARIABLES) for f in formulas)
+    verdict = verify(query, Settings(workers=1), budget=Budget.seconds(60))
+    assert isinstance(verdict, Safe)
+    answered = [c for t in verdict.proof.trees for c in (range(3) if t.conjunctions is None else t.conjunctions)]
+    assert sorted(answered) == [0, 1, 2]
+    assert check(verdict.proof, query).accepted
+    again = replay(verdict.proof, query, Settings(workers=1), Budget.seconds(60))
+    assert isinstance(again, Safe) and again.statistics.reused_share == 1.0
+
+
+def test_conjunctions_that_another_arm_closed_are_forgotten():
+    query = formula_query([clauses(k, 6, 60) for k in range(3)], 6)
+    run = run_of(query)
+    state = open_case(run, 0)
+    assert state is not None and state.plan.mode == "input"
+    arms = [Arm(run, state.in_mode(mode, run.settings), None, np.ones(3, dtype=bool)) for mode in ("phase", "input")]
+    for arm in arms:
+        arm.begin()
+        assert not arm.closed.any()
+        arm.forget(np.array([False, True, False]))
+        assert arm.closed.tolist() == [False, True, False] and arm.is_open
+        arm.advance(float("inf"))
+        assert arm.closed.all() and not arm.is_open
+        state.trees.clear()
+        arm.leave_trees()
+        assert sorted(c for t in state.trees for c in t.conjunctions) == [0, 2]
+
+
+def test_the_outlook_is_never_better_than_what_was_spent():
+    query = formula_query([clauses(5, 18, 120)], 18)
+    run = run_of(query)
+    state = open_case(run, 0)
+    assert state is not None
+    arm = Arm(run, state.in_mode("input", run.settings), None, np.ones(1, dtype=bool))
+    arm.begin()
+    while arm.is_open:
+        assert arm.outlook() >= np.log2(arm.spent)
+        before = run.budget.work
+        arm.advance(1)
+        assert run.budget.work > before
+    assert arm.searches[0].outlook() == 0.0
+
+
+def test_a_stored_proof_is_replayed_in_the_mode_it_was_found_in():
+    """Phases come first on such a network, but the proof splits inputs; its variant moves every weight a little."""
+    formula = clauses(2, 20, 130)
+    query = formula_query([formula], 20)
+    verdict = verify(query, Settings(workers=1, split="input"), budget=Budget.seconds(60))
+    assert isinstance(verdict, Safe)
+    random = np.random.default_rng(0)
+    moved = [(w * (1 + 1e-3 * random.normal(size=w.shape)), b) for w, b in formula_layers([formula], 20)]
+    variant = Query((chain(moved),), query.cases)
+    again = replay(verdict.proof, variant, Settings(workers=1), Budget.seconds(60))
+    assert isinstance(again, Safe) and again.statistics.reused_share > 0.9
+    assert check(again.proof, variant).accepted
+    broken = replace(verdict.proof, trees=tuple(replace(t, conjunctions=()) for t in verdict.proof.trees))
+    assert not check(broken, query).accepted
