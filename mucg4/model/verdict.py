@@ -35,6 +35,7 @@ class Statistics:
     reused_share: float = 0.0  # closed by the ladder / stored_leaves
     replay_regions: int = 0  # regions bounded while replaying
     regions: int = 0  # regions bounded by the search
+    second_mode: str = ""  # what was split besides when the first search stalled: "input" or "phase"
     leaves: int = 0  # leaves of the final proof
     max_depth: int = 0
     attack_points: int = 0  # points evaluated by the attack

@@ -28,7 +28,11 @@ LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
 REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
 ATTACK_CELLS = 400_000
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
-FIRST = 48_000_000  # work of one mode before another is tried: about one second of one core
+FIRST = 16_000_000  # work of one mode before another is tried: about a third of a second on one core
+STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
+TRIAL = 0.1  # of the work of the first mode is spent on the other one before their outlooks are compared
+LATE = 64  # the other mode is tried anyway after so many times the work that a stall needs
+HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
 
@@ -207,11 +211,19 @@ class Arm:
                 search.forget(closed)
                 self.masks[k] = self.masks[k] & ~closed
 
+    def _growth(self) -> float:
+        """Binary logarithm of the regions that are expected over those that there were."""
+        regions = sum(search.recorder.count for search in self.searches)
+        return float(np.logaddexp2.reduce([search.outlook() for search in self.searches]) - np.log2(regions))
+
     def outlook(self) -> float:
         """Binary logarithm of the work that this arm needs more: what it expects, but at least what it has spent."""
-        regions = sum(search.recorder.count for search in self.searches)
-        expected = np.logaddexp2.reduce([search.outlook() for search in self.searches])
-        return float(np.log2(max(self.spent, 1)) + max(expected - np.log2(regions), 0.0))
+        return float(np.log2(max(self.spent, 1))) + max(self._growth(), 0.0)
+
+    @property
+    def stalls(self) -> bool:
+        """True when much more work is expected than was spent."""
+        return self._growth() > STALLED
 
     def leave_trees(self) -> None:
         """Give the finished trees to the case."""
@@ -224,11 +236,11 @@ class Arm:
 def solve_case(run: Run, state: CaseState) -> Witness | None:
     """Search one case from its root. Trees go to `state.trees`; returns a witness or None when closed.
 
-    A portfolio of two arms: what is split first is chosen by features (`preferred_mode`); a search that has taken
-    FIRST work without an end may have stalled, so the other mode is tried, and from then on the arm with the better
-    outlook goes on. An outlook is never better than what the arm has spent, so two that both promise too much take
-    turns. Measured: random 3-SAT as a network, 20 to 95 inputs, is closed by splits of inputs in seconds and not by
-    those of phases in minutes; networks of 30 inputs on text (safenlp) are the other way round.
+    A portfolio of two arms. What is split first is chosen by features (`preferred_mode`). Once that search has taken
+    FIRST work, and by its own outlook does not come to an end soon, the other mode is tried; also when it has missed
+    its outlook LATE times. From then on the arm with the better outlook goes on. Measured: random 3-SAT as a network
+    of 20 to 95 inputs is closed by splits of inputs in seconds and not by those of phases in minutes; texts embedded
+    in 30 inputs (safenlp) are the other way round.
     """
     attack = attack_of(run, state.case)
     every = np.ones(state.objective.count, dtype=bool)
@@ -240,23 +252,23 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
         witness = attack.run(_points(run, 16, 128), LONG_STEPS, run.budget)
         if witness is not None:
             return witness
-    arms = [first]
+    arms, latest = [first], first
     entry = _entry(run, state)
-    while arms[-1].is_open and arms[0].is_open:
-        outlooks = [arm.outlook() for arm in arms]
-        if len(arms) == 1 and first.spent >= entry:
+    while all(arm.is_open for arm in arms):
+        if len(arms) == 1 and first.spent >= entry and (first.stalls or first.spent >= LATE * entry):
             mode = "phase" if state.plan.mode == "input" else "input"
+            run.statistics.second_mode = mode
             run.report(f"splits of {state.plan.mode} do not come to an end: trying {mode}")
-            arms.append(Arm(run, state.in_mode(mode, run.settings), attack, ~first.closed))
-            witness = arms[1].begin() or arms[1].advance(first.spent / 2)
+            latest = Arm(run, state.in_mode(mode, run.settings), attack, ~first.closed)
+            arms.append(latest)
+            witness = latest.begin() or latest.advance(max(FIRST, first.spent * TRIAL))
         else:
-            arm = arms[int(np.argmin(outlooks))]
-            witness = arm.advance(entry - arm.spent if len(arms) == 1 else max(arm.spent / 2, FIRST / 4))
+            latest = min(arms, key=lambda arm: arm.outlook() - (HELD if arm is latest else 0.0))
+            witness = latest.advance(max(entry - latest.spent, latest.spent / 2))
         if witness is not None:
             return witness
-        if len(arms) > 1:
-            for one, other in (arms, arms[::-1]):
-                other.forget(one.closed & ~other.closed)
+        for one, other in (arms, arms[::-1]) if len(arms) > 1 else ():
+            other.forget(one.closed & ~other.closed)
     for arm in arms:
         arm.leave_trees()
     return None
