@@ -1,5 +1,6 @@
 """Canonical form: neighbouring affine nodes are composed where that neither multiplies two full
-matrices nor writes out a convolution; nodes that change nothing or reach no output disappear.
+matrices nor writes out a convolution; nodes that change nothing or reach no output disappear; neurons split into
+opposite pairs are put together (`mucg4.read.unsplit`).
 
 A composed node takes the name of the last tensor merged into it. Two nodes are composed only when the
 first has no other reader. Every product of two stored numbers is one rounding of that product; every
@@ -20,6 +21,7 @@ from mucg4.ops.affine import Dense, Index, Scale
 from mucg4.ops.base import Array, Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.read.build import DENSE_ENTRIES, Draft
+from mucg4.read.unsplit import unsplit
 
 
 def _offset(op: Any) -> tuple[Array, Array]:
@@ -158,7 +160,7 @@ def simplify(drafts: Sequence[Draft], output: int) -> tuple[Node, ...]:
         where[k] = len(kept)
         kept.append(replace(node, inputs=inputs))
         readers.append(uses[k])
-    return _finish(kept, where[output])
+    return _finish(unsplit(kept, readers, where[output]), where[output])
 
 
 def _uses(drafts: Sequence[Draft], output: int) -> list[int]:

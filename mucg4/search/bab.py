@@ -109,7 +109,7 @@ class Search:
         self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
         self.turns = 0
-        self.drop = 0.0  # mean gain of one split
+        self.drop, self.has_split = 0.0, False  # mean gain of one split, known after the first
         self.until = float("inf")  # work of the budget at which optional steps are left out
         self.ascent_share = 1.0  # running mean share of the regions that ascent closes
 
@@ -139,16 +139,19 @@ class Search:
             gain = np.minimum(value[known], 0) - work.parent_value[known]
             mean = float(np.fmax(gain, 0).mean())
             self.drop = mean if self.drop == 0.0 else FORGET * self.drop + (1 - FORGET) * mean
+            self.has_split = True
 
     def outlook(self) -> float:
-        """Binary logarithm of how many more regions to expect: the smaller of two estimates, infinite without any.
+        """Binary logarithm of how many more regions to expect: the smaller of two estimates, infinite if both are.
+
+        Before the first split nothing is known, and nothing but the open regions expected.
 
         One carries on with the mean gain of a split from the open regions' bounds; the other holds that the open
         share of the tree (each level halves a region's share) closes like the closed one (Knuth 1975).
         """
         count = len(self.frontier)
-        if not count:
-            return 0.0
+        if not count or not self.has_split:
+            return float(np.log2(max(count, 1)))
         content = self.frontier.content(("ids", "value"))
         levels = np.inf if self.drop <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.drop
         by_bounds = float(np.logaddexp2.reduce(levels * np.ones(count)))
@@ -219,7 +222,7 @@ class Search:
         for name, value in outcome.counters.items():
             setattr(self.statistics, name, getattr(self.statistics, name) + value)
         self.budget.work += outcome.work
-        self.drop, share = outcome.gains
+        self.drop, self.has_split, share = outcome.gains
         if self.phase is not None:
             self.phase.share = share
         self.turns += 1

@@ -48,7 +48,7 @@ class Outcome:
     growth: Growth
     frontier: dict[str, Array]
     counters: dict[str, int]
-    gains: tuple[float, float]
+    gains: tuple[float, bool, float]
     work: int
     root: tuple[Array, Array, Planes] | None
     witness: Witness | None = None
@@ -134,7 +134,7 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int], u
             growth,
             search.frontier.content(),
             counters,
-            (search.drop, 0.0 if phase is None else phase.share),
+            (search.drop, search.has_split, 0.0 if phase is None else phase.share),
             search.budget.work - worked,
             None if phase is None or part is not None else (phase.low, phase.up, search.planes),
             witness,

@@ -1,0 +1,81 @@
+"""Neurons that were split into opposite pairs are put together again.
+
+A function of two linear pieces satisfies `f(u) - f(-u) = (left + right) u`, so a dense layer that reads both `f(u)`
+and `f(-u)`, with opposite coefficients, reads `u`: the pair is no nonlinearity at all. The tool ReluSplitter
+writes networks of such pairs, with neurons that are left whole passing through the added layer unchanged: where the
+next layer is a ReLU again, `relu(c relu(z)) = relu(c z)` for c > 0. A pair of dense layers that consists of these two
+forms alone is one dense layer. Only exact opposites (up to a power of two) count, so both networks are the same real
+function; rows have one term each, so the folded numbers are rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mucg4.ops.affine import Dense
+from mucg4.ops.base import Array
+from mucg4.ops.piecewise import TwoPiece
+from mucg4.read.build import Draft
+
+
+def unsplit(kept: Sequence[Draft | None], readers: Sequence[int], output: int) -> list[Draft | None]:
+    """The drafts with every such pair of dense layers folded; `readers[k]` is how many read draft k."""
+    out = list(kept)
+    users: dict[int, list[int]] = {}
+    for k, draft in enumerate(out):
+        for i in draft.inputs if draft else ():
+            users.setdefault(i, []).append(k)
+    for k, second in enumerate(out):
+        if second is None or not isinstance(second.op, Dense):
+            continue
+        middle = out[second.inputs[0]]
+        if middle is None or not isinstance(middle.op, TwoPiece) or readers[second.inputs[0]] != 1:
+            continue
+        first = out[middle.inputs[0]]
+        if first is None or not isinstance(first.op, Dense) or readers[middle.inputs[0]] != 1:
+            continue
+        rectified = k != output and all(_rectifies(out[i]) for i in users.get(k, ()))
+        op = _folded(first.op, middle.op, second.op, rectified)
+        if op is not None:
+            out[middle.inputs[0]] = out[second.inputs[0]] = None
+            out[k] = replace(second, op=op, inputs=first.inputs)
+    return out
+
+
+def _rectifies(draft: Draft | None) -> bool:
+    return draft is not None and isinstance(draft.op, TwoPiece) and draft.op.left == 0.0
+
+
+def _folded(first: Dense, middle: TwoPiece, second: Dense, rectified: bool) -> Dense | None:
+    """The one layer that `second(middle(first))` is, None when some row has another form.
+
+    `rectified`: all readers are zero on negative values.
+    """
+    terms = np.count_nonzero(second.weight, axis=1)
+    if not len(terms) or terms.max(initial=0) > 2 or not np.any(terms == 2):
+        return None
+    order = np.argsort(second.weight == 0, axis=1, kind="stable")
+    i, j = order[:, 0], order[:, min(1, order.shape[1] - 1)]
+    every = np.arange(len(terms))
+    c, d = second.weight[every, i], np.where(terms == 2, second.weight[every, j], 0.0)
+    through = (terms == 1) & (c > 0) & (second.offset == 0) & rectified & (middle.left == 0.0)
+    scale = _opposite(first, i, j)
+    pair = (terms == 2) & (scale > 0) & (c + d * scale == 0)
+    if not np.all(pair | through | (terms == 0)):
+        return None
+    factor = c * np.where(pair, middle.left + middle.right, np.where(through, middle.right, 0.0))
+    magnitude = abs(factor) * first.bias_magnitude()[i] + second.bias_magnitude()
+    return Dense(first.weight[i] * factor[:, None], factor * first.offset[i] + second.offset, magnitude)
+
+
+def _opposite(first: Dense, i: Array, j: Array) -> Array:
+    """(R,) the power of two s with `row j = -s row i` exactly, offsets included, else 0."""
+    rows = np.concatenate([first.weight, first.offset[:, None]], axis=1)
+    largest = abs(rows).max(axis=1)
+    known = (largest[i] > 0) & (largest[j] > 0)
+    scale = np.where(known, largest[j] / np.where(known, largest[i], 1.0), 0.0)
+    exact = (np.frexp(scale)[0] == 0.5) & np.all(rows[j] == -scale[:, None] * rows[i], axis=1)
+    return np.where(exact, scale, 0.0)
