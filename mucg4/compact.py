@@ -25,7 +25,7 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Proof, Tree
 from mucg4.search.bab import Open, cut_regions
-from mucg4.search.solve import CaseState, Run, open_case
+from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much
 CORE_LEAVES = 2000  # cores are sought for proofs up to this size

@@ -27,5 +27,9 @@ class BudgetError(Mucg4Error):
     """The run's time, memory or an interrupt ended it; becomes the verdict `Unknown`."""
 
 
+class StuckError(BudgetError):
+    """A search cannot go on though the budget is not spent; another way to search may. What it held is lost."""
+
+
 class UnsoundError(Mucg4Error):
     """Two independent parts of mucg4 contradict each other: a bug, never a verdict."""

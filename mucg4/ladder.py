@@ -38,7 +38,8 @@ from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Cuts, Refutation, Tightening, Tree
 from mucg4.search.bab import Open, Search, cut_regions
 from mucg4.search.parallel import drive
-from mucg4.search.solve import CaseState, Run, attack_of, new_search, root_work, solve, solve_case, splits_phases
+from mucg4.search.run import CaseState, Run, attack_of, new_search, root_work, splits_phases
+from mucg4.search.solve import solve, solve_case
 from mucg4.store.match import Match, relate, translate
 
 if TYPE_CHECKING:

@@ -34,8 +34,7 @@ class Settings:
     batch: int = _option(0, "regions bounded together; 0 chooses by network size", low=0)
     split: str = _option(
         "auto",
-        "what is split: inputs (and neurons that dominate), ReLU phases, or chosen by features, and the other one besides "
-        "where that stalls",
+        "what is split: inputs (and dominant neurons), ReLU phases, or chosen by features, the other where that stalls",
         ("auto", "input", "phase"),
     )
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")

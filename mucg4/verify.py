@@ -17,7 +17,8 @@ from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
 from mucg4.oracle.runtime import Runtime, agreement
 from mucg4.proof.proof import Proof, Tree
-from mucg4.search.solve import Run, solve
+from mucg4.search.run import Run
+from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:

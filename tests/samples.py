@@ -28,7 +28,7 @@ from mucg4.oracle.runtime import Runtime, replay_witness
 from mucg4.proof.check import check
 from mucg4.proof.proof import Proof, Tree
 from mucg4.search.bab import Search
-from mucg4.search.solve import Run, new_search, open_case, root_work
+from mucg4.search.run import Run, new_search, open_case, root_work
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import verify

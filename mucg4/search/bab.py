@@ -27,7 +27,7 @@ from mucg4.bound.reduced import Rows
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.bound.twin import Twin
 from mucg4.budget import Budget
-from mucg4.errors import BudgetError, UnsoundError
+from mucg4.errors import StuckError, UnsoundError
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY
@@ -192,7 +192,8 @@ class Search:
     def run(self, turns: float = float("inf"), until: float = float("inf")) -> Witness | None:
         """Search for so many turns, until the budget's work is `until`, or until nothing is open.
 
-        One turn is done in any case. Raises `BudgetError` when the budget is spent.
+        One turn is done in any case. Raises `BudgetError` when the budget is spent, `StuckError` when splits have come
+        to working precision.
         """
         self.until = until
         if self.pending is not None and self.witness is None:
@@ -472,7 +473,7 @@ class Search:
         at, middle = choice.index[own], choice.threshold[own]
         inside = (work.regions.lo[own, at] < middle) & (middle < work.regions.hi[own, at])
         if self.witness is None and not np.all(inside):
-            raise BudgetError("undecided: a region shrank to a point where rounding hides the sign")
+            raise StuckError("undecided: a region shrank to a point where rounding hides the sign")
 
     def _decide(self, work: Open, stuck: Array, which: Array, choice: Choice) -> Array:
         """Regions without an unstable neuron: decided by LP, or split at their widest input."""

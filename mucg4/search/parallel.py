@@ -43,7 +43,7 @@ def usable_cores() -> int:
 
 @dataclass
 class Outcome:
-    """What a worker sends back; `stopped` is the reason of a spent budget."""
+    """What a worker sends back; `stopped` is what ended it early."""
 
     growth: Growth
     frontier: dict[str, Array]
@@ -52,7 +52,7 @@ class Outcome:
     work: int
     root: tuple[Array, Array, Planes] | None
     witness: Witness | None = None
-    stopped: str = ""
+    stopped: BudgetError | None = None
 
 
 def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:
@@ -98,7 +98,7 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
     budget.poll()
     until = budget.work + (until - budget.work) / len(tasks)
     outcomes = _fork([_job(s, part, (turn, k), until) for k, (s, part) in enumerate(tasks)], searches[0])
-    stopped = ""
+    stopped = None
     for (search, part), outcome in zip(tasks, outcomes, strict=True):
         if outcome is None:
             continue
@@ -106,8 +106,8 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
         stopped = stopped or outcome.stopped
         if outcome.witness is not None:
             return outcome.witness
-    if stopped:
-        raise BudgetError(stopped)
+    if stopped is not None:
+        raise stopped
     searches[0].report(searches)
     return None
 
@@ -123,11 +123,11 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int], u
             search.frontier.replace(part)
         if search.attack is not None:
             search.attack.rng = np.random.default_rng([search.turns, *seed])
-        stopped, witness = "", None
+        stopped, witness = None, None
         try:
             witness = search.run(min(max(TURNS, len(search.frontier) // search.plan.batch), MOST_TURNS), until)
         except BudgetError as error:
-            stopped = str(error)
+            stopped = error
         counters = {k: v - before[k] for k, v in _counters(search).items()}
         growth, phase = search.recorder.since(mark), search.phase
         return Outcome(

@@ -36,7 +36,8 @@ from mucg4.proof.check import check
 from mucg4.proof.curves import enclose
 from mucg4.proof.proof import Proof
 from mucg4.search.attack import gradient
-from mucg4.search.solve import Run, solve
+from mucg4.search.run import Run
+from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 rng = np.random.default_rng(3)

@@ -35,7 +35,8 @@ from mucg4.proof.proof import (
     to_bytes,
     to_text,
 )
-from mucg4.search.solve import open_case, solve
+from mucg4.search.run import open_case
+from mucg4.search.solve import solve
 from mucg4.store.align import Alignment
 from mucg4.store.store import lighter_forms
 from mucg4.store.translate import translate

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from handmade import chain, clauses, formula_layers, formula_query, satisfiable
 
+import mucg4.search.parallel as parallel
 import mucg4.search.solve as solve
 from mucg4.budget import Budget
+from mucg4.errors import StuckError
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
-from mucg4.search.solve import Arm, Run, open_case
+from mucg4.search.bab import Search
+from mucg4.search.run import Run, open_case
+from mucg4.search.solve import Arm
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
 
@@ -91,6 +95,28 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
         state.trees.clear()
         arm.leave_trees()
         assert sorted(c for t in state.trees for c in t.conjunctions) == [0, 2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_arm_that_gets_stuck_leaves_the_rest_to_the_other(workers, monkeypatch):
+    """Splits of inputs break off after some turns and lose what they held: the other arm refutes all of that."""
+    query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
+    real = Search._require_progress
+
+    def breaks_off(self, work, which, choice):
+        real(self, work, which, choice)
+        if self.plan.mode == "input" and self.turns > 3:
+            raise StuckError("undecided: as the test says")
+
+    monkeypatch.setattr(Search, "_require_progress", breaks_off)
+    monkeypatch.setattr(parallel, "SERIAL_TURNS", 1)
+    verdict = verify(query, Settings(workers=workers, batch=2), budget=Budget.seconds(60))
+    assert isinstance(verdict, Safe) and verdict.statistics.second_mode == "phase"
+    answered = [c for t in verdict.proof.trees for c in (range(3) if t.conjunctions is None else t.conjunctions)]
+    assert sorted(answered) == [0, 1, 2]
+    assert check(verdict.proof, query).accepted
+    alone = verify(query, Settings(workers=workers, batch=2, split="input"), budget=Budget.seconds(60))
+    assert alone.word == "unknown" and alone.reason == "undecided: as the test says"
 
 
 def test_the_outlook_is_never_better_than_what_was_spent():

@@ -24,7 +24,8 @@ from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
 from mucg4.proof.proof import Alpha, Proof, single_leaf
 from mucg4.search.attack import Attack
-from mucg4.search.solve import Run, open_case, solve
+from mucg4.search.run import Run, open_case
+from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 F = Fraction

@@ -26,7 +26,8 @@ from mucg4.ops.smooth import Sigmoid
 from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
 from mucg4.proof.proof import Proof
-from mucg4.search.solve import Run, solve
+from mucg4.search.run import Run
+from mucg4.search.solve import solve
 from mucg4.search.split import split_input
 from mucg4.settings import Settings
 

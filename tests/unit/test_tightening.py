@@ -54,7 +54,8 @@ from mucg4.proof.proof import (
 from mucg4.report import stored_text
 from mucg4.search.bab import cut_regions
 from mucg4.search.record import Recorder
-from mucg4.search.solve import Run, open_case, solve
+from mucg4.search.run import Run, open_case
+from mucg4.search.solve import solve
 from mucg4.settings import Settings
 from mucg4.store.align import Alignment
 from mucg4.store.store import Store, lighter_forms

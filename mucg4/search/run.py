@@ -1,0 +1,150 @@
+"""What every stage of one run shares, and a case with its root bounded and the way to search it chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mucg4.bound.objective import Objective
+from mucg4.bound.propagate import Bounder, Regions
+from mucg4.bound.reduced import Reduced
+from mucg4.bound.special import free_inputs
+from mucg4.bound.twin import Twin
+from mucg4.budget import Budget
+from mucg4.model.query import Case, Query
+from mucg4.model.verdict import Statistics
+from mucg4.ops.arrays import Backend
+from mucg4.oracle.runtime import Runtime
+from mucg4.proof.proof import Tree
+from mucg4.search.attack import Attack
+from mucg4.search.bab import Open, Plan, Search
+from mucg4.search.parallel import usable_cores
+from mucg4.search.record import Recorder
+from mucg4.settings import Settings
+
+LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
+REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
+ATTACK_CELLS = 400_000
+EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
+ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
+
+
+@dataclass
+class Run:
+    """What every stage of one run shares."""
+
+    query: Query
+    settings: Settings
+    budget: Budget
+    statistics: Statistics
+    runtime: Runtime
+    progress: Callable[[str], None] | None = None
+
+    def report(self, text: str) -> None:
+        """Tell the user something in one line."""
+        if self.progress is not None:
+            self.progress(text)
+
+    @property
+    def workers(self) -> int:
+        """Processes that search; one with a device, whose driver and threads do not survive a fork."""
+        if self.settings.device:
+            return 1
+        return self.settings.workers or usable_cores()
+
+    @property
+    def backend(self) -> Backend:
+        """Where bounds are computed. Raises `InputError` when the device of the settings cannot be used."""
+        return Backend("float64", self.settings.device or None)
+
+
+@dataclass
+class CaseState:
+    """A case with its bounder and refreshed root region, in one of the ways to search it (`plan`)."""
+
+    number: int
+    case: Case
+    bounder: Bounder
+    objective: Objective
+    root: Regions
+    plan: Plan
+    twin: Twin
+    trees: list[Tree] = field(default_factory=list)
+    others: dict[str, CaseState] = field(default_factory=dict)  # per mode, made when first asked for
+
+    def in_mode(self, mode: str, settings: Settings) -> CaseState:
+        """The same case, searched in another mode; the trees are shared."""
+        self.others.setdefault(self.plan.mode, self)
+        if mode not in self.others:
+            twin = self.twin.whole
+            if mode == "input":
+                twin = twin.specialised(self.bounder, self.root)
+            plan = plan_for(self.bounder, settings, len(self.objective.owner), mode)
+            self.others[mode] = replace(self, plan=plan, twin=twin)
+        return self.others[mode]
+
+
+def preferred_mode(bounder: Bounder, root: Regions, settings: Settings) -> str:
+    """What to split first: as the settings say, else by the number of free inputs."""
+    mode = settings.split
+    if mode == "auto":
+        mode = "input" if len(free_inputs(root.lo[0], root.hi[0])) <= LOW_DIMENSION else "phase"
+    return mode if mode == "input" or splits_phases(bounder, root) else "input"
+
+
+def splits_phases(bounder: Bounder, root: Regions) -> bool:
+    """True where phase splits are possible: two-piece neurons, and few enough that are unstable."""
+    units = sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
+    return Reduced.supports(bounder) and units * (units + bounder.network.input_size) <= REDUCED_CELLS
+
+
+def plan_for(bounder: Bounder, settings: Settings, constraints: int, mode: str) -> Plan:
+    """How to search in this mode; the size of batches by that of the network."""
+    batch = settings.batch or int(np.clip(200_000 // max(bounder.network.size, 1), 4, 256))
+    cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
+    batch = max(1, min(batch, EVALUATION_CELLS // cells))
+    return Plan(mode, mode == "input", ASCENT_STEPS, batch)
+
+
+def open_case(run: Run, number: int) -> CaseState | None:
+    """Bound the root of a case; None when the case has no point or no conjunction."""
+    case = run.query.cases[number]
+    if case.box.empty or not case.conjunctions:
+        return None
+    bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll)
+    root, objective = bounder.root(), Objective(case)
+    twin = Twin.of(bounder, objective, run.backend)
+    there, _ = twin.refresh(root)
+    bounder.tighten_scales(root)
+    if twin.bounder is not bounder:
+        twin.bounder.tighten_scales(there)
+    mode = preferred_mode(bounder, root, run.settings)
+    if mode == "input":
+        twin = twin.specialised(bounder, root)
+    plan = plan_for(bounder, run.settings, len(objective.owner), mode)
+    return CaseState(number, case, bounder, objective, root, plan, twin)
+
+
+def attack_of(run: Run, case: Case) -> Attack | None:
+    """The attack on one case, None when the settings switch it off."""
+    return Attack(run.query, case, run.runtime, run.statistics, run.settings.seed) if run.settings.attack else None
+
+
+def points(run: Run, least: int, most: int) -> int:
+    """How many points an attack takes: points times neurons are about ATTACK_CELLS."""
+    return int(np.clip(ATTACK_CELLS // max(run.query.network.size, 1), least, most))
+
+
+def root_work(state: CaseState, open_: np.ndarray) -> Open:
+    """The root region with the conjunctions `open_ (K,)` to refute."""
+    phases = np.zeros((1, state.bounder.width), dtype=np.int8)
+    return Open.fresh(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases)
+
+
+def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
+    """A search with an empty frontier and a tree of the root alone."""
+    recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
+    parts = state.bounder, state.objective, state.plan, state.root, recorder
+    return Search(*parts, run.statistics, run.budget, attack, run.progress, state.twin)
