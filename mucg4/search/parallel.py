@@ -33,6 +33,7 @@ from mucg4.search.record import Growth
 
 SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork
 TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent
+OVERTIME = 1.0  # share of the work asked for that workers may do more, so that meetings are not forced
 POLL_SECONDS = 0.2
 
 
@@ -58,6 +59,7 @@ class Outcome:
 def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:
     """Run searches until nothing is open or the budget's work has reached `until`; a witness of any of them ends all.
 
+    Workers meet when they have done their turns: cut short where that is OVERTIME more than was asked for.
     Raises `BudgetError`.
     """
     for search in searches:
@@ -66,13 +68,14 @@ def drive(searches: list[Search], workers: int, until: float = float("inf")) -> 
     open_ = [s for s in searches if s.is_open]
     alone = workers < 2 or not hasattr(os, "fork")
     turn = 0
+    hard = until + OVERTIME * (until - open_[0].budget.work) if open_ else until
     while open_ and open_[0].budget.work < until:
         if alone or (len(open_) == 1 and not open_[0].divisible(workers)):
             witness = open_[0].run(1 if open_[0].turns < SERIAL_TURNS else TURNS, until)
         elif len(open_) == 1 and open_[0].turns < SERIAL_TURNS:
             witness = open_[0].run(1, until)
         else:
-            witness = _round(open_, workers, turn, until)
+            witness = _round(open_, workers, turn, hard)
         if witness is not None:
             return witness
         open_ = [s for s in open_ if s.is_open]

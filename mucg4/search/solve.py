@@ -16,8 +16,8 @@ from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, p
 
 FIRST = 16_000_000  # work of one mode before another is tried: about a third of a second on one core
 STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
-TRIAL = 0.1  # of the work of the first mode is spent on the other one before their outlooks are compared
-LATE = 64  # the other mode is tried anyway after so many times the work that a stall needs
+TRIAL = 0.05  # of the work of the first mode is spent on the other one before their outlooks are compared
+LATE = 256  # the other mode is tried anyway after so many times the work that a stall needs
 HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last
 
 
@@ -151,7 +151,7 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
         else:
             held = [arm.outlook() - (HELD if arm is latest else 0.0) for arm in arms]
             latest = min(zip(held, arms, strict=True), key=lambda pair: (pair[1].stuck is not None, pair[0]))[1]
-            witness = latest.advance(max(entry - latest.spent, latest.spent / 2))
+            witness = latest.advance(max(entry - latest.spent, latest.spent))
         if witness is not None:
             return witness
         for one, other in (arms, arms[::-1]) if len(arms) > 1 else ():
