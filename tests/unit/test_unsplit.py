@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from handmade import model_bytes, random_layers
+from test_phase import hard_query
+from test_phase import layers as hard_layers
 
+from mucg4.model.query import Query
+from mucg4.model.verdict import Safe
 from mucg4.oracle.runtime import Runtime
+from mucg4.proof.check import check
 from mucg4.read.onnx import read_network
+from mucg4.settings import Settings
+from mucg4.store.store import Store
+from mucg4.verify import verify
 
 
 def split_layer(layers, at, chosen, shift=0.3, scale=1.0, rest="whole"):
@@ -101,3 +109,16 @@ def test_other_functions_of_two_pieces(activation):
     assert len(network.nodes) == 2
     x = np.random.default_rng(1).uniform(-2, 2, size=(50, 3))
     np.testing.assert_allclose(network(x), Runtime(network).outputs(x), atol=1e-4)
+
+
+def test_a_proof_of_the_base_serves_the_split_network():
+    sizes = (3, 24, 24, 2)
+    cases = hard_query(0, sizes).cases
+    base = Query((read(hard_layers(0, sizes)),), cases)
+    variant = Query((read(split_layer(hard_layers(0, sizes), 0, {1, 5, 20})),), cases)
+    with Store(":memory:") as store:
+        first = verify(base, Settings(workers=1, timeout=60), store)
+        verdict = verify(variant, Settings(workers=1, timeout=60), store)
+    assert isinstance(first, Safe) and isinstance(verdict, Safe)
+    assert verdict.statistics.stored_leaves > 1 and verdict.statistics.reused_share == 1.0
+    assert check(verdict.proof, variant).accepted
