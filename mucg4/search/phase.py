@@ -208,7 +208,7 @@ class PhaseSearch:
                 share = max(share, HOPE) if root else self.share
                 if not (root and turn == 0) and not self._pays(work, i, value, drop, share):
                     break
-                if turn + i and self.search.budget.work >= self.search.until:
+                if not root and self.search.budget.work >= self.search.until:
                     break
                 one = work.take(np.array([i]))
                 if root and self._seek_cuts(one, done):

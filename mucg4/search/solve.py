@@ -14,11 +14,12 @@ from mucg4.search.bab import LONG_STEPS
 from mucg4.search.parallel import drive
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, points, root_work, splits_phases
 
-FIRST = 16_000_000  # work of one mode before another is tried: about a third of a second on one core
+FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
 STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
-TRIAL = 0.05  # of the work of the first mode is spent on the other one before their outlooks are compared
-LATE = 256  # the other mode is tried anyway after so many times the work that a stall needs
+TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
+LATE = 80  # the other mode is tried anyway after so many times the work that a stall needs
 HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last
+FAIR, HOPELESS = 0.25, 64.0  # the slower arm gets this share of the other's work, unless its outlook is so much worse
 
 
 def first_attack(run: Run, case: Case) -> Witness | None:
@@ -120,9 +121,9 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
 
     A portfolio of two arms. What is split first is chosen by features (`preferred_mode`). Once that search has taken
     FIRST work, and by its own outlook does not come to an end soon, the other mode is tried; also when it has missed
-    its outlook LATE times. From then on the arm with the better outlook goes on. Measured: random 3-SAT as a network
-    of 20 to 95 inputs is closed by splits of inputs in seconds and not by those of phases in minutes; texts embedded
-    in 30 inputs (safenlp) are the other way round.
+    its outlook LATE times. From then on the arm with the better outlook goes on, the other one a little. Measured:
+    random 3-SAT as a network of 20 to 95 inputs is closed by splits of inputs in seconds and not by those of phases in
+    minutes; texts embedded in 30 inputs (safenlp) are the other way round.
     """
     attack = attack_of(run, state.case)
     every = np.ones(state.objective.count, dtype=bool)
@@ -144,13 +145,12 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
             run.report(f"splits of {state.plan.mode} do not come to an end: trying {mode}")
             latest = Arm(run, state.in_mode(mode, run.settings), attack, ~first.closed)
             arms.append(latest)
-            witness = latest.begin() or latest.advance(max(FIRST, first.spent * TRIAL))
+            witness = latest.begin() or latest.advance(TRIAL * entry)
         elif all(arm.stuck for arm in arms):
             assert first.stuck is not None
             raise first.stuck
         else:
-            held = [arm.outlook() - (HELD if arm is latest else 0.0) for arm in arms]
-            latest = min(zip(held, arms, strict=True), key=lambda pair: (pair[1].stuck is not None, pair[0]))[1]
+            latest = _next(arms, latest)
             witness = latest.advance(max(entry - latest.spent, latest.spent))
         if witness is not None:
             return witness
@@ -159,6 +159,15 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
     for arm in arms:
         arm.leave_trees()
     return None
+
+
+def _next(arms: list[Arm], latest: Arm) -> Arm:
+    """The arm with the best outlook, or one that is far behind in work: early outlooks are poor."""
+    arms = [arm for arm in arms if arm.stuck is None]
+    best = min(arms, key=lambda arm: arm.outlook() - (HELD if arm is latest else 0.0))
+    least = min(arms, key=lambda arm: arm.spent)
+    behind = least.spent < FAIR * best.spent and least.outlook() < best.outlook() + HOPELESS
+    return least if behind else best
 
 
 def _entry(run: Run, state: CaseState) -> float:
