@@ -19,7 +19,8 @@ STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it 
 TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
 LATE = 80  # the other mode is tried anyway after so many times the work that a stall needs
 HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last
-FAIR, HOPELESS = 0.25, 64.0  # the slower arm gets this share of the other's work, unless its outlook is so much worse
+FAIR = 0.25  # the slower arm gets this share of the other's work,
+HOPELESS, JUDGED = 64.0, 64  # unless its outlook is so much worse after so many regions
 
 
 def first_attack(run: Run, case: Case) -> Witness | None:
@@ -94,10 +95,14 @@ class Arm:
                 search.forget(closed)
                 self.masks[k] = self.masks[k] & ~closed
 
+    @property
+    def regions(self) -> int:
+        """Regions in the trees."""
+        return sum(search.recorder.count for search in self.searches)
+
     def _growth(self) -> float:
         """Binary logarithm of the regions that are expected over those that there were."""
-        regions = sum(search.recorder.count for search in self.searches)
-        return float(np.logaddexp2.reduce([search.outlook() for search in self.searches]) - np.log2(regions))
+        return float(np.logaddexp2.reduce([search.outlook() for search in self.searches]) - np.log2(self.regions))
 
     def outlook(self) -> float:
         """Binary logarithm of the work that this arm needs more: what it expects, but at least what it has spent."""
@@ -166,8 +171,8 @@ def _next(arms: list[Arm], latest: Arm) -> Arm:
     arms = [arm for arm in arms if arm.stuck is None]
     best = min(arms, key=lambda arm: arm.outlook() - (HELD if arm is latest else 0.0))
     least = min(arms, key=lambda arm: arm.spent)
-    behind = least.spent < FAIR * best.spent and least.outlook() < best.outlook() + HOPELESS
-    return least if behind else best
+    hopeless = least.regions >= JUDGED and least.outlook() > best.outlook() + HOPELESS
+    return least if least.spent < FAIR * best.spent and not hopeless else best
 
 
 def _entry(run: Run, state: CaseState) -> float:
