@@ -108,7 +108,7 @@ class Search:
         self.pending: Open | None = None  # a root whose dear steps have not begun
         self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
-        self.turns = 0
+        self.turns = self.meetings = 0  # of its own, and of the processes that share it
         self.drop, self.has_split = 0.0, False  # mean gain of one split, known after the first
         self.until = float("inf")  # work of the budget at which optional steps are left out
         self.ascent_share = 1.0  # running mean share of the regions that ascent closes

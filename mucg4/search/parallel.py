@@ -59,7 +59,8 @@ class Outcome:
 def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:
     """Run searches until nothing is open or the budget's work has reached `until`; a witness of any of them ends all.
 
-    Workers meet when they have done their turns: cut short where that is OVERTIME more than was asked for.
+    Workers meet when they have done their turns: those of phase splits are cut short where they would do OVERTIME more
+    than was asked for.
     Raises `BudgetError`.
     """
     for search in searches:
@@ -67,19 +68,19 @@ def drive(searches: list[Search], workers: int, until: float = float("inf")) -> 
             return search.witness
     open_ = [s for s in searches if s.is_open]
     alone = workers < 2 or not hasattr(os, "fork")
-    turn = 0
-    hard = until + OVERTIME * (until - open_[0].budget.work) if open_ else until
+    long = bool(open_) and open_[0].plan.mode == "phase"  # turns that tighten may take seconds
+    hard = until + OVERTIME * (until - open_[0].budget.work) if long else float("inf")
     while open_ and open_[0].budget.work < until:
         if alone or (len(open_) == 1 and not open_[0].divisible(workers)):
             witness = open_[0].run(1 if open_[0].turns < SERIAL_TURNS else TURNS, until)
         elif len(open_) == 1 and open_[0].turns < SERIAL_TURNS:
             witness = open_[0].run(1, until)
         else:
-            witness = _round(open_, workers, turn, hard)
+            witness = _round(open_, workers, open_[0].meetings, hard)
         if witness is not None:
             return witness
+        open_[0].meetings += 1  # kept there: the attack's random points must not depend on where `until` lies
         open_ = [s for s in open_ if s.is_open]
-        turn += 1
     return None
 
 

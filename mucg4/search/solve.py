@@ -19,7 +19,7 @@ STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it 
 TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
 LATE = 80  # the other mode is tried anyway after so many times the work that a stall needs
 HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last
-FAIR = 0.25  # the slower arm gets this share of the other's work,
+FAIR = 1 / 16  # the slower arm gets this share of the other's work,
 HOPELESS, JUDGED = 64.0, 64  # unless its outlook is so much worse after so many regions
 
 
