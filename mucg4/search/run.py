@@ -94,9 +94,14 @@ def preferred_mode(bounder: Bounder, root: Regions, settings: Settings) -> str:
     return mode if mode == "input" or splits_phases(bounder, root) else "input"
 
 
+def unstable_units(bounder: Bounder, root: Regions) -> int:
+    """How many neurons are unstable on the root."""
+    return sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
+
+
 def splits_phases(bounder: Bounder, root: Regions) -> bool:
     """True where phase splits are possible: two-piece neurons, and few enough that are unstable."""
-    units = sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
+    units = unstable_units(bounder, root)
     return Reduced.supports(bounder) and units * (units + bounder.network.input_size) <= REDUCED_CELLS
 
 

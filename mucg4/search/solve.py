@@ -12,7 +12,17 @@ from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
 from mucg4.search.bab import LONG_STEPS
 from mucg4.search.parallel import drive
-from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, points, root_work, splits_phases
+from mucg4.search.run import (
+    CaseState,
+    Run,
+    attack_of,
+    new_search,
+    open_case,
+    points,
+    root_work,
+    splits_phases,
+    unstable_units,
+)
 
 FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
 STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
@@ -183,7 +193,7 @@ def _entry(run: Run, state: CaseState) -> float:
     bounder, root = state.bounder, state.root
     if run.settings.split != "auto":
         return float("inf")
-    units = sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
+    units = unstable_units(bounder, root)
     if state.plan.mode == "phase":
         return max(FIRST, 32.0 * units * bounder.network.size)
     if not splits_phases(bounder, root):

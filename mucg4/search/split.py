@@ -66,8 +66,8 @@ def _add_neuron_gains(
 ) -> None:
     """Add the losses at the neurons of one node that vanish in the lower and the upper child, to `(B, d)` each.
 
-    Two rows of memory per row and child would not fit a cache: rows are taken in chunks, those without a share in the
-    functional not at all.
+    All rows at once would not fit a cache: they are taken in chunks, and those without a share in the functional not
+    at all.
     """
     low, up, coeff = (a[rows.region, rows.neuron] for a in (low, up, coeff))
     step = max(16, chunk(GAIN_ELEMENTS, low) // max(half.shape[1], 1))
