@@ -146,8 +146,10 @@ class Search:
 
         Before the first split nothing is known, and nothing but the open regions expected.
 
-        One carries on with the mean gain of a split from the open regions' bounds; the other holds that the open
-        share of the tree (each level halves a region's share) closes like the closed one (Knuth 1975).
+        One carries on with the mean gain of a split from the open regions' bounds; the other with the pace at which the
+        last third of the regions closed shares of the tree, of which each level halves a region's. Measured on a
+        network of 30 inputs (safenlp) that took 113 000 regions: the latter was off by less than a factor of two from
+        2 400 regions on. Knuth's estimate (1975), which rates all closed regions alike, promised an end throughout.
         """
         count = len(self.frontier)
         if not count or not self.has_split:
@@ -155,10 +157,9 @@ class Search:
         content = self.frontier.content(("ids", "value"))
         levels = np.inf if self.drop <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.drop
         by_bounds = float(np.logaddexp2.reduce(levels * np.ones(count)))
-        closed = (self.recorder.count + 1) // 2 - count
-        share = float(np.exp2(-self.recorder.depth[content["ids"]].astype(np.float64)).sum())
-        by_shares = np.log2(closed * share / (1 - share)) if closed and share < 1 else np.inf
-        return min(by_bounds, float(by_shares))
+        share, before, since = self.recorder.open_shares(content["ids"])
+        by_pace = np.log2(max(since * share / (before - share), count)) if before > share else np.inf
+        return min(by_bounds, float(by_pace))
 
     def closed(self) -> Array:
         """(K,) conjunctions that no open region has to refute any more."""

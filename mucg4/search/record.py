@@ -193,6 +193,19 @@ class Recorder:
         rows = found.take(np.flatnonzero(helped))
         self.tightenings.append(replace(rows, at=int(at), literals=literals, beta=rows.beta[:, held]))
 
+    def open_shares(self, ids: Array) -> tuple[float, float, int]:
+        """Share of the root that the open tree nodes `ids` have, the same at two thirds of the regions, regions since.
+
+        A node's share is 2 ** -depth. Nodes count as made in the order of their numbers.
+        """
+        then = 2 * self.count // 3
+        left = self.arrays["left"][:then]
+        open_ = left >= then
+        open_[ids[ids < then]] = True
+        before = np.flatnonzero(open_)
+        now, earlier = (float(np.exp2(-self.depth[which].astype(np.float64)).sum()) for which in (ids, before))
+        return now, earlier, self.count - then
+
     def literals(self, ids: Array) -> list[dict[int, int]]:
         """Per tree node: flat pre-activation position -> tree node that introduced the phase literal."""
         parent = self.parent

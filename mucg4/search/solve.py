@@ -25,7 +25,7 @@ from mucg4.search.run import (
 )
 
 FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
-STALLED = 3.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
+STALLED = 1.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
 TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
 LATE = 80  # the other mode is tried anyway after so many times the work that a stall needs
 HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last

@@ -17,6 +17,7 @@ from mucg4.model.verdict import Safe, Statistics
 from mucg4.oracle.runtime import Runtime
 from mucg4.proof.check import check
 from mucg4.search.bab import Search
+from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
 from mucg4.search.solve import Arm
 from mucg4.settings import Settings
@@ -132,6 +133,37 @@ def test_the_outlook_is_never_better_than_what_was_spent():
         arm.advance(1)
         assert run.budget.work > before
     assert arm.searches[0].outlook() == 0.0
+
+
+def test_phase_splits_that_close_ever_less_make_room():
+    """Closing shallow regions early looked like progress once: 20 s were not enough where inputs take a moment."""
+    formula = clauses(2002, 15, 69)
+    assert not satisfiable(*formula, 15)
+    verdict = verify(formula_query([formula], 15), Settings(workers=1), budget=Budget.seconds(60))
+    assert isinstance(verdict, Safe) and verdict.statistics.second_mode == "input"
+
+
+def test_shares_of_open_regions_now_and_at_two_thirds():
+    random = np.random.default_rng(4)
+    state = open_case(run_of(formula_query([clauses(1, 5, 30)], 5)), 0)
+    assert state is not None
+    recorder, open_ = Recorder(state.bounder, [1]), [0]
+    share = {0: 1.0}
+    history = {1: 1.0}
+    for _ in range(40):
+        k = open_.pop(int(random.integers(len(open_))))
+        ids, one = np.array([k]), np.zeros(1, dtype=np.int32)
+        children = [int(c[0]) for c in recorder.split(ids, one, one, np.zeros(1), True)]
+        share.update(dict.fromkeys(children, share[k] / 2))
+        open_ += [c for c in children if random.random() < 0.7]
+        open_ = open_ or [children[0]]
+        history[recorder.count] = sum(share[c] for c in open_)
+        now, before, since = recorder.open_shares(np.array(open_))
+        then = recorder.count - since
+        assert then == 2 * recorder.count // 3
+        assert np.isclose(now, sum(share[c] for c in open_))
+        if then in history:
+            assert np.isclose(before, history[then])
 
 
 def test_a_stored_proof_is_replayed_in_the_mode_it_was_found_in():
