@@ -11,18 +11,20 @@ in one flat axis; `Bounder.slices` says where. Children inherit: bounds only eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from mucg4.bound.cone import Cone, Images
 from mucg4.bound.joint import Ends, sharpened
 from mucg4.bound.kernels import relax_rows, row_norms
 from mucg4.bound.rounding import Scales, gamma, scales
-from mucg4.model.network import Network
+from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import (
+    NUMPY,
     Array,
     Backend,
     arange,
@@ -30,7 +32,6 @@ from mucg4.ops.arrays import (
     at_most,
     choose,
     chunk,
-    empty,
     full,
     nonzero,
     precision,
@@ -42,6 +43,7 @@ from mucg4.ops.base import Affine, Nonlinear, Relaxation
 from mucg4.ops.bilinear import JOINT_INPUTS, Product
 from mucg4.ops.piecewise import TwoPiece
 
+LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows
 CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
 
 
@@ -164,6 +166,7 @@ class Bounder:
         self._products = {k for k in network.nonlinear if few and isinstance(network.nodes[k].op, Product)}
         self._factors = {i for k in self._products for i in network.nodes[k].inputs}
         self._direct = {k for k in self.pre if self._is_direct(k)}
+        self.images = Images(network)
 
     def _is_direct(self, k: int) -> bool:
         """True for a dense map of the input: its interval is already its exact range."""
@@ -257,6 +260,7 @@ class Bounder:
         `backward` is False. Sound: every new bound is intersected with the inherited one.
         """
         out = Refreshed({}, {})
+        hulls: dict[int, tuple[Array, Array]] = {}
         for k in self.pre:
             low, up = self.pre_bounds(regions, k)
             keep = keep_rows or (backward and k in self._factors)
@@ -274,7 +278,7 @@ class Bounder:
                     error = self.scales.error[k] + self.scales.error[0] * row_norms(weight) + self.scales.tiny
                     out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset - error, -offset - error)
             elif backward:
-                self._image(regions, k)
+                self._image(regions, k, hulls)
                 region, neuron = nonzero(self.unstable(regions, k, literals=True))
                 if len(region):
                     rows = self._tighten_neurons(regions, k, region, neuron, out.lines, keep)
@@ -304,19 +308,38 @@ class Bounder:
             ends.below[at], ends.base[at], ends.above[at], ends.top[at] = own.below, own.base, own.above, own.top
         return ends
 
-    def _image(self, regions: Regions, k: int) -> None:
-        """Intersect the bounds of node k with its image when it is a smooth function of other pre-activations.
+    def _image(self, regions: Regions, k: int, hulls: dict[int, tuple[Array, Array]]) -> None:
+        """Intersect the bounds of node k with its image under interval arithmetic, where that is worth its cost.
 
-        Two pieces in a row are left alone: their bounds decide which default slope the checker takes.
+        It is for smooth functions of other pre-activations, and for large affine nodes: what it finds stable needs no
+        backward rows. Two pieces in a row are left alone: their bounds decide which default slope the checker takes.
+        `hulls` are the bounds of nodes derived so far in this refresh, complemented here.
         """
-        op = self.network.nodes[k].op
-        if not isinstance(op, Nonlinear) or isinstance(op, TwoPiece):
+        node = self.network.nodes[k]
+        if isinstance(node.op, TwoPiece) or (isinstance(node.op, Affine) and node.size < LARGE):
             return
         low, up = self.pre_bounds(regions, k)
-        bounds = [self.pre_bounds(regions, i) for i in self.network.nodes[k].inputs]
-        a, b = op.interval([x for x, _ in bounds], [y for _, y in bounds])
-        xp(low).fmax(low, a, out=low)
+        a, b = self._hull(regions, k, hulls, own=False)
+        xp(low).fmax(low, a, out=low)  # nan tightens nothing
         xp(up).fmin(up, b, out=up)
+
+    def _hull(
+        self, regions: Regions, k: int, hulls: dict[int, tuple[Array, Array]], own: bool = True
+    ) -> tuple[Array, Array]:
+        """Interval bounds `(B, size_k)` of node k; with `own` the known ones of a pre-activation."""
+        if own and k in self.slices:
+            return self.pre_bounds(regions, k)
+        if k == 0:
+            return regions.lo, regions.hi
+        if k not in hulls:
+            node = self.network.nodes[k]
+            low, up = zip(*(self._hull(regions, i, hulls) for i in node.inputs), strict=True)
+            if isinstance(node.op, Affine):
+                hulls[k] = self._affine_interval(k, list(low), list(up))
+            else:
+                assert isinstance(node.op, Nonlinear)
+                hulls[k] = node.op.interval(list(low), list(up))
+        return hulls[k]
 
     def _tighten_neurons(
         self, regions: Regions, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation], keep: bool
@@ -325,22 +348,60 @@ class Bounder:
         low, up = self.pre_bounds(regions, k)
         d = regions.lo.shape[1] if keep else 0
         shapes = ((len(region), d), (len(region), d), (len(region),), (len(region),))
-        kept = NeuronRows(region, neuron, *(empty(shape, low) for shape in shapes))
-        m, plus = xp(low), full(len(region), 1.0, low)
-        step = max(16, chunk(CHUNK_ELEMENTS, low) // (2 * max(n.size for n in self.network.nodes[: k + 1])))
-        for at in range(0, len(region), step):
-            part = slice(at, at + step)
-            r, j, one = region[part], neuron[part], plus[part]
+        kept = NeuronRows(region, neuron, *(zeros(shape, low) for shape in shapes))
+        m = xp(low)
+        for part, seen, rows in self.neuron_rows(k, region, neuron, lines):
+            r, j = region[part], neuron[part]
             both = m.concatenate([r, r])
-            rows = self.backward(k, m.concatenate([j, j]), m.concatenate([one, -one]), both, lines)
-            value = rows.minimum(regions.lo[both], regions.hi[both], self.scales.input_dot)
+            lo, hi = (a[both] if seen is None else a[:, seen][both] for a in (regions.lo, regions.hi))
+            value = rows.minimum(lo, hi, self.scales.input_dot)
             low[r, j] = m.fmax(low[r, j], value[: len(r)])  # nan tightens nothing
             up[r, j] = m.fmin(up[r, j], -value[len(r) :])
             if keep:
                 constant = rows.offset - rows.error
-                kept.below[part], kept.above[part] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
+                where = part if seen is None else (part[:, None], seen[None])
+                kept.below[where], kept.above[where] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
                 kept.base[part], kept.top[part] = constant[: len(r)], constant[len(r) :]
         return kept
+
+    def neuron_rows(
+        self, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation]
+    ) -> Iterator[tuple[Array, Array | None, Rows]]:
+        """Rows of neurons `neuron` of node k in regions `region`, in parts.
+
+        Yields the places of a part, the inputs `(s,)` that its rows have coefficients on (None: all) and the rows:
+        those of +z, then those of -z.
+        """
+        place = self.network.backend.place
+        cones = self.images.tiling(k, NUMPY.place(neuron), 2)
+        if cones is not None:
+            for own, cone in cones:
+                seen, index, relaxations = place(cone.at[0]), place(own), cone.relaxations(lines, place)
+                at = place(np.searchsorted(cone.at[-1], NUMPY.place(neuron)[own]))
+                for part in self._parts(len(own), max(n.size for n in cone.nodes)):
+                    r, j = region[index[part]], at[part]
+                    yield index[part], seen, self._cone_rows(cone, j, r, relaxations)
+            return
+        m, plus, every = xp(self.lo), full(len(region), 1.0, self.lo), arange(len(region), self.lo)
+        for part in self._parts(len(region), max(n.size for n in self.network.nodes[: k + 1])):
+            r, j, one = region[part], neuron[part], plus[part]
+            twice = m.concatenate([j, j]), m.concatenate([one, -one]), m.concatenate([r, r])
+            yield every[part], None, self.backward(k, *twice, lines)
+
+    def _parts(self, count: int, widest: int) -> Iterator[slice]:
+        """Slices of so many neurons, two rows each, whose rows fit a core's cache."""
+        step = max(16, chunk(CHUNK_ELEMENTS, self.lo) // (2 * widest))
+        return (slice(at, at + step) for at in range(0, count, step))
+
+    def _cone_rows(self, cone: Cone, at: Array, region: Array, relaxations: dict[int, Relaxation]) -> Rows:
+        """Rows +z and -z of the components `at (n,)` of a cone's last node in regions `region (n,)`."""
+        count, last = len(at), len(cone.nodes) - 1
+        a, every = zeros((2 * count, cone.nodes[last].size), self.lo), arange(2 * count, self.lo)
+        m = xp(a)
+        a[every, m.concatenate([at, at])] = m.concatenate([full(count, 1.0, a), full(count, -1.0, a)])
+        errors = [self.scales.error[k] if k >= 0 else 0.0 for k in cone.old]
+        rows = full(2 * count, 0.0, a), full(2 * count, self.scales.tiny, a)
+        return self._carry({last: a}, *rows, m.concatenate([region, region]), relaxations, None, cone.nodes, errors)
 
     def backward(self, k: int, neuron: Array, sign: Array, region: Array, relaxations: dict[int, Relaxation]) -> Rows:
         """Rows `sign * value(k)[neuron]` carried to the input; see `carry`."""
@@ -380,14 +441,17 @@ class Bounder:
         region: Array,
         relaxations: dict[int, Relaxation],
         trace: dict[int, Array] | None = None,
+        nodes: Sequence[Node] = (),
+        errors: Sequence[float] = (),
     ) -> Rows:
-        nodes, last = self.network.nodes, max(pending)
+        """`nodes`, `errors`: those of a cone, else all of the network's."""
+        nodes, errors, last = nodes or self.network.nodes, errors or self.scales.error, max(pending)
         self.poll(len(region) * sum(n.size for n in nodes[: last + 1]))
         for k in range(last, 0, -1):
             a = pending.pop(k, None)
             if a is None:
                 continue
-            error = error + self.scales.error[k] * row_norms(a)
+            error = error + errors[k] * row_norms(a)
             op = nodes[k].op
             if isinstance(op, Affine):
                 bias = op.bias()
@@ -404,4 +468,4 @@ class Bounder:
         a = pending.pop(0, None)
         if a is None:
             a = zeros((len(region), nodes[0].size), self.lo)
-        return Rows(a, offset, error + self.scales.error[0] * row_norms(a))
+        return Rows(a, offset, error + errors[0] * row_norms(a))
