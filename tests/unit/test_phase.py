@@ -131,7 +131,7 @@ def test_a_witness_of_a_worker_ends_the_search(monkeypatch):
 
 def test_a_worker_that_fails_is_no_verdict(monkeypatch):
     monkeypatch.setattr(parallel, "SERIAL_TURNS", 1)
-    query = hard_query(0, share=0.8)
+    query = hard_query(0, share=0.95)
 
     def broken(search, part, seed, until):
         def job():
