@@ -24,14 +24,20 @@ def relax_rows(a: Array, region: Array, lines: Relaxation) -> tuple[tuple[Array,
     coefficient is positive the lower line is used, else the upper one, so the result is a lower bound.
     """
     positive, where = a > 0, xp(a).where
+    one = len(lines.upper_offset) == 1  # lines of a single region serve all rows as they are
     rows = tuple(
-        where(positive, lower[region], upper[region]) * a
+        where(positive, lower if one else lower[region], upper if one else upper[region]) * a
         for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=True)
     )
-    offset = row_dots(at_most(a, 0), lines.upper_offset[region])
+    offset = _dots(at_most(a, 0), lines.upper_offset, region)
     if lines.lower_offset.any():
-        offset = offset + row_dots(at_least(a, 0), lines.lower_offset[region])
+        offset = offset + _dots(at_least(a, 0), lines.lower_offset, region)
     return rows, offset
+
+
+def _dots(a: Array, values: Array, region: Array) -> Array:
+    """Products of rows `(rows, n)` with their regions' vectors among `values (regions, n)`."""
+    return a @ values[0] if len(values) == 1 else row_dots(a, values[region])
 
 
 def row_norms(a: Array) -> Array:

@@ -11,9 +11,11 @@ in one flat axis; `Bounder.slices` says where. Children inherit: bounds only eve
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -43,7 +45,11 @@ from mucg4.ops.base import Affine, Nonlinear, Relaxation
 from mucg4.ops.bilinear import JOINT_INPUTS, Product
 from mucg4.ops.piecewise import TwoPiece
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows
+THREADED = 1e8  # rows times neurons from which threads share out rows
 CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
 
 
@@ -145,6 +151,7 @@ class Bounder:
         `poll` is called with each backward pass's work, rows times neurons, and may raise to end the run.
         """
         self.poll = poll
+        self.threads = 1  # that share out the rows of many neurons
         self.network = network
         self.pre = network.pre_activations
         self.slices: dict[int, slice] = {}
@@ -372,6 +379,30 @@ class Bounder:
         Yields the places of a part, the inputs `(s,)` that its rows have coefficients on (None: all) and the rows:
         those of +z, then those of -z.
         """
+        tasks = self._tasks(k, region, neuron, lines)
+        if self.threads == 1 or len(region) * sum(n.size for n in self.network.nodes[: k + 1]) < THREADED:
+            yield from ((part, seen, task()) for part, seen, task in tasks)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
+            running: deque[tuple[Array, Array | None, Future[Rows]]] = deque()
+            try:
+                for part, seen, task in tasks:
+                    running.append((part, seen, pool.submit(task)))
+                    if len(running) > 2 * self.threads:
+                        part, seen, future = running.popleft()
+                        yield part, seen, future.result()
+                yield from ((part, seen, future.result()) for part, seen, future in running)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _tasks(
+        self, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation]
+    ) -> Iterator[tuple[Array, Array | None, Callable[[], Rows]]]:
+        """What `neuron_rows` yields, with the rows still to be computed."""
         place = self.network.backend.place
         cones = self.images.tiling(k, NUMPY.place(neuron), 2)
         if cones is not None:
@@ -380,13 +411,16 @@ class Bounder:
                 at = place(np.searchsorted(cone.at[-1], NUMPY.place(neuron)[own]))
                 for part in self._parts(len(own), max(n.size for n in cone.nodes)):
                     r, j = region[index[part]], at[part]
-                    yield index[part], seen, self._cone_rows(cone, j, r, relaxations)
+                    self.poll(2 * len(j) * sum(n.size for n in cone.nodes))
+                    yield index[part], seen, partial(self._cone_rows, cone, j, r, relaxations)
             return
         m, plus, every = xp(self.lo), full(len(region), 1.0, self.lo), arange(len(region), self.lo)
-        for part in self._parts(len(region), max(n.size for n in self.network.nodes[: k + 1])):
+        nodes = self.network.nodes[: k + 1]
+        for part in self._parts(len(region), max(n.size for n in nodes)):
             r, j, one = region[part], neuron[part], plus[part]
             twice = m.concatenate([j, j]), m.concatenate([one, -one]), m.concatenate([r, r])
-            yield every[part], None, self.backward(k, *twice, lines)
+            self.poll(2 * len(j) * sum(n.size for n in nodes))
+            yield every[part], None, partial(self._backward, k, *twice, lines)
 
     def _parts(self, count: int, widest: int) -> Iterator[slice]:
         """Slices of so many neurons, two rows each, whose rows fit a core's cache."""
@@ -405,6 +439,10 @@ class Bounder:
 
     def backward(self, k: int, neuron: Array, sign: Array, region: Array, relaxations: dict[int, Relaxation]) -> Rows:
         """Rows `sign * value(k)[neuron]` carried to the input; see `carry`."""
+        self.poll(len(region) * sum(n.size for n in self.network.nodes[: k + 1]))
+        return self._backward(k, neuron, sign, region, relaxations)
+
+    def _backward(self, k: int, neuron: Array, sign: Array, region: Array, relaxations: dict[int, Relaxation]) -> Rows:
         op = self.network.nodes[k].op
         if isinstance(op, Dense):
             a = op.weight[neuron] * sign[:, None]
@@ -414,7 +452,8 @@ class Bounder:
             )
         a = zeros((len(neuron), self.network.nodes[k].size), sign)
         a[arange(len(neuron), sign), neuron] = sign
-        return self.carry({k: a}, region, relaxations)
+        rows = full(len(neuron), 0.0, sign), full(len(neuron), self.scales.tiny, sign)
+        return self._carry({k: a}, *rows, region, relaxations)
 
     def carry(
         self,
@@ -430,6 +469,7 @@ class Bounder:
         lower bound of the functional on each region, rounding error stated separately.
         """
         rows = len(region)
+        self.poll(rows * sum(n.size for n in self.network.nodes[: max(pending) + 1]))
         offset, error = full(rows, 0.0, self.lo), full(rows, self.scales.tiny, self.lo)
         return self._carry(dict(pending), offset, error, region, relaxations, trace)
 
@@ -446,7 +486,6 @@ class Bounder:
     ) -> Rows:
         """`nodes`, `errors`: those of a cone, else all of the network's."""
         nodes, errors, last = nodes or self.network.nodes, errors or self.scales.error, max(pending)
-        self.poll(len(region) * sum(n.size for n in nodes[: last + 1]))
         for k in range(last, 0, -1):
             a = pending.pop(k, None)
             if a is None:

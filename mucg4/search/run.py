@@ -121,7 +121,9 @@ def open_case(run: Run, number: int) -> CaseState | None:
     bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll)
     root, objective = bounder.root(), Objective(case)
     twin = Twin.of(bounder, objective, run.backend)
+    twin.bounder.threads = run.workers
     there, _ = twin.refresh(root)
+    twin.bounder.threads = 1
     bounder.tighten_scales(root)
     if twin.bounder is not bounder:
         twin.bounder.tighten_scales(there)
