@@ -11,6 +11,7 @@ from mucg4.model.query import Case, Witness
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
 from mucg4.search.bab import LONG_STEPS
+from mucg4.search.many import decide_at_once
 from mucg4.search.parallel import drive
 from mucg4.search.run import (
     CaseState,
@@ -206,12 +207,16 @@ def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = so
 
     `search_case` closes one case (trees into its state) or finds a witness; the default starts from the root.
     """
-    for case in run.query.cases:
-        witness = first_attack(run, case)
+    done = decide_at_once(run)
+    if isinstance(done, Witness):
+        return done
+    left = [k for k in range(len(run.query.cases)) if k not in done]
+    for number in left:
+        witness = first_attack(run, run.query.cases[number])
         if witness is not None:
             return witness
-    trees: list[Tree] = []
-    for number in range(len(run.query.cases)):
+    trees = list(done.values())
+    for number in left:
         state = open_case(run, number)
         if state is None:
             continue
