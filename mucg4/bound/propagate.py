@@ -24,7 +24,7 @@ from mucg4.bound.joint import Ends, sharpened
 from mucg4.bound.kernels import relax_rows, row_norms
 from mucg4.bound.rounding import Scales, gamma, scales
 from mucg4.model.network import Network, Node
-from mucg4.ops.affine import Dense
+from mucg4.ops.affine import Dense, Index
 from mucg4.ops.arrays import (
     NUMPY,
     Array,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows
+ROUGH = 1e-9  # rounding errors of interval bounds alone from which those of the root are derived anew on the way
 THREADED = 1e8  # rows times neurons from which threads share out rows
 CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
 
@@ -189,7 +190,7 @@ class Bounder:
         for k, node in enumerate(self.network.nodes[1:], 1):
             lo, hi = [low[i] for i in node.inputs], [up[i] for i in node.inputs]
             if isinstance(node.op, Affine):
-                if k not in self._floors:
+                if k not in self._floors or not xp(self._floors[k]).isfinite(self._floors[k]).all():
                     self._floors[k] = self._floor(node.op, lo, hi)
                 a, b = self._affine_interval(k, lo, hi)
                 if known is not None and k in self.slices:
@@ -257,7 +258,8 @@ class Bounder:
             if isinstance(op, TwoPiece):
                 out |= (low <= 0) & (up >= 0) & (low < up) if literals else (low < 0) & (up > 0)
             elif isinstance(op, Nonlinear):
-                out |= up - low > self.precision.narrow * (1 + abs(low))
+                width = up - low
+                out |= (width > self.precision.narrow * (1 + abs(low))) | (width == np.inf)
         return out
 
     def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> Refreshed:
@@ -268,6 +270,7 @@ class Bounder:
         """
         out = Refreshed({}, {})
         hulls: dict[int, tuple[Array, Array]] = {}
+        whole = backward and len(regions) == 1 and bool((regions.lo <= self.lo).all() and (regions.hi >= self.hi).all())
         for k in self.pre:
             low, up = self.pre_bounds(regions, k)
             keep = keep_rows or (backward and k in self._factors)
@@ -285,6 +288,8 @@ class Bounder:
                     error = self.scales.error[k] + self.scales.error[0] * row_norms(weight) + self.scales.tiny
                     out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset - error, -offset - error)
             elif backward:
+                if whole and not max(self.scales.error[: k + 1]) < ROUGH:  # nan is rough too
+                    self.tighten_scales(regions)
                 self._image(regions, k, hulls)
                 region, neuron = nonzero(self.unstable(regions, k, literals=True))
                 if len(region):
@@ -318,15 +323,20 @@ class Bounder:
     def _image(self, regions: Regions, k: int, hulls: dict[int, tuple[Array, Array]]) -> None:
         """Intersect the bounds of node k with its image under interval arithmetic, where that is worth its cost.
 
-        It is for smooth functions of other pre-activations, and for large affine nodes: what it finds stable needs no
-        backward rows. Two pieces in a row are left alone: their bounds decide which default slope the checker takes.
-        `hulls` are the bounds of nodes derived so far in this refresh, complemented here.
+        It is for smooth functions of other pre-activations, and for neurons of large affine nodes that it finds
+        stable: they need no backward rows. Two pieces in a row and neurons that stay unstable are left alone: their
+        bounds decide which default slope the checker takes. `hulls` are the bounds of nodes derived so far in this
+        refresh, complemented here.
         """
         node = self.network.nodes[k]
-        if isinstance(node.op, TwoPiece) or (isinstance(node.op, Affine) and node.size < LARGE):
+        affine = isinstance(node.op, Affine)
+        if isinstance(node.op, TwoPiece) or (affine and node.size < LARGE):
             return
         low, up = self.pre_bounds(regions, k)
         a, b = self._hull(regions, k, hulls, own=False)
+        if affine:
+            stable = (a >= 0) | (b <= 0)
+            a, b = xp(a).where(stable, a, -np.inf), xp(b).where(stable, b, np.inf)
         xp(low).fmax(low, a, out=low)  # nan tightens nothing
         xp(up).fmin(up, b, out=up)
 
@@ -353,23 +363,41 @@ class Bounder:
     ) -> NeuronRows:
         """Intersect the bounds of neurons `neuron` of node k in regions `region` with two backward rows each."""
         low, up = self.pre_bounds(regions, k)
-        d = regions.lo.shape[1] if keep else 0
-        shapes = ((len(region), d), (len(region), d), (len(region),), (len(region),))
-        kept = NeuronRows(region, neuron, *(zeros(shape, low) for shape in shapes))
         m = xp(low)
-        for part, seen, rows in self.neuron_rows(k, region, neuron, lines):
-            r, j = region[part], neuron[part]
+        first, copies = self._distinct(k, region, neuron)
+        own = region[first], neuron[first]
+        below, above = zeros(len(first), low), zeros(len(first), low)
+        d = regions.lo.shape[1] if keep else 0
+        shapes = ((len(first), d), (len(first), d), (len(first),), (len(first),))
+        kept = NeuronRows(*own, *(zeros(shape, low) for shape in shapes))
+        for part, seen, rows in self.neuron_rows(k, *own, lines):
+            r = own[0][part]
             both = m.concatenate([r, r])
             lo, hi = (a[both] if seen is None else a[:, seen][both] for a in (regions.lo, regions.hi))
-            value = rows.minimum(lo, hi, self.scales.input_dot)
-            low[r, j] = m.fmax(low[r, j], value[: len(r)])  # nan tightens nothing
-            up[r, j] = m.fmin(up[r, j], -value[len(r) :])
+            least = rows.minimum(lo, hi, self.scales.input_dot)
+            below[part], above[part] = least[: len(r)], -least[len(r) :]
             if keep:
                 constant = rows.offset - rows.error
                 where = part if seen is None else (part[:, None], seen[None])
                 kept.below[where], kept.above[where] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
                 kept.base[part], kept.top[part] = constant[: len(r)], constant[len(r) :]
-        return kept
+        low[region, neuron] = m.fmax(low[region, neuron], below[copies])  # nan tightens nothing
+        up[region, neuron] = m.fmin(up[region, neuron], above[copies])
+        return kept if len(first) == len(copies) else NeuronRows(region, neuron, *(a[copies] for a in kept[2:]))
+
+    def _distinct(self, k: int, region: Array, neuron: Array) -> tuple[Array, Array]:
+        """Places of neurons that are no copies of others, and for each neuron the one among them that it copies.
+
+        Products of matrices read every value many times, so their arguments are copies of few.
+        """
+        op = self.network.nodes[k].op
+        every = arange(len(region), self.lo)
+        if not isinstance(op, Index) or op.injective:
+            return every, every
+        place = self.network.backend.place
+        key = NUMPY.place(region) * op.size + NUMPY.place(op.index[neuron])
+        _, first, copies = np.unique(key, return_index=True, return_inverse=True)
+        return place(first), place(copies)
 
     def neuron_rows(
         self, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation]
@@ -387,7 +415,8 @@ class Bounder:
 
         from threadpoolctl import threadpool_limits
 
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads) as pool:
+        quiet = partial(np.seterr, all="ignore")  # threads do not inherit what the caller wants of overflow
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads, initializer=quiet) as pool:
             running: deque[tuple[Array, Array | None, Future[Rows]]] = deque()
             try:
                 for part, seen, task in tasks:

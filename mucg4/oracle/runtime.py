@@ -324,7 +324,7 @@ def rounding_allowance(network: Network, values: Sequence[Array], seed: int = 0)
         assert node.op is not None
         noisy.append(node.op.apply([noisy[i] for i in node.inputs]) + sign * np.tile(local, (NOISE_TRIALS, 1)))
     deviation = abs(noisy[-1] - np.tile(values[-1], (NOISE_TRIALS, 1))).max(axis=0, initial=0.0)
-    allowed = np.minimum(4 * errors[-1], NOISE_FACTOR * deviation)
+    allowed = np.fmin(4 * errors[-1], NOISE_FACTOR * deviation)  # the former may have overflowed
     return allowed + 16 * unit * abs(values[-1]) + unit * 1e-3
 
 

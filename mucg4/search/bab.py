@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mucg4.search.parallel import Outcome
 
 FRONTIER_BYTES = 1 << 30
+ROWS_CELLS = 1 << 26  # most numbers that rows of neurons may take on one side
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
 LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps
 LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
@@ -115,12 +116,12 @@ class Search:
 
     def begin(self, work: Open) -> None:
         """Bound the first region. One that splits phases is only refuted; the dear steps wait for `run`."""
-        if self.plan.mode == "input":
-            self.bound(work)
-            return
-        self.close_plainly(work)  # where that does, no reduced network is needed
+        if self.plan.mode == "phase" or not self._keeps_rows(work):
+            self.close_plainly(work)  # where that does, no reduced network is needed, and no second refreshing
         if not np.any(work.open):
             self.statistics.regions += 1
+        elif self.plan.mode == "input":
+            self.bound(work)
         elif not self._phase(work).refuted(work):
             self.pending = work
 
@@ -271,10 +272,15 @@ class Search:
         if not len(work.ids):
             return
         if self.plan.mode == "input":
-            there, refreshed = self.twin.refresh(work.regions, keep_rows=True, backward=self.plan.refresh)
+            there, refreshed = self.twin.refresh(work.regions, self._keeps_rows(work), self.plan.refresh)
             self._bound_joint(work, there, refreshed)
             return
         self._phase(work).bound(work)
+
+    def _keeps_rows(self, work: Open) -> bool:
+        """Whether neurons' rows are kept for the choice of an input: not where they would fill the memory."""
+        bounder = self.twin.bounder
+        return len(work.ids) * bounder.width * bounder.network.input_size <= ROWS_CELLS
 
     def _phase(self, work: Open) -> PhaseSearch:
         """The phase search of the one conjunction that is open."""

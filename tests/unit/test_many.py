@@ -29,7 +29,7 @@ def query_of(seed: int, slack: float, width: Fraction = Fraction(1, 60)) -> Quer
     for k in range(BOXES):
         lo = np.array([Fraction(k, BOXES), Fraction(-k, BOXES)])
         hi = lo + (width if k % 2 else Fraction(1, 60))
-        y = net(rng.uniform(lo.astype(float), hi.astype(float), size=(500, 2)))[:, 0]
+        y = net(rng.uniform(lo.astype(float), hi.astype(float), size=(20000, 2)))[:, 0]
         rows = [({}, {0: Fraction(-1)}, Fraction(float(y.max()) + slack), False)]
         other = [({}, {0: Fraction(1)}, Fraction(slack - float(y.min())), False), ({0: Fraction(1)}, {}, -5, False)]
         conjunctions = tuple(Conjunction.build(r, 2, 2) for r in (rows, other))
