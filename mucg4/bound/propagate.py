@@ -24,7 +24,7 @@ from mucg4.bound.joint import Ends, sharpened
 from mucg4.bound.kernels import relax_rows, row_norms
 from mucg4.bound.rounding import Scales, gamma, scales
 from mucg4.model.network import Network, Node
-from mucg4.ops.affine import Dense, Index
+from mucg4.ops.affine import Dense, Index, Sum
 from mucg4.ops.arrays import (
     NUMPY,
     Array,
@@ -364,7 +364,7 @@ class Bounder:
         """Intersect the bounds of neurons `neuron` of node k in regions `region` with two backward rows each."""
         low, up = self.pre_bounds(regions, k)
         m = xp(low)
-        first, copies = self._distinct(k, region, neuron)
+        first, copies, negative = self._distinct(k, region, neuron)
         own = region[first], neuron[first]
         below, above = zeros(len(first), low), zeros(len(first), low)
         d = regions.lo.shape[1] if keep else 0
@@ -381,23 +381,41 @@ class Bounder:
                 where = part if seen is None else (part[:, None], seen[None])
                 kept.below[where], kept.above[where] = rows.coeffs[: len(r)], rows.coeffs[len(r) :]
                 kept.base[part], kept.top[part] = constant[: len(r)], constant[len(r) :]
-        low[region, neuron] = m.fmax(low[region, neuron], below[copies])  # nan tightens nothing
-        up[region, neuron] = m.fmin(up[region, neuron], above[copies])
-        return kept if len(first) == len(copies) else NeuronRows(region, neuron, *(a[copies] for a in kept[2:]))
+        if len(first) < len(copies):
+            plus, minus = [-below, kept.below, kept.base], [above, kept.above, kept.top]  # of +z and of -z
+            plus, minus = [a[copies] for a in plus], [a[copies] for a in minus]
+            if negative is not None:
+                for a, b in zip(plus, minus, strict=True):
+                    a[negative], b[negative] = b[negative], a[negative]
+            below, above = -plus[0], minus[0]
+            kept = NeuronRows(region, neuron, plus[1], minus[1], plus[2], minus[2])
+        low[region, neuron] = m.fmax(low[region, neuron], below)  # nan tightens nothing
+        up[region, neuron] = m.fmin(up[region, neuron], above)
+        return kept
 
-    def _distinct(self, k: int, region: Array, neuron: Array) -> tuple[Array, Array]:
-        """Places of neurons that are no copies of others, and for each neuron the one among them that it copies.
+    def _distinct(self, k: int, region: Array, neuron: Array) -> tuple[Array, Array, Array | None]:
+        """Places of neurons that are no copies of others, for each neuron the one among them that it copies, and where
+        it is that one's negative, `(n,)`; None where none is.
 
-        Products of matrices read every value many times, so their arguments are copies of few.
+        Products of matrices read every value many times, so their arguments are copies of few; a softmax takes
+        differences of all pairs, in both directions.
         """
-        op = self.network.nodes[k].op
-        every = arange(len(region), self.lo)
-        if not isinstance(op, Index) or op.injective:
-            return every, every
         place = self.network.backend.place
-        key = NUMPY.place(region) * op.size + NUMPY.place(op.index[neuron])
-        _, first, copies = np.unique(key, return_index=True, return_inverse=True)
-        return place(first), place(copies)
+        op, inputs = self.network.nodes[k].op, [self.network.nodes[i] for i in self.network.nodes[k].inputs]
+        every = arange(len(region), self.lo)
+        if isinstance(op, Index) and not op.injective:
+            key, negative = NUMPY.place(op.index[neuron]), None
+        elif isinstance(op, Sum) and op.signs in ((1.0, -1.0), (-1.0, 1.0)) and _read_one_node(inputs):
+            first, second = (NUMPY.place(n.op.index[neuron]) for n in inputs)  # type: ignore[union-attr]
+            key = np.minimum(first, second) * inputs[0].op.size + np.maximum(first, second)  # type: ignore[union-attr]
+            negative = first > second
+        else:
+            return every, every, None
+        key = key + NUMPY.place(region) * (key.max(initial=0) + 1)
+        _, chosen, copies = np.unique(key, return_index=True, return_inverse=True)
+        if negative is not None:
+            negative = place(negative != negative[chosen][copies])
+        return place(chosen), place(copies), negative
 
     def neuron_rows(
         self, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation]
@@ -537,3 +555,8 @@ class Bounder:
         if a is None:
             a = zeros((len(region), nodes[0].size), self.lo)
         return Rows(a, offset, error + errors[0] * row_norms(a))
+
+
+def _read_one_node(nodes: list[Node]) -> bool:
+    """True when all nodes gather components of the same node."""
+    return all(isinstance(n.op, Index) and n.inputs == nodes[0].inputs for n in nodes)
