@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -137,7 +138,7 @@ class Images:
             area, op = (r[2] - r[0]) * (r[3] - r[1]), self.network.nodes[j].op
             total += area * self.shapes[j][0] * 10
             if isinstance(op, Conv):
-                total += area * op.weight.size
+                total += area * prod(op.weight.shape)
         return total
 
     def cone(self, k: int, rect: Rect) -> Cone:

@@ -58,12 +58,14 @@ class Objective:
         self.conjunctions = case.conjunctions
         self.count = len(case.conjunctions)
         self.y = backend.parameter(np.concatenate([c.y_coeffs for c in case.conjunctions]))
-        self.x = backend.parameter(np.concatenate([c.x_coeffs for c in case.conjunctions]))
+        self.mixed = any(c.mixed for c in case.conjunctions)
+        self.x = backend.parameter(np.concatenate([c.x_coeffs for c in case.conjunctions if self.mixed] or [[[0.0]]]))
         self.constants = backend.parameter(np.concatenate([c.constants for c in case.conjunctions]))
         sizes = [len(c) for c in case.conjunctions]
         self.owner = np.repeat(np.arange(self.count), sizes)
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.mixed = bool(self.x.any())
+        if not self.mixed:  # zeros that take no memory
+            self.x = xp(self.x).broadcast_to(self.x, (len(self.owner), case.box.size))
 
     def rows_of(self, conjunction: int) -> slice:
         """The constraints of one conjunction."""

@@ -82,12 +82,20 @@ class Conjunction:
     def __len__(self) -> int:
         return len(self.constants)
 
+    @property
+    def mixed(self) -> bool:
+        """True when some constraint speaks of inputs."""
+        return any(x for x, _, _ in self.exact)
+
     @staticmethod
     def build(
         rows: list[tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]], inputs: int, outputs: int
     ) -> Conjunction:
         """From exact rows `(input coefficients, output coefficients, constant, strict)`, each `<= 0` or `< 0`."""
-        xs = np.zeros((len(rows), inputs))
+        if any(cx for cx, *_ in rows):
+            xs = np.zeros((len(rows), inputs))
+        else:  # a thousand such rows of an image must not fill the memory
+            xs = np.broadcast_to(np.zeros(1), (len(rows), inputs))
         ys = np.zeros((len(rows), outputs))
         for r, (cx, cy, _, _) in enumerate(rows):
             for i, v in cx.items():

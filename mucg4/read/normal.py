@@ -61,7 +61,7 @@ def to_cases(prop: ParsedProperty) -> tuple[Case, ...]:
         for other in others:
             key = _own_bounds((*box, *other.bounds), limits)
             grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
-    _refuse_large(grouped, prop.inputs + prop.outputs)
+    _refuse_large(grouped, prop.inputs, prop.outputs)
     built: dict[tuple[Row, ...], Conjunction] = {}
     cases = []
     for key, conjunctions in grouped.items():
@@ -97,9 +97,10 @@ def _too_many() -> UnsupportedError:
     return UnsupportedError(f"the property has more than {MOST_DISJUNCTS} disjuncts")
 
 
-def _refuse_large(grouped: dict[Key, dict[tuple[Row, ...], None]], width: int) -> None:
+def _refuse_large(grouped: dict[Key, dict[tuple[Row, ...], None]], inputs: int, outputs: int) -> None:
     distinct = dict.fromkeys(chain.from_iterable(grouped.values()))
-    if sum(map(len, distinct)) * width > MOST_ENTRIES:
+    # conjunctions that speak of outputs alone store no zeros for inputs
+    if sum(len(c) * (outputs + inputs * any(x for x, *_ in c)) for c in distinct) > MOST_ENTRIES:
         raise UnsupportedError("the property is too large once its disjunctions are written out")
 
 

@@ -71,7 +71,9 @@ def _try_points(
     x = np.clip(lo * (1 - share) + hi * share, lo, hi).reshape(-1, lo.shape[1])
     run.budget.poll(len(x) * run.query.network.size)
     run.statistics.attack_points += len(x)
-    g = run.query.network(x) @ objective.y.T + objective.constants + x @ objective.x.T
+    g = run.query.network(x) @ objective.y.T + objective.constants
+    if objective.mixed:
+        g = g + x @ objective.x.T
     worst = np.maximum.reduceat(g, objective.starts[:-1], axis=1)
     worst[owner[None] != np.tile(np.arange(len(lo)), POINTS)[:, None]] = np.inf
     for i in np.flatnonzero(worst.min(axis=1) <= 0):

@@ -26,7 +26,7 @@ from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
 REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
-ATTACK_CELLS = 400_000
+ATTACK_CELLS, MOST_ATTACK_CELLS = 400_000, 8_000_000
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
@@ -140,8 +140,9 @@ def attack_of(run: Run, case: Case) -> Attack | None:
 
 
 def points(run: Run, least: int, most: int) -> int:
-    """How many points an attack takes: points times neurons are about ATTACK_CELLS."""
-    return int(np.clip(ATTACK_CELLS // max(run.query.network.size, 1), least, most))
+    """How many points an attack takes: points times neurons are about ATTACK_CELLS, on huge networks more."""
+    size = max(run.query.network.size, 1)
+    return int(np.clip(ATTACK_CELLS // size, np.clip(MOST_ATTACK_CELLS // size, 1, least), most))
 
 
 def root_work(state: CaseState, open_: np.ndarray) -> Open:

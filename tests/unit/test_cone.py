@@ -9,6 +9,7 @@ from mucg4.bound.cone import Images
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Scale, Sum
+from mucg4.ops.arrays import Backend
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.ops.smooth import Sigmoid
@@ -107,3 +108,15 @@ def test_windows_in_the_padding_alone_are_no_images():
     op = Conv(window, np.ones((1, 1, 1, 1)))
     net = Network((Node(None, (), "x", (1, 4, 4)), Node(op, (0,), "", (1, 6, 6))))
     assert set(Images(net).shapes) == {0}
+
+
+def test_cones_on_another_backend(monkeypatch):
+    pytest.importorskip("torch")
+    (bounder, regions, _), _ = bounders(2, monkeypatch)
+    backend = Backend("float64", "cpu")
+    there = Bounder(bounder.network.cast(backend), bounder.lo, bounder.hi)
+    same = Regions(regions.lo, regions.hi, *(np.repeat(a, 2, axis=0) for a in (bounder.root().low, bounder.root().up)))
+    placed = same.on(backend)
+    there.refresh(placed)
+    assert np.allclose(placed.low.numpy(), regions.low, atol=1e-9)
+    assert np.allclose(placed.up.numpy(), regions.up, atol=1e-9)
