@@ -262,15 +262,18 @@ class Bounder:
                 out |= (width > self.precision.narrow * (1 + abs(low))) | (width == np.inf)
         return out
 
-    def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> Refreshed:
+    def refresh(
+        self, regions: Regions, keep_rows: bool = False, backward: bool = True, settle: bool = False
+    ) -> Refreshed:
         """Tighten all pre-activation bounds in place, inputs first; returns the relaxations made.
 
         Direct layers get their exact range; other layers get two backward rows per unstable neuron unless
         `backward` is False. Sound: every new bound is intersected with the inherited one.
+        With `settle` rough rounding scales are derived anew on the way: only for the root box alone, with bounds that
+        hold everywhere in it and not just on points that are unsafe.
         """
         out = Refreshed({}, {})
         hulls: dict[int, tuple[Array, Array]] = {}
-        whole = backward and len(regions) == 1 and bool((regions.lo <= self.lo).all() and (regions.hi >= self.hi).all())
         for k in self.pre:
             low, up = self.pre_bounds(regions, k)
             keep = keep_rows or (backward and k in self._factors)
@@ -288,7 +291,7 @@ class Bounder:
                     error = self.scales.error[k] + self.scales.error[0] * row_norms(weight) + self.scales.tiny
                     out.rows[k] = NeuronRows(region, neuron, weight, -weight, offset - error, -offset - error)
             elif backward:
-                if whole and not max(self.scales.error[: k + 1]) < ROUGH:  # nan is rough too
+                if settle and not max(self.scales.error[: k + 1]) < ROUGH:  # nan is rough too
                     self.tighten_scales(regions)
                 self._image(regions, k, hulls)
                 region, neuron = nonzero(self.unstable(regions, k, literals=True))

@@ -94,10 +94,12 @@ class Twin:
         duals = plain_duals(duals)
         return replace(duals, alpha=self.on_neurons(duals.alpha), beta=self.on_neurons(duals.beta))
 
-    def refresh(self, regions: Regions, keep_rows: bool = False, backward: bool = True) -> tuple[Regions, Refreshed]:
+    def refresh(
+        self, regions: Regions, keep_rows: bool = False, backward: bool = True, settle: bool = False
+    ) -> tuple[Regions, Refreshed]:
         """`Bounder.refresh` of NumPy regions, in place; also the regions and relaxations where they were computed."""
         there = self.place(regions)
-        refreshed = self.bounder.refresh(there, keep_rows, backward)
+        refreshed = self.bounder.refresh(there, keep_rows, backward, settle)
         if self.special is not None:
             at = self.special.positions
             regions.low[:, at], regions.up[:, at] = NUMPY.place(there.low), NUMPY.place(there.up)

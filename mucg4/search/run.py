@@ -122,7 +122,7 @@ def open_case(run: Run, number: int) -> CaseState | None:
     root, objective = bounder.root(), Objective(case)
     twin = Twin.of(bounder, objective, run.backend)
     twin.bounder.threads = run.workers
-    there, _ = twin.refresh(root)
+    there, _ = twin.refresh(root, settle=True)
     twin.bounder.threads = 1
     bounder.tighten_scales(root)
     if twin.bounder is not bounder:

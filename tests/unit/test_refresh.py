@@ -42,7 +42,7 @@ def test_what_overflows_in_intervals_is_bounded_by_rows():
         bounder = Bounder(net, -np.ones(2), np.ones(2))
         root = bounder.root()
         assert np.isinf(root.up).any()
-        bounder.refresh(root)
+        bounder.refresh(root, settle=True)
     low, up = bounder.pre_bounds(root, 5)
     assert -1e-6 < low[0, 0] <= np.exp(-1) and np.exp(1) <= up[0, 0] < 3.2
     assert np.all(np.isfinite(bounder.scales.error[:6]))
