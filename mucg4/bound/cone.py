@@ -78,23 +78,23 @@ class Images:
                 out[k] = shape
         return out
 
-    def tiling(self, k: int, neuron: Array, constant: int) -> Iterator[tuple[Array, Cone]] | None:
+    def tiling(self, k: int, neuron: Array, rows: int) -> Iterator[tuple[Array, Cone]] | None:
         """Cones for the neurons `neuron (n,)` of node k, each with the places in `neuron` that it serves.
 
-        None where whole rows cost less. `constant`: rows per neuron.
+        None where whole rows cost less. `rows`: how many each neuron needs.
         """
         if k not in self.shapes or not len(neuron):
             return None
         _, height, width = self.shapes[k]
         y, x = np.divmod(neuron % (height * width), width)
-        best, pick = constant * len(neuron) * self._cost(k, (0, 0, height, width)), 0
+        best, pick = rows * len(neuron) * self._cost(k, (0, 0, height, width)), 0
         for side in SIDES:
             if side >= max(height, width):
                 break
             tiles = len(np.unique(y // side * width + x // side))
             top, left = max(height // 2 - side, 0), max(width // 2 - side, 0)
             middle = (top, left, min(top + side, height), min(left + side, width))
-            cost = constant * len(neuron) * self._cost(k, middle) + tiles * BUILD_COST * k
+            cost = rows * len(neuron) * self._cost(k, middle) + tiles * BUILD_COST * k
             if cost < best:
                 best, pick = cost, side
         return self._cones(k, y, x, pick) if pick else None
