@@ -203,7 +203,7 @@ def _entry(run: Run, state: CaseState) -> float:
 
 
 def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = solve_case) -> Witness | list[Tree]:
-    """All cases, many of them at once where they fall at once: a witness, or trees for every case. Raises `BudgetError`.
+    """All cases, first those that fall at once: a witness, or trees that answer for every case. Raises `BudgetError`.
 
     `search_case` closes one case (trees into its state) or finds a witness; the default starts from the root.
     """
