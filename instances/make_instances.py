@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from mucg4.compress import compress
+from mucg4.gate.runtime import replay_witness
 from mucg4.model.query import Conjunction, Query
-from mucg4.oracle.runtime import replay_witness
 from mucg4.read.instance import read_query
 
 HERE = Path(__file__).resolve().parent
@@ -267,8 +267,8 @@ def attack(query: Query, seed: int = 0) -> bool:
 
 def prove(query: Query) -> str:
     """The verdict of a search from nothing; `unsat` only when the checker accepts the proof."""
+    from mucg4.check.walk import check
     from mucg4.model.verdict import Safe
-    from mucg4.proof.check import check
     from mucg4.settings import Settings
     from mucg4.verify import verify
 

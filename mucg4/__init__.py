@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mucg4.budget import Budget
+    from mucg4.check.walk import check
     from mucg4.errors import Mucg4Error
     from mucg4.model.network import Network
     from mucg4.model.query import Query, Witness
     from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
-    from mucg4.proof.check import check
     from mucg4.proof.proof import Proof
     from mucg4.read.instance import read_query as read_instance
     from mucg4.settings import Settings
@@ -38,7 +38,7 @@ _PUBLIC = {
     "Unsafe": ("mucg4.model.verdict", "Unsafe"),
     "Verdict": ("mucg4.model.verdict", "Verdict"),
     "Witness": ("mucg4.model.query", "Witness"),
-    "check": ("mucg4.proof.check", "check"),
+    "check": ("mucg4.check.walk", "check"),
     "read_instance": ("mucg4.read.instance", "read_query"),
     "replay": ("mucg4.verify", "replay"),
     "verify": ("mucg4.verify", "verify"),

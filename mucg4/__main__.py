@@ -260,7 +260,7 @@ def _bug(answer: Answer | None, error: BaseException) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from mucg4.proof.check import check
+    from mucg4.check.walk import check
     from mucg4.proof.proof import read_proof
 
     query = _read(args.onnx, args.vnnlib)

@@ -190,7 +190,7 @@ def _attempt(report: CaseReport, case: _Case, name: str, query: Query, store: An
 
 def _decide(report: CaseReport, case: _Case, name: str, query: Query, store: Any, settings: Settings) -> Verdict | None:
     """One run, its proof checked; None when the engine does not take such a query or fails."""
-    from mucg4.proof.check import check
+    from mucg4.check.walk import check
     from mucg4.verify import verify
 
     try:
@@ -208,7 +208,7 @@ def _decide(report: CaseReport, case: _Case, name: str, query: Query, store: Any
 
 
 def _replay(report: CaseReport, name: str, query: Query, verdict: Unsafe) -> None:
-    from mucg4.oracle.runtime import replay_witness
+    from mucg4.gate.runtime import replay_witness
 
     if replay_witness(query, verdict.witness.x) is None:
         report.problems.append(f"{name}: onnxruntime does not confirm the witness")

@@ -14,10 +14,10 @@ import numpy as np
 from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, UnsoundError
+from mucg4.gate.runtime import Runtime, agreement
 from mucg4.memory import limit_bytes
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
-from mucg4.oracle.runtime import Runtime, agreement
 from mucg4.proof.proof import Proof, Tree
 from mucg4.search.run import Run
 from mucg4.search.solve import solve
@@ -169,7 +169,7 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
     run.statistics.leaves = proof.leaves
     run.statistics.max_depth = max((int(t.depths().max()) for t in found), default=0)
     if run.settings.self_check:
-        from mucg4.proof.check import check
+        from mucg4.check.walk import check
 
         with stage(run, "check"):
             report = check(proof, query, run.budget)

@@ -19,13 +19,13 @@ from examples import model, query_of, text
 
 from mucg4.budget import Budget
 from mucg4.case import save_case
+from mucg4.check.walk import check
 from mucg4.compress import compress
 from mucg4.errors import BudgetError, InputError, Mucg4Error, UnsupportedError
+from mucg4.gate.runtime import Runtime, replay_witness
 from mucg4.ladder import Replay, fits, parts
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics, Unsafe, Verdict
-from mucg4.oracle.runtime import Runtime, replay_witness
-from mucg4.proof.check import check
 from mucg4.proof.proof import Proof, Tree
 from mucg4.search.bab import Search
 from mucg4.search.run import Run, new_search, open_case, root_work

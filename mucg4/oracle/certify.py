@@ -1,4 +1,4 @@
-"""Turns a refuted splitting tree into a proof that `mucg4.proof.check` can re-establish.
+"""Turns a refuted splitting tree into a proof that `mucg4.check.walk` can re-establish.
 
 z3 has shown that the leaves are infeasible; a proof needs multipliers. On each leaf the linear program
 of the leaf's own relaxation, with the bounds a checker will derive there, yields the weights of the
@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.budget import Budget
+from mucg4.check.enclose import Enclosure, Frame
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.oracle.program import least_violation
-from mucg4.proof.enclose import Enclosure, Frame
 from mucg4.proof.proof import Alpha, Refutation, Tree
 
 SAFE_SHARE = 1e-9  # a margin below this share of the terms it is made of might not survive a checker's rounding

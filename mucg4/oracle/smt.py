@@ -29,12 +29,12 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError
+from mucg4.gate.runtime import Runtime, replay_witness, snap
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.oracle.certify import Branch, Certifier, Leaf
 from mucg4.oracle.encode import Encoding, Literal, constraint_rows, encode
 from mucg4.oracle.relax import Relaxation
-from mucg4.oracle.runtime import Runtime, replay_witness, snap
 from mucg4.oracle.transfer import align, classify, move
 from mucg4.proof.proof import Tree, single_leaf
 

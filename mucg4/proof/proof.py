@@ -42,7 +42,7 @@ box (which the children inherit) is cut by the linear lower bound (default slope
 that conjunction: `g_i <= 0` must hold. The constraints cut one after the other; each bounds every input
 once, from the box before it.
 
-None of this is believed: `mucg4.proof.check` re-derives every bound.
+None of this is believed: `mucg4.check.walk` re-derives every bound.
 
 File format: JSON (gzip when the name ends in .gz) with the fields of the dataclasses below; flags are strings of
 0 and 1. The arrays of tightenings are base64 of zlib-compressed little-endian bytes, row by row: `index` and `literals`

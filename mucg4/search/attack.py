@@ -1,6 +1,6 @@
 """Falsification: projected gradient steps and screening of candidate points, batched, in float64.
 
-A candidate counts only after `mucg4.oracle.runtime.replay_witness` confirmed it.
+A candidate counts only after `mucg4.gate.runtime.replay_witness` confirmed it.
 
 Half of the points descend as if pieces without slope leaked: where most neurons are off, the true gradient knows
 nothing of what would turn them on. Measured on mnist 256x6, where one neuron of the fifth layer is on: 1 500 descents
@@ -13,11 +13,11 @@ import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.budget import Budget
+from mucg4.gate.runtime import Runtime, replay_witness
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Affine, Array, Nonlinear
-from mucg4.oracle.runtime import Runtime, replay_witness
 
 LEAK = 0.01  # slope of pieces without slope, for half of the points
 FIRST_SHARE, SHORT_DECAY = 0.5, 0.88  # first step as a share of the box, and how steps shrink in a short descent

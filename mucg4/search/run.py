@@ -13,10 +13,10 @@ from mucg4.bound.reduced import Reduced
 from mucg4.bound.special import free_inputs
 from mucg4.bound.twin import Twin
 from mucg4.budget import Budget
+from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
-from mucg4.oracle.runtime import Runtime
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
 from mucg4.search.bab import Open, Plan, Search

@@ -9,6 +9,7 @@ import pytest
 from handmade import chain, one, random_layers
 
 from mucg4.budget import Budget
+from mucg4.check.walk import check
 from mucg4.errors import BudgetError, UnsupportedError
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
@@ -19,7 +20,6 @@ from mucg4.oracle.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_row
 from mucg4.oracle.relax import Relaxation
 from mucg4.oracle.smt import Core, refute, reuse, solve_smt
 from mucg4.oracle.transfer import align, move
-from mucg4.proof.check import check
 from mucg4.proof.proof import Proof
 
 pytest.importorskip("z3")

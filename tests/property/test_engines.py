@@ -6,9 +6,9 @@ import pytest
 from examples import Example, examples, query_of
 
 from mucg4.budget import Budget
+from mucg4.check.walk import check
+from mucg4.gate.runtime import replay_witness
 from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
-from mucg4.oracle.runtime import replay_witness
-from mucg4.proof.check import check
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import verify

@@ -18,6 +18,7 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.reduced import Reduced
 from mucg4.bound.reduced import Rows as ReducedRows
 from mucg4.bound.twin import Twin
+from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Query
@@ -29,7 +30,6 @@ from mucg4.ops.curves import GELU, GELU_TANH, HARD_SWISH, MISH, SILU, SOFTPLUS, 
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import ATAN, ERF, SIGMOID, SOFTSIGN, TANH
 from mucg4.ops.steps import FLOOR, ROUND, SIGN
-from mucg4.proof.check import check
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
 

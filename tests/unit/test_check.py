@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mucg4.proof.check as check_module
+import mucg4.check.walk as check_module
 from mucg4.budget import Budget
+from mucg4.check.curves import enclose
+from mucg4.check.enclose import Enclosure, Rows
+from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.affine import Concat, Dense, Sum
 from mucg4.ops.base import Nonlinear
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.proof.check import check
-from mucg4.proof.curves import enclose
-from mucg4.proof.enclose import Enclosure, Rows
 from mucg4.proof.proof import Alpha, Proof, Refutation, Tree, from_bytes, single_leaf, to_bytes
 
 F = Fraction
@@ -327,7 +327,7 @@ def test_unknown_operator():
 
 
 def test_imports_nothing_of_the_search():
-    allowed = {"mucg4.errors", "mucg4.budget", "mucg4.proof.proof", "mucg4.proof.enclose", "mucg4.proof.curves"}
+    allowed = {"mucg4.errors", "mucg4.budget", "mucg4.proof.proof", "mucg4.check.enclose", "mucg4.check.curves"}
     folder = Path(check_module.__file__).parent
     for name in ("check", "enclose", "curves"):
         for item in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
@@ -546,7 +546,7 @@ def test_batch_size_does_not_matter(seed, monkeypatch):
     proof = proof_of(query, random_tree(rng, network, query.cases[0], 6))
     whole = check(proof, query)
     monkeypatch.setattr(check_module, "BATCH", 3)
-    monkeypatch.setattr("mucg4.proof.enclose.CELLS", 8)
-    monkeypatch.setattr("mucg4.proof.enclose.UNIT_CELLS", 4)
+    monkeypatch.setattr("mucg4.check.enclose.CELLS", 8)
+    monkeypatch.setattr("mucg4.check.enclose.UNIT_CELLS", 4)
     few = check(proof, query)
     assert (whole.accepted, whole.checked, whole.failed) == (few.accepted, few.checked, few.failed)

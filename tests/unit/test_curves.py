@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from mucg4.budget import Budget
+from mucg4.check.curves import enclose
+from mucg4.check.walk import check
+from mucg4.gate.runtime import Runtime
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Statistics
@@ -31,9 +34,6 @@ from mucg4.ops.curves import (
     Elu,
 )
 from mucg4.ops.smooth import ATAN, ERF, SOFTSIGN
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
-from mucg4.proof.curves import enclose
 from mucg4.proof.proof import Proof
 from mucg4.search.attack import gradient
 from mucg4.search.run import Run

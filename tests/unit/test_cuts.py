@@ -15,6 +15,7 @@ from test_search import run_of
 from mucg4.bound.planes import Planes, carrier_rows, derive, propose
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.reduced import Reduced
+from mucg4.check.walk import check
 from mucg4.compact import compact
 from mucg4.errors import ProofError
 from mucg4.ladder import Replay, fits
@@ -22,7 +23,6 @@ from mucg4.model.network import Network, Node
 from mucg4.model.query import Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.proof.check import check
 from mucg4.proof.proof import (
     Alpha,
     Cuts,

@@ -9,6 +9,9 @@ import pytest
 
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.budget import Budget
+from mucg4.check.enclose import Enclosure
+from mucg4.check.walk import check
+from mucg4.gate.runtime import Runtime
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Statistics
@@ -17,9 +20,6 @@ from mucg4.ops.arrays import Backend
 from mucg4.ops.bilinear import JOINT_INPUTS, PRODUCT
 from mucg4.ops.curves import SIN
 from mucg4.ops.piecewise import RELU
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
-from mucg4.proof.enclose import Enclosure
 from mucg4.proof.proof import Proof
 from mucg4.search.run import Run
 from mucg4.search.solve import solve

@@ -9,10 +9,10 @@ import pytest
 from handmade import chain
 
 from mucg4.budget import Budget
+from mucg4.check.walk import check
+from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Safe, Statistics, Unsafe
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
 from mucg4.search.many import decide_at_once
 from mucg4.search.run import Run
 from mucg4.settings import Settings

@@ -476,7 +476,7 @@ def test_positions_of_networks_of_other_sizes_do_not_align():
 
 def test_a_translated_proof_of_a_permuted_network_is_accepted():
     """End to end: the permuted network computes the same function, so its translated proof has to hold."""
-    from mucg4.proof.check import check
+    from mucg4.check.walk import check
     from mucg4.settings import Settings
     from mucg4.verify import verify
 

@@ -13,9 +13,9 @@ from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.reduced import Reduced, Rows
 from mucg4.budget import Budget
+from mucg4.check.walk import check
 from mucg4.errors import BudgetError
 from mucg4.model.verdict import Safe, Unsafe
-from mucg4.proof.check import check
 from mucg4.settings import Settings
 from mucg4.verify import verify
 

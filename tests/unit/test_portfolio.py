@@ -11,11 +11,11 @@ from handmade import chain, clauses, formula_layers, formula_query, satisfiable
 import mucg4.search.parallel as parallel
 import mucg4.search.solve as solve
 from mucg4.budget import Budget
+from mucg4.check.walk import check
 from mucg4.errors import StuckError
+from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
 from mucg4.search.bab import Search
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case

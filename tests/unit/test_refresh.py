@@ -10,13 +10,13 @@ from handmade import one
 
 from mucg4.bound.propagate import Bounder
 from mucg4.budget import Budget
+from mucg4.check.walk import check
 from mucg4.model.network import Network, Node
 from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Dense, Index, Sum
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.curves import Exp
 from mucg4.ops.piecewise import RELU
-from mucg4.proof.check import check
 from mucg4.settings import Settings
 from mucg4.verify import verify
 

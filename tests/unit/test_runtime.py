@@ -9,11 +9,11 @@ import pytest
 from handmade import chain, model_bytes, one, random_layers
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.gate.runtime import REPLAYS, Runtime, agreement, legal_bounds, replay_witness, rounding_allowance, snap
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.smooth import Sigmoid
-from mucg4.oracle.runtime import REPLAYS, Runtime, agreement, legal_bounds, replay_witness, rounding_allowance, snap
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -14,6 +14,8 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.special import specialise
 from mucg4.bound.twin import Twin
 from mucg4.budget import Budget
+from mucg4.check.walk import check
+from mucg4.gate.runtime import Runtime
 from mucg4.ladder import replay_all
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
@@ -23,8 +25,6 @@ from mucg4.ops.arrays import NUMPY, Backend
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
 from mucg4.proof.proof import Proof
 from mucg4.search.run import Run
 from mucg4.search.solve import solve

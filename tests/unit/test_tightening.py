@@ -23,20 +23,20 @@ from test_check import (
     smooth_ops,
 )
 
-import mucg4.proof.check as check_module
+import mucg4.check.walk as check_module
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.budget import Budget
+from mucg4.check.walk import check
 from mucg4.compact import compact
 from mucg4.errors import ProofError
+from mucg4.gate.runtime import Runtime
 from mucg4.ladder import fits, replay_all
 from mucg4.model.network import Network, Node
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
 from mucg4.proof.proof import (
     VERSION,
     Alpha,

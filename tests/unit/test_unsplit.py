@@ -8,10 +8,10 @@ from handmade import model_bytes, random_layers
 from test_phase import hard_query
 from test_phase import layers as hard_layers
 
+from mucg4.check.walk import check
+from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe
-from mucg4.oracle.runtime import Runtime
-from mucg4.proof.check import check
 from mucg4.read.onnx import read_network
 from mucg4.settings import Settings
 from mucg4.store.store import Store

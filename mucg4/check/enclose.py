@@ -17,7 +17,7 @@ Each step keeps (I) for the stored floats, charging its rounding to `error`:
   `|a| . S <= ||a||_2 ||S||_2`: one pass over the rows, S once per region.
 * elementwise node k over z: positive entries of a take a lower line of f, negative ones an upper
   line. Slopes are floats taken as exact numbers and the offsets are computed outward for those very
-  slopes (`mucg4.proof.curves`), so only `a * low + min(a, 0) * (up - low)` and the
+  slopes (`mucg4.check.curves`), so only `a * low + min(a, 0) * (up - low)` and the
   dot with the offsets round: at most ||a|| (gamma(8) s ||M|| + gamma(m) ||offset||), s the largest slope size.
 * adding two coefficient blocks or a constant: u times the result's size.
 * the end: `min over the box` is a dot of length n, gamma ||a_0|| ||M_0||.
@@ -39,12 +39,12 @@ from typing import Any
 
 import numpy as np
 
+from mucg4.check.curves import Ends, Lines, enclose, knows, together
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.curves import Ends, Lines, enclose, knows, together
 
 TINY = 1e-150  # added to norms: dominates every underflow, vanishes beside every real margin
 CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache)

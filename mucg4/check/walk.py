@@ -29,7 +29,7 @@ Order: a stack of batches of independent regions, children inherit box, bounds a
 memory is bounded by the batch size times the depth. A region with no open conjunction is not entered:
 its subtree is closed. Each tree node is visited at most once, so the walk ends.
 
-Bounds come from `mucg4.proof.enclose` (rounding: see there), operator lines from `mucg4.proof.curves`;
+Bounds come from `mucg4.check.enclose` (rounding: see there), operator lines from `mucg4.check.curves`;
 these three modules are the whole checker and import nothing of the search's numerics.
 """
 
@@ -43,13 +43,13 @@ from math import isfinite
 import numpy as np
 
 from mucg4.budget import Budget
+from mucg4.check.curves import Lines
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.curves import Lines
-from mucg4.proof.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
 from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
 BATCH = 512  # most regions handled together
