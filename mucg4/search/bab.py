@@ -480,7 +480,8 @@ class Search:
         at, middle = choice.index[own], choice.threshold[own]
         inside = (work.regions.lo[own, at] < middle) & (middle < work.regions.hi[own, at])
         if self.witness is None and not np.all(inside):
-            raise StuckError("undecided: a region shrank to a point where rounding hides the sign")
+            points = work.regions.lo[own[~inside]]
+            raise StuckError("undecided: a region shrank to a point where rounding hides the sign", points)
 
     def _decide(self, work: Open, stuck: Array, which: Array, choice: Choice) -> Array:
         """Regions without an unstable neuron: decided by LP, or split at their widest input."""
