@@ -86,7 +86,8 @@ class Arm:
         except StuckError as error:
             self.stuck = error
             self.masks = [mask & self._known for mask in self.masks]
-            return replay_witness(self.run.query, error.points, self.run.runtime) if len(error.points) else None
+            judged = len(error.points) and self.run.query.network.model_bytes
+            return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before
 
