@@ -17,10 +17,10 @@ from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
+from mucg4.processes import usable_cores
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
 from mucg4.search.bab import Open, Plan, Search
-from mucg4.search.parallel import usable_cores
 from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
