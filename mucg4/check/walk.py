@@ -36,9 +36,8 @@ these three modules are the whole checker and import nothing of the search's num
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 
 import numpy as np
 
@@ -48,58 +47,89 @@ from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
+from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.processes import can_fork, forked
 from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
 BATCH = 512  # most regions handled together
+SHARED = 64  # regions from which processes share them out
+GRACE = 0.1  # seconds that processes get to send what they came to after the deadline
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """Outcome of `check`; counts are leaves over all trees, `checked + failed + skipped == leaves`.
-
-    `checked` leaves were re-established, `failed` ones were examined in vain, `skipped` ones not examined
-    (malformed proof, spent budget). `accepted` only when the last two are 0 and nothing else is wrong;
-    otherwise `reason` is one line.
-    """
-
-    accepted: bool
-    checked: int
-    failed: int
-    skipped: int
-    reason: str = ""
-    leaves: int = 0
-
-
-def check(proof: Proof, query: Query, budget: Budget | None = None, exact: bool = False) -> CheckReport:
+def check(
+    proof: Proof, query: Query, budget: Budget | None = None, exact: bool = False, workers: int = 1
+) -> CheckReport:
     """Re-establish the proof for the query, believing nothing in it; see the module text.
 
-    `exact` evaluates in rational arithmetic (small piecewise linear networks only). Never raises for a
-    bad proof, a network it has no rules for, or a spent budget: the report says so.
+    `exact` evaluates in rational arithmetic (small piecewise linear networks only). `workers` processes share the
+    regions. Never raises for a bad proof, a network it has no rules for, or a spent budget: the report says so.
     """
-    leaves, checked, failed, reason = proof.leaves, 0, 0, ""
+    budget, walks, problem, stopped = budget or Budget(), [], "", ""
     try:
         _identify(proof, query)
-        network = query.network
-        plans = [_plan(tree, query.cases[tree.case], network) for tree in proof.trees]
+        plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
-            enclosure = Enclosure(network, exact)
+            enclosure = Enclosure(query.network, exact)
             roots: dict[int, tuple[Array, Array]] = {}
-            for number, plan in enumerate(plans):
-                walk = _Walk(plan, enclosure, roots)
-                try:
-                    walk.run(budget or Budget())
-                finally:
-                    checked, failed = checked + walk.checked, failed + walk.failed
-                if walk.reason and not reason:
-                    reason = f"tree {number}: {walk.reason}"
-    except (ProofError, BudgetError) as error:
-        reason = str(error)
-    skipped = leaves - checked - failed
-    accepted = not reason and failed == 0 and skipped == 0
-    return CheckReport(accepted, checked, failed, skipped, reason, leaves)
+            walks = [_Walk(plan, enclosure, roots, budget) for plan in plans]
+            for walk in walks:
+                walk.begin()
+                walk.run(SHARED if workers > 1 and can_fork() else 0)
+            _share_out(walks, workers, budget)
+    except ProofError as error:
+        problem = str(error)
+    except BudgetError as error:
+        stopped = str(error)
+    return _report(proof, walks, problem, stopped)
+
+
+def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) -> CheckReport:
+    rejected = tuple((number, *leaf) for number, walk in enumerate(walks) for leaf in walk.rejected)
+    checked, failed = sum(walk.checked for walk in walks), len(rejected)
+    skipped = proof.leaves - checked - failed
+    reason = problem
+    if not reason and rejected:
+        number, leaf, conjunction = rejected[0]
+        reason = f"tree {number}: leaf {leaf} has no valid refutation of conjunction {conjunction}"
+    reason = reason or stopped
+    accepted = not reason and not failed and not skipped
+    in_time = not stopped or bool(problem) or failed > 0 or not walks
+    late = not in_time and all(walk.states_evidence() for walk in walks)
+    return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late)
+
+
+def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> None:
+    """Finish the walks in forked processes, regions dealt by the leaves below them."""
+    items = [(int(w.plan.leaves[at]), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
+    if not items:
+        return
+    parts: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for leaves, k, i in sorted(items, reverse=True):
+        least = loads.index(min(loads))
+        parts[least].append((k, i))
+        loads[least] += leaves
+
+    def job(part: list[tuple[int, int]]) -> Callable[[], list[Progress]]:
+        own = [np.array([i for n, i in part if n == k], dtype=np.int64) for k in range(len(walks))]
+        return lambda: [walk.part(which) for walk, which in zip(walks, own, strict=True)]
+
+    def poll() -> None:
+        if budget.interrupted or budget.left() < -GRACE:
+            budget.poll()
+
+    found = [part for part in forked([job(part) for part in parts if part], poll) if part is not None]
+    for k, walk in enumerate(walks):
+        mine = [progress[k] for progress in found]
+        walk.checked += sum(p.checked for p in mine)
+        walk.rejected += [leaf for p in mine for leaf in p.rejected]
+        walk.unexamined = np.concatenate([p.left for p in mine])
+    stopped = next((p.stopped for progress in found for p in progress if p.stopped), "")
+    if stopped:
+        raise BudgetError(stopped)
 
 
 def _identify(proof: Proof, query: Query) -> None:
@@ -175,8 +205,8 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
     at: dict[int, list[Refutation]] = defaultdict(list)
     tightenings: dict[int, list[Tightening]] = defaultdict(list)
     plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), at, tightenings, cuts)
+    _check_refutations(plan, network)
     for r in tree.refutations:
-        _check_refutation(r, plan, network)
         plan.at[r.at].append(r)
     for t in tree.tightenings:
         _check_tightening(t, plan, network)
@@ -224,28 +254,76 @@ def _check_literals(tree: Tree, network: Network) -> None:
         raise ProofError("a literal's threshold is not finite")
 
 
-def _check_refutation(r: Refutation, plan: _Plan, network: Network) -> None:
-    where = f"refutation at tree node {r.at}"
-    n, conjunctions = len(plan.parent), plan.case.conjunctions
-    if not 0 <= r.at < n or not 0 <= r.conjunction < len(conjunctions):
-        raise ProofError(f"{where} names no tree node or no conjunction")
-    if len(r.weights) != len(conjunctions[r.conjunction]):
-        raise ProofError(f"{where} has {len(r.weights)} weights")
-    if not all(isfinite(w) and w >= 0 for w in r.weights):
-        raise ProofError(f"{where} has a weight that is negative or not finite")
-    for literal, beta in r.beta:
-        if not (isfinite(beta) and beta >= 0):
-            raise ProofError(f"{where} has a multiplier that is negative or not finite")
-        if not 0 < literal < n or not plan.first[literal] <= plan.first[r.at] < plan.last[literal]:
-            raise ProofError(f"{where} uses a literal that is not on its path")
-    if r.cuts is not None:
-        _check_multipliers(where, *r.cuts, plan.cuts)
-    for a in r.alpha:
-        if a.node not in network.pre_activations or len(a.index) != len(a.value):
-            raise ProofError(f"{where} has slopes for a node that has none")
-        index, value = np.asarray(a.index), np.asarray(a.value)
-        if np.any(index < 0) or np.any(index >= network.nodes[a.node].size) or np.any(value < 0) or np.any(value > 255):
-            raise ProofError(f"{where} has a slope that is out of range")
+def _covered(plan: _Plan, at: Array) -> bool:
+    """True when each leaf below the tree nodes `at (B,)` has a refutation of every conjunction on its path."""
+    n, leaf = len(plan.parent), plan.tree.left < 0
+    wanted = np.zeros(n, dtype=bool)  # in preorder
+    for k in at.tolist():
+        wanted[plan.first[k] : plan.last[k]] = True
+    wanted &= leaf[np.argsort(plan.first)]
+    for conjunction in _answers(plan.tree, plan.case):
+        ends = np.zeros(n + 1, dtype=np.int64)
+        here = np.array([r.at for r in plan.tree.refutations if r.conjunction == conjunction], dtype=np.int64)
+        np.add.at(ends, plan.first[here], 1)
+        np.add.at(ends, plan.last[here], -1)
+        if np.any(wanted & (np.cumsum(ends[:-1]) <= 0)):
+            return False
+    return True
+
+
+def _integers(values: Iterable[int]) -> Array:
+    """(n,) int64; raises `ProofError` for numbers that no array has places for."""
+    try:
+        return np.fromiter(values, dtype=np.int64)
+    except OverflowError as error:
+        raise ProofError("a number is too large to name anything") from error
+
+
+def _demand(right: Array, at: Array, fault: str) -> None:
+    """Raise `ProofError` naming the first tree node of `at (n,)` where `right (n,)` does not hold."""
+    if len(right) and not np.all(right):
+        raise ProofError(f"refutation at tree node {int(at[np.argmin(right)])} {fault}")
+
+
+def _check_refutations(plan: _Plan, network: Network) -> None:
+    """Validate all refutations together: there are thousands."""
+    group, n = plan.tree.refutations, len(plan.parent)
+    if not group:
+        return
+    counts = np.array([len(c) for c in plan.case.conjunctions], dtype=np.int64)
+    at, conjunction = _integers(r.at for r in group), _integers(r.conjunction for r in group)
+    known = (at >= 0) & (at < n) & (conjunction >= 0) & (conjunction < len(counts))
+    _demand(known, at, "names no tree node or no conjunction")
+    lengths = _integers(len(r.weights) for r in group)
+    _demand(lengths == counts[conjunction], at, "has the wrong number of weights")
+    weights = np.fromiter((w for r in group for w in r.weights), dtype=np.float64)
+    right = np.isfinite(weights) & (weights >= 0)
+    _demand(right, np.repeat(at, lengths), "has a weight that is negative or not finite")
+    owner = np.repeat(at, _integers(len(r.beta) for r in group))
+    literal = _integers(k for r in group for k, _ in r.beta)
+    beta = np.fromiter((v for r in group for _, v in r.beta), dtype=np.float64)
+    right = np.isfinite(beta) & (beta >= 0)
+    _demand(right, owner, "has a multiplier that is negative or not finite")
+    named = (literal > 0) & (literal < n)
+    inside = np.where(named, literal, 0)
+    on_path = named & (plan.first[inside] <= plan.first[owner]) & (plan.first[owner] < plan.last[inside])
+    _demand(on_path, owner, "uses a literal that is not on its path")
+    for r in group:
+        if r.cuts is not None:
+            _check_multipliers(f"refutation at tree node {r.at}", *r.cuts, plan.cuts)
+    slopes = [(r.at, a) for r in group for a in r.alpha]
+    sizes = np.full(len(network.nodes), -1)
+    sizes[list(network.pre_activations)] = [network.nodes[k].size for k in network.pre_activations]
+    owner, node = _integers(k for k, _ in slopes), _integers(a.node for _, a in slopes)
+    lengths = _integers(np.size(a.index) for _, a in slopes)
+    flat = np.array([np.ndim(a.index) == 1 and np.shape(a.index) == np.shape(a.value) for _, a in slopes], dtype=bool)
+    named = (node >= 0) & (node < len(sizes))
+    _demand(flat & named & (sizes[np.where(named, node, 0)] >= 0), owner, "has slopes for a node that has none")
+    index, value = (
+        np.concatenate([np.zeros(0, dtype=np.int64), *(getattr(a, f) for _, a in slopes)]) for f in ("index", "value")
+    )
+    right = (index >= 0) & (index < np.repeat(sizes[node], lengths)) & (value >= 0) & (value <= 255)
+    _demand(right, np.repeat(owner, lengths), "has a slope that is out of range")
 
 
 def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
@@ -299,6 +377,9 @@ class _Regions:
     def take(self, which: Array | slice) -> _Regions:
         return _Regions(*(getattr(self, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")))
 
+    def copy(self) -> _Regions:
+        return self.take(np.arange(len(self.at)))
+
     @staticmethod
     def join(parts: Sequence[_Regions]) -> _Regions:
         if len(parts) == 1:
@@ -328,9 +409,20 @@ class _Constraints:
         return _Constraints(x, y, np.array([c for _, _, c in conjunction.exact], dtype=object))
 
 
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What a part of a walk came to: leaves established, leaves `(node, conjunction)` that failed, tree nodes whose
+    subtrees were not examined, and what ended it early."""
+
+    checked: int
+    rejected: list[tuple[int, int]]
+    left: Array
+    stopped: str = ""
+
+
 @dataclass(eq=False)
 class _Walk:
-    """One pass over one tree; `checked`, `failed` count leaves.
+    """One pass over one tree; `checked` counts leaves, `rejected` names those that failed.
 
     `roots` keeps the bounds of each case's whole box: trees of the same case share them.
     """
@@ -338,38 +430,66 @@ class _Walk:
     plan: _Plan
     enclosure: Enclosure
     roots: dict[int, tuple[Array, Array]]
+    budget: Budget
     checked: int = 0
-    failed: int = 0
-    reason: str = ""
+    rejected: list[tuple[int, int]] = field(default_factory=list)  # (leaf, conjunction)
+    stack: list[_Regions] = field(default_factory=list)  # batches of regions to visit
     constraints: list[_Constraints] = field(default_factory=list)
-    budget: Budget = field(default_factory=Budget)
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
+    unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
 
-    def run(self, budget: Budget) -> None:
-        e, case, self.budget = self.enclosure, self.plan.case, budget
+    def begin(self) -> None:
+        """Put the root on the stack."""
+        e, case = self.enclosure, self.plan.case
         self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
-        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_)
-        stack = [root]
-        cells = sum(node.size for node in e.nodes)
+        self.stack = [_Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_)]
+
+    def run(self, enough: int = 0) -> None:
+        """Visit until nothing is on the stack, or at least `enough` regions are (0: no limit)."""
+        cells = sum(node.size for node in self.enclosure.nodes)
         most = max(1, min(BATCH, REGION_CELLS // cells))
-        while stack:
-            budget.poll()
-            parts = [stack.pop()]
-            while stack and sum(len(p.at) for p in parts) < most:
-                parts.append(stack.pop())
+        while self.stack and not (enough and sum(len(p.at) for p in self.stack) >= enough):
+            self.budget.poll()
+            parts, count = [], 0
+            while self.stack and count < most:
+                parts.append(self.stack.pop())
+                count += len(parts[-1].at)
             batch = _Regions.join(parts)
-            if len(batch.at) > most:
-                stack.append(batch.take(slice(most, None)))
+            if count > most:
+                self.stack.append(batch.take(slice(most, None)))
                 batch = batch.take(slice(most))
-            children = self._turn(batch)
+            self.stack.append(batch)  # what is interrupted has not been examined
+            children = self._turn(batch.copy())
+            self.stack.pop()
             if len(children.at):
-                stack.append(children)
+                self.stack.append(children)
+
+    def waiting(self) -> Array:
+        """(B,) tree nodes on the stack, all in one batch."""
+        if len(self.stack) > 1:
+            self.stack = [_Regions.join(self.stack)]
+        return self.stack[0].at if self.stack else np.zeros(0, dtype=np.int64)
+
+    def part(self, which: Array) -> Progress:
+        """Visit only the chosen waiting regions, and say what came of it."""
+        self.waiting()
+        before, self.rejected = self.checked, []
+        self.stack = [self.stack[0].take(which)] if len(which) else []
+        try:
+            self.run()
+        except BudgetError as error:
+            return Progress(self.checked - before, self.rejected, self.waiting(), str(error))
+        return Progress(self.checked - before, self.rejected, self.waiting())
+
+    def states_evidence(self) -> bool:
+        """True when each leaf that was not examined has stated refutations of all that the tree answers for."""
+        return _covered(self.plan, self.waiting() if self.unexamined is None else self.unexamined)
 
     def _turn(self, batch: _Regions) -> _Regions:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
@@ -388,10 +508,8 @@ class _Walk:
         live &= np.all(batch.lo <= batch.hi, axis=1)
         self.checked += int(self.plan.leaves[batch.at[~live]].sum())
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
-        self.failed += len(stuck)
-        if len(stuck) and not self.reason:
-            which = int(np.argmax(batch.open[stuck[0]]))
-            self.reason = f"leaf {int(batch.at[stuck[0]])} has no valid refutation of conjunction {which}"
+        for b in stuck.tolist():
+            self.rejected.append((int(batch.at[b]), int(np.argmax(batch.open[b]))))
         return self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
 
     # ---- tightenings ---------------------------------------------------------------------------

@@ -127,6 +127,7 @@ class Query:
     cases: tuple[Case, ...]
     names: tuple[str, ...] = ("N",)
     source_hash: str = field(default="")
+    text: str = field(default="", repr=False)  # of the property, for those who read it again
 
     def __post_init__(self) -> None:
         n = sum(net.input_size for net in self.networks)
