@@ -401,12 +401,12 @@ class _Constraints:
         if not enclosure.exact:
             return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants)
         x, y = enclosure.numbers(conjunction.x_coeffs * 0), enclosure.numbers(conjunction.y_coeffs * 0)
-        for k, (cx, cy, _) in enumerate(conjunction.exact):
+        for k, (cx, cy, _) in enumerate(conjunction.proved):
             for i, v in cx.items():
                 x[k, i] = v
             for i, v in cy.items():
                 y[k, i] = v
-        return _Constraints(x, y, np.array([c for _, _, c in conjunction.exact], dtype=object))
+        return _Constraints(x, y, np.array([c for _, _, c in conjunction.proved], dtype=object))
 
 
 @dataclass(frozen=True, eq=False)

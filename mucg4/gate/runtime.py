@@ -214,18 +214,22 @@ def _ranked(query: Query, points: Array, inside: Array) -> Array:
 
 
 def holds(conj: Conjunction, x: Array, y: Array) -> bool:
-    """True when all constraints hold at x, y (element-type values) in exact, double and element-type arithmetic."""
-    with np.errstate(all="ignore"):
-        value = conj.x_coeffs @ x.astype(np.float64) + conj.y_coeffs @ y.astype(np.float64) + conj.constants
-    if not np.all(np.where(conj.strict, value < 0, value <= 0)):
-        return False
+    """True when all stated constraints hold at x, y (element-type values) in exact, double and element-type numbers."""
     return all(
-        _holds_exactly(row, bool(strict), x, y) and _holds_rounded(row, bool(strict), x, y)
-        for row, strict in zip(conj.exact, conj.strict, strict=True)
+        _holds_in_double(row, bool(strict), x, y)
+        and _holds_exactly(row, bool(strict), x, y)
+        and _holds_rounded(row, bool(strict), x, y)
+        for row, strict in zip(conj.exact, conj.stated_strict, strict=True)
     )
 
 
 Row = tuple[dict[int, Fraction], dict[int, Fraction], Fraction]
+
+
+def _holds_in_double(row: Row, strict: bool, x: Array, y: Array) -> bool:
+    total = sum(float(c) * float(v[i]) for cs, v in ((row[0], x), (row[1], y)) for i, c in cs.items())
+    total += float(row[2])
+    return total < 0 if strict else total <= 0
 
 
 def _holds_exactly(row: Row, strict: bool, x: Array, y: Array) -> bool:

@@ -193,7 +193,7 @@ class _Search:
         self.query, self.case, self.encoding = query, case, encoding
         self.budget, self.runtime, self.result = budget, runtime, result
         conj = case.conjunctions[conjunction]
-        rows = constraint_rows(encoding, conj.exact)
+        rows = constraint_rows(encoding, conj.proved)
         self.relaxation = Relaxation(encoding, rows, [bool(s) for s in conj.strict], budget)
         self.learned: dict[frozenset[Literal], bool] = {}  # core -> was it given
 

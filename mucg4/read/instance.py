@@ -78,7 +78,6 @@ def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> 
     text = read_text(vnnlib)
     try:
         prop = parse_vnnlib(text)
-        cases = to_cases(prop)
     except InputError as error:
         raise type(error)(f"{os.fspath(vnnlib)}: {error}") from error
     data = read_bytes(onnx)
@@ -92,6 +91,10 @@ def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> 
     ):
         if stated != has:
             raise InputError(f"{os.fspath(vnnlib)}: declares {stated} {word}, but the network has {has}")
+    try:
+        cases = to_cases(prop, network.element_type)
+    except InputError as error:
+        raise type(error)(f"{os.fspath(vnnlib)}: {error}") from error
     return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest())
 
 
