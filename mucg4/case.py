@@ -44,6 +44,13 @@ class CaseReport:
         return not self.problems
 
 
+def cases_folder() -> Path:
+    """Where runs leave the cases of their own failures: beside the store, in the user's cache folder."""
+    from mucg4.store.store import default_path
+
+    return default_path().with_name("cases")
+
+
 def layers_to_onnx(layers: Layers) -> bytes:
     """ONNX bytes of a dense network: `layers` are pairs of weights `(out, in)` and bias `(out,)`, ReLU in between."""
     import numpy as np

@@ -13,13 +13,13 @@ import numpy as np
 
 from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
-from mucg4.errors import BudgetError
+from mucg4.errors import BudgetError, StuckError
 from mucg4.evidence import examine
 from mucg4.gate.runtime import Runtime, agreement
 from mucg4.memory import limit_bytes
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown, Unsafe, Verdict
-from mucg4.proof.proof import Tree
+from mucg4.proof.proof import Proof, Tree
 from mucg4.search.run import Run
 from mucg4.search.solve import solve
 from mucg4.settings import Settings
@@ -173,8 +173,11 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
 
         run.report(f"the checker rejects {len(report.rejected)} leaves: they are searched again")
         run.statistics.reopened = len(report.rejected)
-        with stage(run, "reopen"):
-            again = reopen(run, found, report.rejected)
+        try:
+            with stage(run, "reopen"):
+                again = reopen(run, found, report.rejected)
+        except StuckError:
+            return _verdict_of(run, report)
         if isinstance(again, Witness):
             return Unsafe(again, run.statistics)
         report = _examined(run, again)

@@ -65,6 +65,11 @@ class Scales:
     input_dot: float
     tiny: float
 
+    def times(self, caution: float) -> Scales:
+        """Every charge so many times."""
+        error = tuple(caution * e for e in self.error)
+        return Scales(error, self.value, caution * self.input_dot, caution * self.tiny)
+
 
 def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
     """E_k for every node from sound interval bounds `low[k], up[k] (size_k,)` of all node values."""

@@ -43,7 +43,9 @@ class Statistics:
     lp_calls: int = 0
     times: dict[str, float] = field(default_factory=dict)  # seconds per stage
     scratch_seconds: float | None = None  # stored from-scratch time of the related proof
-    check: str = ""  # of a proof by the independent checker: accepted, unfinished (time ran out), or why it was rejected
+    check: str = (
+        ""  # of a proof by the independent checker: accepted, unfinished (time ran out), or why it was rejected
+    )
     reopened: int = 0  # leaves that the checker rejected at first, searched again
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)

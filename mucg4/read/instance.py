@@ -10,6 +10,8 @@ import io
 import math
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,32 +72,39 @@ def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> 
 
     Raises `InputError` or `UnsupportedError` whose text starts with the file at fault.
     """
-    from mucg4.read.onnx import read_network
-
     several = _network_names(os.fspath(onnx))
     if several:
         raise UnsupportedError(f"queries over several networks ({', '.join(several)}) are not supported yet")
-    text = read_text(vnnlib)
-    try:
+    text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
+    return query_of(read_bytes(onnx), text, os.fspath(onnx), os.fspath(vnnlib))
+
+
+def query_of(data: bytes, text: str, onnx: str = "the network", vnnlib: str = "the property") -> Query:
+    """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
+    from mucg4.read.onnx import read_network
+
+    with _blaming(vnnlib):
         prop = parse_vnnlib(text)
-    except InputError as error:
-        raise type(error)(f"{os.fspath(vnnlib)}: {error}") from error
-    data = read_bytes(onnx)
-    try:
+    with _blaming(onnx):
         network = read_network(data)
-    except InputError as error:
-        raise type(error)(f"{os.fspath(onnx)}: {error}") from error
     for stated, has, word in (
         (prop.inputs, network.input_size, "inputs"),
         (prop.outputs, network.output_size, "outputs"),
     ):
         if stated != has:
-            raise InputError(f"{os.fspath(vnnlib)}: declares {stated} {word}, but the network has {has}")
-    try:
+            raise InputError(f"{vnnlib}: declares {stated} {word}, but the network has {has}")
+    with _blaming(vnnlib):
         cases = to_cases(prop, network.element_type)
+    return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest(), text=text)
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Put the name of the file at fault in front of an error's text."""
+    try:
+        yield
     except InputError as error:
-        raise type(error)(f"{os.fspath(vnnlib)}: {error}") from error
-    return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest())
+        raise type(error)(f"{name}: {error}") from error
 
 
 def read_instances(path: str | os.PathLike[str]) -> list[Instance]:

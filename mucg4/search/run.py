@@ -41,6 +41,7 @@ class Run:
     statistics: Statistics
     runtime: Runtime
     progress: Callable[[str], None] | None = None
+    caution: float = 1.0  # how many times rounding is charged
 
     def report(self, text: str) -> None:
         """Tell the user something in one line."""
@@ -118,7 +119,7 @@ def open_case(run: Run, number: int) -> CaseState | None:
     case = run.query.cases[number]
     if case.box.empty or not case.conjunctions:
         return None
-    bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll)
+    bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll, run.caution)
     root, objective = bounder.root(), Objective(case)
     twin = Twin.of(bounder, objective, run.backend)
     twin.bounder.threads = run.workers

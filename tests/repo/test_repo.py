@@ -44,8 +44,9 @@ MAY_IMPORT = {
     "store": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search"},
     "ladder": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store"},
     "compact": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store", "ladder"},
+    "evidence": BASE | {"ops", "model", "proof", "check", "read"},
     "verify": None,  # the pipeline: every stage
-    "case": BASE | {"ops", "model", "proof", "check", "gate", "oracle", "read", "store", "verify", "report"},
+    "case": BASE | {"search", "ops", "model", "proof", "check", "gate", "oracle", "read", "store", "verify", "report"},
     "bench": BASE | {"read", "report"},
     "__main__": None,  # everything
 }
