@@ -1,13 +1,16 @@
 """ONNX bytes -> canonical network (design section 4).
 
-Nodes are read in file order. A node whose inputs are all constant is evaluated; one that only moves
-data becomes an index map or nothing; the others are handed to the table of operators. `simplify` then
-composes what can be composed. Values are flat; a leading dynamic dimension is the batch and counts 1.
+Nodes are read in file order, as far as `mucg4.read.table` holds them. A node whose inputs are all constant is
+evaluated; one that only moves data becomes an index map or nothing; the others are handed to their operator's
+handler. `simplify` then composes what can be composed. Values are flat; a leading dynamic dimension is the batch and
+counts 1.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from math import prod
 from typing import cast
 
 import numpy as np
@@ -15,17 +18,40 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.network import Network
 from mucg4.ops.affine import Dense
+from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
-from mucg4.read.constant import Constant
+from mucg4.read.constant import Constant, stored
 from mucg4.read.fold import FOLDERS
-from mucg4.read.movement import MOVERS
+from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
-from mucg4.read.protobuf import DOUBLE, FLOAT, OnnxGraph, OnnxNode, Tensor, decode_model, decode_tensor
+from mucg4.read.protobuf import (
+    DOUBLE,
+    FLOAT,
+    INT64,
+    LARGEST_TENSOR,
+    OnnxGraph,
+    OnnxNode,
+    Tensor,
+    decode_model,
+)
+from mucg4.read.roundoff import magnitude
 from mucg4.read.simplify import simplify
+from mucg4.read.table import check_types, lookup
 from mucg4.read.windows import WINDOW_HANDLERS
 
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-TABLE = {**HANDLERS, **WINDOW_HANDLERS}
+ALL_HANDLERS = {**HANDLERS, **WINDOW_HANDLERS}
+# what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def read_network(data: bytes) -> Network:
@@ -41,7 +67,7 @@ def read_network(data: bytes) -> Network:
         raise UnsupportedError(
             f"input {declared.name!r} has element type {declared.element_type}, not float32 or float64"
         )
-    reading = _Reading(graph, Builder(declared.name, _input_shape(declared)))
+    reading = _Reading(graph, Builder(declared.name, _input_shape(declared)), declared.element_type)
     for node in nodes:
         reading.read(node)
     output = reading.output()
@@ -90,16 +116,23 @@ def _input_shape(declared: Tensor) -> tuple[int, ...]:
             shape.append(1)
         else:
             raise InputError(f"input {declared.name!r} has a dynamic dimension {d or i!r} besides the batch")
+    if prod(shape) > LARGEST_TENSOR:
+        raise InputError(f"input {declared.name!r} has more than {LARGEST_TENSOR} entries")
     return tuple(shape)
 
 
 class _Reading:
-    """Values of the tensors read so far."""
+    """Values and element types of the tensors read so far.
 
-    def __init__(self, graph: OnnxGraph, builder: Builder) -> None:
+    `narrow` are the drafts whose values are float32 numbers for certain though the tensor may be declared double.
+    """
+
+    def __init__(self, graph: OnnxGraph, builder: Builder, element_type: int) -> None:
         self.graph, self.builder = graph, builder
         first = builder.drafts[0]
         self.values: dict[str, Value] = {first.name: Variable(0, first.shape)}
+        self.kinds = {first.name: element_type}
+        self.narrow = {0} if element_type == FLOAT else set()
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -108,64 +141,82 @@ class _Reading:
         if name not in self.values:
             if name not in self.graph.constants:
                 raise node.invalid(f"its input {name!r} is not defined before it")
-            self.values[name] = Constant(decode_tensor(self.graph.constants[name]), name)
+            constant = stored(self.graph.constants[name], name)
+            self.values[name], self.kinds[name] = constant, constant.kind
         return self.values[name]
 
     def read(self, node: OnnxNode) -> None:
         """Compute the outputs of one node."""
+        row = lookup(node)
         inputs = [self.value(name, node) for name in node.inputs]
+        variable = any(isinstance(x, Variable) for x in inputs)
+        kinds = [self.kinds[name] for name in node.inputs if name]
+        check_types(node, row, kinds, variable)
         builder, start = self.builder, len(self.builder.drafts)
         builder.current = node.outputs[0]
         try:
-            outputs = self._evaluate(node, inputs)
-        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise node.invalid(f"its inputs or attributes do not fit together ({error})") from error
+            outputs = self._evaluate(node, inputs, variable)
+        except FAULTS as error:
+            raise node.invalid(f"its inputs or attributes do not fit together ({_line(error)})") from error
         names: dict[int, str] = {}
         for name, value in zip(node.outputs, outputs, strict=False):
+            if not name:
+                continue
             self.values[name] = value
             if isinstance(value, Variable):
                 names.setdefault(value.draft, name)
+                self.kinds[name] = node.attributes["to"] if node.op == "Cast" else kinds[0]
+            else:
+                self.kinds[name] = value.kind
         builder.name_parts(start, names)
 
-    def _evaluate(self, node: OnnxNode, inputs: list[Value | None]) -> list[Value]:
+    def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
         if node.op == "Shape":
             return [self._shape(node, inputs)]
         if node.op in MOVERS:
-            mover, known = MOVERS[node.op]
-            _check_attributes(node, known)
-            return self._move(node, inputs, mover)
-        if not any(isinstance(x, Variable) for x in inputs):
+            return self._move(node, inputs, MOVERS[node.op])
+        if not variable:
             if node.op not in FOLDERS:
                 raise node.unsupported("on constants")
-            folder, known = FOLDERS[node.op]
-            _check_attributes(node, known)
-            return [folder(node, cast("list[Constant | None]", inputs))]
-        if node.op not in TABLE:
+            folded = FOLDERS[node.op](node, cast("list[Constant | None]", inputs))
+            return [replace(folded, name=node.outputs[0]) if folded.error is not None else folded]
+        if node.op == "Cast":
+            return [self._cast(node, inputs[0])]
+        if node.op not in ALL_HANDLERS:
             raise node.unsupported()
-        handler, known = TABLE[node.op]
-        _check_attributes(node, known)
-        return handler(self.builder, node, inputs)
+        return ALL_HANDLERS[node.op](self.builder, node, inputs)
+
+    def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
+        """A Cast of values that depend on the input: read where it changes no value."""
+        assert isinstance(x, Variable)
+        source, target = self.kinds[node.inputs[0]], node.attributes["to"]
+        if source == FLOAT and target in (FLOAT, DOUBLE):
+            self.narrow.add(x.draft)
+        elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
+            raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
+        return x
 
     def _shape(self, node: OnnxNode, inputs: list[Value | None]) -> Constant:
         assert inputs[0] is not None
         part = slice(node.attributes.get("start", 0), node.attributes.get("end"))
-        return Constant(np.array(inputs[0].shape[part], dtype=np.int64), node.outputs[0])
+        return Constant(np.array(inputs[0].shape[part], dtype=np.int64), node.outputs[0], INT64)
 
-    def _move(self, node: OnnxNode, inputs: list[Value | None], mover) -> list[Value]:  # type: ignore[no-untyped-def]
+    def _move(self, node: OnnxNode, inputs: list[Value | None], mover: Mover) -> list[Value]:
         x, rest = inputs[0], inputs[1:]
         if any(isinstance(v, Variable) for v in rest):
             raise node.unsupported("a shape or index that depends on the network's input")
-        further = [v.value if isinstance(v, Constant) else None for v in rest]
+        further = [v.stated(node, "a shape or index") if isinstance(v, Constant) else None for v in rest]
         if isinstance(x, Constant):
             parts = mover(x.value, node, further)
-            sizes = parts if x.magnitude is None else mover(x.magnitude, node, further)
-            marks = [None if x.magnitude is None else m for m in sizes]
-            return [Constant(p, x.name, m, x.rounded) for p, m in zip(parts, marks, strict=True)]
-        if x is None:
-            raise node.invalid("its first input is missing")
+            errors: list[Array | None] = [None] * len(parts)
+            if x.error is not None:
+                errors = list(mover(x.error, node, further))
+            return [replace(x, value=p, error=e) for p, e in zip(parts, errors, strict=True)]
+        assert isinstance(x, Variable)
         source = x
         count = len(mover(np.arange(source.size).reshape(source.shape), node, further)) if len(node.outputs) > 1 else 1
-        return [self.builder.move(source, lambda a, i=i: mover(a, node, further)[i]) for i in range(count)]  # type: ignore[misc]
+        used = [i for i in range(count) if i < len(node.outputs)]
+        return [self.builder.move(source, lambda a, i=i: mover(a, node, further)[i]) for i in used]  # type: ignore[misc]
 
     def output(self) -> Variable:
         """The output's value; an output that does not depend on the input becomes a map with zero weights."""
@@ -175,15 +226,22 @@ class _Reading:
         if isinstance(value, Variable):
             return value
         assert isinstance(value, Constant)
+        if value.kind not in ELEMENT_TYPES:
+            raise UnsupportedError(f"the network's output {name!r} has element type {value.kind}")
         builder, start = self.builder, len(self.builder.drafts)
-        offset, magnitude = value.offset()
-        source = Variable(0, builder.drafts[0].shape)
-        out = builder.node(Dense(np.zeros((len(offset), source.size)), offset, magnitude), [source], value.shape)
+        source, size = Variable(0, builder.drafts[0].shape), value.value.size
+        if not size:
+            raise InputError(f"the network's output {name!r} is empty")
+        last.sized((size, source.size))
+        offset, error = value.offset()
+        op = Dense(np.zeros((size, source.size)), offset)
+        op = replace(op, offset_magnitude=magnitude(offset, error, op.fan_in))
+        out = builder.node(op, [source], value.shape)
         builder.name_parts(start, {out.draft: name})
         return out
 
 
-def _check_attributes(node: OnnxNode, known: str) -> None:
-    for key in node.attributes:
-        if key not in known.split():
-            raise node.unsupported(f"attribute {key!r}")
+def _line(error: BaseException) -> str:
+    """The error's text on one line, not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."
