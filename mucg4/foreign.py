@@ -35,13 +35,16 @@ def inflate(data: bytes, most: int, gzip: bool = False, poll: Callable[[], None]
 
     No more than `most` bytes and one piece are ever held. `poll` is called now and then and may raise.
     """
+    kind = "gzip file" if gzip else "compressed data"
     stream = zlib.decompressobj(31 if gzip else 15)
     try:
         if len(data) < _PIECE >> 8 and not gzip:  # small ones in one go
             found = stream.decompress(data, most + 1)
-            return _whole(found, stream.eof, most)
+            return _whole(found, stream.eof, most, kind)
         out, total, ended = [], 0, False
         for start in range(0, len(data), _STEP):
+            if total > most:
+                break
             rest: bytes = data[start : start + _STEP]
             piece = b""
             while rest or len(piece) == _PIECE:
@@ -54,20 +57,20 @@ def inflate(data: bytes, most: int, gzip: bool = False, poll: Callable[[], None]
                 piece = stream.decompress(rest, _PIECE)
                 total += len(piece)
                 if total > most:
-                    _whole(b"", False, most, too_long=True)
+                    break
                 out.append(piece)
                 ended = stream.eof
                 rest = stream.unused_data if ended else stream.unconsumed_tail
-        return _whole(b"".join(out), ended, most)
+        return _whole(b"".join(out), ended, most, kind)
     except zlib.error as error:
-        raise ValueError(f"damaged compressed data ({error})") from None
+        raise ValueError(f"damaged {kind} ({error})") from None
 
 
-def _whole(found: bytes, ended: bool, most: int, too_long: bool = False) -> bytes:
-    if too_long or len(found) > most:
+def _whole(found: bytes, ended: bool, most: int, kind: str) -> bytes:
+    if len(found) > most:
         raise ValueError(f"more than {size_text(most)} when decompressed")
     if not ended:
-        raise ValueError("damaged compressed data (it ends early)")
+        raise ValueError(f"damaged {kind} (it ends early)")
     return found
 
 
