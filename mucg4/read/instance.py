@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import hashlib
 import io
 import math
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.foreign import inflate, read_limited
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
+
+LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
+LARGEST_TEXT = 2**29  # most bytes of a property or of a list
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,22 @@ class Instance:
     vnnlib_text: str
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The file's content, decompressed when its name ends in `.gz`.
+def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
+    """The file's content, decompressed when its name ends in `.gz`; at most `most` bytes of it.
 
     The exact path comes first, then the same with `.gz` added, then without `.gz`. Raises
-    `InputError` when nothing is there, or it is empty, unreadable or a damaged archive.
+    `InputError` when nothing is there, or it is empty, too large, unreadable or a damaged archive.
     """
     name = os.fspath(path)
     found = next((c for c in (name, name + ".gz", name.removesuffix(".gz")) if os.path.exists(c)), None)
     if found is None:
         raise InputError(f"{name}: no such file")
     try:
-        data = Path(found).read_bytes()
-        if found.endswith(".gz"):
-            data = gzip.decompress(data) if data else data
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{found}: damaged gzip file ({error})") from error
+        data = read_limited(found, most)
+        if data and found.endswith(".gz"):
+            data = inflate(data, most, gzip=True)
+    except ValueError as error:
+        raise InputError(f"{found}: {error}") from error
     except OSError as error:
         raise InputError(f"{found}: {error.strerror or error}") from error
     if not data:
@@ -62,7 +64,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 def read_text(path: str | os.PathLike[str]) -> str:
     """The file's content as UTF-8 text; `InputError` like `read_bytes`, or when it is not text."""
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{os.fspath(path)}: not a text file (byte {error.start})") from error
 
