@@ -182,8 +182,10 @@ def _windows(shape: tuple[int, ...], at: dict[str, Any], kernel: tuple[int, ...]
     for out in product(*map(range, sizes)):
         hits = []
         for k in product(*map(range, kernel)):
-            at_ = tuple(o * s + j * e - pads[i] for i, (o, s, j, e) in enumerate(zip(out, strides, k, dilations)))
-            if all(0 <= p < n for p, n in zip(at_, shape)):
+            at_ = tuple(
+                o * s + j * e - pads[i] for i, (o, s, j, e) in enumerate(zip(out, strides, k, dilations, strict=True))
+            )
+            if all(0 <= p < n for p, n in zip(at_, shape, strict=True)):
                 hits.append((k, at_))
         yield out, hits
 

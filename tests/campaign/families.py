@@ -81,7 +81,7 @@ def chain(rng: Rng, activation: Callable[[Net, str], str], dtype: str = "float32
     sizes = [int(rng.integers(1, 5)), *rng.integers(1, 5, size=int(rng.integers(1, depth))), int(rng.integers(1, 4))]
     net = Net((1, sizes[0]), dtype)
     v = "x"
-    for k, (n, m) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for k, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         v = affine(net, rng, v, n, int(m))
         if k + 2 < len(sizes):
             v = activation(net, v)
@@ -301,8 +301,7 @@ def exotic(rng: Rng) -> Graph:
         v = _resize(net, rng, (1, c, h, w))
     elif kind == 5:
         at = {"strides": spatial["strides"], "pads": [int(rng.integers(0, 2)) for _ in range(4)]}
-        at |= {"output_padding": [int(rng.integers(0, 2)) for _ in "ab"]} if max(at["strides"]) > 1 else {}
-        at["output_padding"] = [min(o, s - 1) for o, s in zip(at.get("output_padding", [0, 0]), at["strides"])]
+        at["output_padding"] = [int(rng.integers(0, s)) for s in at["strides"]]
         v = net.ConvTranspose("x", net.const(weights(rng, c, 2, *k)), **at)
     elif kind == 6:
         mode = pick(rng, "reflect", "edge", "constant")
@@ -361,13 +360,13 @@ EXACT: dict[str, Callable[[Rng], Graph]] = {
     "conv": conv,
     "pools": pools,
     "cancel": cancel,
+    "folded": folded,
 }
 SAMPLED: dict[str, Callable[[Rng], Graph]] = {
     "smooth": smooth,
     "steps": steps,
     "products": products,
     "exotic": exotic,
-    "folded": folded,
     "casts": casts,
 }
 FAMILIES = {**EXACT, **SAMPLED}

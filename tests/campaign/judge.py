@@ -1,4 +1,4 @@
-"""One instance through the engines, the checker, the store and onnxruntime, against its truth and against each other."""
+"""One instance through engines, checker, store and onnxruntime, against its truth and against each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -217,7 +216,7 @@ class Judge:
         x = sample(self.instance, self.rng, scorer)
         real = self.instance.truth == "unsat"  # what float32 says then is rounding
         margin = CLEAR[self.instance.graph.dtype]
-        for point, y in zip(x, scorer.many(x)):
+        for point, y in zip(x, scorer.many(x), strict=True):
             if not violates(self.instance, point, y):
                 continue
             self.out.counts["float points against unsat"] += 1

@@ -33,7 +33,7 @@ def make(seed: int, family: str | None = None) -> Instance:
         graph = FAMILIES[family](rng)
         scorer = Scorer(graph)
         outputs = len(scorer.one(np.zeros(graph.shape)))
-    except Exception as error:  # noqa: BLE001 - whatever onnx and onnxruntime say about a graph that makes no sense
+    except Exception as error:  # whatever onnx and onnxruntime say about a graph that makes no sense
         raise NoInstance(f"{family}: {error}") from error
     box = random_box(rng, graph.inputs, int(pick(rng, *SIZES)) if family in EXACT else 4)
     bare = Instance(family, seed, graph, box, (), outputs=outputs)

@@ -1,4 +1,4 @@
-"""Worker processes that take seeds one after the other, and the parent that watches, shrinks nothing and counts."""
+"""Worker processes that take seeds one after the other, and the parent that watches, keeps what fails and counts."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class Tally:
     @property
     def total(self) -> int:
         return self.counts["instances"]
+
+    def headline(self) -> str:
+        problems, loud = (sum(c.values()) for c in (self.problems, self.loud))
+        return f"{self.total} instances, {problems} disagreements, {loud} loud rejections"
 
     def lines(self) -> list[str]:
         """The final table."""
@@ -147,9 +151,7 @@ def campaign(
             workers[workers.index(worker)] = hire()
         if time.monotonic() - told > 30:
             told = time.monotonic()
-            say(
-                f"{tally.total} instances, {sum(tally.problems.values())} disagreements, {sum(tally.loud.values())} loud"
-            )
+            say(tally.headline())
     for worker in workers:
         worker.process.kill()
         worker.process.join()

@@ -68,7 +68,7 @@ def smaller_graphs(graph: Graph) -> Iterator[Graph]:
                 rough = np.round(value, digits)
             if np.all(np.isfinite(rough)) and not np.array_equal(rough, value):
                 yield replace(graph, tensors={**graph.tensors, name: rough})
-        for at in zip(*np.nonzero(np.atleast_1d(value))):
+        for at in zip(*np.nonzero(np.atleast_1d(value)), strict=True):
             if np.ndim(value):
                 less = value.copy()
                 less[at] = 0
