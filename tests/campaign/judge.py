@@ -18,15 +18,15 @@ from mucg4.errors import InputError, Mucg4Error, UnsoundError, UnsupportedError
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
 from mucg4.proof.proof import from_text, to_text
-from mucg4.read.onnx import read_network
-from mucg4.read.vnnlib import parse_vnnlib, to_cases
+from mucg4.read import onnx as reader
+from mucg4.read import vnnlib as property_reader
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import verify
 
 from . import exact
 from .families import pick
-from .instance import Instance, decimal
+from .instance import Instance, decimal, hull
 from .properties import sample
 from .scorer import Scorer, clearly, violates
 
@@ -88,8 +88,22 @@ def modes(instance: Instance, rng: np.random.Generator) -> Iterator[Mode]:
         yield others[int(k)]
 
 
+def false_claim(instance: Instance, rng: np.random.Generator) -> Instance | None:
+    """The first constraint loosened to a relative 1e-2 ... 1e-17 past where the set begins to have a point."""
+    conjunction = instance.unsafe[0]
+    cells = exact.regions(instance.graph, hull(instance))
+    _, least, _ = cells.extremum(replace(conjunction[0], bound="0"))
+    scale = max(abs(least), Fraction(1, 10**6))
+    bound = least + scale / 10 ** int(rng.integers(2, 18))
+    row = replace(conjunction[0], bound=decimal(bound, 40), strict=False)
+    false = replace(instance, unsafe=((row, *conjunction[1:]),))
+    truth, _ = exact.answer(false, cells)
+    return replace(false, truth=truth) if truth == "sat" else None
+
+
 def query_of(onnx: bytes, vnnlib: str) -> Query:
-    return Query((read_network(onnx),), to_cases(parse_vnnlib(vnnlib)))
+    cases = property_reader.to_cases(property_reader.parse_vnnlib(vnnlib))
+    return Query((reader.read_network(onnx),), cases)
 
 
 class Judge:
@@ -173,6 +187,8 @@ class Judge:
         if not report.accepted and "timeout" not in report.reason:
             self.problem("proof rejected", f"{mode.name}: {report.reason}")
         self.out.counts["proofs checked"] += 1
+        if report.accepted and data is None:
+            self.forge(query, instance, verdict)
         network = query.network
         piecewise = all(n.op is None or not hasattr(n.op, "curve") for n in network.nodes)
         size = sum(network.nodes[k].size for k in network.nonlinear)
@@ -181,6 +197,28 @@ class Judge:
             self.out.counts["exact checks accepted" if exactly.accepted else "exact checks not accepted"] += 1
             if exactly.accepted and instance.truth == "sat":
                 self.problem("exact check accepts a false claim", mode.name)
+
+    def forge(self, query: Query, instance: Instance, verdict: Safe) -> None:
+        """The proof handed in for a false claim: a bound moved until the answer is sat by a little must be rejected."""
+        if (
+            instance.truth != "unsat"
+            or len(instance.unsafe) != 1
+            or not instance.unsafe[0]
+            or self.out.counts["forged"]
+        ):
+            return
+        try:
+            false = false_claim(instance, self.rng)
+        except exact.UnknownTruth:
+            return
+        if false is None:
+            return
+        other = query_of(false.onnx(), false.vnnlib())
+        self.out.counts["forged"] += 1
+        proof = replace(verdict.proof, property=other.property_hash)
+        for exactly in (False, True):
+            if check(proof, other, Budget.seconds(EXACT_SECONDS), exact=exactly).accepted:
+                self.problem("checker accepts a false claim", f"exact={exactly}, bound {false.unsafe[0][0].bound}")
 
     def unsafe(self, mode: Mode, instance: Instance, verdict: Unsafe, data: bytes | None) -> None:
         x = verdict.witness.x
