@@ -22,6 +22,7 @@ from .instance import Graph, Instance, Node, Row, hull
 
 ZERO, ONE = Fraction(0), Fraction(1)
 CELLS = 400  # more are refused: the answer is not known then
+INFINITE = Fraction(10**400)
 FREE = 4  # most inputs that are no points
 Array = Any
 
@@ -94,10 +95,16 @@ class Cell:
 # -- graphs over affine functions --------------------------------------------------------------------------------------
 
 
+def _exact_number(v: float) -> Fraction:
+    if v != v:
+        raise UnknownTruth("nan")
+    return Fraction(int(np.sign(v))) * INFINITE if abs(v) == float("inf") else Fraction(v)
+
+
 def exact_array(a: Array) -> Array:
-    """Floats or integers as exact numbers."""
+    """Floats or integers as exact numbers; infinite ones, which only limits are, as huge ones."""
     a = np.asarray(a)
-    flat = [Fraction(v) if isinstance(v, int) else Fraction(float(v)) for v in a.reshape(-1).tolist()]
+    flat = [_exact_number(v) for v in a.reshape(-1).tolist()]
     out = np.empty(len(flat), dtype=object)
     out[:] = flat
     return out.reshape(a.shape)

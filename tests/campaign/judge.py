@@ -372,7 +372,7 @@ def evaluator(instance: Instance) -> list[tuple[str, str]]:
             default=0,
         )
     )
-    if instance.family == "cancel" or np.all(abs(ours - theirs) <= 1e-4 * scale**2):
+    if not np.all(np.isfinite(theirs)) or instance.family == "cancel" or np.all(abs(ours - theirs) <= 1e-4 * scale**2):
         return []
     return [("campaign evaluates otherwise", f"{ours.tolist()} for onnxruntime's {theirs.tolist()}")]
 

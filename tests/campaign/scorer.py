@@ -48,12 +48,21 @@ def slack(row: Row, x: np.ndarray, y: np.ndarray) -> tuple[Fraction, float]:
 
 
 def holds(row: Row, x: np.ndarray, y: np.ndarray) -> bool:
+    """Exactly; constraints over inputs alone also where they hold in the arithmetic of the input's type."""
     value = slack(row, x, y)[0]
-    return value < 0 if row.strict else value <= 0
+    if value < 0 or (value == 0 and not row.strict):
+        return True
+    if row.ys:
+        return False
+    kind = x.dtype.type
+    with np.errstate(all="ignore"):
+        total = sum((kind(float(Fraction(c))) * x[i] for i, c in row.xs), kind(0))
+        bound = kind(float(Fraction(row.bound)))
+    return bool(total < bound if row.strict else total <= bound)
 
 
 def violates(instance: Instance, x: np.ndarray, y: np.ndarray) -> bool:
-    """True when x is legal and x, y meet some conjunction exactly."""
+    """True when x is legal and x, y meet some conjunction."""
     low, high = legal(instance)
     x = np.asarray(x, dtype=instance.graph.dtype).reshape(-1)
     if not (np.all(x >= low) and np.all(x <= high) and np.all(np.isfinite(y))):
