@@ -15,7 +15,8 @@ from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError
 from mucg4.evidence import examine
-from mucg4.gate.runtime import Runtime, agreement
+from mucg4.gate.agreement import agreement
+from mucg4.gate.runtime import Runtime
 from mucg4.memory import limit_bytes
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown, Unsafe, Verdict
@@ -164,7 +165,7 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
     if isinstance(found, Witness):
         return Unsafe(found, run.statistics)
     with stage(run, "agreement"):
-        problem = agreement(run.query, run.runtime)
+        problem = agreement(run.query, run.runtime).problem
     if problem is not None:
         return Unknown(problem, run.statistics)
     report = _examined(run, found)
