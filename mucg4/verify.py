@@ -28,6 +28,7 @@ from mucg4.settings import Settings
 if TYPE_CHECKING:
     from mucg4.store.store import Store
 
+LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03  # of comparing with onnxruntime before `unsat`: seconds, share of the run
 WIDE = 2048  # nodes larger than this give BLAS threads enough to do
 
 
@@ -165,7 +166,8 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
     if isinstance(found, Witness):
         return Unsafe(found, run.statistics)
     with stage(run, "agreement"):
-        problem = agreement(run.query, run.runtime).problem
+        seconds = max(LEAST_SECONDS, COMPARED_SHARE * run.budget.elapsed())
+        problem = agreement(run.query, run.runtime, seconds=seconds).problem
     if problem is not None:
         return Unknown(problem, run.statistics)
     report = _examined(run, found)

@@ -34,6 +34,7 @@ from mucg4.ops.piecewise import TwoPiece
 
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside
+OTHERWISE = "; the operators agree one by one: onnxruntime's default options compute something else"
 TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time
 RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
 SMALL = 2_000  # neurons of a network on which a round takes about a millisecond
@@ -59,15 +60,17 @@ def agreement(
 ) -> Agreement:
     """Compare the canonical network with onnxruntime; see the module text.
 
-    `visited (N, n)` are points that the search has seen. Rounds of ten points follow each other until `seconds`
-    have passed, at least one, some on small networks. The points depend on the query alone (and on `visited`); how
-    many there are on the machine. A query without a nonempty box needs no comparison.
+    `visited (N, n)` are points that the search has seen; without them those that the runtime remembers. Rounds of ten
+    points follow each other until `seconds` have passed, at least one, some on small networks. The points depend on
+    the query alone (and on `visited`); how many there are on the machine. A query without a nonempty box needs no
+    comparison.
     """
     network, until = query.network, time.monotonic() + seconds
     cases = [case for case in query.cases if not case.box.empty]
     if not cases:
         return Agreement(None)
     runtime = Runtime(network) if runtime is None else runtime
+    visited = runtime.visited if visited is None else visited
     random = np.random.default_rng(int(query.key[:16], 16))
     from threadpoolctl import threadpool_limits
 
@@ -91,7 +94,7 @@ def _round(done: Agreement, network: Network, x: Array, inside: Array, runtime: 
     problem, used = _outputs(network, x, inside, runtime)
     fault, part = inner.compare(x if network.size <= LARGE else x[list(FEW)])
     if fault is None and problem is not None:
-        fault = f"{problem}; its operators agree one by one, so onnxruntime's default options compute something else"
+        fault = problem + (OTHERWISE if "disagrees" in problem else "")
     return Agreement(fault, done.points + len(x), len(inner.names), max(done.share, used, part))
 
 
@@ -169,16 +172,26 @@ class Known(NamedTuple):
 
 
 class _Inner:
-    """The canonical nodes that are tensors of the file (helpers are not), and the session that returns these."""
+    """The canonical nodes that are tensors of the file (helpers are not), and the session that returns these.
+
+    A node may be several tensors, where an operator between them was read as changing nothing.
+    """
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self.network = network
         file = runtime.file
-        self.at = {k: node.name for k, node in enumerate(network.nodes) if k and node.name in file.producer}
-        self.at[len(network.nodes) - 1] = file.outputs[0]
-        self.names = list(dict.fromkeys(self.at.values()))
-        sizes = {name: network.nodes[k].size for k, name in self.at.items()}
-        self.tensors: Tensors = runtime.tensors(self.names, [sizes[name] for name in self.names])
+        self.at: dict[int, list[str]] = {}
+        known = dict(network.tensors)
+        for name, k in known.items():
+            if name in file.producer:
+                self.at.setdefault(k, []).append(name)
+        for k, node in enumerate(network.nodes):
+            if k not in self.at and node.name in file.producer and node.name not in known:
+                self.at[k] = [node.name]
+        self.at.setdefault(len(network.nodes) - 1, [file.outputs[0]])
+        self.names = [name for names in self.at.values() for name in names]
+        sizes = [network.nodes[k].size for k, names in self.at.items() for _ in names]
+        self.tensors: Tensors = runtime.tensors(self.names, sizes)
         self.passed = _passed(network, file, self.at)
         self.rectified = {k for k in self.at if _rectified(network, k) and self.passed[k].ops & RECTIFIERS}
         self.last_use = [max(users, default=k) for k, users in enumerate(network.users)]
@@ -198,28 +211,32 @@ class _Inner:
         return None, worst
 
     def _walk(self, x: Array, theirs: dict[str, Array]) -> tuple[str | None, float]:
-        known: dict[int, Known] = {0: Known(x.astype(np.float64), 0.0, True)}
+        known: dict[int, Known] = {}
         worst = 0.0
-        for k, node in enumerate(self.network.nodes[1:], 1):
+        for k, node in enumerate(self.network.nodes):
             inputs = [known[i] for i in node.inputs]
             with np.errstate(all="ignore"):
-                assert node.op is not None
-                value = node.op.apply([i.value for i in inputs])
-                own, passed, size = local_error(
-                    node, inputs, value, self.unit, self.passed[k].roundings if k in self.at else 1
-                )
-                error = own + passed
-            if k in self.at:
-                other = theirs[self.at[k]].astype(np.float64)
+                if node.op is None:
+                    value = x.astype(np.float64)
+                    size = abs(value)
+                    error: Array = self.unit * self.passed[k].roundings * size if k in self.at else 0.0 * size
+                else:
+                    value = node.op.apply([i.value for i in inputs])
+                    roundings = self.passed[k].roundings if k in self.at else 1
+                    own, passed, size = local_error(node, inputs, value, self.unit, roundings)
+                    error = own + passed
+            known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
+            for name in self.at.get(k, ()):
+                other = theirs[name].astype(np.float64)
                 bad, used = self._judge(k, inputs, value, other, error, size)
                 if bad is not None:
                     point, j = bad
-                    what = f"tensor {node.name!r} (value {j}, {getattr(node.op, 'kind', '')})"
+                    what = f"tensor {name!r} (value {j}, {getattr(node.op, 'kind', 'the input')})"
                     limit = np.broadcast_to(error, value.shape)[point, j]
                     return _text(what, value[point, j], other[point, j], limit), worst
-                worst, known[k] = max(worst, used), Known(other, 0.0, True)
-            else:
-                known[k] = Known(value, error, False)
+                worst = max(worst, used)
+                if k:
+                    known[k] = Known(other, 0.0, True)
             for i in {*node.inputs, k}:
                 if self.last_use[i] <= k:
                     known.pop(i, None)
@@ -255,17 +272,17 @@ class _Inner:
         return None, float(np.nanmax(np.where(used <= 1, used, 0.0), initial=0.0))
 
 
-def _passed(network: Network, file: Skeleton, at: dict[int, str]) -> dict[int, Slice]:
+def _passed(network: Network, file: Skeleton, at: dict[int, list[str]]) -> dict[int, Slice]:
     """For the nodes that are tensors: the part of the file that was merged into them."""
-    nearest: dict[int, set[str]] = {0: {network.nodes[0].name}}
+    own = {network.nodes[0].name, *file.inputs}
+    nearest: dict[int, set[str]] = {}
     out: dict[int, Slice] = {}
-    for k, node in enumerate(network.nodes[1:], 1):
-        sources = set().union(*(nearest[i] for i in node.inputs))
-        if k in at:
-            out[k] = file.between(at[k], sources)
-            nearest[k] = {at[k]}
-        else:
-            nearest[k] = sources
+    for k, node in enumerate(network.nodes):
+        sources = set().union(*(nearest[i] for i in node.inputs)) if k else own
+        parts = [file.between(name, sources) for name in at.get(k, ())]
+        if parts:
+            out[k] = Slice(max(p.roundings for p in parts), frozenset().union(*(p.ops for p in parts)))
+        nearest[k] = {*at.get(k, ()), *(own if not k else ())} or sources
     return out
 
 

@@ -24,6 +24,7 @@ from mucg4.ops.base import Array
 ELEMENTS: dict[str, Any] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
 THREADS = 12  # the other number of threads a scorer uses
 LARGE = 4 * 2**20  # bytes of a model that is tried in a child only when there is something unusual about it
+REMEMBERED = 16  # points
 MESSAGE = 160  # characters of onnxruntime's own words that are passed on
 PATIENCE, PACE = 10.0, 5e6  # seconds a child may take, and bytes a second it reads besides
 
@@ -44,6 +45,16 @@ class Runtime:
         self._shape: tuple[int, ...] = ()
         self._batched = False
         self._names = ("", "")
+        self._visited: list[Array] = []
+
+    def remember(self, x: Array) -> None:
+        """Keep some of the points `x (N, n)`, where a search has looked, for the agreement test."""
+        self._visited = [*self._visited, *x[:: max(1, len(x) // 4)][:4].copy()][-REMEMBERED:]
+
+    @property
+    def visited(self) -> Array | None:
+        """Some of the points where a search has looked last, `(N, n)`."""
+        return np.array(self._visited) if self._visited else None
 
     def outputs(self, x: Array) -> Array:
         """Outputs `(batch, m)` at `x (batch, n)`, in the model's element type.

@@ -82,6 +82,7 @@ class Attack:
             violation = np.maximum.reduceat(g, self.objective.starts[:-1], axis=1)
             witness = self._screen(x, y, violation)
             if witness is not None or step == steps:
+                self.runtime.remember(x)
                 return witness
             target = violation.argmin(axis=1) if step else self._spread(violation)
             weights = self._weights(g, target)
