@@ -215,7 +215,7 @@ def _decide(report: CaseReport, case: _Case, name: str, query: Query, store: Any
 
 
 def _replay(report: CaseReport, name: str, query: Query, verdict: Unsafe) -> None:
-    from mucg4.gate.runtime import replay_witness
+    from mucg4.gate.witness import replay_witness
 
     if replay_witness(query, verdict.witness.x) is None:
         report.problems.append(f"{name}: onnxruntime does not confirm the witness")

@@ -15,7 +15,8 @@ from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, StuckError
 from mucg4.evidence import examine
-from mucg4.gate.runtime import Runtime, agreement
+from mucg4.gate.agreement import agreement
+from mucg4.gate.runtime import Runtime
 from mucg4.memory import limit_bytes
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown, Unsafe, Verdict
@@ -27,6 +28,7 @@ from mucg4.settings import Settings
 if TYPE_CHECKING:
     from mucg4.store.store import Store
 
+LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03  # of comparing with onnxruntime before `unsat`: seconds, share of the run
 WIDE = 2048  # nodes larger than this give BLAS threads enough to do
 
 
@@ -164,7 +166,8 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
     if isinstance(found, Witness):
         return Unsafe(found, run.statistics)
     with stage(run, "agreement"):
-        problem = agreement(run.query, run.runtime)
+        seconds = max(LEAST_SECONDS, COMPARED_SHARE * run.budget.elapsed())
+        problem = agreement(run.query, run.runtime, seconds=seconds).problem
     if problem is not None:
         return Unknown(problem, run.statistics)
     report = _examined(run, found)

@@ -233,7 +233,7 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """An input that violates the property. Only `mucg4.gate.runtime.replay_witness` builds it.
+    """An input that violates the property. Only `mucg4.gate.witness.replay_witness` builds it.
 
     `x` holds the float32 (or float64) input values handed to onnxruntime, flat; `y` the outputs that
     onnxruntime returned, flat. Tolerance zero: see design section 3.

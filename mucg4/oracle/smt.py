@@ -29,7 +29,8 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError
-from mucg4.gate.runtime import Runtime, replay_witness, snap
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.witness import replay_witness, snap
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.oracle.certify import Branch, Certifier, Leaf

@@ -35,7 +35,7 @@ from mucg4.read.protobuf import (
     decode_model,
 )
 from mucg4.read.roundoff import magnitude
-from mucg4.read.simplify import simplify
+from mucg4.read.simplify import traced
 from mucg4.read.table import check_types, lookup
 from mucg4.read.windows import WINDOW_HANDLERS
 
@@ -71,11 +71,14 @@ def read_network(data: bytes) -> Network:
     for node in nodes:
         reading.read(node)
     output = reading.output()
+    simple, place = traced(reading.builder.drafts, output.draft)
+    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
     return Network(
-        simplify(reading.builder.drafts, output.draft),
+        simple,
         source_hash=hashlib.sha256(data).hexdigest(),
         element_type=ELEMENT_TYPES[declared.element_type],
         model_bytes=data,
+        tensors=tuple((name, place[k]) for name, k in read if k in place),
     )
 
 

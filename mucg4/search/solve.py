@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mucg4.errors import StuckError
-from mucg4.gate.runtime import replay_witness
+from mucg4.gate.witness import replay_witness
 from mucg4.model.query import Case, Witness
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack

@@ -13,7 +13,7 @@ import pytest
 from handmade import chain
 
 from mucg4.errors import InputError
-from mucg4.gate.runtime import holds
+from mucg4.gate.witness import holds
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.read.formula import Apply, Compare, Constant, Term, Variable
 from mucg4.read.rounding import rounding_of
