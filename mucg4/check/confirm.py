@@ -46,6 +46,7 @@ SLOPES = {
     "HardSwish": 1.6, "Gelu": 1.2, "GeluTanh": 1.2, "Silu": 1.2, "Mish": 1.2,
 }  # fmt: skip
 GATES = ("Gelu", "GeluTanh", "Silu", "Mish", "HardSwish")
+ALIKE = 5  # steps the first reader follows two factors back
 STEPS = ("Sign", "Floor", "Round")
 
 
@@ -246,24 +247,30 @@ class Walk:
 
 
 def _uncut(network: Network, reading: Reading, cuts: dict[str, int]) -> set[str]:
-    """Tensors that must keep their values because the first reader looks past them.
+    """Cuts that must keep their values because the first reader looks past them.
 
-    It knows `x Sigmoid(x)` and products of equal factors as one function; a factor that has further readers is a cut
-    of its own, but the product does not depend on it. So cuts a few steps before such a product stay bound.
+    It knows `x Sigmoid(x)` and products of factors that are made alike as one function of one tensor. Where a factor
+    is a cut of its own, the product would be given free factors that do not belong together; so cuts a few steps
+    before such a product stay what the cuts before them make them, at all points.
     """
     made = {name: node for node in reading.nodes for name in node.outputs}
     out: set[str] = set()
     for node in network.nodes:
         if node.op is None or node.op.kind not in ("Silu", "Square"):
             continue
-        maker = made.get(node.name.split("#")[0]) or made.get(node.name)
+        maker = made.get(node.name) or made.get(node.name.split("#")[0])
+        if maker is None or len(set(maker.inputs)) < 2:
+            continue
         source = network.nodes[node.inputs[0]].name
-        if maker is None or maker.op != "Mul":
+        gates = [name for name in maker.inputs if name in made and made[name].op == "Sigmoid"]
+        if node.op.kind == "Silu" and any(
+            {source, g} == set(maker.inputs) and made[g].inputs == (source,) for g in gates
+        ):
+            out.update(gates)
             continue
         level = set(maker.inputs)
-        for _ in range(5):
-            found = {name for name in level if name in cuts and cuts[name] != 0 and name != source}
-            out |= found
+        for _ in range(ALIKE):
+            out |= {name for name in level if cuts.get(name)}
             level = {i for name in level if name in made for i in made[name].inputs}
     return out
 

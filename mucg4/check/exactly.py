@@ -69,8 +69,7 @@ class _ExactWalk(Walk):
     def _judge(self, name: str, k: int, mine: Array, other: Array, second: Array | None) -> None:
         wrong = mine != other
         if wrong.any() and self._rectified(name, k):
-            zero = Fraction(0)
-            wrong = np.where(mine > 0, mine, zero) != np.where(other > 0, other, zero)
+            wrong = mine * (mine > 0) != other * (other > 0)
         if wrong.any():
             row, i = (int(v[0]) for v in np.nonzero(wrong))
             gap = float(mine[row, i] - other[row, i])
@@ -79,7 +78,7 @@ class _ExactWalk(Walk):
 
 
 def evaluate_exactly(op: Op, xs: Sequence[Array]) -> Array:
-    """A canonical operator on object arrays `(points, n)` of fractions. Raises `Differs` where it has no exact value."""
+    """A canonical operator on object arrays `(points, n)` of fractions. Raises `Differs` when it has no exact value."""
     if isinstance(op, TwoPiece):
         return np.where(xs[0] > 0, xs[0] * Fraction(op.right), xs[0] * Fraction(op.left))
     if op.kind == "Product":
@@ -87,7 +86,8 @@ def evaluate_exactly(op: Op, xs: Sequence[Array]) -> Array:
     if op.kind == "Square":
         return xs[0] * xs[0]
     if op.kind == "Sign":
-        return np.where(xs[0] > 0, Fraction(1), np.where(xs[0] < 0, Fraction(-1), Fraction(0)))
+        one: Any = Fraction(1)
+        return one * (xs[0] > 0) - one * (xs[0] < 0)
     if op.kind in ("Floor", "Round"):
         out = np.empty(xs[0].shape, dtype=object)
         step: Any = (lambda x: x.numerator // x.denominator) if op.kind == "Floor" else round

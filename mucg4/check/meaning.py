@@ -88,12 +88,16 @@ def _truth(f: Callable[..., Array]) -> Meaning:
     return meaning
 
 
+def _pick(mask: Array, a: Array, b: Array) -> Array:
+    return np.where(mask, a, b)
+
+
 def _where(r: Reading, node: Node, xs: Values) -> list[Value]:
     mask, a, b = fixed(xs, 0), given(xs, 1), given(xs, 2)
     if mask is None:
         raise Fallback("no condition")
-    if not a.is_float and b.v is not None:
-        return [replace(a, v=np.asarray(np.where(mask, a.v, b.v)))]
+    if not a.is_float:
+        return [replace(a, v=_pick(mask, a.v, b.v))]
     a, b, m = r.n.line_up(a, b, replace(a, v=mask, rows=False, e=None, kind=INT64))
     return [r.n.choose(m.v != 0, a, b)]
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.check.values import Fallback, Value
-from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, MOST_ENTRIES, STORED, Node, Tensor
+from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, STORED, Node, Tensor
 from mucg4.ops.base import Array
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
+LARGEST = 2**24  # numbers of a tensor that an operator makes, at one point
 Values = Sequence[Value | None]
 Meaning = Callable[["Reading", Node, Values], list[Value]]
 
@@ -52,12 +53,13 @@ def axis_of(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-def _fits(shape: Sequence[int]) -> tuple[int, ...]:
+def fits(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape that is not too large."""
     size = 1
     for n in shape:
         size *= n
-        if n < 0 or size > MOST_ENTRIES:
-            raise Fallback(f"a tensor of shape {list(shape)}")
+        if n < 0 or size > LARGEST:
+            raise Fallback("a tensor of too many numbers")
     return tuple(shape)
 
 
@@ -150,6 +152,7 @@ def _gather(r: Reading, node: Node, xs: Values) -> list[Value]:
     n = x.shape[axis]
     if np.any(index < -n) or np.any(index >= n):
         raise Fallback("an index outside its axis")
+    fits((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
     at = np.where(index < 0, index + n, index)
     return [x.map(lambda a: a[(slice(None),) * axis + (at,)])]
 
@@ -177,7 +180,7 @@ def _expand(r: Reading, node: Node, xs: Values) -> list[Value]:
     x, target = given(xs, 0), whole(node, xs, 1, "")
     if target is None:
         raise Fallback("no shape")
-    shape = _fits(np.broadcast_shapes(x.shape, _fits(target)))
+    shape = fits(np.broadcast_shapes(x.shape, fits(target)))
     return [x.map(lambda a: np.broadcast_to(a, shape))]
 
 
@@ -187,7 +190,7 @@ def _tile(r: Reading, node: Node, xs: Values) -> list[Value]:
         raise Fallback("repeats that do not match")
     picks = [
         np.arange(m) % n
-        for n, m in zip(x.shape, _fits([n * k for n, k in zip(x.shape, repeats, strict=True)]), strict=True)
+        for n, m in zip(x.shape, fits([n * k for n, k in zip(x.shape, repeats, strict=True)]), strict=True)
     ]
     return [x.map(lambda a: a[np.ix_(*picks)])]
 
@@ -224,7 +227,7 @@ def _pad(r: Reading, node: Node, xs: Values) -> list[Value]:
     positions = [np.arange(n) for n in x.shape]
     for i, axis in enumerate(chosen):
         n = x.shape[axis]
-        at = np.arange(-pads[i], _fits([n + pads[i + len(chosen)]])[0])
+        at = np.arange(-pads[i], fits([n + pads[i + len(chosen)]])[0])
         if mode == "constant":
             at = np.where((at >= 0) & (at < n), at, -1)
         elif mode == "edge":
@@ -234,7 +237,7 @@ def _pad(r: Reading, node: Node, xs: Values) -> list[Value]:
         else:
             raise Fallback(f"mode {mode!r}")
         positions[axis] = at
-    _fits([len(p) for p in positions])
+    fits([len(p) for p in positions])
     kept = x.map(lambda a: a[np.ix_(*(np.maximum(p, 0) for p in positions))])
     if mode != "constant":
         return [kept]
@@ -287,7 +290,7 @@ def _resize(r: Reading, node: Node, xs: Values) -> list[Value]:
         sizes = [int(np.floor(np.float32(n) * s)) for n, s in zip(x.shape, ratios, strict=True)]
     else:
         raise Fallback("neither scales nor sizes")
-    if tuple(_fits(sizes)) == x.shape:  # onnxruntime copies, whatever the scales are
+    if tuple(fits(sizes)) == x.shape:  # onnxruntime copies, whatever the scales are
         return [x]
     picks = [_nearest(node, m, n, np.float32(s), old) for m, n, s in zip(sizes, x.shape, ratios, strict=True)]
     return [x.map(lambda v: v[np.ix_(*picks)])]
@@ -354,14 +357,14 @@ def _filled(r: Reading, node: Node, xs: Values) -> list[Value]:
     shape = whole(node, xs, 0, "")
     value = node.attributes.get("value")
     one = Value(np.zeros(1), FLOAT) if value is None else stored(value)
-    return [replace(one, v=np.full(_fits(shape or ()), one.v.ravel()[0], dtype=one.v.dtype))]
+    return [replace(one, v=np.full(fits(shape or ()), one.v.ravel()[0], dtype=one.v.dtype))]
 
 
 def _range(r: Reading, node: Node, xs: Values) -> list[Value]:
     start, limit, step = (fixed(xs, i) for i in range(3))
     if start is None or limit is None or step is None or start.dtype.kind != "i" or not step:
         raise Fallback("a range of other than integers")
-    _fits([max(0, -(-(int(limit) - int(start)) // int(step)))])
+    fits([max(0, -(-(int(limit) - int(start)) // int(step)))])
     return _constant(np.arange(int(start), int(limit), int(step), dtype=start.dtype), given(xs, 0).kind)
 
 

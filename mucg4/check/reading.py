@@ -8,13 +8,12 @@ and all that reads them, and is named in `fallback`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from mucg4.check.meaning import MEANINGS
-from mucg4.check.moves import MOVES, Meaning, stored
+from mucg4.check.moves import LARGEST, MOVES, Meaning, stored
 from mucg4.check.slide import SLIDES
 from mucg4.check.values import Arithmetic, Fallback, Value
 from mucg4.check.wire import DOUBLE, FLOAT, Declared, Graph, Node, decode, tensor
@@ -22,7 +21,8 @@ from mucg4.errors import InputError
 from mucg4.ops.base import Array
 
 TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **MEANINGS, **SLIDES}
-MOST_CELLS = 2**27  # numbers of one value at all points
+MOST_MADE = 2**28  # numbers of all values together
+MOST_LINES = 20
 Seen = Callable[[str, Value], Value]
 
 
@@ -35,7 +35,7 @@ class Reading:
 
     def __init__(self, data: bytes, work: int, exact: bool = False) -> None:
         self.graph = decode(data)
-        self.opset, self.left, self.spent_out = self.graph.opset, work, False
+        self.opset, self.left, self.made, self.spent_out = self.graph.opset, work, 0, False
         self.n = Arithmetic(exact, self._spend)
         self.nodes = self._needed(self.graph)
         self.input = self._only_input(self.graph)
@@ -84,7 +84,7 @@ class Reading:
             d if isinstance(d, int) else 1 if i == 0 or (d is not None and d == batch) else 0
             for i, d in enumerate(declared.dims)
         ]
-        if not all(shape) or prod(shape) > MOST_CELLS:
+        if not all(shape) or prod(shape) > LARGEST:
             raise InputError(f"input {declared.name!r} has the shape {list(declared.dims)}")
         return tuple(shape)
 
@@ -122,21 +122,26 @@ class Reading:
             return None  # an input is unknown, for which there is a line
         try:
             made = self._evaluate(node, xs)
-            if any(value.v.size > MOST_CELLS for value in made):
-                raise Fallback("a tensor of too many numbers")
-            return [value if value.rows or not value.is_float else self._checked(value) for value in made]
+            for value in made:
+                self.n.room(value.v.size)
+                self.made += value.v.size
+            if self.made > MOST_MADE:
+                self.spent_out = True
+                raise Fallback("more numbers than are allowed")
+            return made
         except Fallback as why:
-            self.fallback.append(f"{node.label}: {why}" if str(why) else node.label)
+            self._note(f"{node.label}: {why}" if str(why) else node.label)
         except (
             ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, OverflowError, AttributeError, MemoryError
         ) as error:  # fmt: skip
-            self.fallback.append(f"{node.label}: its inputs or attributes do not fit together ({error})")
+            self._note(f"{node.label}: its inputs or attributes do not fit together ({' '.join(str(error).split())})")
         return None
 
-    def _checked(self, value: Value) -> Value:
-        if self.n.exact or value.v.dtype == np.float64:
-            return value
-        return replace(value, v=value.v.astype(np.float64))
+    def _note(self, line: str) -> None:
+        if len(self.fallback) == MOST_LINES:
+            line = "and more"
+        if len(self.fallback) <= MOST_LINES:
+            self.fallback.append(line)
 
     def _evaluate(self, node: Node, xs: list[Value | None]) -> list[Value]:
         if node.op not in TABLE:

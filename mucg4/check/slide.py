@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.check.meaning import extreme_over
-from mucg4.check.moves import Meaning, Values, given
+from mucg4.check.moves import Meaning, Values, fits, given
 from mucg4.check.values import UNIT, Fallback, Value, scaled
 from mucg4.check.wire import Node
 from mucg4.ops.base import Array
@@ -24,7 +24,7 @@ from mucg4.ops.base import Array
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
-MOST_TAPS = 2**16
+MOST_TAPS = 2**14
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def _slide(node: Node, size: tuple[int, ...], kernel: tuple[int, ...], pool: boo
         raise Fallback("a kernel larger than its padded input")
     if node.attributes.get("ceil_mode", 0) and any(n % s for n, s in zip(room, stride, strict=True)):
         raise Fallback("ceil_mode where it makes a difference")
-    return Slide(size, kernel, stride, dilation, begin, tuple(n // s + 1 for n, s in zip(room, stride, strict=True)))
+    out = fits([n // s + 1 for n, s in zip(room, stride, strict=True)])
+    return Slide(size, kernel, stride, dilation, begin, out)
 
 
 def _flat(x: Value) -> tuple[Value, tuple[int, ...]]:
@@ -124,6 +125,7 @@ def _sum_of_taps(r: Reading, x: Value, w: Value, slide: Slide, group: int, place
     """`(points, inputs, positions)` -> `(points, outputs, places)`; `turned` sends inputs to outputs' places."""
     points, taps, outs = len(x.v), len(w.v), w.v.shape[2] * group
     r.n.spend(points * w.v.size * prod(slide.out))
+    r.n.room(points, outs, places)
     r.n.spend(points * outs * places)
     left = x.v.reshape(points, group, -1, x.v.shape[-1])
     weight, scale = (w.v, Fraction(1)) if not r.n.exact else _whole(w.v)
@@ -198,7 +200,7 @@ def _conv_transpose(r: Reading, node: Node, xs: Values) -> list[Value]:
     out = tuple(f - pads[i] - pads[i + rank] for i, f in enumerate(full))
     if min(out + stride + dilation) < 1 or min(pads) < 0:
         raise Fallback("this output shape or padding")
-    slide = Slide(out, kernel, stride, dilation, pads[:rank], spatial)
+    slide = Slide(fits(out), kernel, stride, dilation, pads[:rank], spatial)
     made = _sum_of_taps(r, x, w, slide, group, prod(out), True)
     return _biased(r, xs, _image(x, made.v, made.e, out))
 
@@ -226,6 +228,7 @@ def _max_pool(r: Reading, node: Node, xs: Values) -> list[Value]:
     x, spatial = _flat(given(xs, 0))
     slide = _slide(node, spatial, _listed(node, "kernel_shape", len(spatial), 0), True)
     shape = (*x.v.shape[:2], prod(slide.out))
+    r.n.room(*shape)
     r.n.spend(prod(shape) * prod(slide.kernel))
     v, e, seen = (
         np.empty(shape, dtype=x.v.dtype),

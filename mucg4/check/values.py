@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import lcm
+from math import lcm, prod
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from mucg4.ops.base import Array
 UNIT = 2.0**-53
 ULPS = 16.0  # units of rounding of one library function, with room
 LEAST = 1e-290  # above what underflow can do
+MOST_CELLS = 2**26  # numbers of one value at all points, of floats
 FLOATS = (FLOAT, DOUBLE, 10, 16)
 
 
@@ -106,6 +107,14 @@ class Arithmetic:
     def __init__(self, exact: bool, spend: Callable[[int], None]) -> None:
         self.exact, self.spend = exact, spend
 
+    def room(self, *shape: int) -> None:
+        """Raise `Fallback` before an array of this shape becomes larger than memory should hold."""
+        size = 1
+        for n in shape:
+            size *= n
+            if n < 0 or size > (MOST_CELLS >> 4 if self.exact else MOST_CELLS):
+                raise Fallback("a tensor of too many numbers")
+
     def number(self, value: float, like: Value) -> Value:
         """A scalar constant of the element type of another value."""
         return Value(np.array(value, dtype=np.float64), like.kind)
@@ -130,8 +139,9 @@ class Arithmetic:
     def line_up(self, *xs: Value) -> list[Value]:
         """Real values whose arrays broadcast against each other as their ONNX shapes do."""
         out = self.same_rank(*xs)
-        lead = max(len(x.v) if x.rows else 1 for x in xs)
-        self.spend(lead * int(np.prod(np.broadcast_shapes(*(x.shape for x in xs)), dtype=object)))
+        shape = (max(len(x.v) if x.rows else 1 for x in xs), *np.broadcast_shapes(*(x.shape for x in xs)))
+        self.room(*shape)
+        self.spend(prod(shape))
         return out
 
     def made(self, like: tuple[Value, ...], v: Array, *errors: Array | None) -> Value:
@@ -231,7 +241,9 @@ class Arithmetic:
         """`a @ b` of arrays that NumPy's matmul takes as they are, at least two axes each."""
         a, b = (x if self.exact else self.real(x) for x in (a, b))
         n = a.v.shape[-1]
-        self.spend(a.v.size * b.v.shape[-1] * max(1, b.v.size // (a.v.size or 1) if b.v.ndim > 2 else 1))
+        outer = np.broadcast_shapes(a.v.shape[:-2], b.v.shape[:-2])
+        self.room(*outer, a.v.shape[-2], b.v.shape[-1])
+        self.spend(prod(outer) * a.v.shape[-2] * n * b.v.shape[-1])
         if self.exact:
             (left, p), (right, q) = scaled(a.v), scaled(b.v)
             return self.made((a, b), np.matmul(left, right) * Fraction(1, p * q))

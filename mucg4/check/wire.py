@@ -172,7 +172,7 @@ class Node:
     @property
     def label(self) -> str:
         """How messages call it."""
-        return f"{self.op} ({(self.name or self.outputs[0])!r})"
+        return f"{repr(self.op)[1:-1]} ({(self.name or self.outputs[0])!r})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +224,7 @@ def _node(found: Field) -> Node:
         tuple(bytes(_bytes(v)).decode("utf-8", "surrogateescape") for v in found.get(number, ())) for number in (1, 2)
     ]
     if not any(names[1]):
-        raise InputError(f"operator {op} has no output")
+        raise InputError(f"operator {op!r} has no output")
     attributes = {}
     for part in found.get(5, ()):
         attribute = fields(_bytes(part))
@@ -236,8 +236,8 @@ def _node(found: Field) -> Node:
 def _attribute(found: Field) -> Any:
     kind = _integer(found, 20)
     if kind == 1:
-        values = found.get(2)
-        return float(_numbers(values[-1:], "<f4")[0]) if values else 0.0
+        numbers = _numbers(found.get(2, []), "<f4")
+        return float(numbers[-1]) if len(numbers) else 0.0
     if kind == 2:
         return _integer(found, 3)
     if kind == 3:
