@@ -680,7 +680,12 @@ class _Walk:
         return rows
 
     def _add_literals(self, rows: Rows, row: Array, literal: Array, beta: Array, frame: Frame) -> None:
-        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal."""
+        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal.
+
+        Charge: a row with c entries adds up at most c of them in each coefficient (c - 1 roundings of the sum of their
+        sizes) and c products in its constant (2 c - 1), so gamma(c + 8) of `beta (|z| + |t|)` covers both, and the
+        largest c serves all rows.
+        """
         e, tree, parent = self.enclosure, self.plan.tree, self.plan.parent
         if not len(row):
             return
@@ -700,7 +705,7 @@ class _Walk:
         if not e.exact:
             spread = np.zeros(len(rows.region))
             np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
-            rows.error = rows.error + gamma(len(row) + 8) * spread
+            rows.error = rows.error + gamma(int(np.bincount(row).max()) + 8) * spread
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
