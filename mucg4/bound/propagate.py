@@ -229,7 +229,7 @@ class Bounder:
         centre, radius = op.apply(mid), op.magnitude(rad)
         size = op.magnitude([abs(m) + r for m, r in zip(mid, rad, strict=True)])
         b = op.bias_magnitude()
-        slack = gamma(op.fan_in, self.precision.unit) * (size if b is None else size + b) + self._floors[k]
+        slack = gamma(2 * op.fan_in, self.precision.unit) * (size if b is None else size + b) + self._floors[k]
         if isinstance(op, Dense) and op.slack is not None:
             slack = slack + op.slack
         return centre - radius - slack, centre + radius + slack

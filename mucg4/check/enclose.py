@@ -35,12 +35,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mucg4.check import narrow
 from mucg4.check.curves import Ends, Lines, enclose, knows, together
+from mucg4.check.ties import ExactNetwork
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.base import Affine, Array, Nonlinear
@@ -173,6 +175,11 @@ class Enclosure:
         if op is None or (isinstance(op, Nonlinear) and knows(op, len(node.inputs), self.exact)):
             return op
         raise ProofError(f"the checker has no rule for operator {op.kind} (node {node.name!r})")
+
+    @cached_property
+    def rational(self) -> ExactNetwork | None:
+        """The network's exact numbers for refutations by a hair; None where there are none."""
+        return ExactNetwork.of(self.network)
 
     def _is_smooth(self, k: int) -> bool:
         return isinstance(self.ops[k], Nonlinear) and not isinstance(self.ops[k], TwoPiece)
@@ -498,6 +505,12 @@ class Enclosure:
         hi = np.where(usable & (a > 0), np.minimum(hi, top), hi)
         lo = np.where(usable & (a < 0), np.maximum(lo, bottom), lo)
         return lo, hi
+
+
+def within_error(rows: Rows, value: Array) -> list[int]:
+    """Rows whose bounds `value (R,)`, as `minimum` gives them, are not positive but would be without their error."""
+    reach = 2.0 * (1.01 * rows.error + gamma(4) * abs(rows.const))
+    return [int(r) for r in np.flatnonzero((value <= 0) & (value + reach >= 0))]
 
 
 def _dot(a: Array, b: Array) -> Array:

@@ -43,7 +43,8 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.curves import Lines
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms, within_error
+from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
@@ -665,7 +666,33 @@ class _Walk:
             self._add_cuts(rows, used, multipliers, frame)
             self._set_slopes(rows, [r for _, r in group], frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
-            batch.open[region[value > 0], conjunction] = False
+            closed = value > 0
+            if not self.enclosure.exact:
+                for row in within_error(rows, value):
+                    closed[row] = self._holds_exactly(batch, frame, rows, row, *group[row])
+            batch.open[region[closed], conjunction] = False
+
+    def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
+        """Whether a refutation on region b whose bound is within its error of 0 holds exactly, see `mucg4.check.ties`."""
+        network, tree, parent = self.enclosure.rational, self.plan.tree, self.plan.parent
+        if network is None or r.cuts is not None:
+            return False
+        self.budget.poll(network.work)
+        literals = []
+        for literal, beta in r.beta:
+            split = parent[literal]
+            sign = 1.0 if tree.left[split] == literal else -1.0
+            literals.append(
+                Literal(int(tree.node[split]), int(tree.index[split]), sign * beta, float(tree.threshold[split]))
+            )
+        bounds = {k: (frame.lower[k][b], frame.upper[k][b]) for k in self.enclosure.slot}
+        slopes = {k: rows.slopes[k][row] if k in rows.slopes else lines.low[b] for k, lines in frame.lines.items()}
+        case = self.plan.case.conjunctions[r.conjunction]
+        try:
+            value = network.value(case, r.weights, (batch.lo[b], batch.hi[b]), bounds, slopes, literals)
+        except (OverflowError, ValueError):  # a bound that is not finite
+            return False
+        return refutes(case, r.weights, value)
 
     def _functional(self, g: _Constraints, weights: Array, region: Array, frame: Frame) -> Rows:
         """Rows `sum_i weights[:, i] g_i`. The coefficients are nearest doubles: one more rounding each."""
@@ -680,7 +707,12 @@ class _Walk:
         return rows
 
     def _add_literals(self, rows: Rows, row: Array, literal: Array, beta: Array, frame: Frame) -> None:
-        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal."""
+        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal.
+
+        Charge: a row with c entries adds up at most c of them in each coefficient (c - 1 roundings of the sum of their
+        sizes) and c products in its constant (2 c - 1), so gamma(c + 8) of `beta (|z| + |t|)` covers both, and the
+        largest c serves all rows.
+        """
         e, tree, parent = self.enclosure, self.plan.tree, self.plan.parent
         if not len(row):
             return
@@ -700,7 +732,7 @@ class _Walk:
         if not e.exact:
             spread = np.zeros(len(rows.region))
             np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
-            rows.error = rows.error + gamma(len(row) + 8) * spread
+            rows.error = rows.error + gamma(int(np.bincount(row).max()) + 8) * spread
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:

@@ -17,13 +17,16 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.enclose import Enclosure, Frame
+from mucg4.check.ties import Literal as Held
+from mucg4.check.ties import refutes
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.oracle.program import least_violation
+from mucg4.oracle.program import least_violation, simple_multipliers
 from mucg4.proof.proof import Alpha, Refutation, Tree
 
+CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought
 SAFE_SHARE = 1e-9  # a margin below this share of the terms it is made of might not survive a checker's rounding
 
 
@@ -157,7 +160,10 @@ class Certifier:
         alpha = system.slopes(y)
         margin, size = _evaluate(self.network, frame, conj, weights, path, beta, alpha)
         if not margin > SAFE_SHARE * size:
-            return None, blame
+            exact = self._by_equality(region, frame, y[: m + len(path)], alpha) if margin > -CLOSE * size else None
+            if exact is None:
+                return None, blame
+            weights, beta, margin = exact[:m], exact[m:], 0.0
         literals = tuple((lit.at, float(b)) for lit, b in zip(path, beta, strict=True) if b > 0)
         refutation = Refutation(
             at=at,
@@ -169,6 +175,31 @@ class Certifier:
             margin=float(margin),
         )
         return refutation, blame
+
+    def _by_equality(self, region: _Region, frame: Frame, multipliers: Array, alpha: dict[int, Array]) -> Array | None:
+        """Multipliers of constraints and literals near those given that refute the region exactly; None if none are found.
+
+        Judged by the checker's own rule for refutations by a hair, `mucg4.check.ties`.
+        """
+        network, conj = self.enclosure.rational, self.case.conjunctions[self.conjunction]
+        if network is None:
+            return None
+        bounds = {k: (frame.lower[k][0], frame.upper[k][0]) for k in self.enclosure.slot}
+        slopes = {}
+        for k, lines in frame.lines.items():
+            level = alpha.get(self.network.nodes[k].inputs[0], np.full(lines.low.shape[1], -1))
+            op = self.network.nodes[k].op
+            assert isinstance(op, TwoPiece)
+            own = np.clip(op.left + level / 255 * (op.right - op.left), op.left, op.right)
+            slopes[k] = np.where((level >= 0) & lines.unstable[0], own, lines.low[0])
+        box = frame.lower[0][0], frame.upper[0][0]
+        for values in simple_multipliers(multipliers):
+            self.budget.poll(network.work)
+            weights, beta = values[: len(conj)].tolist(), values[len(conj) :].tolist()
+            literals = [Held(*lit.key, -lit.sign * b, 0.0) for lit, b in zip(region.path, beta, strict=True) if b > 0]
+            if refutes(conj, weights, network.value(conj, weights, box, bounds, slopes, literals)):
+                return values
+        return None
 
 
 class _Open(NamedTuple):
