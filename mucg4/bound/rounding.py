@@ -61,7 +61,7 @@ as closed; overflow gives inf, which closes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -99,8 +99,8 @@ class Scales:
 
     def times(self, caution: float) -> Scales:
         """Every charge so many times."""
-        error = tuple(caution * e for e in self.error)
-        return Scales(error, self.value, caution * self.input_dot, caution * self.tiny)
+        error, dot, tiny = tuple(caution * e for e in self.error), caution * self.input_dot, caution * self.tiny
+        return replace(self, error=error, input_dot=dot, tiny=tiny)
 
 
 def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:

@@ -46,6 +46,7 @@ class Statistics:
     check: str = (
         ""  # of a proof by the independent checker: accepted, unfinished (time ran out), or why it was rejected
     )
+    fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
     reopened: int = 0  # leaves that the checker rejected at first, searched again
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)
@@ -63,7 +64,7 @@ class CheckReport:
     `failed` ones examined in vain, `skipped` ones not examined (malformed proof, spent budget). `accepted` only when
     the last two are 0 and nothing else is wrong; otherwise `reason` is one line. `rejected` names the failed leaves as
     (tree, tree node, conjunction). `late`: time alone kept the others from being examined, none that was examined
-    failed, and each states its evidence.
+    failed, and each states its evidence. `fallback` names parts of the files that only one reading covers.
     """
 
     proof: Proof = field(compare=False, repr=False)
@@ -75,6 +76,7 @@ class CheckReport:
     leaves: int = 0
     rejected: tuple[tuple[int, int, int], ...] = ()
     late: bool = False
+    fallback: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         whole = self.leaves == self.proof.leaves == self.checked + self.failed + self.skipped
