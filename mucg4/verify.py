@@ -195,7 +195,7 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     statistics.leaves = report.proof.leaves
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
     statistics.fallback = report.fallback
-    statistics.check = "accepted" if report.accepted else "unfinished" if report.late else f"rejected: {report.reason}"
+    statistics.checker = "accepted" if report.accepted else "unfinished" if report.late else f"rejected: {report.reason}"
     return report
 
 

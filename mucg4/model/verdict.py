@@ -43,9 +43,7 @@ class Statistics:
     lp_calls: int = 0
     times: dict[str, float] = field(default_factory=dict)  # seconds per stage
     scratch_seconds: float | None = None  # stored from-scratch time of the related proof
-    check: str = (
-        ""  # of a proof by the independent checker: accepted, unfinished (time ran out), or why it was rejected
-    )
+    checker: str = ""  # on the proof: accepted, unfinished (time ran out), or why it was rejected
     fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
     reopened: int = 0  # leaves that the checker rejected at first, searched again
     saved: bool = False  # the result went into the store
