@@ -21,7 +21,7 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
 from mucg4.read import roundoff
-from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, TYPES, OnnxNode, decode_tensor
+from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, TYPES, OnnxNode, decode_tensor
 from mucg4.read.roundoff import UNIT, Error, Pair
 
 LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused
@@ -114,7 +114,7 @@ def made(pair: Pair, *sources: Constant) -> Constant:
 
 
 def _integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> Constant:
-    if a.value.dtype != b.value.dtype or a.kind not in (6, 7):
+    if a.value.dtype != b.value.dtype or a.kind not in (INT32, INT64):
         raise UnsupportedError(f"arithmetic on constants {a.name!r} and {b.name!r} of element types {a.kind}, {b.kind}")
     with np.errstate(all="ignore"):  # integers wrap around
         return Constant(np.asarray(f(np.atleast_1d(a.value), np.atleast_1d(b.value))), a.name or b.name, a.kind)
@@ -172,7 +172,7 @@ def _truncating(a: Array, b: Array) -> Array:
 def matmul(a: Constant, b: Constant) -> Constant:
     """Matrix product."""
     if not a.is_float and not b.is_float:
-        if a.value.dtype != b.value.dtype or a.kind not in (6, 7):
+        if a.value.dtype != b.value.dtype or a.kind not in (INT32, INT64):
             raise UnsupportedError(f"a matrix product of element type {a.kind} is not supported")
         return Constant(np.asarray(np.matmul(a.value, b.value)), a.name, a.kind)
     _floats(a, b)
@@ -183,15 +183,21 @@ def matmul(a: Constant, b: Constant) -> Constant:
 def total(a: Constant, axes: tuple[int, ...], keep: bool, mean: bool = False) -> Constant:
     """Sum or mean over axes."""
     if not a.is_float:
-        if mean or a.kind not in (6, 7):
+        if mean or a.kind not in (INT32, INT64):
             raise UnsupportedError(f"a sum or mean of the constant {a.name!r} of element type {a.kind}")
-        with np.errstate(all="ignore"):
-            return Constant(np.asarray(a.value.sum(axis=axes, keepdims=keep, dtype=a.value.dtype)), a.name, a.kind)
+        small_enough(abs(a.double()).sum(axis=axes), a)
+        return Constant(np.asarray(a.value.sum(axis=axes, keepdims=keep, dtype=a.value.dtype)), a.name, a.kind)
     _floats(a)
     value, error = roundoff.total(a.double(), axes, keep, a.error)
     if mean:
         value, error = roundoff.over(value, np.array(float(np.prod([a.shape[i] for i in axes]))), error)
     return replace(made((value, error), a), certain=False)
+
+
+def small_enough(sizes: Array, a: Constant) -> None:
+    """Refuse to reduce integers to numbers that onnxruntime, which may compute them as floats, does not hold."""
+    if np.any(sizes >= 2.0 ** (31 if a.kind == INT32 else 53)):
+        raise UnsupportedError(f"a sum or product of the integers {a.name!r} as large as theirs is not supported")
 
 
 def extremum(a: Constant, b: Constant, largest: bool) -> Constant:
@@ -225,11 +231,11 @@ def power(node: OnnxNode, base: Constant, exponent: Constant) -> Constant:
     """Elementwise power of floats, or of integers to exponents that are not negative as long as doubles hold it."""
     e = exponent.stated(node, "the exponent")
     if not base.is_float:
-        if e.dtype.kind not in "iu" or np.any(e < 0) or base.kind not in (6, 7):
+        if e.dtype.kind not in "iu" or np.any(e < 0) or base.kind not in (INT32, INT64):
             raise node.unsupported("a power of integers with such exponents")
         with np.errstate(all="ignore"):
             value = np.power(base.double(), e.astype(np.float64))
-        if np.any(abs(value) >= 2.0 ** (31 if base.kind == 6 else 53)):
+        if np.any(abs(value) >= 2.0 ** (31 if base.kind == INT32 else 53)):
             raise node.unsupported("a power of integers that large")
         return Constant(np.asarray(np.rint(value)).astype(base.value.dtype), base.name, base.kind)
     _floats(base)
@@ -321,6 +327,7 @@ def _fits(node: OnnxNode, value: Array, target: np.dtype[Any]) -> None:
         return
     bounds = np.iinfo(target)
     if value.dtype.kind == "f":
+        value = value.astype(np.float64)
         good = np.isfinite(value) & (value > float(bounds.min) - 1) & (value < float(bounds.max) + 1)
         if target.itemsize == 8:
             good &= abs(value) < 2.0**63
@@ -372,8 +379,9 @@ def dequantize(node: OnnxNode, x: Constant, scale: Constant, zero: Constant | No
         form = [1] * x.value.ndim
         form[axis] = factor.size
         factor, shift = factor.reshape(form), shift.reshape(form)
-    result = (x.value.astype(np.int64) - shift).astype(np.float32) * factor
-    return Constant(np.asarray(result.astype(scale.value.dtype)), x.name, scale.kind)
+    with np.errstate(all="ignore"):
+        result = (x.value.astype(np.int64) - shift).astype(np.float32) * factor
+        return Constant(np.asarray(result.astype(scale.value.dtype)), x.name, scale.kind)
 
 
 def _axis(node: OnnxNode, axis: int, rank: int) -> int:

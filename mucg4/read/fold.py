@@ -92,8 +92,9 @@ def _reduce_product(node: OnnxNode, xs: Constants) -> Constant:
     axes = reduction_axes(node, x.value.ndim, xs[1] if len(xs) > 1 else None)
     if not axes:
         return x
-    with np.errstate(all="ignore"):
-        value = np.prod(x.value, axis=axes, keepdims=bool(node.attributes.get("keepdims", 1)), dtype=x.value.dtype)
+    keep = bool(node.attributes.get("keepdims", 1))
+    constant.small_enough(np.prod(abs(x.double()), axis=axes), x)
+    value = np.prod(x.value, axis=axes, keepdims=keep, dtype=x.value.dtype)
     return Constant(np.asarray(value), node.outputs[0], x.kind)
 
 

@@ -177,8 +177,8 @@ def _resize(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     if min(lengths, default=1) < 1:
         raise node.invalid(f"sizes {lengths}")
     node.sized(lengths)
-    if np.all(scales == 1.0):
-        return [x]
+    if tuple(lengths) == x.shape:
+        return [x]  # whatever the scales: onnxruntime copies
     for axis, (length, scale) in enumerate(zip(lengths, scales, strict=True)):
         if scale != 1.0:
             x = np.take(x, _nearest(node, length, x.shape[axis], scale), axis=axis)

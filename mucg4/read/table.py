@@ -32,7 +32,7 @@ class Rule:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One operator in a range of operator sets.
 
@@ -150,13 +150,13 @@ def _rows() -> Iterator[Row]:
     for op in ("Softmax", "LogSoftmax"):
         yield _row(op, 1, 12, (1, 1), FLOATS, (), axis=_INT)
         yield _row(op, 13, new, (1, 1), FLOATS, (), axis=_INT)
-    yield _row("Softplus", 1, new, (1, 1), FLOATS)
+    yield _row("Softplus", 1, new, (1, 1), SINGLE)
     yield _row("Softsign", 1, new, (1, 1), SINGLE)
     yield _row("Atan", 7, new, (1, 1), SINGLE)
     yield _row("Erf", 9, new, (1, 1), SINGLE)
-    yield _row("Gelu", 20, new, (1, 1), FLOATS, (), approximate=_of("string", "none", "tanh"))
+    yield _row("Gelu", 20, new, (1, 1), SINGLE, (), approximate=_of("string", "none", "tanh"))
     yield _row("HardSwish", 14, new, (1, 1), SINGLE)
-    yield _row("Mish", 18, new, (1, 1), FLOATS)
+    yield _row("Mish", 18, new, (1, 1), SINGLE)
     yield _row("Elu", 6, new, (1, 1), SINGLE, (), alpha=_POSITIVE)
     yield _row("Selu", 6, new, (1, 1), SINGLE, (), alpha=_POSITIVE, gamma=_POSITIVE)
     yield _row("Celu", 12, new, (1, 1), SINGLE, (), alpha=_POSITIVE)
@@ -199,7 +199,6 @@ def _reductions(new: int) -> Iterator[Row]:
 
 def _movements(new: int, many: int) -> Iterator[Row]:
     yield _row("Identity", 1, new, (1, 1), FLOATS, MOVED)
-    yield _row("Dropout", 6, 6, (1, 1), SINGLE, SINGLE, ratio=_FLOAT, is_test=_of("int", 1))
     yield _row("Dropout", 7, 11, (1, 1), FLOATS, FLOATS, ratio=_FLOAT)
     yield _row("Dropout", 12, new, (1, 3), FLOATS, FLOATS, seed=_INT)
     yield _row("Reshape", 5, 13, (2, 2), FLOATS, MOVED)
@@ -244,11 +243,16 @@ def _movements(new: int, many: int) -> Iterator[Row]:
 def _constants(new: int) -> Iterator[Row]:
     yield _row("Shape", 1, 14, (1, 1), FLOATS, MOVED)
     yield _row("Shape", 15, new, (1, 1), FLOATS, MOVED, start=_INT, end=_INT)
-    yield _row("Cast", 6, 18, (1, 1), FLOATS, STORED, to=_of("int", *STORED))
-    yield _row("Cast", 19, new, (1, 1), FLOATS, STORED, to=_of("int", *STORED), saturate=_FLAG)
-    yield _row("Constant", 1, 11, (0, 0), (), STORED, value=_TENSOR)
+    wide = (*MOVED, BFLOAT16)
+    yield _row("Cast", 6, 12, (1, 1), FLOATS, MOVED, to=_of("int", *MOVED))
+    yield _row("Cast", 13, 18, (1, 1), FLOATS, wide, to=_of("int", *wide))
+    yield _row("Cast", 19, 20, (1, 1), FLOATS, wide, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 21, new, (1, 1), FLOATS, STORED, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Constant", 1, 11, (0, 0), (), MOVED, value=_TENSOR)
     lists = {"value_int": _INT, "value_ints": _INTS, "value_float": _any("float"), "value_floats": _any("floats")}
-    yield _row("Constant", 12, new, (0, 0), (), STORED, value=_TENSOR, **lists)
+    yield _row("Constant", 12, 12, (0, 0), (), MOVED, value=_TENSOR, **lists)
+    yield _row("Constant", 13, 20, (0, 0), (), wide, value=_TENSOR, **lists)
+    yield _row("Constant", 21, new, (0, 0), (), STORED, value=_TENSOR, **lists)
     yield _row("ConstantOfShape", 9, new, (1, 1), (), (INT64,), value=_TENSOR)
     quantised = (2, 3, INT32)
     yield _row("DequantizeLinear", 10, 12, (2, 3), (), quantised)

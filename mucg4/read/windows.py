@@ -55,9 +55,11 @@ def _pads(node: OnnxNode, image: Image, kernel: tuple[int, int], flat: bool) -> 
         raise node.unsupported(f"auto_pad {mode!r} with dilations")  # onnxruntime has none either
     begin, end = [0, 0], [0, 0]
     for i, n in enumerate(image[1:]):
-        # onnxruntime's pools leave dilations out of account here
-        total = max(0, (-(-n // strides[i]) - 1) * strides[i] + kernel[i] - n)
-        begin[i], end[i] = _halves(node, total, mode)
+        # onnxruntime's pools leave dilations out of account here, and cannot do with less than nothing
+        total = (-(-n // strides[i]) - 1) * strides[i] + kernel[i] - n
+        if total < 0 and node.op != "Conv":
+            raise node.unsupported(f"auto_pad {mode!r} with windows that skip some of the input")
+        begin[i], end[i] = _halves(node, max(0, total), mode)
     return begin[0], begin[1], end[0], end[1]
 
 
