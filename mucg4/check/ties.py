@@ -42,7 +42,7 @@ EXACT_CHORDS = 16  # per row and node: their denominators multiply
 
 
 class Literal(NamedTuple):
-    """`multiplier * (value[component] - threshold)` is added; `multiplier` is positive for `<=` and negative for `>=`."""
+    """`multiplier * (value[component] - threshold)` is added; `multiplier` is positive for `<=`, negative for `>=`."""
 
     node: int
     component: int

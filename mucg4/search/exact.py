@@ -19,6 +19,7 @@ from mucg4.ops.base import Array
 from mucg4.oracle.program import simple_multipliers
 from mucg4.search.bab import Open, Search, cut_regions
 
+RAISED = 1e-4  # share of a functional's terms
 CLOSE = 1e-6  # share of a functional's terms within which its bound by the program's multipliers may be a tie
 CLEAR = 1e-9  # a bound or value at least so far from zero has a side
 
@@ -116,6 +117,15 @@ def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunc
         closed = bounded.value > 0
         if not closed[0] and bounded.value[0] > -CLOSE * _size(search, duals):
             closed = _tie(search, one, conjunction, literals, multipliers, duals)
+            strict = np.flatnonzero(search.objective.conjunctions[conjunction].strict)
+            # Of several best multipliers those with a strict constraint are wanted: raise these a little. And on a tiny
+            # box rows of any slopes look alike to a solver: the same rows on the whole box.
+            offset[strict] += RAISED * _size(search, duals)
+            for box in (one.regions, search.root):
+                if not closed[0] and len(strict):
+                    _, multipliers = largest_violation(matrix, offset, len(eye), box, search.budget.left())
+                    if multipliers is not None:
+                        closed = _tie(search, one, conjunction, literals, multipliers, duals)
         if closed[0]:
             search.close_duals(one, ascent.default_alpha(), conjunction, duals, bounded.value, closed)
             return True, point

@@ -2,8 +2,9 @@
 
 Where a constraint is strict a conjunction may be refuted by a bound of exactly 0, and a region whose bound is within
 its error of 0 may be split for ever. Such bounds are evaluated once more in rational arithmetic by the checker's own
-module (`mucg4.check.ties`), on the search's bounds. The checker's bounds are at least as tight (`mucg4.bound.rounding`),
-so what is closed here it closes, too. Few regions come that near; what is asked in vain is asked less and less.
+module (`mucg4.check.ties`), on the search's bounds. The checker's bounds are at least as tight
+(`mucg4.bound.rounding`), so what is closed here it closes, too. Few regions come that near; what is asked in vain is
+asked less and less.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "compress": BASE | {"ops", "model", "read"},
     "oracle": BASE | {"ops", "model", "proof", "check", "read", "gate"},
     "bound": BASE | {"ops", "model", "proof"},
-    "search": BASE | {"ops", "model", "proof", "bound", "gate", "oracle"},
+    "search": BASE | {"ops", "model", "proof", "check", "bound", "gate", "oracle"},
     "store": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search"},
     "ladder": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store"},
     "compact": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store", "ladder"},
