@@ -420,7 +420,7 @@ def _related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:
     for related in store.related(run.query):
         try:
             found = relate(related, run.query)
-        except Exception as error:  # a network that decodes may still be one that cannot be compared
+        except Exception as error:  # noqa: BLE001 - a network that decodes may still be beyond comparing
             related.broken("weights", related.fingerprint, f"it cannot be compared: {error}")
             continue
         if found.relation != "unrelated":
