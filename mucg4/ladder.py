@@ -31,7 +31,7 @@ from mucg4.bound.planes import Planes, derive
 from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
 from mucg4.bound.twin import Twin
-from mucg4.errors import ProofError
+from mucg4.errors import BudgetError, ProofError, StuckError, UnsoundError
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY
@@ -416,22 +416,58 @@ def usable_trees(state: CaseState, trees: list[Tree]) -> list[Tree]:
 def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
     """Use what the store knows about related queries; None when nothing there helps.
 
-    Raises `BudgetError`. The relation to the most promising entry goes into the statistics.
+    This is the boundary behind which nothing stored can cost a verdict: whatever goes wrong with it, a replay that gets
+    stuck included, is a warning and None. Raises `BudgetError` when the budget is spent, and `UnsoundError`.
     """
-    candidates = store.related(run.query)
-    chosen: tuple[Related, Match] | None = None
-    points: list[Array] = []
-    for related in candidates:
-        found = relate(related, run.query)
-        if found.relation == "unrelated":
+    try:
+        return _replay_best(run, store)
+    except UnsoundError:
+        raise
+    except Exception as error:  # a stored entry is a hint, and a wrong one may break anything
+        if run.budget.spent() or (isinstance(error, BudgetError) and not isinstance(error, StuckError)):
+            raise
+        run.statistics.warnings.append(f"stored results were not used: {' '.join(str(error).split())}")
+        return None
+
+
+def _related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:
+    """The candidates with their relations, the most promising first; without those that cannot be compared."""
+    out: list[tuple[Related, Match]] = []
+    for related in store.related(run.query):
+        try:
+            found = relate(related, run.query)
+        except Exception as error:  # noqa: BLE001 - a network that decodes may still be beyond comparing
+            related.broken("weights", related.fingerprint, f"it cannot be compared: {error}")
             continue
-        if chosen is None or (chosen[0].word == "sat" and related.word == "unsat" and related.same_unsafe):
-            chosen = (related, found)
-        if related.word == "sat" and related.same_unsafe and related.witness_x is not None and len(points) < 2:
-            points.append(np.asarray(related.witness_x, dtype=np.float64))
+        if found.relation != "unrelated":
+            out.append((related, found))
+    return out
+
+
+def _most_helpful(candidates: list[tuple[Related, Match]]) -> tuple[Related, Match] | None:
+    """The first candidate, or the first proof of the same unsafe set behind a witness; what does not decode is none."""
+    left = list(candidates)
+    while left:
+        proofs = (c for c in left if c[0].word == "unsat" and c[0].same_unsafe)
+        chosen = next(proofs, left[0]) if left[0][0].word == "sat" else left[0]
+        related = chosen[0]
+        if not related.same_unsafe or (related.proof if related.word == "unsat" else related.witness_x) is not None:
+            return chosen
+        left.remove(chosen)
+    return None
+
+
+def _replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
+    """See `replay_best`. The relation to the most promising entry goes into the statistics."""
+    candidates = _related_here(run, store)
+    chosen = _most_helpful(candidates)
     if chosen is None:
         return None
     related, found = chosen
+    points: list[Array] = []
+    for other, _ in candidates:
+        if other.word == "sat" and other.same_unsafe and other.witness_x is not None and len(points) < 2:
+            points.append(np.asarray(other.witness_x, dtype=np.float64))
     statistics = run.statistics
     statistics.relation, statistics.relation_detail, statistics.related_proof = (
         found.relation,

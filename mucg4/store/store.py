@@ -327,7 +327,7 @@ class Store:
             try:
                 self._database.until = time.monotonic() + QUIET_SECONDS
                 return action()
-            except Exception as error:  # whatever a file makes of it, it is no reason to lose a verdict
+            except Exception as error:  # noqa: BLE001 - whatever a file makes of it, no verdict is lost for it
                 if isinstance(error, sqlite3.Error) and self._database.recover(error):
                     continue
                 self._warn(what, f"{what} failed: {error}")
