@@ -18,8 +18,7 @@ from mucg4.errors import InputError, Mucg4Error, UnsoundError, UnsupportedError
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
 from mucg4.proof.proof import from_text, to_text
-from mucg4.read import onnx as reader
-from mucg4.read import vnnlib as property_reader
+from mucg4.read import instance as reader
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import verify
@@ -28,7 +27,7 @@ from . import exact
 from .families import pick
 from .instance import Instance, decimal, hull
 from .properties import sample
-from .scorer import Scorer, clearly, promising, violates
+from .scorer import Scorer, clearly, promising, slack, violates
 
 SECONDS, NEAR, SHORT = 0.5, 0.2, 0.03  # of one run
 EXACT_SECONDS, EXACT_LEAVES, EXACT_NEURONS = 2.0, 20, 12
@@ -102,8 +101,7 @@ def false_claim(instance: Instance, rng: np.random.Generator) -> Instance | None
 
 
 def query_of(onnx: bytes, vnnlib: str) -> Query:
-    cases = property_reader.to_cases(property_reader.parse_vnnlib(vnnlib))
-    return Query((reader.read_network(onnx),), cases)
+    return reader.query_of(onnx, vnnlib)
 
 
 class Judge:
@@ -266,8 +264,12 @@ class Judge:
                 getattr(v.statistics, "float32", "") == "holds" for v in self.verdicts.values() if v.word == "unsat"
             ):
                 self.problem("float32 holds, but does not", text)
-            elif not real and clearly(self.instance, x[k], y[k], margin):
-                self.problem("a sampled point is unsafe", text)
+            elif clearly(self.instance, x[k], y[k], margin):
+                edge = not all(slack(r, x[k], y[k])[0] <= 0 for r in self.instance.always)
+                if edge:
+                    self.problem("a point that passes at the edge of the inputs is unsafe", text)
+                elif not real:
+                    self.problem("a sampled point is unsafe", text)
             break
 
     def related(self, query: Query) -> None:
