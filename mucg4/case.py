@@ -4,8 +4,8 @@ Keys: `format` ("mucg4-case"), `version` (1), `kind` (free text: what failed), `
 network as `onnx_base64` or, for small dense ReLU networks, as `layers` (a list of `{"weights": rows, "bias": [...]}`, a
 ReLU between two layers, `x W^T + b`), optionally the original it is a variant of (`related_onnx_base64` or
 `related_layers`: it is verified first, into the store) and the property that one has if it is another
-(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat or null), `seconds` (limit of one
-engine), `note`.
+(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat, "not sat" or "not unsat" where unknown is
+right too, or null), `seconds` (limit of one engine), `note`.
 """
 
 from __future__ import annotations
@@ -164,6 +164,10 @@ def run_case(path: Path) -> CaseReport:
     words = {w for w in report.findings.values() if w in ("sat", "unsat")}
     if len(words) == 2:
         report.problems.append("the engines contradict each other")
+    if case.expected and case.expected.startswith("not "):
+        if case.expected.removeprefix("not ") in words:
+            report.problems.append(f"expected {case.expected}")
+        return report
     if case.expected and words - {case.expected}:
         report.problems.append(f"expected {case.expected}")
     if case.expected and report.findings.get("scratch") != case.expected:

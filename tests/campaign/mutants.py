@@ -21,7 +21,8 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,19 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.walk import check
-from mucg4.errors import Mucg4Error, ProofError
+from mucg4.errors import ProofError
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe
 from mucg4.proof.proof import from_text, to_text
 from mucg4.settings import Settings
 from mucg4.verify import verify
 
-from .exact import UnknownTruth
-from .instance import Instance
-from .judge import false_claim, query_of
+from .exact import value_at
+from .families import Net
+from .instance import Instance, Row, decimal
+from .judge import query_of
 from .properties import NoInstance, make
+from .scorer import Scorer
 
 Rng = np.random.Generator
 WORDS = ("sat", "unsat", "unknown", "timeout")
@@ -67,33 +70,39 @@ class Claim:
 
 
 def claims(count: int, seed: int) -> list[Claim]:
-    """Proofs of several shapes: of one leaf and many, of both ways to split, with several conjunctions."""
-    out: list[Claim] = []
-    for k in range(seed * 1000, seed * 1000 + 1000):
-        if len(out) == count:
-            return out
-        try:
-            instance = make(k, ("dense", "pieces", "residual", "double")[k % 4])
-            split = ("input", "phase")[k % 2]
-            claim = claim_of(replace(instance, always=()), Settings(workers=1, split=split, attack=False))
-        except (NoInstance, UnknownTruth, Mucg4Error):
-            continue
-        if claim is not None and (len(out) < count // 3 or len(claim.proof["trees"][0]["node"]) > 2):
-            out.append(claim)
-    return out
+    """Proofs of trees with splits of inputs and of phases, of one conjunction and of two."""
+    return [
+        _claim(np.random.default_rng([seed, k, 11]), ("phase", "input")[k % 2], 1 + k % 4 // 2) for k in range(count)
+    ]
 
 
-def claim_of(instance: Instance, settings: Settings) -> Claim | None:
-    """The claim of an unsat instance; None for others."""
-    if instance.truth != "unsat" or not instance.unsafe[0]:
-        return None
-    query = query_of(instance.onnx(), instance.vnnlib())
-    verdict = verify(query, settings, None, Budget.seconds(2.0))
-    false = false_claim(replace(instance, unsafe=instance.unsafe[:1]), np.random.default_rng(instance.seed))
-    if not isinstance(verdict, Safe) or false is None:
-        return None
-    false = replace(instance, unsafe=(*false.unsafe, *instance.unsafe[1:]))
-    return Claim(query, query_of(false.onnx(), false.vnnlib()), json.loads(to_text(verdict.proof)))
+def _claim(rng: Rng, split: str, conjunctions: int) -> Claim:
+    """A random network whose least output over points is known exactly: sat up to there, unsat well below."""
+    net, v, sizes = Net((1, 3)), "x", (3, 8, 8, 2)
+    for k, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        v = net.Gemm(
+            v, net.const(rng.normal(size=(m, n)) * (2 / n) ** 0.5), net.const(rng.normal(size=m) * 0.3), transB=1
+        )
+        v = net.Relu(v) if k < 2 else v
+    graph = net.graph()
+    points = rng.uniform(-1, 1, size=(400, 3)).astype(np.float32)
+    points[:8] = [[int(b) * 2 - 1 for b in f"{k:03b}"] for k in range(8)]
+    y = Scorer(graph).many(points)
+    best = [Fraction(float(v)) for v in points[int(np.argmin(y[:, 0]))]]
+    low, wide = value_at(graph, best)[0], float(np.ptp(y[:, 0]))
+    second = (Row((), ((1, "1"),), decimal(Fraction(float(y[:, 1].min() - np.ptp(y[:, 1]))), 9)),)
+
+    def query(bound: Fraction) -> Query:
+        unsafe = ((Row((), ((0, "1"),), decimal(bound, 30)),), second)[:conjunctions]
+        instance = Instance("claim", 0, graph, (("-1", "1"),) * 3, unsafe, outputs=2)
+        return query_of(instance.onnx(), instance.vnnlib())
+
+    for share in (0.02, 0.05, 0.1, 0.2, 0.4, 1.0):
+        true = query(low - Fraction(share * wide))
+        verdict = verify(true, Settings(workers=1, split=split, attack=False), None, Budget.seconds(1.0))
+        if isinstance(verdict, Safe):
+            return Claim(true, query(low + Fraction(wide) / 10**9), json.loads(to_text(verdict.proof)))
+    raise AssertionError("no proof below the least value of a small network")
 
 
 def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -102,8 +102,9 @@ def stuck_arm() -> None:
 def strictness(strict: bool) -> Callable[[], None]:
     def put() -> None:
         def change(old: Any) -> Any:
-            def build(rows: Any, *more: Any) -> Any:
-                return old.__func__([(*r[:3], strict, *r[4:]) for r in rows], *more)
+            def build(*args: Any) -> Any:  # lists of rows among sizes
+                rows = ([(*r[:3], strict) for r in a] if isinstance(a, list) else a for a in args)
+                return old.__func__(*rows)
 
             return staticmethod(build)
 
@@ -126,11 +127,23 @@ def plain_hull() -> None:
     method("model.query.Box.hi", lambda old: end("upper", np.inf))
 
 
+def tight_inputs() -> None:
+    def change(old: Any) -> Any:
+        def rounding(*args: Any) -> Any:
+            made = old(*args)
+            return replace(made, error=type(made.error)())
+
+        return rounding
+
+    everywhere("read.rounding.rounding_of", change)
+
+
 def leaf_accepted() -> None:
     def change(old: Any) -> Any:
         def turn(self: Any, batch: Any) -> Any:
             out = old(self, batch)
-            self.checked, self.failed, self.reason = self.checked + self.failed, 0, ""
+            self.checked += len(self.rejected)
+            self.rejected.clear()
             return out
 
         return turn
@@ -157,7 +170,7 @@ def tolerant_gate() -> None:
 
         return holds
 
-    everywhere("gate.runtime.holds", change)
+    everywhere("gate.witness.holds", change)
 
 
 def wide_gate() -> None:
@@ -168,7 +181,7 @@ def wide_gate() -> None:
 
         return bounds
 
-    everywhere("gate.runtime.legal_bounds", change)
+    everywhere("gate.witness.legal_bounds", change)
 
 
 def low_line() -> None:
@@ -215,6 +228,7 @@ PLANTS: dict[str, Plant] = {
     "pool_padding": Plant("the padding of a MaxPool counts as zero", misread(rewrite.max_pool_zeros)),
     "nearest_mode": Plant("nearest_mode is ignored", misread(rewrite.without("nearest_mode"))),
     "hull_plain": Plant("the box without the rounding of its ends", plain_hull),
+    "tight_inputs": Plant("constraints over inputs without their rounding", tight_inputs),
     "strict_gained": Plant("every constraint counts as strict", strictness(True)),
     "strict_lost": Plant("no constraint counts as strict", strictness(False)),
     "search_charge": Plant("the search charges no rounding", lambda: everywhere("bound.rounding.gamma", _nothing)),

@@ -177,7 +177,22 @@ def sample(instance: Instance, rng: Rng, scorer: Scorer, row: Row | None = None)
         best = out[-1][int(np.argmin(np.where(np.isfinite(value), value, np.inf)))]
         near = best + rng.normal(size=(POINTS // 4, len(low))) * wide * 0.1 ** (k + 1)
         out.append(_inside(near, low, high))
+    out += [_at_the_edge(r, out[0][: POINTS // 4], low, high) for r in instance.always]
     return np.concatenate(out)
+
+
+def _at_the_edge(row: Row, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The points moved in one input to where a constraint over inputs is met, and up to two floats beyond."""
+    xs, _, bound = row.exact()
+    out = x.astype(np.float64)
+    for k, point in enumerate(out):
+        i = list(xs)[k % len(xs)]
+        rest = sum(c * Fraction(float(point[j])) for j, c in xs.items() if j != i)
+        edge = low.dtype.type(float((bound - rest) / xs[i]))
+        for _ in range(k // len(xs) % 3):
+            edge = np.nextafter(edge, low.dtype.type(np.inf if xs[i] > 0 else -np.inf))
+        point[i] = edge
+    return _inside(out, low, high)
 
 
 def _inside(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

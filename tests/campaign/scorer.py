@@ -74,7 +74,28 @@ def clearly(instance: Instance, x: np.ndarray, y: np.ndarray, margin: float) -> 
     """True when some conjunction holds with `margin` times the size of its terms to spare."""
     if not np.all(np.isfinite(y)):
         return False
-    for rows in instance.conjunctions():
-        if all(float(v) <= -margin * s for v, s in (slack(r, x, y) for r in rows)):
-            return True
-    return False
+    return any(all(_clear(r, x, y, margin) for r in rows) for rows in instance.conjunctions())
+
+
+def _clear(row: Row, x: np.ndarray, y: np.ndarray, margin: float) -> bool:
+    """Constraints over inputs alone need no margin: they are evaluated at exactly this x."""
+    if not row.ys:
+        return holds(row, x, y)
+    value, size = slack(row, x, y)
+    return float(value) <= -margin * size
+
+
+def promising(instance: Instance, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(batch,) points that may meet some conjunction, judged in double with a slack."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    some = np.zeros(len(x), dtype=bool)
+    with np.errstate(all="ignore"):
+        for rows in instance.conjunctions():
+            every = np.ones(len(x), dtype=bool)
+            for row in rows:
+                xs, ys, bound = row.exact()
+                terms = [float(c) * v[:, i] for cs, v in ((xs, x), (ys, y)) for i, c in cs.items()]
+                size = sum((abs(t) for t in terms), np.full(len(x), abs(float(bound))))
+                every &= sum(terms, np.full(len(x), -float(bound))) <= 1e-6 * size
+            some |= every
+    return some
