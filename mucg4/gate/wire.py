@@ -15,9 +15,10 @@ from mucg4.errors import InputError
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
-ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12, 13, 16}  # fields of GraphProto without annotations and sparse tensors
+ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
 ORDINARY_NODE = {1, 2, 3, 4, 5, 6, 7, 9}
 ORDINARY_ATTRIBUTE = {1, 2, 3, 4, 5, 7, 8, 13, 20}  # no graphs, no lists of strings or tensors
+LARGEST = 2**31  # whole numbers in attributes
 ORDINARY_TENSOR = {1, 2, 4, 5, 7, 8, 9, 10, 11, 12}  # all in the file, no strings
 
 
@@ -151,12 +152,19 @@ def _step(data: memoryview, oddities: _Oddities) -> Step:
         elif number == 7:
             domain = _text(value)
         elif number == 5 and isinstance(value, memoryview):
-            for n, v in _fields(value):
-                oddities.unless(n in ORDINARY_ATTRIBUTE, f"attribute field {n}")
-                if n == 5 and isinstance(v, memoryview):
-                    _tensor(v, oddities)
+            _attribute(value, oddities)
     oddities.unless(domain in ("", "ai.onnx"), f"domain {domain}")
     return Step(op, tuple(inputs), tuple(outputs))
+
+
+def _attribute(data: memoryview, oddities: _Oddities) -> None:
+    for number, value in _fields(data):
+        oddities.unless(number in ORDINARY_ATTRIBUTE, f"attribute field {number}")
+        if number == 5 and isinstance(value, memoryview):
+            _tensor(value, oddities)
+        elif number in (3, 8):
+            whole = [value] if isinstance(value, int) else list(_varints(value))
+            oddities.unless(all(min(v, 2**64 - v) <= LARGEST for v in whole), "a huge number in an attribute")
 
 
 def _tensor(data: memoryview, oddities: _Oddities) -> tuple[str, int]:
@@ -168,6 +176,7 @@ def _tensor(data: memoryview, oddities: _Oddities) -> tuple[str, int]:
             name = _text(value)
         elif number == 1:
             dims += [value] if isinstance(value, int) else list(_varints(value))
+    oddities.unless(all(0 < d < LARGEST for d in dims), "a dimension out of range")
     return name, max(dims, default=1)
 
 
