@@ -16,6 +16,7 @@ from mucg4.ops.base import Array
 from mucg4.read.protobuf import OnnxNode
 
 Further = Sequence[Array | None]
+LARGEST_LENGTH = 2**20  # pixels along an axis after Resize; float32 tells so many apart
 Mover = Callable[[Array, OnnxNode, Further], list[Array]]
 
 
@@ -176,7 +177,8 @@ def _resize(x: Array, node: OnnxNode, further: Further) -> list[Array]:
         lengths = [_length(node, n, s) for n, s in zip(x.shape, scales, strict=True)]
     if min(lengths, default=1) < 1:
         raise node.invalid(f"sizes {lengths}")
-    node.sized(lengths)
+    if max(node.sized(lengths)) > LARGEST_LENGTH:
+        raise node.invalid(f"sizes {lengths}")
     if tuple(lengths) == x.shape:
         return [x]  # whatever the scales: onnxruntime copies
     for axis, (length, scale) in enumerate(zip(lengths, scales, strict=True)):
@@ -249,7 +251,7 @@ def _nearest(node: OnnxNode, length: int, size: int, scale: np.float32) -> Array
     room = 1e-5 * (1.0 + abs(real))
     pixel = _rounded(real, rounding)
     agreed = (_rounded(real - room, rounding) == pixel) & (_rounded(real + room, rounding) == pixel)
-    agreed |= (place == real) & ((length - 1) * 2 < 2**22)
+    agreed |= place == real
     inside = [np.clip(_rounded(real + d, rounding), 0, size - 1) for d in (-room, 0.0, room)]
     agreed |= (inside[0] == inside[1]) & (inside[2] == inside[1])
     if not np.all(agreed):
