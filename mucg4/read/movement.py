@@ -7,7 +7,6 @@ gives the index map). Each takes the tensor, the node and the constant further i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from math import floor, prod
 
 import numpy as np
@@ -222,7 +221,7 @@ def _resize_targets(node: OnnxNode, further: Further, rank: int) -> tuple[Array 
 
 def _length(node: OnnxNode, size: int, scale: np.float32) -> int:
     """`floor(size * scale)`, where float32 and real arithmetic agree."""
-    real, single = floor(Fraction(float(scale)) * size), np.float32(size) * scale
+    real, single = floor(float(scale) * size), np.float32(size) * scale  # the first product is exact
     if floor(float(single)) != real:
         raise node.unsupported(f"a scale of {float(scale)!r} on {size} pixels: rounding decides the length")
     return real

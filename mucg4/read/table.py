@@ -301,7 +301,8 @@ def lookup(node: OnnxNode) -> Row:
         if node.attribute_kinds[key] != KINDS[rule.kind]:
             raise node.invalid(f"attribute {key!r} is not of the kind {rule.kind}")
         if not rule.allows(value):
-            raise node.unsupported(f"{key} {str(value)[:80]!r} (read are: {rule.text})")
+            shown = repr(value[:80] if isinstance(value, (str, tuple)) else value)
+            raise node.unsupported(f"{key} {shown} (read are: {rule.text})")
     return row
 
 
