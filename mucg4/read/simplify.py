@@ -168,13 +168,9 @@ def _index_index(first: Index, second: Index) -> Op:
 def _dense_index(first: Dense, second: Index) -> Op | None:
     if not second.injective:
         return None
-    known = first.offset_magnitude
-    return replace(
-        first,
-        weight=first.weight[second.index],
-        offset=first.offset[second.index],
-        offset_magnitude=None if known is None else known[second.index] * (first.fan_in / 2.0),
-    )
+    value, error = _offset(first)
+    chosen = value[second.index], None if error is None else error[second.index]
+    return _with_offset(replace(first, weight=first.weight[second.index]), chosen)
 
 
 def _index_dense(first: Index, second: Dense) -> Op | None:
