@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mucg4.errors import InputError
 
+OWN = {"BatchNormalization": 8}  # roundings beside those of its products and sums; of any other operator 2 at most
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
 ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
@@ -34,7 +35,7 @@ class Step:
 class Slice(NamedTuple):
     """A part of the file: its operators, and how many roundings they may add to those of one map.
 
-    One for each node, constant ones included, and for a product of constants as many as its longest dimension.
+    Some for each node, constant ones included, and for a product of constants as many as its longest dimension.
     """
 
     roundings: int
@@ -80,7 +81,7 @@ class Skeleton:
             seen.add(k)
             step = self.steps[k]
             pending += step.inputs
-            roundings += 1
+            roundings += OWN.get(step.op, 2)
             if (step.op in PRODUCTS or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
                 roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
         return Slice(roundings, frozenset(self.steps[k].op for k in seen))

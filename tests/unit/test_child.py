@@ -121,7 +121,7 @@ def test_an_ordinary_file():
         ("Relu", ("t",), ("y",)),
     ]
     assert found.initial == {"w": 6, "b": 4} and found.producer == {"t": 0, "y": 1}
-    assert found.between("y", {"x"}).ops == {"Gemm", "Relu"} and found.between("y", {"t"}).roundings == 1
+    assert found.between("y", {"x"}).ops == {"Gemm", "Relu"} and found.between("y", {"t"}).roundings == 2
 
 
 @pytest.mark.parametrize("make", ODD)
