@@ -201,7 +201,11 @@ JOIN = normal._join
 
 FAULTS: dict[str, Plant] = {
     "outputs compared the other way in the short cut": lambda m: m.setattr(
-        first, "Compare", lambda op, left, right, line=0: swapped(Compare(op, left, right)) if of_outputs(Compare(op, left, right)) else Compare(op, left, right)
+        first,
+        "Compare",
+        lambda op, left, right, line=0: (
+            swapped(Compare(op, left, right)) if of_outputs(Compare(op, left, right)) else Compare(op, left, right)
+        ),
     ),
     "all output comparisons swapped": of_atoms(lambda a: swapped(a) if of_outputs(a) else a),
     "comparisons of sums swapped": of_atoms(lambda a: swapped(a) if isinstance(a.left, Apply) else a),
@@ -216,7 +220,9 @@ FAULTS: dict[str, Plant] = {
     "signs of numbers lost": of_numbers(lambda text: text.lstrip("+-")),
     "exponents lost": of_numbers(lambda text: text.lower().split("e")[0]),
     "exponents negated": of_numbers(lambda text: text.lower().replace("e-", "e+") if "e" in text.lower() else text),
-    "digits cut off": of_numbers(lambda text: text[: text.find(".") + 2] if len(text) > 3 and text[-3:] != "e-3" else text),
+    "digits cut off": of_numbers(
+        lambda text: text[: text.find(".") + 2] if len(text) > 3 and text[-3:] != "e-3" else text
+    ),
     "point lost": of_numbers(lambda text: text.replace(".2", "2.")),
     "last disjunct lost": lambda m: m.setattr(normal, "_disjuncts", fewer),
     "everything strict": lambda m: m.setattr(normal, "_half", stricter),
@@ -231,20 +237,33 @@ FAULTS: dict[str, Plant] = {
     "last case lost": of_cases(lambda cases: cases[:-1]),
     "last conjunction lost": of_cases(lambda cases: tuple(replace(c, conjunctions=c.conjunctions[:-1]) for c in cases)),
     "cases share one conjunction": of_cases(merged),
-    "a lower bound raised by an ulp": of_cases(lambda cases: tuple(replace(c, box=Box((Fraction(-69, 100), *c.box.lower[1:]), c.box.upper)) for c in cases)),
-    "boxes exchanged": of_cases(lambda cases: tuple(replace(c, box=o.box) for c, o in zip(cases, (cases[0],) * len(cases), strict=True))),
-    "hull of doubles only": lambda m: (m.setattr(query_module, "hull", double_hull), m.setattr(normal, "hull", double_hull))[0],
+    "a lower bound raised by an ulp": of_cases(
+        lambda cases: tuple(replace(c, box=Box((Fraction(-69, 100), *c.box.lower[1:]), c.box.upper)) for c in cases)
+    ),
+    "boxes exchanged": of_cases(
+        lambda cases: tuple(replace(c, box=o.box) for c, o in zip(cases, (cases[0],) * len(cases), strict=True))
+    ),
+    "hull of doubles only": lambda m: (
+        m.setattr(query_module, "hull", double_hull),
+        m.setattr(normal, "hull", double_hull),
+    )[0],
     "hull of float32 only": lambda m: m.setattr(query_module, "hull", inward_hull),
-    "ends of bounds with factors forgotten": of_cases(lambda cases: tuple(replace(c, box=replace(c.box, ends=())) for c in cases)),
+    "ends of bounds with factors forgotten": of_cases(
+        lambda cases: tuple(replace(c, box=replace(c.box, ends=())) for c in cases)
+    ),
     "constraints of inputs not loosened": lambda m: m.setattr(rounding.Rounding, "off", lambda self, far: Fraction(0)),
-    "constraints of inputs loosened too little": lambda m: m.setattr(rounding, "_growth", lambda count, unit: Fraction(-1, 2**26)),
-    "strict rows at the stated bound": lambda m: m.setattr(normal._Normal, "proved", lambda self, row, box: (dict(row[0]), dict(row[1]), row[2], row[3])),
+    "constraints of inputs loosened too little": lambda m: m.setattr(
+        rounding, "_growth", lambda count, unit: Fraction(-1, 2**26)
+    ),
+    "strict rows at the stated bound": lambda m: m.setattr(
+        normal._Normal, "proved", lambda self, row, box: (dict(row[0]), dict(row[1]), row[2], row[3])
+    ),
     "a constant's array wrong": of_build(lambda c: replace(c, constants=np.nextafter(c.constants, 9.0))),
     "a column of outputs wrong": of_build(lambda c: replace(c, y_coeffs=np.roll(c.y_coeffs, 1, axis=1))),
     "a column of inputs wrong": of_build(lambda c: replace(c, x_coeffs=c.x_coeffs * 0.5)),
     "an input row where there is none": of_build(lambda c: replace(c, x_coeffs=c.x_coeffs + 1.0)),
     "strictness array wrong": of_build(lambda c: replace(c, strict=~c.strict)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -282,7 +301,8 @@ def dropping(number: int) -> Callable[[Any, Any], None]:
 
 TIE = (
     BOXED
-    + "(assert (and (< Y_0 1) (<= (+ X_0 X_1) 2)))(assert (and (<= X_0 0.5) (> Y_1 3)))(assert (or (<= Y_2 0) (>= Y_2 5)))"
+    + "(assert (and (< Y_0 1) (<= (+ X_0 X_1) 2)))(assert (and (<= X_0 0.5) (> Y_1 3)))"
+    + "(assert (or (<= Y_2 0) (>= Y_2 5)))"
 )
 
 
@@ -350,7 +370,7 @@ def test_what_the_first_reader_makes_of_random_text_is_covered(prop: ParsedPrope
 def test_what_is_covered_holds_every_unsafe_point(
     prop: ParsedProperty, other: ParsedProperty, points: list[tuple[Fraction, ...]]
 ) -> None:
-    """Random texts against the query of another text: agreement means inclusion; and the witness test agrees with the formula."""
+    """Random texts against the query of another text: agreement means inclusion; `denies` agrees with the formula."""
     text, query = prop.text(), query_of(other.text())
     included = covers(text, query) is None
     for p in points:
@@ -452,7 +472,7 @@ def test_spellings() -> None:
         (RICH + "(assert (or (<= Y_0 0) (<= Y_1 0)))" * 25, "more than 1000000 disjuncts"),
         (RICH + "(assert (or (and " + "(!= Y_0 0)" * 30 + ") (<= Y_1 0)))", "more than 1000000 disjuncts"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_known_is_named(text: str, words: str) -> None:
     reason = covers(text, query_of(RICH)) or ""
     assert words in reason and "\n" not in reason
