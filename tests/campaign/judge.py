@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -170,12 +172,17 @@ class Judge:
             self.problem("traceback", f"{type(error).__name__}: {error} ({mode.name})")
             return None
         self.out.counts[f"runs {verdict.word}"] += 1
-        if isinstance(verdict, Safe):
-            self.safe(mode, query, instance, verdict, data)
-        elif isinstance(verdict, Unsafe):
-            self.unsafe(mode, instance, verdict, data)
-        else:
-            self.unknown(mode, verdict)
+        try:
+            if isinstance(verdict, Safe):
+                self.safe(mode, query, instance, verdict, data)
+            elif isinstance(verdict, Unsafe):
+                self.unsafe(mode, instance, verdict, data)
+            else:
+                self.unknown(mode, verdict)
+        except FAULTS as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            at = f"{Path(place.filename).name}:{place.lineno}"
+            self.problem("traceback", f"{type(error).__name__}: {error} at {at} (evidence of {mode.name})")
         return verdict
 
     def safe(self, mode: Mode, query: Query, instance: Instance, verdict: Safe, data: bytes | None) -> None:
