@@ -8,22 +8,26 @@ composes what can be composed. Values are flat; a leading dynamic dimension is t
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.network import Network
+from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense
 from mucg4.read.build import Builder, Value, Variable
-from mucg4.read.constant import Constant
+from mucg4.read.constant import CANCELLATION, Constant
 from mucg4.read.fold import FOLDERS
 from mucg4.read.movement import MOVERS
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import DOUBLE, FLOAT, OnnxGraph, OnnxNode, Tensor, decode_model, decode_tensor
-from mucg4.read.simplify import simplify
+from mucg4.read.simplify import separate, simplify
 from mucg4.read.windows import WINDOW_HANDLERS
 
+LONG_FOLDS = ("MatMul", "Gemm", "ReduceSum", "ReduceMean")
+ARITHMETIC_FOLDS = (*LONG_FOLDS, "Add", "Sub", "Mul", "Div", "Sum", "Sqrt", "Reciprocal")
+FUNCTION_FOLDS = ("Pow", "Exp", "Log", "Tanh", "Sin", "Cos", "ReduceProd")  # they may magnify relative errors
+MOVING_FOLDS = ("Neg", "Abs", "Relu", "Max", "Min", "Concat", "Constant", "ConstantOfShape")
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
 TABLE = {**HANDLERS, **WINDOW_HANDLERS}
 
@@ -34,6 +38,35 @@ def read_network(data: bytes) -> Network:
     Raises `InputError` when the bytes are no complete model, a shape cannot be resolved or a weight is
     nan or infinite; `UnsupportedError` naming operator and node for everything mucg4 does not implement.
     """
+    reading, output, element_type = _read(data)
+    return _network(simplify(reading.builder.drafts, output), data, element_type)
+
+
+class Operators(NamedTuple):
+    """A network that has a node for every operator of the file.
+
+    `twins[k]` is the node of `read_network` with the value of node k, or -1; `roundings` bounds how many roundings are
+    behind one of its constants, in units of its size; None where that is not known.
+    """
+
+    network: Network
+    twins: tuple[int, ...]
+    roundings: int | None
+
+
+def read_operators(data: bytes) -> Operators:
+    """As `read_network`, but nothing is composed: what an execution computes and rounds has a node of its own."""
+    reading, output, element_type = _read(data)
+    nodes, twins = separate(reading.builder.drafts, output)
+    return Operators(_network(nodes, data, element_type), twins, reading.roundings)
+
+
+def _network(nodes: tuple[Node, ...], data: bytes, element_type: str) -> Network:
+    return Network(nodes, hashlib.sha256(data).hexdigest(), element_type, data)
+
+
+def _read(data: bytes) -> tuple[_Reading, int, str]:
+    """All operators read, the draft that is the output, and the element type."""
     graph = decode_model(data)
     nodes = _needed(graph)
     declared = _only_input(graph, nodes)
@@ -44,13 +77,7 @@ def read_network(data: bytes) -> Network:
     reading = _Reading(graph, Builder(declared.name, _input_shape(declared)))
     for node in nodes:
         reading.read(node)
-    output = reading.output()
-    return Network(
-        simplify(reading.builder.drafts, output.draft),
-        source_hash=hashlib.sha256(data).hexdigest(),
-        element_type=ELEMENT_TYPES[declared.element_type],
-        model_bytes=data,
-    )
+    return reading, reading.output().draft, ELEMENT_TYPES[declared.element_type]
 
 
 def _needed(graph: OnnxGraph) -> list[OnnxNode]:
@@ -100,6 +127,7 @@ class _Reading:
         self.graph, self.builder = graph, builder
         first = builder.drafts[0]
         self.values: dict[str, Value] = {first.name: Variable(0, first.shape)}
+        self.roundings: int | None = 0
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -139,12 +167,34 @@ class _Reading:
                 raise node.unsupported("on constants")
             folder, known = FOLDERS[node.op]
             _check_attributes(node, known)
-            return [folder(node, cast("list[Constant | None]", inputs))]
+            folded = folder(node, cast("list[Constant | None]", inputs))
+            self._count(node, folded, cast("list[Constant | None]", inputs))
+            return [folded]
         if node.op not in TABLE:
             raise node.unsupported()
         handler, known = TABLE[node.op]
         _check_attributes(node, known)
         return handler(self.builder, node, inputs)
+
+    def _count(self, node: OnnxNode, folded: Constant, inputs: list[Constant | None]) -> None:
+        """Add the roundings of one folded operator: no constant has more behind it than all operators together.
+
+        Digits that cancel are in a constant's magnitude, or it is no weight (`Constant.weight`).
+        """
+        if self.roundings is None or node.op in MOVING_FOLDS:
+            return
+        given = [c for c in inputs if c is not None]
+        if node.op in ARITHMETIC_FOLDS and folded.is_float:
+            longest = max(max(c.shape, default=1) for c in given) if node.op in LONG_FOLDS else 2
+            self.roundings += int(CANCELLATION) * longest
+        elif node.op in FUNCTION_FOLDS and not any(c.rounded for c in given):
+            self.roundings += int(CANCELLATION) * 8
+        elif any(c.rounded for c in given) or node.op in FUNCTION_FOLDS:  # a step or a choice may turn out otherwise
+            self.roundings = None
+        size = folded.size_of_terms() if folded.is_float else np.zeros(0)
+        value = abs(folded.double()) if folded.is_float else size
+        if self.roundings and (np.any(size > 1e38) or np.any((value > 0) & (value < 1e-37))):
+            self.roundings = None  # it may overflow or vanish in the element type
 
     def _shape(self, node: OnnxNode, inputs: list[Value | None]) -> Constant:
         assert inputs[0] is not None

@@ -136,6 +136,18 @@ def _changes_nothing(op: Op | None) -> bool:
 
 def simplify(drafts: Sequence[Draft], output: int) -> tuple[Node, ...]:
     """The nodes of the canonical network: input first, output last, all of them needed."""
+    return _simplified(drafts, output)[0]
+
+
+def separate(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], tuple[int, ...]]:
+    """The needed drafts as they are, nothing composed; and for each the node of `simplify` with its value, or -1."""
+    uses, canonical = _uses(drafts, output), _simplified(drafts, output)[1]
+    kept = [d if uses[k] or not k else None for k, d in enumerate(drafts)]
+    return _finish(kept, output), tuple(canonical.get(k, -1) for k, d in enumerate(kept[: output + 1]) if d)
+
+
+def _simplified(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], dict[int, int]]:
+    """The nodes, and which of them has the value of which draft, for drafts whose value is still computed."""
     uses = _uses(drafts, output)
     kept: list[Draft | None] = []
     readers: list[int] = []  # how many readers each kept node has
@@ -160,7 +172,10 @@ def simplify(drafts: Sequence[Draft], output: int) -> tuple[Node, ...]:
         where[k] = len(kept)
         kept.append(replace(node, inputs=inputs))
         readers.append(uses[k])
-    return _finish(unsplit(kept, readers, where[output]), where[output])
+    final = unsplit(kept, readers, where[output])
+    left = [k for k, draft in enumerate(final[: where[output] + 1]) if draft is not None]
+    place = {k: i for i, k in enumerate(left) if final[k] is kept[k]}  # a pair put together may differ below zero
+    return _finish(final, where[output]), {k: place[w] for k, w in where.items() if w in place}
 
 
 def _uses(drafts: Sequence[Draft], output: int) -> list[int]:
