@@ -226,11 +226,13 @@ class Deviation:
         unit = self.arithmetic.unit
         if isinstance(op, TwoPiece):
             slopes, local = _two_piece(op, *wide[0], unit)
+            local = np.where((slopes[0][0] == 0) & (slopes[0][1] == 0), 0.0, local + flush)  # zero exactly
         elif op.kind in _RULES:
             slopes, local = _RULES[op.kind](op, wide, [hulls[i] for i in inputs], unit)
+            local = local + flush
         else:
             slopes, local = _function(op, *wide[0], unit)
-        local = local + flush
+            local = local + flush
         steep = [np.maximum(abs(s), abs(t)) for s, t in slopes]
         total = sum(_times(s, out.total[i]) for s, i in zip(steep, inputs, strict=True)) + local
         return total * ROOM, local, slopes

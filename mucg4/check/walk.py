@@ -37,14 +37,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
 
 import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.curves import Lines
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.check.deviation import Deviation
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, fractions_of, gamma, norms
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
@@ -52,6 +53,8 @@ from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
+HALVINGS = 24  # of a leaf's region, where the deviation asks for it,
+MOST_PIECES, PIECES_PER_LEAF = 2000, 8  # and how many halves there may be
 BATCH = 512  # most regions handled together
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
 
@@ -73,8 +76,16 @@ class CheckReport:
     leaves: int = 0
 
 
-def check(proof: Proof, query: Query, budget: Budget | None = None, exact: bool = False) -> CheckReport:
+def check(
+    proof: Proof,
+    query: Query,
+    budget: Budget | None = None,
+    exact: bool = False,
+    deviation: Deviation | None = None,
+) -> CheckReport:
     """Re-establish the proof for the query, believing nothing in it; see the module text.
+
+    With a `deviation` the proof has to hold for executions in the model's own precision as well.
 
     `exact` evaluates in rational arithmetic (small piecewise linear networks only). Never raises for a
     bad proof, a network it has no rules for, or a spent budget: the report says so.
@@ -82,13 +93,15 @@ def check(proof: Proof, query: Query, budget: Budget | None = None, exact: bool 
     leaves, checked, failed, reason = proof.leaves, 0, 0, ""
     try:
         _identify(proof, query)
+        if deviation is not None and deviation.reason:
+            raise ProofError(deviation.reason)
         network = query.network
         plans = [_plan(tree, query.cases[tree.case], network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             enclosure = Enclosure(network, exact)
             roots: dict[int, tuple[Array, Array]] = {}
             for number, plan in enumerate(plans):
-                walk = _Walk(plan, enclosure, roots)
+                walk = _Walk(plan, enclosure, roots, deviation)
                 try:
                     walk.run(budget or Budget())
                 finally:
@@ -287,7 +300,11 @@ def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
 
 @dataclass(eq=False)
 class _Regions:
-    """B regions: tree node `(B,)`, box `lo, hi (B, inputs)`, bounds `low, up (B, width)`, `open (B, C)`."""
+    """B regions: tree node `(B,)`, box `lo, hi (B, inputs)`, bounds `low, up (B, width)`, `open (B, C)`.
+
+    `slack (B, M)`: the least deviation known of every constraint, see `Frame`. `depth (B,)`: how often a leaf's
+    region was halved to get this one.
+    """
 
     at: Array
     lo: Array
@@ -295,37 +312,40 @@ class _Regions:
     low: Array
     up: Array
     open: Array
+    slack: Array
+    depth: Array
 
     def take(self, which: Array | slice) -> _Regions:
-        return _Regions(*(getattr(self, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")))
+        return _Regions(*(getattr(self, f.name)[which] for f in fields(self)))
 
     @staticmethod
     def join(parts: Sequence[_Regions]) -> _Regions:
         if len(parts) == 1:
             return parts[0]
-        names = ("at", "lo", "hi", "low", "up", "open")
-        return _Regions(*(np.concatenate([getattr(p, f) for p in parts]) for f in names))
+        return _Regions(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(parts[0])))
 
 
 @dataclass(eq=False)
 class _Constraints:
-    """One conjunction's numbers in the arithmetic of the check."""
+    """One conjunction's numbers in the arithmetic of the check, and which of the case's constraints they are."""
 
     x: Array
     y: Array
     c: Array
+    rows: slice
 
     @staticmethod
-    def of(conjunction: Conjunction, enclosure: Enclosure) -> _Constraints:
+    def of(conjunction: Conjunction, enclosure: Enclosure, start: int) -> _Constraints:
+        rows = slice(start, start + len(conjunction))
         if not enclosure.exact:
-            return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants)
+            return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants, rows)
         x, y = enclosure.numbers(conjunction.x_coeffs * 0), enclosure.numbers(conjunction.y_coeffs * 0)
         for k, (cx, cy, _) in enumerate(conjunction.exact):
             for i, v in cx.items():
                 x[k, i] = v
             for i, v in cy.items():
                 y[k, i] = v
-        return _Constraints(x, y, np.array([c for _, _, c in conjunction.exact], dtype=object))
+        return _Constraints(x, y, np.array([c for _, _, c in conjunction.exact], dtype=object), rows)
 
 
 @dataclass(eq=False)
@@ -338,27 +358,32 @@ class _Walk:
     plan: _Plan
     enclosure: Enclosure
     roots: dict[int, tuple[Array, Array]]
+    deviation: Deviation | None = None
     checked: int = 0
     failed: int = 0
     reason: str = ""
     constraints: list[_Constraints] = field(default_factory=list)
     budget: Budget = field(default_factory=Budget)
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
+    pieces: int = 0  # halves of leaves so far,
+    halved: dict[int, int] = field(default_factory=dict)  # and how many of each leaf are open
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
 
     def run(self, budget: Budget) -> None:
         e, case, self.budget = self.enclosure, self.plan.case, budget
-        self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
+        starts = np.cumsum([0, *(len(c) for c in case.conjunctions)]).tolist()
+        self.constraints = [_Constraints.of(c, e, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
-        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_)
+        slack, depth = np.full((1, starts[-1]), np.inf), np.zeros(1, dtype=np.int64)
+        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_, slack, depth)
         stack = [root]
         cells = sum(node.size for node in e.nodes)
         most = max(1, min(BATCH, REGION_CELLS // cells))
-        while stack:
+        while stack and not (self.failed and self.deviation is not None):  # with one leaf lost the claim is
             budget.poll()
             parts = [stack.pop()]
             while stack and sum(len(p.at) for p in parts) < most:
@@ -374,25 +399,68 @@ class _Walk:
     def _turn(self, batch: _Regions) -> _Regions:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
         tree = self.plan.tree
-        root = batch.at == 0
+        root, piece = (batch.at == 0) & (batch.depth == 0), batch.depth > 0
         fresh = root & (tree.case not in self.roots)
-        refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh
+        refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
         frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
         if fresh.any():  # the root is always alone in its batch; tightenings below hold for this tree only
             self.roots[tree.case] = batch.low.copy(), batch.up.copy()
         batch.open = batch.open & ~empty[:, None]
+        self._enlarge(batch, frame)
         self._tighten(batch, frame)
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
         self._clip(batch, frame, np.flatnonzero(live))
         live &= np.all(batch.lo <= batch.hi, axis=1)
-        self.checked += int(self.plan.leaves[batch.at[~live]].sum())
+        self.checked += int(self.plan.leaves[batch.at[~live & ~piece]].sum())
+        for leaf in batch.at[~live & piece].tolist():
+            self.halved[leaf] -= 1
+            self.checked += not self.halved[leaf]
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
-        self.failed += len(stuck)
+        halves, stuck = self._halve(batch, stuck)
+        self.failed += len(np.unique(batch.at[stuck]))
         if len(stuck) and not self.reason:
             which = int(np.argmax(batch.open[stuck[0]]))
             self.reason = f"leaf {int(batch.at[stuck[0]])} has no valid refutation of conjunction {which}"
-        return self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
+        children = self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
+        return children if halves is None else _Regions.join([children, halves])
+
+    def _halve(self, batch: _Regions, stuck: Array) -> tuple[_Regions | None, Array]:
+        """Where the deviation stands in a leaf's way: both halves of its region, and the leaves that are not halved.
+
+        The deviation shrinks with the region, and a leaf's refutation may be tried on any part of it. A box is halved
+        where, seen from the whole box, it is widest.
+        """
+        if self.deviation is None or not len(stuck):
+            return None, stuck
+        goes = (batch.depth[stuck] < HALVINGS) & np.all(np.isfinite(batch.slack[stuck]), axis=1)
+        self.pieces += 2 * int(goes.sum())
+        if not goes.any() or self.pieces > MOST_PIECES + PIECES_PER_LEAF * int(self.plan.leaves[0]):
+            return None, stuck
+        e, case = self.enclosure, self.plan.case
+        part = batch.take(np.tile(stuck[goes], 2))
+        width = (part.hi - part.lo).astype(np.float64) / np.maximum(case.box.hi - case.box.lo, 1e-300)
+        axis, every = width.argmax(axis=1), np.arange(len(part.at))
+        middle = (part.lo[every, axis] + part.hi[every, axis]) * e.half
+        first = every < len(every) // 2
+        part.hi[every[first], axis[first]] = middle[first]
+        part.lo[every[~first], axis[~first]] = middle[~first]
+        part.depth = part.depth + 1
+        for leaf in batch.at[stuck[goes]].tolist():
+            self.halved[leaf] = self.halved.get(leaf, 1) + 1
+        return part, stuck[~goes]
+
+    def _enlarge(self, batch: _Regions, frame: Frame) -> None:
+        """How far an execution's constraints may be from the real ones on these regions, where that is asked for.
+
+        An execution that is unsafe at x has `g_i(x) <= slack_i` in real arithmetic. On each region that holds x the
+        slack is a valid one, so the least on the path is: refutations, clips and tightenings exclude no such x.
+        """
+        if self.deviation is not None:
+            lower, upper = ([np.asarray(a, dtype=np.float64) for a in part] for part in (frame.lower, frame.upper))
+            if self.enclosure.exact:  # fractions were rounded to nearest
+                lower, upper = [np.nextafter(a, -np.inf) for a in lower], [np.nextafter(a, np.inf) for a in upper]
+            frame.slack = batch.slack = np.fmin(batch.slack, self.deviation.bound(lower, upper, self.plan.case))
 
     # ---- tightenings ---------------------------------------------------------------------------
 
@@ -415,6 +483,7 @@ class _Walk:
                 own = frame.one(b) if own is None else own
                 self._intersect(region, t, self._bounds(t, own))
                 own, empty = self.enclosure.sweep((region.lo, region.hi), region.low, region.up, nowhere, nowhere)
+                own.slack = region.slack if self.deviation is not None else None
                 if empty[0]:
                     region.open[0] = False
             if own is not None:
@@ -559,6 +628,12 @@ class _Walk:
             rows.error = gamma(weights.shape[1] + 8) * spread
         if np.any(g.x != 0):
             e.push(rows, 0, weights @ g.x, frame)
+        if frame.slack is not None:
+            slack = frame.slack[region, g.rows]
+            lost = _total(weights, fractions_of(slack, infinite=True) if e.exact else slack)
+            if not e.exact:
+                rows.error = rows.error + gamma(weights.shape[1] + 8) * lost
+            e.add(rows, -lost)
         return rows
 
     def _add_literals(self, rows: Rows, row: Array, literal: Array, beta: Array, frame: Frame) -> None:
@@ -621,7 +696,8 @@ class _Walk:
         A box that is empty afterwards refutes that conjunction.
         """
         e = self.enclosure
-        wanted = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[live]] & (batch.open[live].sum(axis=1) == 1)
+        asked = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[live]] | (batch.depth[live] > 0)
+        wanted = asked & (batch.open[live].sum(axis=1) == 1)
         clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
@@ -655,3 +731,8 @@ class _Walk:
             up[a, column[a]] = np.minimum(up[a, column[a]], threshold[a])
             low[b, column[b]] = np.maximum(low[b, column[b]], threshold[b])
         return both
+
+
+def _total(weights: Array, slack: Array) -> Array:
+    """(R,) sums of weights times slack; a slack that is not known, inf, counts where its weight does."""
+    return np.where(weights == 0, 0, np.where(weights == 0, 0, slack) * weights).sum(axis=1)
