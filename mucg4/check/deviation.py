@@ -85,6 +85,7 @@ BELLS: dict[str, Any] = {  # derivatives that fall on both sides of zero, off by
     "Softsign": lambda z: 1.0 / (1.0 + abs(z)) ** 2,
     "Atan": lambda z: 1.0 / (1.0 + z * z),
 }
+Pair = tuple[Array, Array]
 STEPS = ("Floor", "Round", "Sign")
 
 
@@ -152,10 +153,11 @@ class Deviation:
                 return f"a factor is too large or too small (node {node.name!r})"
         return ""
 
-    def bound(self, lower: Sequence[Array], upper: Sequence[Array], case: Case) -> Array:
+    def bound(self, lower: Sequence[Array], upper: Sequence[Array], case: Case, sharp: Array | None = None) -> Array:
         """`(B, M)`: at least |g' - g| for all M constraints of the case's conjunctions, one after the other.
 
-        `lower`, `upper` are hulls `(B, n)` of the real values of the walked network's nodes on B regions. inf where
+        `lower`, `upper` are hulls `(B, n)` of the real values of the walked network's nodes on B regions. `sharp (B,)`
+        tells where the dearer bounds of single neurons are worth their price; everywhere if not given. inf where
         nothing is known.
         """
         rows = [_rows(c) for c in case.conjunctions]
@@ -166,17 +168,18 @@ class Deviation:
         y, x = (np.concatenate([np.asarray(r[i]) for r in rows]) for i in (0, 1))
         constants = np.concatenate([r[2] for r in rows])
         widest = max(n.size for n in self.nodes)
+        sharp = np.ones(batch, dtype=bool) if sharp is None else sharp
         step = max(1, 8 * CELLS // (count * widest))
         with np.errstate(all="ignore"):
             for part in (slice(i, i + step) for i in range(0, batch, step)):
-                errors = self._forward([a[part] for a in lower], [a[part] for a in upper])
-                d = self._backward(errors, y) + self._evaluation(errors, y, x, constants)
+                errors = self._forward([a[part] for a in lower], [a[part] for a in upper], sharp[part])
+                d = self._constraints(errors, y) + self._evaluation(errors, y, x, constants)
                 out[part] = np.where(np.isfinite(d), d * ROOM, inf)
         return out
 
     # ---- forward -------------------------------------------------------------------------------
 
-    def _forward(self, lower: list[Array], upper: list[Array]) -> _Errors:
+    def _forward(self, lower: list[Array], upper: list[Array], sharp: Array) -> _Errors:
         zero = np.zeros_like(lower[0])
         out = _Errors([zero], [zero], [np.maximum(abs(lower[0]), abs(upper[0]))], {})
         hulls = [(lower[0], upper[0])]
@@ -186,6 +189,8 @@ class Deviation:
                 e, local = self._affine(k, node.op, node.inputs, out, largest)
             else:
                 assert isinstance(node.op, Nonlinear)
+                if isinstance(node.op, TwoPiece) and sharp.any():
+                    self._sharpen(node.inputs[0], out, hulls, sharp)
                 e, local, out.slopes[k] = self._curve(node.op, node.inputs, out, hulls)
             twin = self.twins[k]
             lo, hi = (lower[twin], upper[twin]) if twin >= 0 else self._hull(k, hulls)
@@ -214,7 +219,7 @@ class Deviation:
         return (carried + local) * ROOM, np.where(size < a.limit, local, inf)
 
     def _curve(
-        self, op: Nonlinear, inputs: tuple[int, ...], out: _Errors, hulls: list[tuple[Array, Array]]
+        self, op: Nonlinear, inputs: tuple[int, ...], out: _Errors, hulls: list[Pair]
     ) -> tuple[Array, Array, list[tuple[Array, Array]]]:
         """`(total, local)` error of an elementwise node, and its slopes."""
         flush = self.arithmetic.flush
@@ -237,7 +242,7 @@ class Deviation:
         total = sum(_times(s, out.total[i]) for s, i in zip(steep, inputs, strict=True)) + local
         return total * ROOM, local, slopes
 
-    def _hull(self, k: int, hulls: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    def _hull(self, k: int, hulls: list[Pair]) -> tuple[Array, Array]:
         """The image of the hulls of a node that the walked network has not, rounded outward."""
         node, op = self.nodes[k], self.nodes[k].op
         lo, hi = [hulls[i][0] for i in node.inputs], [hulls[i][1] for i in node.inputs]
@@ -253,38 +258,51 @@ class Deviation:
 
     # ---- backward ------------------------------------------------------------------------------
 
-    def _backward(self, errors: _Errors, y: Array) -> Array:
-        """`(B, M)` at least `|sum_k J_k delta_k|`."""
-        batch, count, last = len(errors.total[0]), len(y), len(self.nodes) - 1
-        d = np.zeros((batch, count))
-        c = np.broadcast_to(y, (batch, *y.shape))
-        rows: dict[int, tuple[Array, Array]] = {last: (c, abs(c) * DOUBLE)}  # stated coefficients are nearest doubles
-        for k in range(last, 0, -1):
+    def _sharpen(self, i: int, out: _Errors, hulls: list[Pair], sharp: Array) -> None:
+        """Backward bounds of the errors of node i, in place, where they decide whether a neuron is stable."""
+        (lo, hi), e = hulls[i], out.total[i] + 2 * self.arithmetic.flush
+        region, neuron = np.nonzero(sharp[:, None] & (((lo > 0) & (lo <= e)) | ((hi < 0) & (hi >= -e))))
+        step = max(1, 4 * CELLS // max(n.size for n in self.nodes[: i + 1]))
+        for part in (slice(k, k + step) for k in range(0, len(region), step)):
+            r, j = region[part], neuron[part]
+            unit = np.zeros((len(r), self.nodes[i].size))
+            unit[np.arange(len(r)), j] = 1.0
+            d = self._backward(out, unit, np.zeros_like(unit), r, i) * ROOM
+            out.total[i][r, j] = np.fmin(out.total[i][r, j], d)
+
+    def _backward(self, errors: _Errors, c: Array, r: Array, region: Array, start: int) -> Array:
+        """`(R,)` at least `|sum_k J_k delta_k|` for the rows `c +- r` `(R, n)` over node `start` on regions `(R,)`."""
+        d = np.zeros(len(c))
+        rows: dict[int, tuple[Array, Array]] = {start: (c, r)}
+        for k in range(start, 0, -1):
             if k not in rows:
                 continue
             c, r = rows.pop(k)
-            d = d + np.einsum("bmn,bn->bm", abs(c) + r, errors.local[k])
+            d = d + np.einsum("rn,rn->r", abs(c) + r, errors.local[k][region])
             d = np.where(np.isnan(d), inf, d)
             op = self.nodes[k].op
             if isinstance(op, Affine):
                 parts = self._pull_affine(k, op, c, r)
             else:
-                parts = [_interval_product(c, r, *s) for s in errors.slopes[k]]
+                parts = [_interval_product(c, r, s[region], t[region]) for s, t in errors.slopes[k]]
             for i, (cc, rr) in zip(self.nodes[k].inputs, parts, strict=True):
                 if i in rows:
                     cc, rr = rows[i][0] + cc, (rows[i][1] + rr) + DOUBLE * (abs(rows[i][0]) + abs(cc))
                 rows[i] = cc, rr
         return d
 
+    def _constraints(self, errors: _Errors, y: Array) -> Array:
+        """`(B, M)` at least `|y . (v' - v)|` at the output."""
+        batch = len(errors.total[0])
+        c, region = np.tile(y, (batch, 1)), np.repeat(np.arange(batch), len(y))
+        d = self._backward(errors, c, abs(c) * DOUBLE, region, len(self.nodes) - 1)  # coefficients are nearest doubles
+        return d.reshape(batch, -1)
+
     def _pull_affine(self, k: int, op: Affine, c: Array, r: Array) -> list[tuple[Array, Array]]:
         """Rows over the inputs of an affine node: `c W` and `r |W|`, with the rounding of both in the latter."""
-        shape, size = c.shape[:2], c.shape[2]
         slack = (op.fan_in + 8) * DOUBLE
-        centres = op.adjoint(c.reshape(-1, size))
-        radii = self.absolute[k].adjoint((r + slack * (abs(c) + r)).reshape(-1, size))
-        return [
-            (cc.reshape(*shape, -1), rr.reshape(*shape, -1) + 1e-150) for cc, rr in zip(centres, radii, strict=True)
-        ]
+        radii = self.absolute[k].adjoint(r + slack * (abs(c) + r))
+        return [(centre, radius + 1e-150) for centre, radius in zip(op.adjoint(c), radii, strict=True)]
 
     def _evaluation(self, errors: _Errors, y: Array, x: Array, constants: Array) -> Array:
         """`(B, M)` rounding of the constraints themselves, in any order, with coefficients and constants rounded."""
@@ -330,10 +348,8 @@ def _times(a: Array, b: Array) -> Array:
 
 
 def _interval_product(c: Array, r: Array, least: Array, most: Array) -> tuple[Array, Array]:
-    """`[c - r, c + r]` (B, M, n) times `[least, most]` (B, n), as centre and radius."""
-    low, up = c - r, c + r
-    s, t = least[:, None, :], most[:, None, :]
-    products = [np.where((a == 0) | (b == 0), 0.0, a * b) for a in (low, up) for b in (s, t)]
+    """`[c - r, c + r]` times `[least, most]`, all `(R, n)`, as centre and radius."""
+    products = [np.where((a == 0) | (b == 0), 0.0, a * b) for a in (c - r, c + r) for b in (least, most)]
     first = np.minimum(np.minimum(products[0], products[1]), np.minimum(products[2], products[3]))
     last = np.maximum(np.maximum(products[0], products[1]), np.maximum(products[2], products[3]))
     centre = first + (last - first) / 2
@@ -343,8 +359,7 @@ def _interval_product(c: Array, r: Array, least: Array, most: Array) -> tuple[Ar
 
 # ---- elementwise rules: slopes on the widened hull, and the local error -----------------------------------------
 
-Slopes = list[tuple[Array, Array]]
-Pair = tuple[Array, Array]
+Slopes = list[Pair]
 
 
 def _two_piece(op: TwoPiece, lo: Array, hi: Array, unit: float) -> tuple[Slopes, Array]:

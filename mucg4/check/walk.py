@@ -53,8 +53,8 @@ from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
-HALVINGS = 24  # of a leaf's region, where the deviation asks for it,
-MOST_PIECES, PIECES_PER_LEAF = 2000, 8  # and how many halves there may be
+HALVINGS = 40  # of a leaf's region, where the deviation asks for it,
+PIECES = 256  # and how many halves there may be, besides half as many as leaves, in one unit of effort
 BATCH = 512  # most regions handled together
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
 
@@ -82,10 +82,12 @@ def check(
     budget: Budget | None = None,
     exact: bool = False,
     deviation: Deviation | None = None,
+    effort: int = 1,
 ) -> CheckReport:
     """Re-establish the proof for the query, believing nothing in it; see the module text.
 
-    With a `deviation` the proof has to hold for executions in the model's own precision as well.
+    With a `deviation` the proof has to hold for executions in the model's own precision as well: all constraints are
+    loosened by it, region by region, and leaves that do not hold then are halved, more often with more `effort`.
 
     `exact` evaluates in rational arithmetic (small piecewise linear networks only). Never raises for a
     bad proof, a network it has no rules for, or a spent budget: the report says so.
@@ -101,7 +103,7 @@ def check(
             enclosure = Enclosure(network, exact)
             roots: dict[int, tuple[Array, Array]] = {}
             for number, plan in enumerate(plans):
-                walk = _Walk(plan, enclosure, roots, deviation)
+                walk = _Walk(plan, enclosure, roots, deviation, effort)
                 try:
                     walk.run(budget or Budget())
                 finally:
@@ -359,6 +361,7 @@ class _Walk:
     enclosure: Enclosure
     roots: dict[int, tuple[Array, Array]]
     deviation: Deviation | None = None
+    effort: int = 1
     checked: int = 0
     failed: int = 0
     reason: str = ""
@@ -366,6 +369,10 @@ class _Walk:
     budget: Budget = field(default_factory=Budget)
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
     pieces: int = 0  # halves of leaves so far,
+    latest: dict[int, list[Refutation]] = field(default_factory=dict)
+    influence: Array | None = (
+        None  # (B, inputs) size of the coefficients of the last refutations, where they were tried
+    )
     halved: dict[int, int] = field(default_factory=dict)  # and how many of each leaf are open
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
 
@@ -428,19 +435,23 @@ class _Walk:
     def _halve(self, batch: _Regions, stuck: Array) -> tuple[_Regions | None, Array]:
         """Where the deviation stands in a leaf's way: both halves of its region, and the leaves that are not halved.
 
-        The deviation shrinks with the region, and a leaf's refutation may be tried on any part of it. A box is halved
-        where, seen from the whole box, it is widest.
+        The deviation shrinks with the region, and a leaf's refutation may be tried on any part of it. Halved is the
+        input that moves the refutation most, or else the one that, seen from the whole box, is widest.
         """
         if self.deviation is None or not len(stuck):
             return None, stuck
         goes = (batch.depth[stuck] < HALVINGS) & np.all(np.isfinite(batch.slack[stuck]), axis=1)
         self.pieces += 2 * int(goes.sum())
-        if not goes.any() or self.pieces > MOST_PIECES + PIECES_PER_LEAF * int(self.plan.leaves[0]):
+        if not goes.any() or self.pieces > self.effort * (PIECES + int(self.plan.leaves[0]) // 2):
             return None, stuck
         e, case = self.enclosure, self.plan.case
         part = batch.take(np.tile(stuck[goes], 2))
-        width = (part.hi - part.lo).astype(np.float64) / np.maximum(case.box.hi - case.box.lo, 1e-300)
-        axis, every = width.argmax(axis=1), np.arange(len(part.at))
+        width = (part.hi - part.lo).astype(np.float64)
+        assert self.influence is not None
+        moved = width * np.tile(self.influence[stuck[goes]], (2, 1))
+        seen = width / np.maximum(case.box.hi - case.box.lo, 1e-300)
+        axis = np.where(moved.any(axis=1, keepdims=True), moved, seen).argmax(axis=1)
+        every = np.arange(len(part.at))
         middle = (part.lo[every, axis] + part.hi[every, axis]) * e.half
         first = every < len(every) // 2
         part.hi[every[first], axis[first]] = middle[first]
@@ -460,7 +471,9 @@ class _Walk:
             lower, upper = ([np.asarray(a, dtype=np.float64) for a in part] for part in (frame.lower, frame.upper))
             if self.enclosure.exact:  # fractions were rounded to nearest
                 lower, upper = [np.nextafter(a, -np.inf) for a in lower], [np.nextafter(a, np.inf) for a in upper]
-            frame.slack = batch.slack = np.fmin(batch.slack, self.deviation.bound(lower, upper, self.plan.case))
+            sharp = (self.plan.tree.left[batch.at] < 0) & np.any(batch.open, axis=1)
+            slack = self.deviation.bound(lower, upper, self.plan.case, sharp)
+            frame.slack = batch.slack = np.fmin(batch.slack, slack)
 
     # ---- tightenings ---------------------------------------------------------------------------
 
@@ -597,10 +610,11 @@ class _Walk:
         """Close the conjunctions whose refutation holds on the region."""
         groups: dict[int, list[tuple[int, Refutation]]] = defaultdict(list)
         for b, at in enumerate(batch.at.tolist()):
-            for r in self.plan.at.get(at, ()):
+            for r in self.plan.at.get(at, ()) if self.deviation is None else self._latest(at):
                 if batch.open[b, r.conjunction]:
                     groups[r.conjunction].append((b, r))
         last = len(self.enclosure.nodes) - 1
+        self.influence = np.zeros(batch.lo.shape)
         for conjunction, group in groups.items():
             region = np.array([b for b, _ in group])
             weights = self.enclosure.numbers(np.array([r.weights for _, r in group], dtype=np.float64))
@@ -616,7 +630,25 @@ class _Walk:
             self._add_cuts(rows, used, multipliers, frame)
             self._set_slopes(rows, [r for _, r in group], frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
+            if self.deviation is not None:
+                self.influence[region] = np.maximum(self.influence[region], abs(rows.coef[0]).astype(np.float64))
             batch.open[region[value > 0], conjunction] = False
+
+    def _latest(self, at: int) -> list[Refutation]:
+        """The last refutation of each conjunction on the path to a tree node: one holds below its place, too.
+
+        With a deviation one that failed there may hold on a part of the region.
+        """
+        path = []
+        while at >= 0 and at not in self.latest:
+            path.append(at)
+            at = int(self.plan.parent[at])
+        found = self.latest[at] if at >= 0 else []
+        for k in reversed(path):
+            here = self.plan.at.get(k, [])
+            own = {r.conjunction for r in here}
+            found = self.latest[k] = here + [r for r in found if r.conjunction not in own]
+        return found
 
     def _functional(self, g: _Constraints, weights: Array, region: Array, frame: Frame) -> Rows:
         """Rows `sum_i weights[:, i] g_i`. The coefficients are nearest doubles: one more rounding each."""
