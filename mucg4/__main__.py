@@ -369,7 +369,7 @@ def _extra_options(args: argparse.Namespace) -> list[str]:
     """Settings given to `bench` as options of its child processes."""
     out = []
     if args.jobs > 1 and not args.workers:  # rows that run at the same time share the cores
-        from mucg4.search.parallel import usable_cores
+        from mucg4.processes import usable_cores
 
         args.workers = max(1, usable_cores() // args.jobs)
     for f in fields(Settings):

@@ -4,8 +4,8 @@ Keys: `format` ("mucg4-case"), `version` (1), `kind` (free text: what failed), `
 network as `onnx_base64` or, for small dense ReLU networks, as `layers` (a list of `{"weights": rows, "bias": [...]}`, a
 ReLU between two layers, `x W^T + b`), optionally the original it is a variant of (`related_onnx_base64` or
 `related_layers`: it is verified first, into the store) and the property that one has if it is another
-(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat or null), `seconds` (limit of one
-engine), `note`.
+(`related_vnnlib`), `settings` (fields of `Settings`), `expected` (sat, unsat, "not sat" or "not unsat" where unknown is
+right too, or null), `seconds` (limit of one engine), `note`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ class CaseReport:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+
+def cases_folder() -> Path:
+    """Where runs leave the cases of their own failures: beside the store, in the user's cache folder."""
+    from mucg4.store.store import default_path
+
+    return default_path().with_name("cases")
 
 
 def layers_to_onnx(layers: Layers) -> bytes:
@@ -157,6 +164,10 @@ def run_case(path: Path) -> CaseReport:
     words = {w for w in report.findings.values() if w in ("sat", "unsat")}
     if len(words) == 2:
         report.problems.append("the engines contradict each other")
+    if case.expected and case.expected.startswith("not "):
+        if case.expected.removeprefix("not ") in words:
+            report.problems.append(f"expected {case.expected}")
+        return report
     if case.expected and words - {case.expected}:
         report.problems.append(f"expected {case.expected}")
     if case.expected and report.findings.get("scratch") != case.expected:
@@ -208,7 +219,7 @@ def _decide(report: CaseReport, case: _Case, name: str, query: Query, store: Any
 
 
 def _replay(report: CaseReport, name: str, query: Query, verdict: Unsafe) -> None:
-    from mucg4.gate.runtime import replay_witness
+    from mucg4.gate.witness import replay_witness
 
     if replay_witness(query, verdict.witness.x) is None:
         report.problems.append(f"{name}: onnxruntime does not confirm the witness")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Mucg4Error(Exception):
     """Base class; its text is one clear line for the user."""
@@ -28,7 +30,17 @@ class BudgetError(Mucg4Error):
 
 
 class StuckError(BudgetError):
-    """A search cannot go on though the budget is not spent; another way to search may. What it held is lost."""
+    """A search cannot go on though the budget is not spent; another way to search may. What it held is lost.
+
+    `points` `(B, inputs)` are the regions that shrank to a point: concrete evaluation may still decide them.
+    """
+
+    def __init__(self, text: str, points: Any = ()) -> None:
+        super().__init__(text)
+        self.points = points
+
+    def __reduce__(self) -> tuple[Any, ...]:  # sent between processes
+        return type(self), (str(self), self.points)
 
 
 class UnsoundError(Mucg4Error):

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,15 +31,16 @@ from mucg4.bound.planes import Planes, derive
 from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
 from mucg4.bound.twin import Twin
-from mucg4.errors import ProofError
+from mucg4.errors import BudgetError, ProofError, StuckError, UnsoundError
 from mucg4.model.query import Witness
+from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.proof.proof import Cuts, Refutation, Tightening, Tree
 from mucg4.search.bab import Open, Search, cut_regions
 from mucg4.search.parallel import drive
-from mucg4.search.run import CaseState, Run, attack_of, new_search, root_work, splits_phases
+from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work, splits_phases
 from mucg4.search.solve import solve, solve_case
 from mucg4.store.match import Match, relate, translate
 
@@ -52,19 +54,33 @@ LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on
 BATCH = 512
 COMFORT = 0.02  # margins below this share of the functional's range over its box are widened
 NOT_THERE = "stored evidence was re-established in NumPy; the device searched what stayed open"
+CAUTION = 64.0  # how many times rounding is charged where the checker disagreed
 FEW = 8  # batches up to this size are near the root or cheap anyway
 
 
 class Replay:
     """Walks one stored tree on one case; leaves what is open in `search`'s frontier."""
 
-    def __init__(self, run: Run, state: CaseState, tree: Tree, rung: str = "duals", widen: int = 0) -> None:
-        """`rung` names what stored duals count as; `widen` ascent steps are spent on margins close to zero."""
+    def __init__(
+        self,
+        run: Run,
+        state: CaseState,
+        tree: Tree,
+        rung: str = "duals",
+        widen: int = 0,
+        distrusted: frozenset[int] = frozenset(),
+    ) -> None:
+        """`rung` names what stored duals count as; `widen` ascent steps are spent on margins close to zero.
+
+        Tree nodes that are `distrusted` are searched, whatever the evidence stored at them says.
+        """
         self.run, self.state, self.tree, self.rung, self.widen = run, state, tree, rung, widen
         self.search: Search = new_search(run, state, attack_of(run, state.case))
         self.evidence: dict[int, list[Refutation]] = defaultdict(list)
+        self.distrusted = np.isin(np.arange(len(tree)), list(distrusted))
         for r in tree.refutations:
-            self.evidence[r.at].append(r)
+            if not self.distrusted[r.at]:
+                self.evidence[r.at].append(r)
         self.tightenings: dict[int, list[Tightening]] = defaultdict(list)
         for t in tree.tightenings:
             self.tightenings[t.at].append(t)
@@ -400,22 +416,58 @@ def usable_trees(state: CaseState, trees: list[Tree]) -> list[Tree]:
 def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
     """Use what the store knows about related queries; None when nothing there helps.
 
-    Raises `BudgetError`. The relation to the most promising entry goes into the statistics.
+    This is the boundary behind which nothing stored can cost a verdict: whatever goes wrong with it, a replay that gets
+    stuck included, is a warning and None. Raises `BudgetError` when the budget is spent, and `UnsoundError`.
     """
-    candidates = store.related(run.query)
-    chosen: tuple[Related, Match] | None = None
-    points: list[Array] = []
-    for related in candidates:
-        found = relate(related, run.query)
-        if found.relation == "unrelated":
+    try:
+        return _replay_best(run, store)
+    except UnsoundError:
+        raise
+    except Exception as error:  # a stored entry is a hint, and a wrong one may break anything
+        if run.budget.spent() or (isinstance(error, BudgetError) and not isinstance(error, StuckError)):
+            raise
+        run.statistics.warnings.append(f"stored results were not used: {' '.join(str(error).split())}")
+        return None
+
+
+def _related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:
+    """The candidates with their relations, the most promising first; without those that cannot be compared."""
+    out: list[tuple[Related, Match]] = []
+    for related in store.related(run.query):
+        try:
+            found = relate(related, run.query)
+        except Exception as error:  # noqa: BLE001 - a network that decodes may still be beyond comparing
+            related.broken("weights", related.fingerprint, f"it cannot be compared: {error}")
             continue
-        if chosen is None or (chosen[0].word == "sat" and related.word == "unsat" and related.same_unsafe):
-            chosen = (related, found)
-        if related.word == "sat" and related.same_unsafe and related.witness_x is not None and len(points) < 2:
-            points.append(np.asarray(related.witness_x, dtype=np.float64))
+        if found.relation != "unrelated":
+            out.append((related, found))
+    return out
+
+
+def _most_helpful(candidates: list[tuple[Related, Match]]) -> tuple[Related, Match] | None:
+    """The first candidate, or the first proof of the same unsafe set behind a witness; what does not decode is none."""
+    left = list(candidates)
+    while left:
+        proofs = (c for c in left if c[0].word == "unsat" and c[0].same_unsafe)
+        chosen = next(proofs, left[0]) if left[0][0].word == "sat" else left[0]
+        related = chosen[0]
+        if not related.same_unsafe or (related.proof if related.word == "unsat" else related.witness_x) is not None:
+            return chosen
+        left.remove(chosen)
+    return None
+
+
+def _replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:
+    """See `replay_best`. The relation to the most promising entry goes into the statistics."""
+    candidates = _related_here(run, store)
+    chosen = _most_helpful(candidates)
     if chosen is None:
         return None
     related, found = chosen
+    points: list[Array] = []
+    for other, _ in candidates:
+        if other.word == "sat" and other.same_unsafe and other.witness_x is not None and len(points) < 2:
+            points.append(np.asarray(other.witness_x, dtype=np.float64))
     statistics = run.statistics
     statistics.relation, statistics.relation_detail, statistics.related_proof = (
         found.relation,
@@ -455,6 +507,31 @@ def replay_all(run: Run, trees: list[Tree], rung: str) -> Witness | list[Tree]:
         statistics.times["replay"] = round(time.monotonic() - started, 4)
         closed = sum(v for k, v in statistics.rungs.items() if k != "witness")
         statistics.reused_share = round(closed / statistics.stored_leaves, 4) if statistics.stored_leaves else 0.0
+
+
+def reopen(run: Run, trees: list[Tree], rejected: Sequence[tuple[int, int, int]]) -> Witness | list[Tree]:
+    """The trees with the leaves that the checker rejected, `(tree, tree node, conjunction)`, searched again.
+
+    Such leaves were closed by a hair, where the search's charge for rounding and the checker's differ: now rounding is
+    charged CAUTION times. What the other leaves state is evaluated, not searched. Raises `BudgetError`.
+    """
+    careful = replace(run, caution=CAUTION, statistics=Statistics())
+    out: list[Tree] = []
+    for number, tree in enumerate(trees):
+        leaves = frozenset(leaf for k, leaf, _ in rejected if k == number)
+        opened = open_case(careful, tree.case) if leaves else None
+        if opened is None:
+            out.append(tree)
+            continue
+        state = suited(run.settings, opened, tree)
+        for part in parts(state, tree):
+            search = Replay(careful, state, part, distrusted=leaves).walk()
+            witness = drive([search], run.workers)
+            if witness is not None:
+                return witness
+            out.append(search.recorder.tree(state.number, part.conjunctions))
+    run.statistics.regions += careful.statistics.regions
+    return out
 
 
 def _translated(related: Related, found: Match) -> list[Tree]:

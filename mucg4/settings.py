@@ -40,7 +40,11 @@ class Settings:
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
-    self_check: bool = _option(False, "let the independent checker confirm the proof before unsat is claimed")
+    unchecked: bool = _option(
+        True,
+        "when time ends before the independent checker does, and nothing it saw failed, still answer unsat (the run "
+        "record says so); off: timeout",
+    )
     proof_bytes: int = _option(
         32 * 2**20, "largest stored proof; larger ones lose tightenings, cuts and slopes, then cores", low=0
     )

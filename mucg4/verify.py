@@ -13,11 +13,13 @@ import numpy as np
 
 from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
-from mucg4.errors import BudgetError, UnsoundError
-from mucg4.gate.runtime import Runtime, agreement
+from mucg4.errors import BudgetError, StuckError
+from mucg4.evidence import examine
+from mucg4.gate.agreement import agreement
+from mucg4.gate.runtime import Runtime
 from mucg4.memory import limit_bytes
 from mucg4.model.query import Query, Witness
-from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
+from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown, Unsafe, Verdict
 from mucg4.proof.proof import Proof, Tree
 from mucg4.search.run import Run
 from mucg4.search.solve import solve
@@ -26,6 +28,7 @@ from mucg4.settings import Settings
 if TYPE_CHECKING:
     from mucg4.store.store import Store
 
+LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03  # of comparing with onnxruntime before `unsat`: seconds, share of the run
 WIDE = 2048  # nodes larger than this give BLAS threads enough to do
 
 
@@ -43,8 +46,9 @@ def verify(
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
     the verdict as soon as it stands, before the store is written.
 
-    Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof; an exhausted budget (time
-    or memory) or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
+    Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof that the independent checker
+    accepted (or had no time for, see `Safe.checked`); an exhausted budget (time or memory), a proof that the checker
+    rejects or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
 
@@ -103,7 +107,7 @@ def decide(
         return Unknown("out of memory", run.statistics)
     if announce is not None:
         announce(verdict)
-    if store is not None and not isinstance(verdict, Unknown):
+    if store is not None and (isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked)):
         try:
             _save(run, store, verdict)
         except MemoryError:
@@ -158,26 +162,71 @@ def stage(run: Run, name: str) -> Iterator[None]:
 
 
 def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
+    """What the evidence allows to claim: nothing is `unsat` that the checker has seen and not accepted."""
     if isinstance(found, Witness):
         return Unsafe(found, run.statistics)
     with stage(run, "agreement"):
-        problem = agreement(run.query, run.runtime)
+        seconds = max(LEAST_SECONDS, COMPARED_SHARE * run.budget.elapsed())
+        problem = agreement(run.query, run.runtime, seconds=seconds).problem
     if problem is not None:
         return Unknown(problem, run.statistics)
-    query = run.query
-    proof = Proof(query.network.fingerprint, query.property_hash, tuple(found), query.network.source_hash)
-    run.statistics.leaves = proof.leaves
-    run.statistics.max_depth = max((int(t.depths().max()) for t in found), default=0)
-    if run.settings.self_check:
-        from mucg4.check.walk import check
+    report = _examined(run, found)
+    if report.rejected:
+        from mucg4.ladder import reopen
 
-        with stage(run, "check"):
-            report = check(proof, query, run.budget)
-        if not report.accepted:
-            if run.budget.spent():
-                return Unknown("timeout", run.statistics)
-            raise UnsoundError(f"the independent checker rejects the proof: {report.reason}")
-    return Safe(proof, run.statistics)
+        run.report(f"the checker rejects {len(report.rejected)} leaves: they are searched again")
+        run.statistics.reopened = len(report.rejected)
+        try:
+            with stage(run, "reopen"):
+                again = reopen(run, found, report.rejected)
+        except StuckError:
+            return _verdict_of(run, report)
+        if isinstance(again, Witness):
+            return Unsafe(again, run.statistics)
+        report = _examined(run, again)
+    return _verdict_of(run, report)
+
+
+def _examined(run: Run, trees: list[Tree]) -> CheckReport:
+    """The checker's report; how it went is in the statistics."""
+    with stage(run, "check"):
+        report = examine(run.query, trees, run.budget, run.workers)
+    statistics = run.statistics
+    statistics.leaves = report.proof.leaves
+    statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
+    statistics.fallback = report.fallback
+    statistics.checker = "accepted" if report.accepted else "unfinished" if report.late else f"rejected: {report.reason}"
+    return report
+
+
+def _verdict_of(run: Run, report: CheckReport) -> Verdict:
+    statistics = run.statistics
+    if report.accepted:
+        return Safe(report, statistics)
+    if report.late and run.settings.unchecked:
+        statistics.warnings.append("the time was too short for the independent checker: this unsat is unchecked")
+        return Safe(report, statistics)
+    if run.budget.spent() and not report.failed:
+        return Unknown(run.budget.interrupted or "timeout", statistics)
+    reason = f"the independent checker rejects the proof: {report.reason}"
+    path = _kept_case(run, reason)
+    statistics.warnings.append(reason + (f" (case file: {path})" if path else ""))
+    return Unknown(reason, statistics)
+
+
+def _kept_case(run: Run, reason: str) -> str:
+    """Write a replayable case of a proof that was rejected; its path, empty where that is not possible."""
+    from mucg4.case import cases_folder, save_case
+
+    if not (run.query.text and run.query.network.model_bytes):
+        return ""
+    path = cases_folder() / f"{run.query.key[:16]}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_case(path, run.query.network.model_bytes, run.query.text, kind=reason, settings=run.settings)
+    except OSError:
+        return ""
+    return str(path)
 
 
 def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:

@@ -22,7 +22,8 @@ from mucg4.case import save_case
 from mucg4.check.walk import check
 from mucg4.compress import compress
 from mucg4.errors import BudgetError, InputError, Mucg4Error, UnsupportedError
-from mucg4.gate.runtime import Runtime, replay_witness
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.witness import replay_witness
 from mucg4.ladder import Replay, fits, parts
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics, Unsafe, Verdict

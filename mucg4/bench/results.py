@@ -22,6 +22,7 @@ from mucg4.errors import InputError
 from mucg4.report import json_text, write_atomic
 
 Record = dict[str, Any]
+UNFINISHED = "unfinished"  # in the run record: time ended before the checker did
 FILES = {"store": "runs.jsonl", "scratch": "scratch.jsonl"}
 
 
@@ -122,6 +123,8 @@ def find_alarms(plan: Plan, chosen: dict[str, dict[int, Record]]) -> list[str]:
                 out.append(f"WRONG ANSWER: {name}: {claim}")
             if record.get("check", "accepted") != "accepted":
                 out.append(f"PROOF NOT ACCEPTED: {name}: {record['check']}")
+            if (record.get("checker") or "").startswith("rejected"):
+                out.append(f"PROOF REJECTED IN THE RUN: {name}: {record['checker']}")
             if claim in ("sat", "unsat"):
                 claims.setdefault(_content(rows[index]), {}).setdefault(claim, name)
     for both in claims.values():

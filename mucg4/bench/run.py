@@ -19,6 +19,7 @@ from mucg4.bench.child import Child, Children
 from mucg4.bench.plan import Plan, Row
 from mucg4.bench.results import (
     FILES,
+    UNFINISHED,
     Record,
     find_alarms,
     is_wrong,
@@ -74,7 +75,7 @@ def _merge(row: Row, folder: Path, child: Child) -> Record:
     verdict = word or {"timeout": "timeout", "memory": "unknown"}.get(child.killed, "error")
     outside: Record = {"row": row.index, "onnx": row.onnx_text, "vnnlib": row.vnnlib_text, "timeout": row.timeout}
     outside.update(wall=child.wall, peak_rss=child.peak_rss, status=child.status, killed=child.killed)
-    if child.wall > row.timeout:
+    if child.wall > row.timeout or record.get("checker") == UNFINISHED:  # an unchecked unsat counts in no figure
         outside["claimed"], verdict = verdict, "timeout"
     if child.status not in (0, -signal.SIGKILL) or not word:
         outside["errors"] = child.errors

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mucg4.bench.results import UNFINISHED
+
 Record = dict[str, Any]
 DECIDED = ("sat", "unsat")
 SLOW_FACTOR, SLOW_SECONDS = 1.2, 0.3  # a row with the store should take less than this much of from scratch
@@ -153,9 +155,13 @@ def summary(runs: dict[int, Record], planned: int) -> list[str]:
         peak = max(r["peak_rss"] for r in records) / 2**20
         text = f"wall time: total {sum(walls):.1f} s, median {walls[len(walls) // 2]:.2f} s, longest {walls[-1]:.2f} s"
         lines.append(f"{text}; peak memory {peak:.0f} MiB")
+    inside = [r["checker"] for r in records if r.get("checker")]
+    if inside:
+        late = f", {inside.count(UNFINISHED)} not examined in time" if UNFINISHED in inside else ""
+        lines.append(f"proofs accepted by the checker in the runs: {inside.count('accepted')} of {len(inside)}{late}")
     checks = [r["check"] for r in records if "check" in r]
     if checks:
-        lines.append(f"proofs accepted by the checker: {checks.count('accepted')} of {len(checks)}")
+        lines.append(f"proofs accepted by the checker afterwards: {checks.count('accepted')} of {len(checks)}")
     for r in records:
         if r.get("errors"):
             last = r["errors"].strip().splitlines() or [f"exit status {r['status']}"]

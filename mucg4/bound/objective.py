@@ -13,7 +13,7 @@ import numpy as np
 from mucg4.bound.kernels import row_norms
 from mucg4.bound.planes import Planes
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
-from mucg4.bound.rounding import gamma
+from mucg4.bound.rounding import LEAST, gamma
 from mucg4.model.query import Case
 from mucg4.ops.arrays import (
     NUMPY,
@@ -37,13 +37,14 @@ class Evaluation:
 
     `value (B, M)`: lower bound of constraint m, -inf where not computed. `coeffs (B, M, d)` and
     `offset (B, M)`: the sound linear lower bound behind it. `trace[k] (B, M, size_k)`: coefficients on
-    each nonlinear node (empty unless asked for).
+    each nonlinear node (empty unless asked for). `error (B, M)`: the charge for rounding inside, 0 where not computed.
     """
 
     value: Array
     coeffs: Array
     offset: Array
     trace: dict[int, Array]
+    error: Array
 
 
 class Objective:
@@ -98,13 +99,15 @@ class Objective:
         rows.offset = rows.offset + weights @ self.constants
         # Stated numbers are exact decimals, the rows use their nearest numbers; and the weighted sums round. Both
         # are relative to the terms, which may cancel, so the norm of the sum (see `carry`) does not cover them.
-        output = bounder.scales.value[last]
-        rounding = weights @ abs(self.constants) + (weights @ abs(self.y)) @ output
+        norm, terms = bounder.scales.norm, weights.shape[1] + 2 * len(bounder.network.nodes)
+        rounding = weights @ abs(self.constants) + row_norms(weights @ abs(self.y)) * norm[last]
         if self.mixed:
             rows.coeffs = rows.coeffs + weights @ self.x
-            rounding = rounding + (weights @ abs(self.x)) @ bounder.scales.value[0]
+            rounding = rounding + row_norms(weights @ abs(self.x)) * norm[0]
             rows.error = rows.error + bounder.scales.error[0] * row_norms(rows.coeffs)
-        rows.error = rows.error + gamma(weights.shape[1], bounder.precision.unit) * rounding
+        for k, a in (extra or {}).items():
+            rounding, terms = rounding + abs(a) @ bounder.scales.value[k], terms + a.shape[1]
+        rows.error = rows.error + gamma(terms, bounder.precision.unit) * rounding
         if added is not None:
             rows.offset, rows.error = rows.offset + added[0], rows.error + added[1]
         return rows
@@ -123,14 +126,21 @@ class Objective:
         coeffs[region, row] = rows.coeffs
         offset = full((batch, m), -np.inf, like)
         offset[region, row] = rows.offset - rows.error
+        error = zeros((batch, m), like)
+        error[region, row] = rows.error
         traced: dict[int, Array] = {}
         for k, a in (taken or {}).items():
             traced[k] = zeros((batch, m, a.shape[1]), like)
             traced[k][region, row] = a
-        return Evaluation(value, coeffs, offset, traced)
+        return Evaluation(value, coeffs, offset, traced, error)
 
-    def values(self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array) -> Array:
-        """Only the lower bounds `(B, M)` of `evaluate`, in chunks: many constraints times inputs need no memory."""
+    def values(
+        self, bounder: Bounder, regions: Regions, refreshed: Refreshed, open_: Array, error: Array | None = None
+    ) -> Array:
+        """Only the lower bounds `(B, M)` of `evaluate`, in chunks: many constraints times inputs need no memory.
+
+        Their rounding charges are written to `error (B, M)`.
+        """
         region, row = nonzero(open_[:, self.owner])
         value = full((len(regions), len(self.owner)), -np.inf, regions.lo)
         step = max(16, 4 * chunk(CHUNK_ELEMENTS, value) // max(node.size for node in bounder.network.nodes))
@@ -138,6 +148,8 @@ class Objective:
             r, m = region[at : at + step], row[at : at + step]
             rows = self.functional(bounder, refreshed, r, unit_rows(m, len(self.owner), value))
             value[r, m] = rows.minimum(regions.lo[r], regions.hi[r], bounder.scales.input_dot)
+            if error is not None:
+                error[r, m] = rows.error
         return value
 
     def best_row(self, value: Array, conjunction: Array) -> Array:
@@ -157,17 +169,18 @@ def clip_box(regions: Regions, coeffs: Array, offset: Array, which: Array) -> No
 
     Every point of the region that is unsafe fulfils the inequality, so the cut loses none of them
     (Clip-and-Verify, arXiv 2512.11087, one-dimensional form). Outward: the room is widened by the
-    rounding of the dot product before it is divided, and the quotient by the same relative amount.
+    rounding of the dot product before it is divided, and the quotient by the same relative amount. The box
+    contains the checker's, which widens by gamma(d + 8) of the same sizes (`mucg4.bound.rounding`).
     """
     m, lo, hi = xp(coeffs), regions.lo[which], regions.hi[which]
     p = precision(coeffs)
-    share = max(1e-12, gamma(coeffs.shape[1], p.unit))
+    share, tiny = max(1e-12, gamma(coeffs.shape[1], p.unit)), max(p.tiny, LEAST)
     far = m.maximum(abs(lo), abs(hi))
     least = m.where(coeffs > 0, coeffs * lo, coeffs * hi)
     size = row_dots(abs(coeffs), far) + abs(offset)
-    room = -(least.sum(axis=1) + offset) + (share * size + p.tiny)
+    room = -(least.sum(axis=1) + offset) + (share * size + tiny)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         reach = room[:, None] / abs(coeffs)
-        reach = m.where((abs(coeffs) > 0) & m.isfinite(reach), reach + (share * (abs(reach) + far) + p.tiny), np.inf)
+        reach = m.where((abs(coeffs) > 0) & m.isfinite(reach), reach + (share * (abs(reach) + far) + tiny), np.inf)
     regions.hi[which] = m.where(coeffs > 0, m.minimum(hi, lo + reach), hi)
     regions.lo[which] = m.where(coeffs < 0, m.maximum(lo, hi - reach), lo)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mucg4.bound.kernels import row_norms
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Regions
 from mucg4.bound.rounding import gamma
 from mucg4.model.network import Network
@@ -35,9 +36,9 @@ LEAST_VIOLATION = 1e-4  # of the neuron's largest value: cuts that remove less o
 class Planes:
     """C inequalities `sum_k coeffs[k] . v_k + offset <= 0` on node values; `coeffs[k] (C, size_k)`, `offset (C,)`.
 
-    `size (C,)` is at least the sum of the sizes of an inequality's terms. In NumPy: `neuron (C,)`, the flat
-    pre-activation position of the neuron each one bounds, and `number (C,)`, its number in the proof. An inequality
-    that could not be derived is `0 <= 0`.
+    `size (C,)` is at least the sum of the sizes of an inequality's terms, by norms (`mucg4.bound.rounding`). In NumPy:
+    `neuron (C,)`, the flat pre-activation position of the neuron each one bounds, and `number (C,)`, its number in the
+    proof. An inequality that could not be derived is `0 <= 0`.
     """
 
     coeffs: dict[int, Array]
@@ -150,7 +151,7 @@ def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> Planes:
         offset = xp(least).where(known, least, 0.0)
         size = abs(offset)
         for k, a in coeffs.items():
-            size = size + abs(a) @ bounder.scales.value[k]
+            size = size + row_norms(a) * bounder.scales.norm[k]
         found = Planes(coeffs, offset, size, bounder.slices[node].start + index, first + at + np.arange(len(index)))
         parts = parts.joined(found)
     return parts

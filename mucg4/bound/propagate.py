@@ -146,12 +146,20 @@ class Bounder:
     as stored also when its weights were rounded to that precision (see `mucg4.bound.rounding`).
     """
 
-    def __init__(self, network: Network, lo: Array, hi: Array, poll: Callable[[int], None] = lambda work: None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        lo: Array,
+        hi: Array,
+        poll: Callable[[int], None] = lambda work: None,
+        caution: float = 1.0,
+    ) -> None:
         """`lo, hi (d,)`: the root box, rounded outward here. Every region given later must lie inside it.
 
-        `poll` is called with each backward pass's work, rows times neurons, and may raise to end the run.
+        `poll` is called with each backward pass's work, rows times neurons, and may raise to end the run. Rounding is
+        charged `caution` times (at least 1).
         """
-        self.poll = poll
+        self.poll, self.caution = poll, caution
         self.threads = 1  # that share out the rows of many neurons
         self.network = network
         self.pre = network.pre_activations
@@ -165,7 +173,7 @@ class Bounder:
         self.precision = precision(lo)
         self._floors: dict[int, Array] = {}
         low, up = self._intervals()
-        self.scales: Scales = scales(network, low, up)
+        self.scales: Scales = scales(network, low, up).times(caution)
         self._root = Regions(
             lo[None], hi[None], *(xp(lo).concatenate([v[k] for k in self.pre] or [lo[:0]])[None] for v in (low, up))
         )
@@ -221,7 +229,7 @@ class Bounder:
         centre, radius = op.apply(mid), op.magnitude(rad)
         size = op.magnitude([abs(m) + r for m, r in zip(mid, rad, strict=True)])
         b = op.bias_magnitude()
-        slack = gamma(op.fan_in, self.precision.unit) * (size if b is None else size + b) + self._floors[k]
+        slack = gamma(2 * op.fan_in, self.precision.unit) * (size if b is None else size + b) + self._floors[k]
         if isinstance(op, Dense) and op.slack is not None:
             slack = slack + op.slack
         return centre - radius - slack, centre + radius + slack
@@ -233,7 +241,7 @@ class Bounder:
     def tighten_scales(self, root: Regions) -> None:
         """Recompute the rounding scales from refreshed root bounds (smaller, still valid for all regions)."""
         low, up = self._intervals(root)
-        self.scales = scales(self.network, low, up)
+        self.scales = scales(self.network, low, up).times(self.caution)
 
     def pre_bounds(self, regions: Regions, k: int) -> tuple[Array, Array]:
         """Views `(B, size_k)` of the bounds of pre-activation node k."""

@@ -11,14 +11,40 @@ of fan-in n, in any order of summation and with or without fused multiply-add, i
 and Stability of Numerical Algorithms, 2nd ed., section 3.1). With the inequality of Cauchy and
 Schwarz one number per row and node is enough:
 
-    error(row) <= sum_k E_k ||A_k||_2,    E_k = gamma(max(fan_in_k, size_k) + SLACK) ||M_k||_2.
+    error(row) <= sum_k E_k ||A_k||_2,    E_k = gamma(fan_in_k + size_k + ...) ||M_k||_2.
 
 SLACK covers the few extra roundings per element: slopes and offsets of a relaxation, stored weights
 that were rounded while merging a diagonal scale or (`Network.cast`) to float32, rows that meet where the
 graph joins, property coefficients (nearest numbers of exact decimals), and the constants' own summation.
 `M_k` of the root box serves every region inside it, so the whole contract costs one norm per row and
-node. The factor 2 in `gamma` covers that norms, `M_k` and errors are themselves computed rounded, as long
-as k u is well below 1 (beyond that gamma is useless or negative: `gamma` gives inf).
+node. A factor of 2 in `gamma` would cover that norms, `M_k` and errors are themselves computed rounded, as long
+as k u is well below 1 (beyond that gamma is useless or negative: `gamma` gives inf); it is larger for the next reason.
+
+The checker's charge is dominated. What is closed here has to be closed by the checker (`mucg4.check.enclose`), which
+bounds the same functional with the same slopes but its own hulls, additions and charges. Let c be its charge for a
+row, s the one here. Lower bounds of a row with given slopes grow when hulls shrink, so by induction over the nodes
+it is enough that every bound here (neurons, clipped boxes, refutations) is below the checker's: s >= 1.01 c + what
+either computation was really off by. The latter is at most c / 2 there and s / HEADROOM here (`gamma` there is twice
+and here HEADROOM times Higham's), so s >= 2 c suffices; HEADROOM = 5 gives s >= 2.5 c where the counts of roundings
+agree. They do, and norms are never replaced by products that may cancel:
+
+* affine node: there gamma(fan + 8) ||S|| + gamma(size + 8) ||b||, with ||b|| <= ||S|| <= ||M||; here
+  gamma(fan + size + readers + 2 nodes + SLACK) ||M||. `readers` pays for blocks that meet at the node, `2 nodes` for
+  the additions to the constant (each at most the sum of ||A_k|| ||M_k||), SLACK for the rest.
+* elementwise node: there gamma(8) steep ||M_in|| + gamma(size + 8) (||lower offset|| + ||upper offset||). Offsets are
+  at most the value plus slope times argument, so M_k = 2 |value| + 4 |slopes times arguments| is at least the sum.
+  Smooth functions are evaluated there with allowances for the elementary functions, SMOOTH roundings and FLAT
+  absolutely.
+* constraints, literals, cuts: their coefficients may cancel each other, so they are charged by themselves: norms of the
+  absolute coefficients times ||values||, with as many roundings as there are terms (`Objective.functional`, `Planes`).
+* intervals of affine nodes: gamma(2 fan + ...) |W| M on both sides. Clips: see `clip_box`.
+* `mucg4.bound.special` skips nodes and inputs that the checker passes: its slack has their charges, norm by norm.
+* magnitudes: those of a region are at most those of the root box, which serve here (the induction's differences aside).
+* additions of 1e-50 and less (`TINY` there): `LEAST` times all magnitudes.
+
+Networks cast to float32 only propose; what closes is computed in float64. Not argued: joint lines of products, and a
+default slope that tips because both sides' hulls differ by rounding (see `TwoPiece.default_alpha`): there a proof may
+be rejected, never a wrong one accepted.
 
 A map that stands for another one within a known distance per output (`Dense.slack`) adds the norm of the
 distances to E_k.
@@ -35,7 +61,7 @@ as closed; overflow gives inf, which closes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,27 +69,38 @@ from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import DOUBLE, Array, precision, xp
 from mucg4.ops.base import Affine, Nonlinear
+from mucg4.ops.piecewise import TwoPiece
 
 SLACK = 64
+HEADROOM = 5.0  # over Higham's bound, see the module text
+SMOOTH, FLAT = 512, 2.0**-42  # roundings, and absolute error, that the checker may allow for one smooth function
+LEAST = 1e-45  # share of all magnitudes that the checker's guards against underflow may add
 
 
 def gamma(n: int, unit: float = DOUBLE.unit) -> float:
-    """Higham's gamma_n for n + SLACK operations, doubled against rounding of the bound itself."""
+    """HEADROOM times Higham's gamma_n for n + SLACK operations."""
     k = (n + SLACK) * unit
-    return 2.0 * k / (1.0 - k) if k < 0.125 else np.inf
+    return HEADROOM * k / (1.0 - k) if k < 0.125 else np.inf
 
 
 @dataclass(frozen=True)
 class Scales:
     """`error[k]` is E_k of the module text; `value[k] (size_k,)` bounds |value| of node k on the root box.
 
-    `input_dot` is gamma of a product with an input, `tiny` what a row's error starts from.
+    `norm[k]` is the Euclidean norm of `value[k]`, `input_dot` gamma of a product with an input, `tiny` what a row's
+    error starts from.
     """
 
     error: tuple[float, ...]
     value: tuple[Array, ...]
+    norm: tuple[float, ...]
     input_dot: float
     tiny: float
+
+    def times(self, caution: float) -> Scales:
+        """Every charge so many times."""
+        error, dot, tiny = tuple(caution * e for e in self.error), caution * self.input_dot, caution * self.tiny
+        return replace(self, error=error, input_dot=dot, tiny=tiny)
 
 
 def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
@@ -72,7 +109,8 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
     p = precision(low[0])
     with np.errstate(over="ignore"):
         norms = [float(xp(v).linalg.norm(v)) for v in value]
-    error = []
+        moved = max(p.tiny, LEAST) * (1.0 + sum(norms))
+    error, every = [], 2 * len(network.nodes)
     for k, node in enumerate(network.nodes):
         apart = 0.0
         if node.op is None:
@@ -80,16 +118,17 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
             fan = 2
         elif isinstance(node.op, Affine):
             m = affine_magnitude(node.op, [value[i][None] for i in node.inputs])[0] + value[k]
-            fan = node.op.fan_in + len(network.users[k])
+            fan = node.op.fan_in
             if isinstance(node.op, Dense) and node.op.slack is not None:
                 apart = float(xp(m).linalg.norm(node.op.slack))
         else:
             assert isinstance(node.op, Nonlinear)
-            m = value[k] + 4.0 * node.op.terms([low[i] for i in node.inputs], [up[i] for i in node.inputs])
+            m = 2.0 * value[k] + 4.0 * node.op.terms([low[i] for i in node.inputs], [up[i] for i in node.inputs])
             fan = 8
+            if not isinstance(node.op, TwoPiece):
+                fan, apart = SMOOTH, FLAT * node.size**0.5
         with np.errstate(over="ignore"):
             # a row's product with a bias or with line offsets sums over its own size, constants over all nodes
-            share = gamma(max(fan, node.size) + len(network.nodes), p.unit)
-            moved = p.tiny * (1.0 + sum(norms[i] for i in node.inputs))
+            share = gamma(fan + node.size + len(network.users[k]) + every, p.unit)
             error.append((share * float(xp(m).linalg.norm(m)) + apart) * (1 + 1e-6) + moved)
-    return Scales(tuple(error), tuple(value), gamma(network.input_size, p.unit), p.tiny)
+    return Scales(tuple(error), tuple(value), tuple(norms), gamma(network.input_size, p.unit), p.tiny)

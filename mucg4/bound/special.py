@@ -145,7 +145,9 @@ class _Maker:
         unit = np.zeros((len(self.columns), len(lo)))
         unit[np.arange(len(self.columns)), self.columns] = 1.0
         terms = affine_magnitude(op, [abs(middle)[None]])[0]
-        rounding = gamma(op.fan_in, DOUBLE.unit) * terms + DOUBLE.tiny * (1.0 + abs(middle).max(initial=0.0))
+        share, size = gamma(op.fan_in + len(lo), DOUBLE.unit), np.maximum(abs(lo), abs(hi))
+        whole = _row_norms(op, len(lo)) * np.linalg.norm(size)  # the checker's charge for a row over all inputs
+        rounding = share * (terms + whole) + DOUBLE.tiny * (1.0 + abs(middle).max(initial=0.0))
         slack = op.magnitude([radius[None]])[0] + rounding
         return Dense(np.ascontiguousarray(op.linear([unit]).T), op.apply([middle[None]])[0], terms, slack=slack)
 
@@ -203,11 +205,23 @@ class _Maker:
         size = self.sizes[reads]
         reach = own.abs_weight @ size + own.bias_magnitude()
         terms = abs(through) @ reach + outer.bias_magnitude()
-        rounding = gamma(own.fan_in + outer.fan_in, DOUBLE.unit) * terms
+        # The checker charges the nodes that are skipped here: norms of rows times norms of all neurons' sizes, and what
+        # the inner map skips itself. By norms, not term by term, which also bounds how far the maps are apart.
+        steep = max(1.0, abs(op.left), abs(op.right))
+        every = np.linalg.norm(inner.abs_weight @ size + inner.bias_magnitude())
+        charged = steep * np.linalg.norm(outer.weight, axis=1)
+        rounding = gamma(own.fan_in + outer.fan_in + len(unstable), DOUBLE.unit) * (terms + charged * every)
         floor = DOUBLE.tiny * (1.0 + reach.max(initial=0.0) + size.max(initial=0.0))
-        slack = abs(through) @ own.known_slack() + outer.known_slack() + rounding + floor
+        slack = charged * np.linalg.norm(inner.known_slack()) + outer.known_slack() + rounding + floor
         weight = np.concatenate([through @ own.weight, outer.weight[:, unstable]], axis=1)
         return Dense(weight, outer.offset + through @ own.offset, terms, slack=slack)
+
+
+def _row_norms(op: Affine, inputs: int) -> Array:
+    """(m,) at least the norms of the rows of a map's matrix of so many columns."""
+    if isinstance(op, Dense):
+        return np.asarray(np.linalg.norm(op.weight, axis=1))
+    return np.asarray(op.magnitude([np.ones((1, inputs))])[0])
 
 
 def _rows(dense: Dense, which: Array) -> Dense:

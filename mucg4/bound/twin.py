@@ -49,7 +49,9 @@ class Twin:
         """The twin of a NumPy pair; the pair itself when that is where `backend` computes."""
         if backend == NUMPY:
             return Twin(bounder, objective, backend)
-        there = Bounder(bounder.network.cast(backend), objective.case.box.lo, objective.case.box.hi, bounder.poll)
+        there = Bounder(
+            bounder.network.cast(backend), objective.case.box.lo, objective.case.box.hi, bounder.poll, bounder.caution
+        )
         return Twin(there, Objective(objective.case, backend), backend)
 
     def specialised(self, bounder: Bounder, root: Regions) -> Twin:
@@ -62,7 +64,7 @@ class Twin:
         if special is None:
             return self
         lo, hi = bounder.lo[special.columns], bounder.hi[special.columns]
-        there = Bounder(special.network.cast(self.backend), lo, hi, bounder.poll)
+        there = Bounder(special.network.cast(self.backend), lo, hi, bounder.poll, bounder.caution)
         twin = replace(self, bounder=there, special=special, folded=self, _roots=[])
         there.tighten_scales(twin.place(root))
         return twin

@@ -134,8 +134,8 @@ class Deviation:
         self.arithmetic = Arithmetic.of(network.element_type)
         self.twins = tuple(range(len(self.nodes))) if twins is None else tuple(twins)
         self.reason = self._obstacle()
-        factors = [n.op.scale for n in self.nodes if isinstance(n.op, Scale)]
-        merged = any(bool(np.any(abs(f) != 1)) for f in factors)
+        scales = [n.op for n in self.nodes if isinstance(n.op, Scale)]
+        merged = any(bool(np.any(abs(op.scale) != 1)) or op.offset_magnitude is not None for op in scales)
         self.extra = (FUSED if merged else STORED) + roundings
         self.absolute = {k: _absolute(n.op) for k, n in enumerate(self.nodes) if isinstance(n.op, Affine)}
         self.counts = {k: _count(n.op) for k, n in enumerate(self.nodes) if isinstance(n.op, Affine)}

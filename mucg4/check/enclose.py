@@ -35,11 +35,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from mucg4.check import narrow
 from mucg4.check.curves import Ends, Lines, enclose, knows, together
+from mucg4.check.ties import ExactNetwork
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.base import Affine, Array, Nonlinear
@@ -166,7 +169,8 @@ class Enclosure:
         self.bent = {k: self._bent_users(k) for k in network.pre_activations}
         # an affine image of the box alone: centre and radius are its exact range already
         self.exact_image = [n.inputs == (0,) and isinstance(n.op, Affine) for n in self.nodes]
-        self.units = {k: self._unit_rows(k) for k in self.slot}
+        self.quick = narrow.suits(self)
+        self.units = {} if self.quick else {k: self._unit_rows(k) for k in self.slot}
 
     def _prepare(self, k: int) -> Any:
         node = self.nodes[k]
@@ -176,6 +180,11 @@ class Enclosure:
         if op is None or (isinstance(op, Nonlinear) and knows(op, len(node.inputs), self.exact)):
             return op
         raise ProofError(f"the checker has no rule for operator {op.kind} (node {node.name!r})")
+
+    @cached_property
+    def rational(self) -> ExactNetwork | None:
+        """The network's exact numbers for refutations by a hair; None where there are none."""
+        return ExactNetwork.of(self.network)
 
     def _is_smooth(self, k: int) -> bool:
         return isinstance(self.ops[k], Nonlinear) and not isinstance(self.ops[k], TwoPiece)
@@ -322,8 +331,7 @@ class Enclosure:
         frame.cost.append(cost)  # rows that start as unit vectors pass node k itself
         for part in self._chunks(len(regions), k):
             r, j = regions[part], neurons[part]
-            rows = self._start(k, np.concatenate([r, r]), np.concatenate([j, j]), scale)
-            rows = self.pull(frame, rows, k)
+            rows = self._neuron_rows(k, np.concatenate([r, r]), np.concatenate([j, j]), scale, frame)
             if ends is not None:
                 half, sure = len(r), rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
                 ends.below[r, j], ends.base[r, j] = rows.coef[0][:half], sure[:half]
@@ -332,6 +340,21 @@ class Enclosure:
             lo[r, j] = np.fmax(lo[r, j], value[: len(r)])
             hi[r, j] = np.fmin(hi[r, j], -value[len(r) :])
         frame.cost.pop()
+
+    def _neuron_rows(self, k: int, region: Array, neuron: Array, scale: Array | None, frame: Frame) -> Rows:
+        """Rows over the input of `+v` (first half) and `-v` (second half) of single neurons of node k."""
+        if not self.quick or scale is None:
+            return self.pull(frame, self._start(k, region, neuron, scale), k)
+        half = len(region) // 2  # in ascending order
+        block = narrow.Block.of(self, frame, k, int(region[0]), int(region[half - 1]) + 1)
+        rows = Rows(region, {}, self.zeros(len(region)), self.zeros(len(region)))
+        block.start_rows(rows, k, neuron, scale)
+        return block.pull(rows, k - 1)
+
+    def start_charge(self, k: int) -> float:
+        """What a row that starts as a row of the affine node k costs, per unit of the scale there: folding of the
+        bias, and coefficient blocks that are added up."""
+        return gamma(self.ops[k].fan_in + 8)
 
     def _chunks(self, total: int, k: int) -> Iterator[slice]:
         widest = max(node.size for node in self.nodes[: k + 1])
@@ -354,8 +377,8 @@ class Enclosure:
         b = self.ops[k].bias()
         if b is not None:
             rows.const = b[neuron] * sign
-        if not self.exact:  # folding of the bias, and coefficient blocks added above
-            rows.error = rows.error + gamma(self.ops[k].fan_in + 8) * scale[region, neuron]
+        if not self.exact:
+            rows.error = rows.error + self.start_charge(k) * scale[region, neuron]
         return rows
 
     # ---- backward ------------------------------------------------------------------------------
@@ -376,7 +399,7 @@ class Enclosure:
 
     def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         op, node = self.ops[k], self.nodes[k]
-        self._charge(rows, a, frame.cost[k])
+        self.charge(rows, a, frame.cost[k])
         b = op.bias()
         if b is not None:
             self.add(rows, a @ b)
@@ -385,7 +408,7 @@ class Enclosure:
 
     def _pull_curve(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         lines, region = frame.lines[k], rows.region
-        self._charge(rows, a, frame.cost[k])
+        self.charge(rows, a, frame.cost[k])
         negative = np.minimum(a, 0)
         inputs = self.nodes[k].inputs
         if lines.other is not None:
@@ -410,7 +433,7 @@ class Enclosure:
             rows.coef[i] = part
             return
         rows.coef[i] = rows.coef[i] + part
-        self._charge(rows, rows.coef[i], gamma(1) * frame.size[i])
+        self.charge(rows, rows.coef[i], gamma(1) * frame.size[i])
 
     def add(self, rows: Rows, value: Array) -> None:
         """Add to the constants."""
@@ -418,7 +441,8 @@ class Enclosure:
         if not self.exact:
             rows.error = rows.error + gamma(1) * abs(rows.const)
 
-    def _charge(self, rows: Rows, a: Array, cost: Array) -> None:
+    def charge(self, rows: Rows, a: Array, cost: Array) -> None:
+        """Charge what rounding costs when coefficients `a (R, n)` pass a node, per unit of their norm `cost (B,)`."""
         if not self.exact:
             rows.error = rows.error + norms(a) * cost[rows.region]
 
@@ -427,7 +451,7 @@ class Enclosure:
         a, region = rows.coef[0], rows.region
         negative = np.minimum(a, 0)
         value = _dot(a - negative, frame.lower[0][region]) + _dot(negative, frame.upper[0][region])
-        self._charge(rows, a, gamma(self.nodes[0].size + 8) * frame.size[0])
+        self.charge(rows, a, gamma(self.nodes[0].size + 8) * frame.size[0])
         self.add(rows, value)
         return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
 
@@ -458,7 +482,7 @@ class Enclosure:
                 self._pull_affine(k, a, frame, rows)
                 continue
             negative = np.minimum(a, 0)
-            self._charge(rows, a, gamma(self.nodes[k].size + 8) * frame.size[k])
+            self.charge(rows, a, gamma(self.nodes[k].size + 8) * frame.size[k])
             value = _dot(a - negative, frame.lower[k][rows.region]) + _dot(negative, frame.upper[k][rows.region])
             self.add(rows, value)
         return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
@@ -486,6 +510,12 @@ class Enclosure:
         hi = np.where(usable & (a > 0), np.minimum(hi, top), hi)
         lo = np.where(usable & (a < 0), np.maximum(lo, bottom), lo)
         return lo, hi
+
+
+def within_error(rows: Rows, value: Array) -> list[int]:
+    """Rows whose bounds `value (R,)`, as `minimum` gives them, are not positive but would be without their error."""
+    reach = 2.0 * (1.01 * rows.error + gamma(4) * abs(rows.const))
+    return [int(r) for r in np.flatnonzero((value <= 0) & (value + reach >= 0))]
 
 
 def _dot(a: Array, b: Array) -> Array:

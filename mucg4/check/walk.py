@@ -36,85 +36,101 @@ these three modules are the whole checker and import nothing of the search's num
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from math import isfinite
 
 import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.curves import Lines
-from mucg4.check.deviation import Deviation
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, fractions_of, gamma, norms
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms, within_error
+from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
+from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.processes import can_fork, forked
 from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
-HALVINGS = 40  # of a leaf's region, where the deviation asks for it,
-PIECES = 256  # and how many halves there may be, besides half as many as leaves, in one unit of effort
 BATCH = 512  # most regions handled together
+SHARED = 64  # regions from which processes share them out
+GRACE = 0.1  # seconds that processes get to send what they came to after the deadline
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """Outcome of `check`; counts are leaves over all trees, `checked + failed + skipped == leaves`.
-
-    `checked` leaves were re-established, `failed` ones were examined in vain, `skipped` ones not examined
-    (malformed proof, spent budget). `accepted` only when the last two are 0 and nothing else is wrong;
-    otherwise `reason` is one line.
-    """
-
-    accepted: bool
-    checked: int
-    failed: int
-    skipped: int
-    reason: str = ""
-    leaves: int = 0
-
-
 def check(
-    proof: Proof,
-    query: Query,
-    budget: Budget | None = None,
-    exact: bool = False,
-    deviation: Deviation | None = None,
-    effort: int = 1,
+    proof: Proof, query: Query, budget: Budget | None = None, exact: bool = False, workers: int = 1
 ) -> CheckReport:
     """Re-establish the proof for the query, believing nothing in it; see the module text.
 
-    With a `deviation` the proof has to hold for executions in the model's own precision as well: all constraints are
-    loosened by it, region by region, and leaves that do not hold then are halved, more often with more `effort`.
-
-    `exact` evaluates in rational arithmetic (small piecewise linear networks only). Never raises for a
-    bad proof, a network it has no rules for, or a spent budget: the report says so.
+    `exact` evaluates in rational arithmetic (small piecewise linear networks only). `workers` processes share the
+    regions. Never raises for a bad proof, a network it has no rules for, or a spent budget: the report says so.
     """
-    leaves, checked, failed, reason = proof.leaves, 0, 0, ""
+    budget, walks, problem, stopped = budget or Budget(), [], "", ""
     try:
         _identify(proof, query)
-        if deviation is not None and deviation.reason:
-            raise ProofError(deviation.reason)
-        network = query.network
-        plans = [_plan(tree, query.cases[tree.case], network) for tree in proof.trees]
+        plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
-            enclosure = Enclosure(network, exact)
+            enclosure = Enclosure(query.network, exact)
             roots: dict[int, tuple[Array, Array]] = {}
-            for number, plan in enumerate(plans):
-                walk = _Walk(plan, enclosure, roots, deviation, effort)
-                try:
-                    walk.run(budget or Budget())
-                finally:
-                    checked, failed = checked + walk.checked, failed + walk.failed
-                if walk.reason and not reason:
-                    reason = f"tree {number}: {walk.reason}"
-    except (ProofError, BudgetError) as error:
-        reason = str(error)
-    skipped = leaves - checked - failed
-    accepted = not reason and failed == 0 and skipped == 0
-    return CheckReport(accepted, checked, failed, skipped, reason, leaves)
+            walks = [_Walk(plan, enclosure, roots, budget) for plan in plans]
+            for walk in walks:
+                walk.begin()
+                walk.run(SHARED if workers > 1 and can_fork() else 0)
+            _share_out(walks, workers, budget)
+    except ProofError as error:
+        problem = str(error)
+    except BudgetError as error:
+        stopped = str(error)
+    return _report(proof, walks, problem, stopped)
+
+
+def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) -> CheckReport:
+    rejected = tuple((number, *leaf) for number, walk in enumerate(walks) for leaf in walk.rejected)
+    checked, failed = sum(walk.checked for walk in walks), len(rejected)
+    skipped = proof.leaves - checked - failed
+    reason = problem
+    if not reason and rejected:
+        number, leaf, conjunction = rejected[0]
+        reason = f"tree {number}: leaf {leaf} has no valid refutation of conjunction {conjunction}"
+    reason = reason or stopped
+    accepted = not reason and not failed and not skipped
+    in_time = not stopped or bool(problem) or failed > 0 or not walks
+    late = not in_time and all(walk.states_evidence() for walk in walks)
+    return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late)
+
+
+def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> None:
+    """Finish the walks in forked processes, regions dealt by the leaves below them."""
+    items = [(int(w.plan.leaves[at]), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
+    if not items:
+        return
+    parts: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for leaves, k, i in sorted(items, reverse=True):
+        least = loads.index(min(loads))
+        parts[least].append((k, i))
+        loads[least] += leaves
+
+    def job(part: list[tuple[int, int]]) -> Callable[[], list[Progress]]:
+        own = [np.array([i for n, i in part if n == k], dtype=np.int64) for k in range(len(walks))]
+        return lambda: [walk.part(which) for walk, which in zip(walks, own, strict=True)]
+
+    def poll() -> None:
+        if budget.interrupted or budget.left() < -GRACE:
+            budget.poll()
+
+    found = [part for part in forked([job(part) for part in parts if part], poll) if part is not None]
+    for k, walk in enumerate(walks):
+        mine = [progress[k] for progress in found]
+        walk.checked += sum(p.checked for p in mine)
+        walk.rejected += [leaf for p in mine for leaf in p.rejected]
+        walk.unexamined = np.concatenate([p.left for p in mine])
+    stopped = next((p.stopped for progress in found for p in progress if p.stopped), "")
+    if stopped:
+        raise BudgetError(stopped)
 
 
 def _identify(proof: Proof, query: Query) -> None:
@@ -190,8 +206,8 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
     at: dict[int, list[Refutation]] = defaultdict(list)
     tightenings: dict[int, list[Tightening]] = defaultdict(list)
     plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), at, tightenings, cuts)
+    _check_refutations(plan, network)
     for r in tree.refutations:
-        _check_refutation(r, plan, network)
         plan.at[r.at].append(r)
     for t in tree.tightenings:
         _check_tightening(t, plan, network)
@@ -239,28 +255,76 @@ def _check_literals(tree: Tree, network: Network) -> None:
         raise ProofError("a literal's threshold is not finite")
 
 
-def _check_refutation(r: Refutation, plan: _Plan, network: Network) -> None:
-    where = f"refutation at tree node {r.at}"
-    n, conjunctions = len(plan.parent), plan.case.conjunctions
-    if not 0 <= r.at < n or not 0 <= r.conjunction < len(conjunctions):
-        raise ProofError(f"{where} names no tree node or no conjunction")
-    if len(r.weights) != len(conjunctions[r.conjunction]):
-        raise ProofError(f"{where} has {len(r.weights)} weights")
-    if not all(isfinite(w) and w >= 0 for w in r.weights):
-        raise ProofError(f"{where} has a weight that is negative or not finite")
-    for literal, beta in r.beta:
-        if not (isfinite(beta) and beta >= 0):
-            raise ProofError(f"{where} has a multiplier that is negative or not finite")
-        if not 0 < literal < n or not plan.first[literal] <= plan.first[r.at] < plan.last[literal]:
-            raise ProofError(f"{where} uses a literal that is not on its path")
-    if r.cuts is not None:
-        _check_multipliers(where, *r.cuts, plan.cuts)
-    for a in r.alpha:
-        if a.node not in network.pre_activations or len(a.index) != len(a.value):
-            raise ProofError(f"{where} has slopes for a node that has none")
-        index, value = np.asarray(a.index), np.asarray(a.value)
-        if np.any(index < 0) or np.any(index >= network.nodes[a.node].size) or np.any(value < 0) or np.any(value > 255):
-            raise ProofError(f"{where} has a slope that is out of range")
+def _covered(plan: _Plan, at: Array) -> bool:
+    """True when each leaf below the tree nodes `at (B,)` has a refutation of every conjunction on its path."""
+    n, leaf = len(plan.parent), plan.tree.left < 0
+    wanted = np.zeros(n, dtype=bool)  # in preorder
+    for k in at.tolist():
+        wanted[plan.first[k] : plan.last[k]] = True
+    wanted &= leaf[np.argsort(plan.first)]
+    for conjunction in _answers(plan.tree, plan.case):
+        ends = np.zeros(n + 1, dtype=np.int64)
+        here = np.array([r.at for r in plan.tree.refutations if r.conjunction == conjunction], dtype=np.int64)
+        np.add.at(ends, plan.first[here], 1)
+        np.add.at(ends, plan.last[here], -1)
+        if np.any(wanted & (np.cumsum(ends[:-1]) <= 0)):
+            return False
+    return True
+
+
+def _integers(values: Iterable[int]) -> Array:
+    """(n,) int64; raises `ProofError` for numbers that no array has places for."""
+    try:
+        return np.fromiter(values, dtype=np.int64)
+    except OverflowError as error:
+        raise ProofError("a number is too large to name anything") from error
+
+
+def _demand(right: Array, at: Array, fault: str) -> None:
+    """Raise `ProofError` naming the first tree node of `at (n,)` where `right (n,)` does not hold."""
+    if len(right) and not np.all(right):
+        raise ProofError(f"refutation at tree node {int(at[np.argmin(right)])} {fault}")
+
+
+def _check_refutations(plan: _Plan, network: Network) -> None:
+    """Validate all refutations together: there are thousands."""
+    group, n = plan.tree.refutations, len(plan.parent)
+    if not group:
+        return
+    counts = np.array([len(c) for c in plan.case.conjunctions], dtype=np.int64)
+    at, conjunction = _integers(r.at for r in group), _integers(r.conjunction for r in group)
+    known = (at >= 0) & (at < n) & (conjunction >= 0) & (conjunction < len(counts))
+    _demand(known, at, "names no tree node or no conjunction")
+    lengths = _integers(len(r.weights) for r in group)
+    _demand(lengths == counts[conjunction], at, "has the wrong number of weights")
+    weights = np.fromiter((w for r in group for w in r.weights), dtype=np.float64)
+    right = np.isfinite(weights) & (weights >= 0)
+    _demand(right, np.repeat(at, lengths), "has a weight that is negative or not finite")
+    owner = np.repeat(at, _integers(len(r.beta) for r in group))
+    literal = _integers(k for r in group for k, _ in r.beta)
+    beta = np.fromiter((v for r in group for _, v in r.beta), dtype=np.float64)
+    right = np.isfinite(beta) & (beta >= 0)
+    _demand(right, owner, "has a multiplier that is negative or not finite")
+    named = (literal > 0) & (literal < n)
+    inside = np.where(named, literal, 0)
+    on_path = named & (plan.first[inside] <= plan.first[owner]) & (plan.first[owner] < plan.last[inside])
+    _demand(on_path, owner, "uses a literal that is not on its path")
+    for r in group:
+        if r.cuts is not None:
+            _check_multipliers(f"refutation at tree node {r.at}", *r.cuts, plan.cuts)
+    slopes = [(r.at, a) for r in group for a in r.alpha]
+    sizes = np.full(len(network.nodes), -1)
+    sizes[list(network.pre_activations)] = [network.nodes[k].size for k in network.pre_activations]
+    owner, node = _integers(k for k, _ in slopes), _integers(a.node for _, a in slopes)
+    lengths = _integers(np.size(a.index) for _, a in slopes)
+    flat = np.array([np.ndim(a.index) == 1 and np.shape(a.index) == np.shape(a.value) for _, a in slopes], dtype=bool)
+    named = (node >= 0) & (node < len(sizes))
+    _demand(flat & named & (sizes[np.where(named, node, 0)] >= 0), owner, "has slopes for a node that has none")
+    index, value = (
+        np.concatenate([np.zeros(0, dtype=np.int64), *(getattr(a, f) for _, a in slopes)]) for f in ("index", "value")
+    )
+    right = (index >= 0) & (index < np.repeat(sizes[node], lengths)) & (value >= 0) & (value <= 255)
+    _demand(right, np.repeat(owner, lengths), "has a slope that is out of range")
 
 
 def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
@@ -304,8 +368,8 @@ def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
 class _Regions:
     """B regions: tree node `(B,)`, box `lo, hi (B, inputs)`, bounds `low, up (B, width)`, `open (B, C)`.
 
-    `slack (B, M)`: the least deviation known of every constraint, see `Frame`. `depth (B,)`: how often a leaf's
-    region was halved to get this one.
+    `slack (B, M)` and `depth (B,)` are for `mucg4.check.executions`: by how much each constraint of the case is
+    loosened, and how often a leaf's region was halved to get this one.
     """
 
     at: Array
@@ -319,6 +383,9 @@ class _Regions:
 
     def take(self, which: Array | slice) -> _Regions:
         return _Regions(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    def copy(self) -> _Regions:
+        return self.take(np.arange(len(self.at)))
 
     @staticmethod
     def join(parts: Sequence[_Regions]) -> _Regions:
@@ -342,17 +409,28 @@ class _Constraints:
         if not enclosure.exact:
             return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants, rows)
         x, y = enclosure.numbers(conjunction.x_coeffs * 0), enclosure.numbers(conjunction.y_coeffs * 0)
-        for k, (cx, cy, _) in enumerate(conjunction.exact):
+        for k, (cx, cy, _) in enumerate(conjunction.proved):
             for i, v in cx.items():
                 x[k, i] = v
             for i, v in cy.items():
                 y[k, i] = v
-        return _Constraints(x, y, np.array([c for _, _, c in conjunction.exact], dtype=object), rows)
+        return _Constraints(x, y, np.array([c for _, _, c in conjunction.proved], dtype=object), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What a part of a walk came to: leaves established, leaves `(node, conjunction)` that failed, tree nodes whose
+    subtrees were not examined, and what ended it early."""
+
+    checked: int
+    rejected: list[tuple[int, int]]
+    left: Array
+    stopped: str = ""
 
 
 @dataclass(eq=False)
 class _Walk:
-    """One pass over one tree; `checked`, `failed` count leaves.
+    """One pass over one tree; `checked` counts leaves, `rejected` names those that failed.
 
     `roots` keeps the bounds of each case's whole box: trees of the same case share them.
     """
@@ -360,24 +438,18 @@ class _Walk:
     plan: _Plan
     enclosure: Enclosure
     roots: dict[int, tuple[Array, Array]]
-    deviation: Deviation | None = None
-    effort: int = 1
+    budget: Budget
     checked: int = 0
-    failed: int = 0
-    reason: str = ""
+    rejected: list[tuple[int, int]] = field(default_factory=list)  # (leaf, conjunction)
+    stack: list[_Regions] = field(default_factory=list)  # batches of regions to visit
     constraints: list[_Constraints] = field(default_factory=list)
-    budget: Budget = field(default_factory=Budget)
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
-    pieces: int = 0  # halves of leaves so far,
-    latest: dict[int, list[Refutation]] = field(default_factory=dict)
-    influence: Array | None = (
-        None  # (B, inputs) size of the coefficients of the last refutations, where they were tried
-    )
-    halved: dict[int, int] = field(default_factory=dict)  # and how many of each leaf are open
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
+    unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
 
-    def run(self, budget: Budget) -> None:
-        e, case, self.budget = self.enclosure, self.plan.case, budget
+    def begin(self) -> None:
+        """Put the root on the stack."""
+        e, case = self.enclosure, self.plan.case
         starts = np.cumsum([0, *(len(c) for c in case.conjunctions)]).tolist()
         self.constraints = [_Constraints.of(c, e, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
@@ -385,95 +457,89 @@ class _Walk:
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
-        slack, depth = np.full((1, starts[-1]), np.inf), np.zeros(1, dtype=np.int64)
-        root = _Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_, slack, depth)
-        stack = [root]
-        cells = sum(node.size for node in e.nodes)
+        slack, at = np.full((1, starts[-1]), np.inf), np.zeros(1, dtype=np.int64)
+        self.stack = [_Regions(at, lo, hi, low.copy(), up.copy(), open_, slack, at.copy())]
+
+    def run(self, enough: int = 0) -> None:
+        """Visit until nothing is on the stack, or at least `enough` regions are (0: no limit)."""
+        cells = sum(node.size for node in self.enclosure.nodes)
         most = max(1, min(BATCH, REGION_CELLS // cells))
-        while stack and not (self.failed and self.deviation is not None):  # with one leaf lost the claim is
-            budget.poll()
-            parts = [stack.pop()]
-            while stack and sum(len(p.at) for p in parts) < most:
-                parts.append(stack.pop())
+        while self.stack and not (enough and sum(len(p.at) for p in self.stack) >= enough):
+            self.budget.poll()
+            parts, count = [], 0
+            while self.stack and count < most:
+                parts.append(self.stack.pop())
+                count += len(parts[-1].at)
             batch = _Regions.join(parts)
-            if len(batch.at) > most:
-                stack.append(batch.take(slice(most, None)))
+            if count > most:
+                self.stack.append(batch.take(slice(most, None)))
                 batch = batch.take(slice(most))
-            children = self._turn(batch)
+            self.stack.append(batch)  # what is interrupted has not been examined
+            children = self._turn(batch.copy())
+            self.stack.pop()
             if len(children.at):
-                stack.append(children)
+                self.stack.append(children)
+
+    def waiting(self) -> Array:
+        """(B,) tree nodes on the stack, all in one batch."""
+        if len(self.stack) > 1:
+            self.stack = [_Regions.join(self.stack)]
+        return self.stack[0].at if self.stack else np.zeros(0, dtype=np.int64)
+
+    def part(self, which: Array) -> Progress:
+        """Visit only the chosen waiting regions, and say what came of it."""
+        self.waiting()
+        before, self.rejected = self.checked, []
+        self.stack = [self.stack[0].take(which)] if len(which) else []
+        try:
+            self.run()
+        except BudgetError as error:
+            return Progress(self.checked - before, self.rejected, self.waiting(), str(error))
+        return Progress(self.checked - before, self.rejected, self.waiting())
+
+    def states_evidence(self) -> bool:
+        """True when each leaf that was not examined has stated refutations of all that the tree answers for."""
+        return _covered(self.plan, self.waiting() if self.unexamined is None else self.unexamined)
 
     def _turn(self, batch: _Regions) -> _Regions:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
         tree = self.plan.tree
-        root, piece = (batch.at == 0) & (batch.depth == 0), batch.depth > 0
+        piece = batch.depth > 0
+        root = (batch.at == 0) & ~piece
         fresh = root & (tree.case not in self.roots)
         refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
         frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
         if fresh.any():  # the root is always alone in its batch; tightenings below hold for this tree only
             self.roots[tree.case] = batch.low.copy(), batch.up.copy()
         batch.open = batch.open & ~empty[:, None]
-        self._enlarge(batch, frame)
+        self._loosen(batch, frame)
         self._tighten(batch, frame)
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
         self._clip(batch, frame, np.flatnonzero(live))
         live &= np.all(batch.lo <= batch.hi, axis=1)
-        self.checked += int(self.plan.leaves[batch.at[~live & ~piece]].sum())
-        for leaf in batch.at[~live & piece].tolist():
-            self.halved[leaf] -= 1
-            self.checked += not self.halved[leaf]
+        self._close(batch.take(np.flatnonzero(~live)))
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
-        halves, stuck = self._halve(batch, stuck)
-        self.failed += len(np.unique(batch.at[stuck]))
-        if len(stuck) and not self.reason:
-            which = int(np.argmax(batch.open[stuck[0]]))
-            self.reason = f"leaf {int(batch.at[stuck[0]])} has no valid refutation of conjunction {which}"
+        halves = self._halve(batch, stuck)
+        if halves is None:
+            self._reject(batch.take(stuck))
         children = self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
         return children if halves is None else _Regions.join([children, halves])
 
-    def _halve(self, batch: _Regions, stuck: Array) -> tuple[_Regions | None, Array]:
-        """Where the deviation stands in a leaf's way: both halves of its region, and the leaves that are not halved.
+    def _loosen(self, batch: _Regions, frame: Frame) -> None:
+        """What the constraints are loosened by on these regions: nothing."""
 
-        The deviation shrinks with the region, and a leaf's refutation may be tried on any part of it. Halved is the
-        input that moves the refutation most, or else the one that, seen from the whole box, is widest.
-        """
-        if self.deviation is None or not len(stuck):
-            return None, stuck
-        goes = (batch.depth[stuck] < HALVINGS) & np.all(np.isfinite(batch.slack[stuck]), axis=1)
-        self.pieces += 2 * int(goes.sum())
-        if not goes.any() or self.pieces > self.effort * (PIECES + int(self.plan.leaves[0]) // 2):
-            return None, stuck
-        e, case = self.enclosure, self.plan.case
-        part = batch.take(np.tile(stuck[goes], 2))
-        width = (part.hi - part.lo).astype(np.float64)
-        assert self.influence is not None
-        moved = width * np.tile(self.influence[stuck[goes]], (2, 1))
-        seen = width / np.maximum(case.box.hi - case.box.lo, 1e-300)
-        axis = np.where(moved.any(axis=1, keepdims=True), moved, seen).argmax(axis=1)
-        every = np.arange(len(part.at))
-        middle = (part.lo[every, axis] + part.hi[every, axis]) * e.half
-        first = every < len(every) // 2
-        part.hi[every[first], axis[first]] = middle[first]
-        part.lo[every[~first], axis[~first]] = middle[~first]
-        part.depth = part.depth + 1
-        for leaf in batch.at[stuck[goes]].tolist():
-            self.halved[leaf] = self.halved.get(leaf, 1) + 1
-        return part, stuck[~goes]
+    def _close(self, batch: _Regions) -> None:
+        """Count the leaves in regions where nothing is open."""
+        self.checked += int(self.plan.leaves[batch.at].sum())
 
-    def _enlarge(self, batch: _Regions, frame: Frame) -> None:
-        """How far an execution's constraints may be from the real ones on these regions, where that is asked for.
+    def _halve(self, batch: _Regions, stuck: Array) -> _Regions | None:
+        """Parts of leaves that stay open, to be looked at instead; None: there are none."""
+        return None
 
-        An execution that is unsafe at x has `g_i(x) <= slack_i` in real arithmetic. On each region that holds x the
-        slack is a valid one, so the least on the path is: refutations, clips and tightenings exclude no such x.
-        """
-        if self.deviation is not None:
-            lower, upper = ([np.asarray(a, dtype=np.float64) for a in part] for part in (frame.lower, frame.upper))
-            if self.enclosure.exact:  # fractions were rounded to nearest
-                lower, upper = [np.nextafter(a, -np.inf) for a in lower], [np.nextafter(a, np.inf) for a in upper]
-            sharp = (self.plan.tree.left[batch.at] < 0) & np.any(batch.open, axis=1)
-            slack = self.deviation.bound(lower, upper, self.plan.case, sharp)
-            frame.slack = batch.slack = np.fmin(batch.slack, slack)
+    def _reject(self, batch: _Regions) -> None:
+        """Note leaves that stay open."""
+        self.rejected += list(zip(batch.at.tolist(), np.argmax(batch.open, axis=1).tolist(), strict=True))
 
     # ---- tightenings ---------------------------------------------------------------------------
 
@@ -496,7 +562,7 @@ class _Walk:
                 own = frame.one(b) if own is None else own
                 self._intersect(region, t, self._bounds(t, own))
                 own, empty = self.enclosure.sweep((region.lo, region.hi), region.low, region.up, nowhere, nowhere)
-                own.slack = region.slack if self.deviation is not None else None
+                own.slack = None if frame.slack is None else frame.slack[b : b + 1]
                 if empty[0]:
                     region.open[0] = False
             if own is not None:
@@ -606,15 +672,18 @@ class _Walk:
 
     # ---- refutations ---------------------------------------------------------------------------
 
+    def _refutations(self, at: int) -> Sequence[Refutation]:
+        """Those that are tried at a tree node."""
+        return self.plan.at.get(at, ())
+
     def _refute(self, batch: _Regions, frame: Frame) -> None:
         """Close the conjunctions whose refutation holds on the region."""
         groups: dict[int, list[tuple[int, Refutation]]] = defaultdict(list)
         for b, at in enumerate(batch.at.tolist()):
-            for r in self.plan.at.get(at, ()) if self.deviation is None else self._latest(at):
+            for r in self._refutations(at):
                 if batch.open[b, r.conjunction]:
                     groups[r.conjunction].append((b, r))
         last = len(self.enclosure.nodes) - 1
-        self.influence = np.zeros(batch.lo.shape)
         for conjunction, group in groups.items():
             region = np.array([b for b, _ in group])
             weights = self.enclosure.numbers(np.array([r.weights for _, r in group], dtype=np.float64))
@@ -630,25 +699,37 @@ class _Walk:
             self._add_cuts(rows, used, multipliers, frame)
             self._set_slopes(rows, [r for _, r in group], frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
-            if self.deviation is not None:
-                self.influence[region] = np.maximum(self.influence[region], abs(rows.coef[0]).astype(np.float64))
-            batch.open[region[value > 0], conjunction] = False
+            closed = value > 0
+            self._tried(batch, region, rows)
+            if not self.enclosure.exact and frame.slack is None:
+                for row in within_error(rows, value):
+                    closed[row] = self._holds_exactly(batch, frame, rows, row, *group[row])
+            batch.open[region[closed], conjunction] = False
 
-    def _latest(self, at: int) -> list[Refutation]:
-        """The last refutation of each conjunction on the path to a tree node: one holds below its place, too.
+    def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
+        """Refutations were pulled back to rows over the input."""
 
-        With a deviation one that failed there may hold on a part of the region.
-        """
-        path = []
-        while at >= 0 and at not in self.latest:
-            path.append(at)
-            at = int(self.plan.parent[at])
-        found = self.latest[at] if at >= 0 else []
-        for k in reversed(path):
-            here = self.plan.at.get(k, [])
-            own = {r.conjunction for r in here}
-            found = self.latest[k] = here + [r for r in found if r.conjunction not in own]
-        return found
+    def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
+        """Whether a refutation on region b, whose bound is within its error of 0, holds exactly (`mucg4.check.ties`)."""
+        network, tree, parent = self.enclosure.rational, self.plan.tree, self.plan.parent
+        if network is None or r.cuts is not None:
+            return False
+        self.budget.poll(network.work)
+        literals = []
+        for literal, beta in r.beta:
+            split = parent[literal]
+            sign = 1.0 if tree.left[split] == literal else -1.0
+            literals.append(
+                Literal(int(tree.node[split]), int(tree.index[split]), sign * beta, float(tree.threshold[split]))
+            )
+        bounds = {k: (frame.lower[k][b], frame.upper[k][b]) for k in self.enclosure.slot}
+        slopes = {k: rows.slopes[k][row] if k in rows.slopes else lines.low[b] for k, lines in frame.lines.items()}
+        case = self.plan.case.conjunctions[r.conjunction]
+        try:
+            value = network.value(case, r.weights, (batch.lo[b], batch.hi[b]), bounds, slopes, literals)
+        except (OverflowError, ValueError):  # a bound that is not finite
+            return False
+        return refutes(case, r.weights, value)
 
     def _functional(self, g: _Constraints, weights: Array, region: Array, frame: Frame) -> Rows:
         """Rows `sum_i weights[:, i] g_i`. The coefficients are nearest doubles: one more rounding each."""
@@ -661,15 +742,18 @@ class _Walk:
         if np.any(g.x != 0):
             e.push(rows, 0, weights @ g.x, frame)
         if frame.slack is not None:
-            slack = frame.slack[region, g.rows]
-            lost = _total(weights, fractions_of(slack, infinite=True) if e.exact else slack)
-            if not e.exact:
-                rows.error = rows.error + gamma(weights.shape[1] + 8) * lost
+            lost = _total(weights, frame.slack[region, g.rows])
+            rows.error = rows.error + gamma(weights.shape[1] + 8) * lost
             e.add(rows, -lost)
         return rows
 
     def _add_literals(self, rows: Rows, row: Array, literal: Array, beta: Array, frame: Frame) -> None:
-        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal."""
+        """Add `beta (z - t)` for left and `beta (t - z)` for right children; one entry per row and literal.
+
+        Charge: a row with c entries adds up at most c of them in each coefficient (c - 1 roundings of the sum of their
+        sizes) and c products in its constant (2 c - 1), so gamma(c + 8) of `beta (|z| + |t|)` covers both, and the
+        largest c serves all rows.
+        """
         e, tree, parent = self.enclosure, self.plan.tree, self.plan.parent
         if not len(row):
             return
@@ -689,7 +773,7 @@ class _Walk:
         if not e.exact:
             spread = np.zeros(len(rows.region))
             np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
-            rows.error = rows.error + gamma(len(row) + 8) * spread
+            rows.error = rows.error + gamma(int(np.bincount(row).max()) + 8) * spread
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
@@ -767,4 +851,4 @@ class _Walk:
 
 def _total(weights: Array, slack: Array) -> Array:
     """(R,) sums of weights times slack; a slack that is not known, inf, counts where its weight does."""
-    return np.where(weights == 0, 0, np.where(weights == 0, 0, slack) * weights).sum(axis=1)
+    return np.where(weights == 0, 0.0, weights * np.where(weights == 0, 0.0, slack)).sum(axis=1)

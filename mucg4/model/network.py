@@ -39,8 +39,9 @@ class Network:
 
     `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
     itself computes in ("float32" or "float64"). `model_bytes` are the (decompressed) ONNX bytes, kept for
-    onnxruntime. Concrete evaluation here is in the precision of `backend`, where the operators' arrays live:
-    float64 in NumPy on the stored weights, unless the network was made by `cast`.
+    onnxruntime, and `tensors` tells which tensors of the file have the value of which node. Concrete evaluation here
+    is in the precision of `backend`, where the operators' arrays live: float64 in NumPy on the stored weights, unless
+    the network was made by `cast`.
     """
 
     nodes: tuple[Node, ...]
@@ -48,6 +49,7 @@ class Network:
     element_type: str = "float32"
     model_bytes: bytes = field(default=b"", repr=False)
     backend: Backend = NUMPY
+    tensors: tuple[tuple[str, int], ...] = field(default=(), repr=False)
     origin: Network | None = field(default=None, repr=False)  # what `cast` was called on
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ makes all constraints of one of its conjunctions true, `unsat` when no such poin
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -18,36 +19,63 @@ from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
 
+ELEMENTS = ("float16", "float32", "float64")  # types of inputs whose rounding is known here
 
-def _hull(bounds: tuple[Fraction, ...], sign: int) -> Array:
-    """float64 bounds that contain the exact bound and its float32 rounding (sign -1: lower, +1: upper)."""
-    out = np.array([float(b) for b in bounds], dtype=np.float64)
-    for i in np.flatnonzero([Fraction(v) != b for v, b in zip(out.tolist(), bounds, strict=True)]):
-        out[i] = np.nextafter(out[i], sign * np.inf)
-    with np.errstate(over="ignore"):
-        rounded = np.array([float(b) for b in bounds]).astype(np.float32).astype(np.float64)
-    rounded = np.where(np.isfinite(rounded), rounded, out)
-    return np.minimum(out, rounded) if sign < 0 else np.maximum(out, rounded)
+
+def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> Array:
+    """float64 ends that contain each exact bound and what a runtime compares with (sign -1: lower, +1: upper).
+
+    The bound of a text is read as the nearest double and then rounded to the element type; an end is the outermost
+    of the exact number, the double and the rounded one, as the nearest double that is not inside. Bounds beyond the
+    largest element-type number stay as they are: a runtime compares with infinity, and lets no finite input pass
+    that the stated bound keeps out. Ends of subnormal numbers follow from IEEE rounding, those of -0.0 are those of 0.
+    """
+    near = np.array([float(b) for b in bounds], dtype=np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = near.astype(element_type).astype(np.float64)
+    rounded = np.where(np.isfinite(rounded), rounded, near)
+    out = np.minimum(near, rounded) if sign < 0 else np.maximum(near, rounded)
+    for i in np.flatnonzero(out == near).tolist():  # else the rounded number is further out than half a double's step
+        if (Fraction(out[i].item()) - bounds[i]) * sign < 0:
+            out[i] = np.nextafter(out[i], sign * np.inf)
+    return out + 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
     """Exact input bounds as stated, one Fraction per flat input.
 
-    `lo`/`hi` are float64 arrays of the hull of each stated bound and its float32 rounding: the scorer
-    compares float32(x) with float32(bound), so `unsat` is proved on this hull (interface 2.4).
+    `lo`/`hi` are float64 arrays of the hull of each stated bound and its rounding to `element_type`, the model's
+    input type: the scorer compares x of that type with the rounded bound, so `unsat` is proved on this hull
+    (interface 2.4). `ends` lists sides `(input, is upper, end)` that constraints with arithmetic take part in
+    (`3 X_0 <= 0.3`): there the stated bound is the exact solution, and the end contains what passes when the
+    constraint is evaluated in the element type (`mucg4.read.rounding`).
     """
 
     lower: tuple[Fraction, ...]
     upper: tuple[Fraction, ...]
+    element_type: str = "float32"
+    ends: tuple[tuple[int, bool, Fraction], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.element_type not in ELEMENTS:
+            raise InputError(f"inputs of type {self.element_type} are not supported")
 
     @cached_property
     def lo(self) -> Array:
-        return _hull(self.lower, -1)
+        return self._side(self.lower, False)
 
     @cached_property
     def hi(self) -> Array:
-        return _hull(self.upper, +1)
+        return self._side(self.upper, True)
+
+    def _side(self, bounds: tuple[Fraction, ...], upper: bool) -> Array:
+        sign = 1 if upper else -1
+        out = hull(bounds, sign, self.element_type)
+        for i, side, end in self.ends:
+            if side == upper:
+                out[i] = hull((end,), sign, "float64")[0]
+        return out
 
     @cached_property
     def stated(self) -> tuple[Array, Array]:
@@ -60,24 +88,42 @@ class Box:
 
     @cached_property
     def empty(self) -> bool:
-        """True when some stated lower bound exceeds the upper one AND their float32 roundings do too."""
+        """True when some lower bound exceeds the upper one as stated AND as a runtime evaluates them."""
         return bool(np.any(self.lo > self.hi))
+
+
+ExactRow = tuple[dict[int, Fraction], dict[int, Fraction], Fraction]  # inputs, outputs, constant
 
 
 @dataclass(frozen=True, eq=False)
 class Conjunction:
     """All of `x_coeffs @ x + y_coeffs @ y + constants <= 0` (strict where `strict`).
 
-    `x_coeffs (m, inputs)`, `y_coeffs (m, outputs)`, `constants (m,)` are float64, each the nearest
-    double of the stated exact number; the rounding place accounts for the difference. `exact` keeps
-    per constraint the exact `({input: c}, {output: c}, constant)` for the witness gate, SMT and checker.
+    There are two sets. The *stated* one is what the text says: `exact` has per constraint the exact
+    `({input: c}, {output: c}, constant)` and `stated_strict (m,)` says which are strict. The witness gate and the
+    hashes use it alone. The *proved* one contains it, and every point that passes the constraints when they are
+    evaluated in the model's input type; whatever bounds, clips, prunes, proves or checks uses it alone. `proved`
+    has its exact rows; `x_coeffs (m, inputs)`, `y_coeffs (m, outputs)`, `constants (m,)` are the nearest doubles of
+    those (the rounding place accounts for the difference), and `strict (m,)` says which are strict.
+
+    They differ in constraints that speak of inputs only. A strict bound of one input speaks of the end of the
+    bound's hull and stays strict: an input at this end is neither below the exact bound nor, rounded, below the
+    rounded one. (Ends of a box come from the tightest constraint, so an end that another constraint attains too is
+    excluded when one that attains it is strict; one whose own end lies further out excludes nothing.) Constraints
+    with arithmetic (factors, several inputs) are loosened by what evaluating them may be off
+    (`mucg4.read.rounding`). The contract for outputs is real arithmetic: constraints of outputs alone are proved as
+    stated. Constraints of inputs and outputs are loosened by the rounding of their input terms and constants; that is
+    sound for `unsat`, since the stated set is still inside. What rounding does to an output, and to sums with it, is
+    no part of the contract here.
     """
 
     x_coeffs: Array
     y_coeffs: Array
     constants: Array
     strict: Array
-    exact: tuple[tuple[dict[int, Fraction], dict[int, Fraction], Fraction], ...]
+    exact: tuple[ExactRow, ...]
+    stated_strict: Array
+    proved: tuple[ExactRow, ...]
 
     def __len__(self) -> int:
         return len(self.constants)
@@ -89,22 +135,30 @@ class Conjunction:
 
     @staticmethod
     def build(
-        rows: list[tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]], inputs: int, outputs: int
+        rows: list[tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]],
+        inputs: int,
+        outputs: int,
+        proved: list[tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]] | None = None,
     ) -> Conjunction:
-        """From exact rows `(input coefficients, output coefficients, constant, strict)`, each `<= 0` or `< 0`."""
-        if any(cx for cx, *_ in rows):
+        """From exact rows `(input coefficients, output coefficients, constant, strict)`, each `<= 0` or `< 0`.
+
+        `proved` are the rows of the proved set, one per stated row; without it they are the stated ones.
+        """
+        used = rows if proved is None else proved
+        if any(cx for cx, *_ in used):
             xs = np.zeros((len(rows), inputs))
         else:  # a thousand such rows of an image must not fill the memory
             xs = np.broadcast_to(np.zeros(1), (len(rows), inputs))
         ys = np.zeros((len(rows), outputs))
-        for r, (cx, cy, _, _) in enumerate(rows):
+        for r, (cx, cy, _, _) in enumerate(used):
             for i, v in cx.items():
                 xs[r, i] = float(v)
             for i, v in cy.items():
                 ys[r, i] = float(v)
-        constants = np.array([float(c) for _, _, c, _ in rows], dtype=np.float64)
-        strict = np.array([s for _, _, _, s in rows], dtype=bool)
-        return Conjunction(xs, ys, constants, strict, tuple((cx, cy, c) for cx, cy, c, _ in rows))
+        constants = np.array([float(c) for _, _, c, _ in used], dtype=np.float64)
+        strict, stated = (np.array([s for _, _, _, s in some], dtype=bool) for some in (used, rows))
+        exact, kept = (tuple((cx, cy, c) for cx, cy, c, _ in some) for some in (rows, used))
+        return Conjunction(xs, ys, constants, strict, exact, stated, kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +181,18 @@ class Query:
     cases: tuple[Case, ...]
     names: tuple[str, ...] = ("N",)
     source_hash: str = field(default="")
+    text: str = field(default="", repr=False)  # of the property, for those who read it again
 
     def __post_init__(self) -> None:
         n = sum(net.input_size for net in self.networks)
         m = sum(net.output_size for net in self.networks)
+        types = {net.element_type for net in self.networks}
         for case in self.cases:
             if case.box.size != n:
                 raise InputError(f"the property declares {case.box.size} inputs but the network has {n}")
+            # what is loosened for float32 is loose enough for float64, but not the other way round
+            if not types <= {case.box.element_type, "float64" if case.box.element_type == "float32" else ""}:
+                raise InputError(f"the property was read for {case.box.element_type} inputs, the network has others")
             for conj in case.conjunctions:
                 if conj.y_coeffs.shape[1] != m or conj.x_coeffs.shape[1] != n:
                     raise InputError(f"the property speaks of {conj.y_coeffs.shape[1]} outputs, the network has {m}")
@@ -147,7 +206,7 @@ class Query:
 
     @cached_property
     def property_hash(self) -> str:
-        """Hex SHA-256 of the exact cases (boxes and constraints), however the text was written."""
+        """Hex SHA-256 of the cases as stated (boxes and constraints), however the text was written."""
         h = hashlib.sha256()
         for case in self.cases:
             h.update(repr(("box", [str(b) for b in case.box.lower], [str(b) for b in case.box.upper])).encode())
@@ -159,7 +218,7 @@ class Query:
         """Hex SHA-256 of a case's conjunctions without its box: equal for the same unsafe set."""
         h = hashlib.sha256()
         for conj in case.conjunctions:
-            for (cx, cy, c), s in zip(conj.exact, conj.strict.tolist(), strict=True):
+            for (cx, cy, c), s in zip(conj.exact, conj.stated_strict.tolist(), strict=True):
                 sides = [sorted((i, str(v)) for i, v in side.items()) for side in (cx, cy)]
                 h.update(repr((*sides, str(c), s)).encode())
             h.update(b"or")
@@ -174,7 +233,7 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """An input that violates the property. Only `mucg4.gate.runtime.replay_witness` builds it.
+    """An input that violates the property. Only `mucg4.gate.witness.replay_witness` builds it.
 
     `x` holds the float32 (or float64) input values handed to onnxruntime, flat; `y` the outputs that
     onnxruntime returned, flat. Tolerance zero: see design section 3.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mucg4.errors import UnsoundError
 from mucg4.model.query import Witness
 from mucg4.proof.proof import Proof
 
@@ -42,6 +43,9 @@ class Statistics:
     lp_calls: int = 0
     times: dict[str, float] = field(default_factory=dict)  # seconds per stage
     scratch_seconds: float | None = None  # stored from-scratch time of the related proof
+    checker: str = ""  # on the proof: accepted, unfinished (time ran out), or why it was rejected
+    fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
+    reopened: int = 0  # leaves that the checker rejected at first, searched again
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)
 
@@ -50,13 +54,60 @@ class Statistics:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class CheckReport:
+    """What the independent checker says about `proof`.
+
+    Counts are leaves over all trees, `checked + failed + skipped == leaves`: `checked` ones were re-established,
+    `failed` ones examined in vain, `skipped` ones not examined (malformed proof, spent budget). `accepted` only when
+    the last two are 0 and nothing else is wrong; otherwise `reason` is one line. `rejected` names the failed leaves as
+    (tree, tree node, conjunction). `late`: time alone kept the others from being examined, none that was examined
+    failed, and each states its evidence. `fallback` names parts of the files that only one reading covers.
+    """
+
+    proof: Proof = field(compare=False, repr=False)
+    accepted: bool
+    checked: int
+    failed: int
+    skipped: int
+    reason: str = ""
+    leaves: int = 0
+    rejected: tuple[tuple[int, int, int], ...] = ()
+    late: bool = False
+    fallback: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        whole = self.leaves == self.proof.leaves == self.checked + self.failed + self.skipped
+        clean = not self.failed and not self.rejected and (not self.reason or self.late)
+        if not whole or (self.accepted and (not clean or self.skipped or self.late)) or (self.late and not clean):
+            raise UnsoundError("a report of the checker contradicts itself")
+
+
 @dataclass(frozen=True, eq=False)
 class Safe:
-    """`unsat`: no unsafe point exists; `proof` is the evidence."""
+    """`unsat`: no unsafe point exists. It is made of the checker's report on the very proof it holds.
 
-    proof: Proof
+    Raises `UnsoundError` for a report that is neither accepted nor merely late. `checked` tells them apart: what the
+    checker could not finish in time is never stored.
+    """
+
+    report: CheckReport
     statistics: Statistics
     word = "unsat"
+
+    def __post_init__(self) -> None:
+        if not (self.report.accepted or self.report.late):
+            raise UnsoundError(f"no unsat without evidence: {self.report.reason}")
+
+    @property
+    def proof(self) -> Proof:
+        """The evidence: the proof that the checker examined."""
+        return self.report.proof
+
+    @property
+    def checked(self) -> bool:
+        """True when the checker accepted the whole proof."""
+        return self.report.accepted
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,21 +17,23 @@ from mucg4.ops.base import Affine, Array
 class Dense(Affine):
     """`y = W x + b` with `weight (m, n)` and `offset (m,)`.
 
-    `offset_magnitude (m,)` is at least |offset| and includes the terms folded into it (for example
-    `|W| |c|` when a constant `c` was subtracted from the input): the rounding place multiplies it
-    with the unit roundoff, so a fold done in float64 stays sound. `slack (m,)`, when given, bounds how far the
-    map is from the one it stands for on the box at hand (`mucg4.bound.special`).
+    `offset_magnitude (m,)` is at least |offset|, and the offset is off by at most `2**-52 fan_in offset_magnitude`
+    from the real number that it stands for (constants folded in float64); when it is None the offset is exact.
+    `roundings` is a number r such that every weight is within `r 2**-53` of itself from what it stands for: it counts
+    in `fan_in`, so that whoever charges the rounding of sums and products charges folding with them. `slack (m,)`,
+    when given, bounds how far the map is from the one it stands for on the box at hand (`mucg4.bound.special`).
     """
 
     weight: Array
     offset: Array
     offset_magnitude: Array | None = None
     slack: Array | None = None
+    roundings: int = 0
     kind: str = field(default="Dense", init=False)
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return max(self.weight.shape) + 1
+        return max(self.weight.shape) + 1 + self.roundings
 
     @cached_property
     def abs_weight(self) -> Array:
@@ -89,13 +91,20 @@ class Sum(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Affine):
-    """`y = scale * x + offset`, elementwise (BatchNormalization and constants that could not be merged)."""
+    """`y = scale * x + offset`, elementwise (BatchNormalization and constants that could not be merged).
+
+    `offset_magnitude` and `roundings` are as in `Dense`.
+    """
 
     scale: Array
     offset: Array
     offset_magnitude: Array | None = None
+    roundings: int = 0
     kind: str = field(default="Scale", init=False)
-    fan_in = 2
+
+    @property
+    def fan_in(self) -> int:  # type: ignore[override]
+        return 2 + self.roundings
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return xs[0] * self.scale
@@ -211,16 +220,17 @@ class Place(Affine):
 class RowDense(Affine):
     """One dense map on each of `rows` rows: `(rows, n)` -> `(rows, m)` by `weight (m, n)`, without bias.
 
-    This is MatMul of a tensor with several rows by a constant matrix.
+    This is MatMul of a tensor with several rows by a constant matrix. `roundings` is as in `Dense`.
     """
 
     weight: Array
     rows: int
+    roundings: int = 0
     kind: str = field(default="RowDense", init=False)
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return max(self.weight.shape)
+        return max(self.weight.shape) + self.roundings
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return self._each(xs[0], self.weight.T)

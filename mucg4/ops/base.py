@@ -57,7 +57,8 @@ class Affine(Op):
     """`y = sum_i W_i x_i + b`, never needing W_i as a dense matrix."""
 
     fan_in: int = 1
-    """Upper bound on the number of products and sums behind one value of `apply`, and of `adjoint` (its bias aside)."""
+    """Upper bound on the number of products and sums behind one value of `apply`, and of `adjoint` (its bias aside),
+    plus the number of roundings that each stored weight may carry already."""
 
     def linear(self, xs: Sequence[Array]) -> Array:
         """`sum_i W_i x_i` without the bias; `(batch, n_i)` -> `(batch, m)`."""
@@ -84,7 +85,7 @@ class Affine(Op):
         raise NotImplementedError
 
     def bias_magnitude(self) -> Array | None:
-        """`(m,)` at least |b|, plus the size of every term that folding merged into the bias."""
+        """`(m,)` at least |b|; b is off by at most `2**-52 fan_in` times this from what folding stands for."""
         b = self.bias()
         return None if b is None else abs(b)
 

@@ -126,13 +126,14 @@ class _Sliding(Affine):
     """What a convolution and its transpose share: one weight, one sliding window, an offset per output value.
 
     An offset per value instead of per channel lets any constant merge into it (a subtracted mean image
-    under zero padding, for example). `offset_magnitude` is as in `Dense`.
+    under zero padding, for example). `offset_magnitude` and `roundings` are as in `Dense`.
     """
 
     window: Window
     weight: Array
     offset: Array | None = None
     offset_magnitude: Array | None = None
+    roundings: int = 0
 
     def __post_init__(self) -> None:
         w = self.window
@@ -147,7 +148,7 @@ class _Sliding(Affine):
     @property
     def fan_in(self) -> int:  # type: ignore[override]
         taps = self.window.kernel[0] * self.window.kernel[1]
-        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1
+        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1 + self.roundings
 
     @cached_property
     def abs_weight(self) -> Array:

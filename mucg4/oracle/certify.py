@@ -17,13 +17,17 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.enclose import Enclosure, Frame
+from mucg4.check.ties import ExactNetwork, refutes
+from mucg4.check.ties import Literal as Held
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.oracle.program import least_violation
+from mucg4.oracle.program import least_violation, simple_multipliers
 from mucg4.proof.proof import Alpha, Refutation, Tree
 
+RAISED = 1e-4
+CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought
 SAFE_SHARE = 1e-9  # a margin below this share of the terms it is made of might not survive a checker's rounding
 
 
@@ -157,7 +161,11 @@ class Certifier:
         alpha = system.slopes(y)
         margin, size = _evaluate(self.network, frame, conj, weights, path, beta, alpha)
         if not margin > SAFE_SHARE * size:
-            return None, blame
+            exact = self._by_equality(region, frame, system, y) if margin > -CLOSE * size else None
+            if exact is None:
+                return None, blame
+            values, alpha = exact
+            weights, beta, margin = values[:m], values[m:], 0.0
         literals = tuple((lit.at, float(b)) for lit, b in zip(path, beta, strict=True) if b > 0)
         refutation = Refutation(
             at=at,
@@ -169,6 +177,52 @@ class Certifier:
             margin=float(margin),
         )
         return refutation, blame
+
+    def _by_equality(
+        self, region: _Region, frame: Frame, system: _System, y: Array
+    ) -> tuple[Array, dict[int, Array]] | None:
+        """Multipliers of constraints and literals that refute the region exactly, and lower slopes; None if not found.
+
+        Judged by the checker's own rule for refutations by a hair, `mucg4.check.ties`.
+        """
+        network, conj = self.enclosure.rational, self.case.conjunctions[self.conjunction]
+        if network is None:
+            return None
+        strict = np.flatnonzero(conj.strict)
+        for offset in (None, system.offset.copy()) if len(strict) else (None,):
+            if offset is not None:  # of several best multipliers those with a strict constraint are wanted
+                offset[strict] += RAISED * (1.0 + float(abs(system.offset[: len(conj)]).max()))
+                optimum = least_violation(system.matrix, offset, np.ones(len(offset)), system.low, system.high)
+                if optimum is None:
+                    return None
+                y = optimum.multipliers
+            alpha = system.slopes(y)
+            found = self._exact_multipliers(network, region, frame, y[: len(conj) + len(region.path)], alpha)
+            if found is not None:
+                return found, alpha
+        return None
+
+    def _exact_multipliers(
+        self, network: ExactNetwork, region: _Region, frame: Frame, multipliers: Array, alpha: dict[int, Array]
+    ) -> Array | None:
+        """Multipliers near those given that refute the region with lower slopes `alpha`."""
+        conj = self.case.conjunctions[self.conjunction]
+        bounds = {k: (frame.lower[k][0], frame.upper[k][0]) for k in self.enclosure.slot}
+        slopes = {}
+        for k, lines in frame.lines.items():
+            level = alpha.get(self.network.nodes[k].inputs[0], np.full(lines.low.shape[1], -1))
+            op = self.network.nodes[k].op
+            assert isinstance(op, TwoPiece)
+            own = np.clip(op.left + level / 255 * (op.right - op.left), op.left, op.right)
+            slopes[k] = np.where((level >= 0) & lines.unstable[0], own, lines.low[0])
+        box = frame.lower[0][0], frame.upper[0][0]
+        for values in simple_multipliers(multipliers):
+            self.budget.poll(network.work)
+            weights, beta = values[: len(conj)].tolist(), values[len(conj) :].tolist()
+            literals = [Held(*lit.key, -lit.sign * b, 0.0) for lit, b in zip(region.path, beta, strict=True) if b > 0]
+            if refutes(conj, weights, network.value(conj, weights, box, bounds, slopes, literals)):
+                return values
+        return None
 
 
 class _Open(NamedTuple):

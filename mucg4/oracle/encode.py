@@ -172,7 +172,7 @@ def _two_piece(e: Encoding, op: TwoPiece, source: int, j: int) -> Row:
 def constraint_rows(
     e: Encoding, exact: tuple[tuple[dict[int, Fraction], dict[int, Fraction], Fraction], ...]
 ) -> list[Row]:
-    """A conjunction's constraints (see `Conjunction.exact`) as rows over the atoms."""
+    """A conjunction's constraints (see `Conjunction.proved`) as rows over the atoms."""
     out = []
     for cx, cy, constant in exact:
         coeffs: dict[int, Fraction] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fractions import Fraction
+from math import lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +13,8 @@ from mucg4.ops.base import Array
 
 TOLERANCE = 1e-9
 BLAME = 1e-10  # smaller shares of a certificate are taken for rounding
+DENOMINATORS = (8, 1 << 10, 1 << 25)  # of multipliers that stand for those of a solver
+LARGEST = 1 << 53
 
 
 class Optimum(NamedTuple):
@@ -43,3 +48,22 @@ def least_violation(matrix: Array, offset: Array, soft: Array, low: Array, high:
         return None
     shares = -found.ineqlin.marginals
     return Optimum(float(found.fun), found.x[:n], np.where(shares > BLAME, shares, 0.0) / scale)
+
+
+def simple_multipliers(values: Array) -> Iterator[Array]:
+    """The multipliers `(n,)` of a solver in other words: scaled to 1, and as whole numbers in nearby simple ratios.
+
+    A solver's are rounded. For a tie their ratios have to be the right ones, which are often simple or quotients of two
+    stored numbers; multiplied by the common denominator they are exact in floating point.
+    """
+    most = float(values.max(initial=0.0))
+    if not 0 < most < np.inf:
+        return
+    shares = np.where(values > 1e-9 * most, values / most, 0.0)
+    yield values
+    yield shares
+    for denominator in DENOMINATORS:
+        ratios = [Fraction(v).limit_denominator(denominator) for v in shares.tolist()]
+        common = lcm(*(r.denominator for r in ratios))
+        if common <= LARGEST:
+            yield np.array([float(r.numerator * (common // r.denominator)) for r in ratios])

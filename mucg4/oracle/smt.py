@@ -29,7 +29,8 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError
-from mucg4.gate.runtime import Runtime, replay_witness, snap
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.witness import replay_witness, snap
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.oracle.certify import Branch, Certifier, Leaf
@@ -193,7 +194,7 @@ class _Search:
         self.query, self.case, self.encoding = query, case, encoding
         self.budget, self.runtime, self.result = budget, runtime, result
         conj = case.conjunctions[conjunction]
-        rows = constraint_rows(encoding, conj.exact)
+        rows = constraint_rows(encoding, conj.proved)
         self.relaxation = Relaxation(encoding, rows, [bool(s) for s in conj.strict], budget)
         self.learned: dict[frozenset[Literal], bool] = {}  # core -> was it given
 

@@ -57,7 +57,7 @@ import builtins
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,28 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import ProofError
+from mucg4.foreign import (
+    Packed,
+    fields_of,
+    flags,
+    inflate,
+    items,
+    json_value,
+    member,
+    number,
+    numbers,
+    read_limited,
+    shallow,
+    text_of,
+    whole,
+    wholes,
+)
 from mucg4.ops.base import Array
 
 FORMAT = "mucg4-proof"
 VERSION = 3
 READABLE = (1, 2, 3)  # a version is the next one without what that added
+LARGEST = 2**30  # most bytes of a proof's text, and of its packed arrays together
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +121,9 @@ class Refutation:
 
     def __post_init__(self) -> None:
         if self.cuts is not None:
-            numbers, values = self.cuts
-            _check_arrays("a refutation", [(numbers, "i", 1), (values, "f", np.shape(numbers))])
-            if np.any(numbers < 0):
+            own, values = self.cuts
+            _check_arrays("a refutation", [(own, "i", 1), (values, "f", np.shape(own))])
+            if np.any(own < 0):
                 raise ProofError("a refutation has a negative index")
 
 
@@ -224,9 +241,10 @@ class Tree:
     cuts: tuple[Cuts, ...] = ()
 
     def __post_init__(self) -> None:
-        n = len(self.node)
-        arrays = (self.index, self.threshold, self.left, self.right, self.refresh, self.clip)
-        if n == 0 or any(len(a) != n for a in arrays):
+        n = np.size(self.node)
+        kinds = {"node": "i", "index": "i", "threshold": "f", "left": "i", "right": "i", "refresh": "b", "clip": "b"}
+        _check_arrays("a tree", [(getattr(self, f), kind, 1) for f, kind in kinds.items()])
+        if n == 0 or any(len(getattr(self, f)) != n for f in kinds):
             raise ProofError("tree arrays differ in length")
         inner = self.left >= 0
         if not np.array_equal(inner, self.right >= 0) or not np.array_equal(inner, self.node >= 0):
@@ -373,12 +391,6 @@ def _packed(values: Array, dtype: str) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values, dtype=dtype).tobytes(), 6)).decode()
 
 
-def _unpacked(text: str, dtype: str) -> Array:
-    """(n,) in the machine's byte order."""
-    data = zlib.decompress(base64.b64decode(text, validate=True))
-    return np.frombuffer(data, dtype).astype(np.dtype(dtype).newbyteorder("="))
-
-
 def _cuts_to_json(c: Cuts) -> dict[str, Any]:
     return {
         "node": int(c.node),
@@ -388,21 +400,25 @@ def _cuts_to_json(c: Cuts) -> dict[str, Any]:
     }
 
 
-def _cuts_from_json(data: dict[str, Any]) -> Cuts:
+def _cuts_from_json(value: Any, packed: Packed) -> Cuts:
     """Raises as `_tightening_from_json`."""
-    index = _unpacked(data["index"], "<i4")
-    return Cuts(int(data["node"]), index, _slopes_from_json(data["shares"], len(index)), int(data["after"]))
+    data = fields_of(value, "an entry of cuts")
+    index = packed.array(member(data, "index"), "<i4", "index of cuts")
+    shares = _slopes_from_json(member(data, "shares"), len(index), packed)
+    return Cuts(whole(member(data, "node"), "node"), index, shares, whole(member(data, "after"), "after"))
 
 
 def _slopes_to_json(slopes: tuple[Alpha, ...]) -> list[dict[str, Any]]:
     return [{"node": int(a.node), "index": _packed(a.index, "<i4"), "value": _packed(a.value, "<u1")} for a in slopes]
 
 
-def _slopes_from_json(data: list[dict[str, Any]], count: int) -> tuple[Alpha, ...]:
+def _slopes_from_json(value: Any, count: int, packed: Packed) -> tuple[Alpha, ...]:
     out = []
-    for a in data:
-        neurons = _unpacked(a["index"], "<i4")
-        out.append(Alpha(int(a["node"]), neurons, _unpacked(a["value"], "<u1").reshape(count, len(neurons))))
+    for a in items(value, "slopes"):
+        data = fields_of(a, "an entry of slopes")
+        neurons = packed.array(member(data, "index"), "<i4", "index of slopes")
+        values = packed.array(member(data, "value"), "<u1", "value of slopes", count * len(neurons))
+        out.append(Alpha(whole(member(data, "node"), "node"), neurons, values.reshape(count, len(neurons))))
     return tuple(out)
 
 
@@ -423,53 +439,91 @@ def _tightening_to_json(t: Tightening) -> dict[str, Any]:
     return out
 
 
-def _tightening_from_json(data: dict[str, Any]) -> Tightening:
-    """Raises `ValueError` or `zlib.error` where the bytes do not make rows, `ProofError` where rows make no sense."""
-    index, literals = _unpacked(data["index"], "<i4"), _unpacked(data["literals"], "<i4")
+def _tightening_from_json(value: Any, packed: Packed) -> Tightening:
+    """Raises `ValueError` where the values do not make rows, `ProofError` where rows make no sense."""
+    data = fields_of(value, "a tightening")
+    index = packed.array(member(data, "index"), "<i4", "index of a tightening")
+    literals = packed.array(member(data, "literals"), "<i4", "literals of a tightening")
+    cuts = packed.array(data["cuts"], "<i4", "cuts of a tightening") if "cuts" in data else np.zeros(0, dtype=np.int32)
+    weights = packed.array(member(data, "weights"), "<f8", "weights of a tightening")
     count = len(index)
-    cuts = _unpacked(data["cuts"], "<i4") if "cuts" in data else np.zeros(0, dtype=np.int32)
+    if not count or len(weights) % count:
+        raise ProofError("a tightening has no rows, or not one list of weights per row")
+
+    def rows(name: str, width: int) -> Array:
+        return packed.array(member(data, name), "<f8", name, count * width).reshape(count, width)
+
     return Tightening(
-        at=int(data["at"]),
-        conjunction=int(data["conjunction"]),
-        node=int(data["node"]),
+        at=whole(member(data, "at"), "at"),
+        conjunction=whole(member(data, "conjunction"), "conjunction"),
+        node=whole(member(data, "node"), "node"),
         index=index,
-        side=_unpacked(data["side"], "<i1"),
-        weights=_unpacked(data["weights"], "<f8").reshape(count, -1),
-        alpha=_slopes_from_json(data["alpha"], count),
+        side=packed.array(member(data, "side"), "<i1", "side", count),
+        weights=weights.reshape(count, -1),
+        alpha=_slopes_from_json(member(data, "alpha"), count, packed),
         literals=literals,
-        beta=_unpacked(data["beta"], "<f8").reshape(count, len(literals)),
+        beta=rows("beta", len(literals)),
         cuts=cuts,
-        cut_weights=_unpacked(data["cut_weights"], "<f8").reshape(count, len(cuts)) if len(cuts) else np.zeros((0, 0)),
+        cut_weights=rows("cut_weights", len(cuts)) if len(cuts) else np.zeros((0, 0)),
     )
 
 
-def _tree_from_json(data: dict[str, Any]) -> Tree:
-    refutations = tuple(
-        Refutation(
-            at=int(r["at"]),
-            conjunction=int(r["conjunction"]),
-            weights=tuple(float(w) for w in r["weights"]),
-            alpha=tuple(
-                Alpha(int(a["node"]), np.array(a["index"], dtype=np.int32), np.array(a["value"], dtype=np.uint8))
-                for a in r.get("alpha", ())
-            ),
-            beta=tuple((int(k), float(v)) for k, v in r.get("beta", ())),
-            core=tuple(int(c) for c in r["core"]) if "core" in r else None,
-            margin=float(r["margin"]),
-            cuts=(np.array(r["cuts"][0], dtype=np.int32), np.array(r["cuts"][1], dtype=np.float64))
-            if "cuts" in r
-            else None,
-        )
-        for r in data["refutations"]
+def _alpha_from_json(value: Any) -> Alpha:
+    data = fields_of(value, "an entry of alpha")
+    index = wholes(member(data, "index"), "index of alpha")
+    value = wholes(member(data, "value"), "value of alpha", np.uint8, high=255)
+    if len(index) != len(value):
+        raise ValueError("index and value of alpha differ in length")
+    return Alpha(whole(member(data, "node"), "node"), index, value)
+
+
+def _beta_from_json(value: Any) -> tuple[int, float]:
+    pair = items(value, "an entry of beta")
+    if len(pair) != 2:
+        raise ValueError("an entry of beta is no pair")
+    return whole(pair[0], "a literal of beta"), number(pair[1], "a multiplier")
+
+
+def _refutation_from_json(value: Any) -> Refutation:
+    data = fields_of(value, "a refutation")
+    cuts = None
+    if "cuts" in data:
+        pair = items(data["cuts"], "cuts of a refutation")
+        if len(pair) != 2:
+            raise ValueError("cuts of a refutation are no pair of lists")
+        cuts = wholes(pair[0], "cuts of a refutation"), numbers(pair[1], "multipliers of cuts")
+    return Refutation(
+        at=whole(member(data, "at"), "at"),
+        conjunction=whole(member(data, "conjunction"), "conjunction"),
+        weights=tuple(numbers(member(data, "weights"), "weights").tolist()),
+        alpha=tuple(_alpha_from_json(a) for a in items(data.get("alpha", []), "alpha")),
+        beta=tuple(_beta_from_json(b) for b in items(data.get("beta", []), "beta")),
+        core=tuple(wholes(data["core"], "core").tolist()) if "core" in data else None,
+        margin=number(member(data, "margin"), "margin", finite=False),
+        cuts=cuts,
     )
-    node, index, left, right = (np.array(data[k], dtype=np.int32) for k in ("node", "index", "left", "right"))
-    refresh, clip = (np.array([c == "1" for c in data[k]], dtype=bool) for k in ("refresh", "clip"))
-    threshold = np.array(data["threshold"], dtype=np.float64)
-    case, covers = int(data["case"]), data["conjunctions"]
-    conjunctions = None if covers is None else tuple(int(c) for c in covers)
-    tightenings = tuple(_tightening_from_json(t) for t in data.get("tightenings", ()))
-    cuts = tuple(_cuts_from_json(c) for c in data.get("cuts", ()))
-    return Tree(node, index, threshold, left, right, refresh, clip, refutations, case, conjunctions, tightenings, cuts)
+
+
+def _tree_from_json(value: Any, packed: Packed) -> Tree:
+    data = fields_of(value, "a tree")
+    covers = member(data, "conjunctions")
+    node, index, left, right = (wholes(member(data, k), k, low=-1) for k in ("node", "index", "left", "right"))
+    if len(index) == len(left) and np.any(index[left >= 0] < 0):
+        raise ValueError("a literal has a negative index")
+    return Tree(
+        node,
+        index,
+        numbers(member(data, "threshold"), "threshold"),
+        left,
+        right,
+        flags(member(data, "refresh"), "refresh"),
+        flags(member(data, "clip"), "clip"),
+        tuple(_refutation_from_json(r) for r in items(member(data, "refutations"), "refutations")),
+        whole(member(data, "case"), "case"),
+        None if covers is None else tuple(wholes(covers, "conjunctions").tolist()),
+        tuple(_tightening_from_json(t, packed) for t in items(data.get("tightenings", []), "tightenings")),
+        tuple(_cuts_from_json(c, packed) for c in items(data.get("cuts", []), "cuts")),
+    )
 
 
 def to_text(proof: Proof) -> str:
@@ -488,18 +542,28 @@ def to_text(proof: Proof) -> str:
     )
 
 
-def from_text(text: str | bytes) -> Proof:
-    """Inverse of `to_text`; raises `ProofError` for anything malformed or of another version."""
+def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
+    """Inverse of `to_text`; raises `ProofError` for anything malformed or of another version.
+
+    What comes back has arrays of the right rank, type and length, and whole numbers that fit int32; whether they mean
+    something for a network is seen where they are used. All packed arrays together hold at most `arrays` bytes.
+    """
     try:
-        data = json.loads(text)
-        if data.get("format") != FORMAT:
+        data = json_value(text)
+        if type(data) is not dict or data.get("format") != FORMAT:
             raise ProofError("not a mucg4 proof")
-        if data.get("version") not in READABLE:
-            raise ProofError(f"proof format version {data.get('version')} is not supported (this is {VERSION})")
-        trees = tuple(_tree_from_json(t) for t in data["trees"])
-        return Proof(str(data["network"]), str(data["property"]), trees, str(data["source"]), dict(data["notes"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, zlib.error) as error:
+        version = whole(member(data, "version"), "version", high=10**9)
+        if version not in READABLE:
+            raise ProofError(f"proof format version {version} is not supported (this is {VERSION})")
+        packed = Packed(arrays)
+        trees = tuple(_tree_from_json(t, packed) for t in items(member(data, "trees"), "trees"))
+        names = (text_of(member(data, k), k) for k in ("network", "property"))
+        notes = shallow(fields_of(member(data, "notes"), "notes"), "notes")
+        return Proof(*names, trees, text_of(member(data, "source"), "source"), notes)
+    except (ValueError, OverflowError) as error:
         raise ProofError(f"malformed proof: {error}") from error
+    except MemoryError:
+        raise ProofError("malformed proof: too large for the memory") from None
 
 
 def to_bytes(proof: Proof) -> bytes:
@@ -507,12 +571,13 @@ def to_bytes(proof: Proof) -> bytes:
     return zlib.compress(to_text(proof).encode(), 6)
 
 
-def from_bytes(blob: bytes) -> Proof:
-    """Inverse of `to_bytes`; raises `ProofError`."""
+def from_bytes(blob: bytes, most: int = LARGEST) -> Proof:
+    """Inverse of `to_bytes`; raises `ProofError`, also for more than `most` bytes of text or of arrays."""
     try:
-        return from_text(zlib.decompress(blob))
-    except zlib.error as error:
+        text = inflate(blob, most)
+    except ValueError as error:
         raise ProofError(f"malformed proof: {error}") from error
+    return from_text(text, most)
 
 
 def write_proof(proof: Proof, path: Path) -> None:
@@ -521,12 +586,15 @@ def write_proof(proof: Proof, path: Path) -> None:
     path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
 
 
-def read_proof(path: Path) -> Proof:
-    """Read the file format; raises `ProofError` for malformed content, `OSError` when unreadable."""
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ProofError(f"damaged gzip: {error}") from error
+def read_proof(path: Path, poll: Callable[[], None] | None = None) -> Proof:
+    """Read the file format; raises `ProofError` for malformed content, `OSError` when unreadable.
+
+    `poll` is called now and then while a gzip file is unpacked, and may raise.
+    """
+    try:
+        data = read_limited(path, LARGEST)
+        if data[:2] == b"\x1f\x8b":
+            data = inflate(data, LARGEST, gzip=True, poll=poll)
+    except ValueError as error:
+        raise ProofError(f"malformed proof: {error}") from error
     return from_text(data)

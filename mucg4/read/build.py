@@ -7,19 +7,21 @@ moves a constant, and what comes out is the index map (see `Builder.move`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import frexp, prod
 
 import numpy as np
 
 from mucg4.errors import InputError
-from mucg4.ops.affine import Concat, Dense, Index, Place, Scale, Sum
+from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, Scale, Sum
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.curves import SILU, SQUARE
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
 from mucg4.read.constant import Constant
+from mucg4.read.protobuf import LARGEST_TENSOR
+from mucg4.read.roundoff import magnitude
 
 DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix
 
@@ -55,10 +57,12 @@ class Builder:
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self.drafts = [Draft(None, (), name, shape)]
         self.current = ""
+        self.entries = 0  # of all arrays made so far
         self._names = {name}
 
     def node(self, op: Op, inputs: Sequence[Variable], shape: tuple[int, ...]) -> Variable:
         """Append one node. The last node a handler appends computes the ONNX tensor `current`."""
+        self.count(prod(shape))
         self.drafts.append(Draft(op, tuple(x.draft for x in inputs), self.current, shape))
         return Variable(len(self.drafts) - 1, shape)
 
@@ -79,6 +83,7 @@ class Builder:
         """Any data movement: `f` rearranges, repeats or drops entries of a tensor of x's shape."""
         positions = np.arange(x.size).reshape(x.shape)
         moved = f(positions)
+        self.count(moved.size)
         shape = tuple(moved.shape)
         if moved.size == 0:
             raise InputError(f"tensor {self.current!r} is empty")
@@ -99,25 +104,25 @@ class Builder:
         stored = getattr(op, "weight", np.zeros(0)).size
         if isinstance(op, Dense) or (entries > DENSE_ENTRIES and entries > 2 * stored):
             return self.node(op, [x], shape)
-        # each entry of the matrix is one stored weight times 1 (or, for means, one rounded factor)
+        # each entry of the matrix is one stored weight times 1; for means it is a factor that was rounded once
         weight = op.adjoint(np.eye(outs))[0] if outs < x.size else np.ascontiguousarray(op.linear([np.eye(x.size)]).T)
-        bias, magnitude = op.bias(), op.bias_magnitude()
-        offset = np.zeros(outs) if bias is None else bias
-        return self.node(Dense(weight, offset, magnitude), [x], shape)
+        rounded = isinstance(op, Reduce) and frexp(op.factor)[0] != 0.5
+        return self.node(Dense(weight, np.zeros(outs), roundings=getattr(op, "roundings", int(rounded))), [x], shape)
 
     def shift(self, x: Variable, c: Constant, sign: float = 1.0) -> Variable:
         """`sign * x + c`, broadcast."""
         shape = self.common(x.shape, c.shape)
         x = self.expand(x, shape)
-        offset, magnitude = c.offset(shape)
-        return self.node(Scale(np.full(x.size, sign), offset, magnitude), [x], shape)
+        offset, error = c.offset(shape)
+        return self.node(Scale(np.full(x.size, sign), offset, magnitude(offset, error, 2)), [x], shape)
 
     def times(self, x: Variable, c: Constant) -> Variable:
         """`x * c`, broadcast."""
         shape = self.common(x.shape, c.shape)
         x = self.expand(x, shape)
-        scale = np.broadcast_to(c.weight(), shape).ravel()
-        return self.node(Scale(scale, np.zeros(x.size)), [x], shape)
+        weight, roundings = c.weight()
+        scale = np.broadcast_to(weight, shape).ravel()
+        return self.node(Scale(scale, np.zeros(x.size), roundings=roundings), [x], shape)
 
     def product(self, x: Variable, y: Variable) -> Variable:
         """`x * y`, broadcast; one function where y is x itself or its Sigmoid."""
@@ -149,7 +154,7 @@ class Builder:
         """`a + sign * b` of tensors of which at least one is variable, broadcast."""
         if isinstance(b, Constant):
             assert isinstance(a, Variable)
-            return self.shift(a, b if sign > 0 else Constant(-b.double(), b.name, b.magnitude, b.rounded))
+            return self.shift(a, b if sign > 0 else replace(b, value=-b.double()))
         if isinstance(a, Constant):
             return self.shift(b, a, sign)
         shape = self.common(a.shape, b.shape)
@@ -198,10 +203,12 @@ class Builder:
         if len(variables) == len(xs):
             flat = Variable(joined.draft, (joined.size,))
             return self.move(flat, lambda _: layout)
-        fixed = np.concatenate(
-            [np.zeros(x.shape) if isinstance(x, Variable) else x.offset()[0].reshape(x.shape) for x in xs], axis=axis
-        )
-        return self.place(joined, layout, fixed)
+        fixed = [Constant(np.zeros(x.shape)) if isinstance(x, Variable) else x for x in xs]
+        value = np.concatenate([c.offset()[0].reshape(c.shape) for c in fixed], axis=axis)
+        if all(c.error is None for c in fixed):
+            return self.place(joined, layout, value)
+        error = np.concatenate([np.zeros(c.shape) if c.error is None else c.error for c in fixed], axis=axis)
+        return self.shift(self.place(joined, layout, 0.0 * value), Constant(value, error=error))
 
     def place(self, x: Variable, layout: Array, fixed: Array) -> Variable:
         """A tensor that holds x's flat value `layout[p]` at p where that is >= 0, else the constant `fixed[p]`."""
@@ -210,9 +217,17 @@ class Builder:
         index[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
         return self.node(Place(index, np.where(flat >= 0, 0.0, fixed.ravel())), [x], tuple(layout.shape))
 
+    def count(self, entries: int) -> None:
+        """Note that an array of so many entries is made. Raises `InputError` when all of them are too many."""
+        self.entries += entries
+        if entries > LARGEST_TENSOR or self.entries > 4 * LARGEST_TENSOR:
+            raise InputError(f"tensor {self.current!r}: the network's tensors are too large")
+
     def common(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         """The broadcast shape. Raises `InputError` when there is none."""
         try:
-            return tuple(np.broadcast_shapes(a, b))
+            shape = tuple(np.broadcast_shapes(a, b))
         except ValueError as error:
             raise InputError(f"tensor {self.current!r}: shapes {list(a)} and {list(b)} do not match") from error
+        self.count(prod(shape))
+        return shape

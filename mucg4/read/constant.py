@@ -1,38 +1,46 @@
 """Constants of a network and the arithmetic among them.
 
-Stored numbers are exact. Arithmetic on them is done in double; what it may lose is kept beside the
-value, so that a constant merged into a bias carries its rounding into `offset_magnitude` and a weight
-that lost digits by cancellation is refused instead of trusted.
+Stored numbers are exact. The contract is real arithmetic on them, so floating-point constants are computed in double
+and carry a bound of what that lost (`mucg4.read.roundoff`): a constant merged into a bias brings it into
+`offset_magnitude`, a weight brings it as a number of roundings, and a weight that lost its digits is refused.
+
+A step (Floor, Sign, Equal, a Cast that rounds ...) of a number that onnxruntime computes in float32 may fall to the
+other side there, and real arithmetic alone does not decide what the file means. Steps are read of *certain* numbers
+only: stored ones, and results every intermediate step of which has no rounding in the tensor's own type, so that
+every runtime and real arithmetic agree to the bit. Integers wrap around as in onnxruntime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import fsum
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
-from mucg4.read.protobuf import BFLOAT16, DOUBLE, FLOAT, FLOAT16, TYPES, OnnxNode, decode_tensor
+from mucg4.read import roundoff
+from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, TYPES, OnnxNode, decode_tensor
+from mucg4.read.roundoff import UNIT, Error, Pair
 
-CANCELLATION = 8.0  # a weight may be this much smaller than the terms it was computed from
-EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding
+LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused
+COMPUTED = (FLOAT, DOUBLE)  # element types whose arithmetic is folded
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A tensor known at load time. `value` is off by at most a few units in the last place of `magnitude`.
+    """A tensor known at load time: `value` is within `error` (None: exactly) of the real number it stands for.
 
-    `magnitude` None stands for |value|; `rounded` tells whether any arithmetic was done at all.
+    `kind` is the ONNX element type; computed float32 tensors hold double values. `certain` tells that
+    every runtime has exactly this value.
     """
 
     value: Array
     name: str = ""
-    magnitude: Array | None = None
-    rounded: bool = False
+    kind: int = FLOAT
+    error: Error = None
+    certain: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,178 +52,368 @@ class Constant:
 
     def map(self, f: Callable[[Array], Array]) -> Constant:
         """The same numbers, moved."""
-        magnitude = None if self.magnitude is None else f(self.magnitude)
-        return Constant(f(self.value), self.name, magnitude, self.rounded)
+        return replace(self, value=f(self.value), error=None if self.error is None else f(self.error))
 
     def double(self) -> Array:
         """The value in double."""
         return self.value.astype(np.float64)
 
-    def size_of_terms(self) -> Array:
-        """At least |value|: the scale of its rounding."""
-        return abs(self.double()) if self.magnitude is None else self.magnitude
-
-    def offset(self, shape: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-        """`(value, magnitude)` flat and finite, for use as a bias; broadcast to `shape` when given."""
-        value, magnitude = self._finite(), self.size_of_terms()
+    def offset(self, shape: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
+        """`(value, error)` flat and finite, for use as a bias; broadcast to `shape` when given."""
+        value, error = self._finite(), self.error
         if shape is not None:
-            value, magnitude = np.broadcast_to(value, shape), np.broadcast_to(magnitude, shape)
-        return value.ravel(), magnitude.ravel()
+            value = np.broadcast_to(value, shape)
+            error = None if error is None else np.broadcast_to(error, shape)
+        return value.ravel(), None if error is None else error.ravel()
 
-    def weight(self) -> Array:
-        """The value in double, finite, with every entry good to a few units in the last place."""
+    def weight(self) -> tuple[Array, int]:
+        """The value in double, finite, and of how many roundings each entry may suffer."""
         value = self._finite()
-        if self.magnitude is not None and np.any(self.magnitude > CANCELLATION * abs(value)):
+        if self.error is None:
+            return value, 0
+        with np.errstate(all="ignore"):
+            units = np.max(np.where(self.error > 0, self.error / (UNIT * abs(value)), 0.0), initial=0.0)
+        if not units < LARGEST_ROUNDINGS:
             raise UnsupportedError(f"the weights {self.name!r} are computed in the network with a loss of digits")
-        return value
+        return value, int(np.ceil(units * roundoff.UP))
+
+    def stated(self, node: OnnxNode, what: str) -> Array:
+        """The value of a constant that has to be certain: it decides a step, a shape or an exponent."""
+        if not self.certain:
+            raise node.unsupported(f"{what} ({self.name!r}) is computed in the network with rounding")
+        return self.value
 
     def _finite(self) -> Array:
         value = self.double()
-        if not np.all(np.isfinite(value)):
+        if not np.all(np.isfinite(value)) or not np.all(np.isfinite(roundoff.size(self.error))):
             raise InputError(f"the network's constant {self.name!r} holds nan or infinite numbers")
         return value
 
     def integers(self) -> tuple[int, ...]:
         """A list of dimensions, axes or positions."""
+        if self.value.dtype.kind not in "iu":
+            raise InputError(f"the constant {self.name!r} must hold integers")
         return tuple(int(v) for v in self.value.ravel())
 
 
+def number(value: float, kind: int = DOUBLE) -> Constant:
+    """A constant that an attribute or a rule of ONNX gives."""
+    return Constant(np.array(value, dtype=np.float64), kind=kind)
+
+
+def made(pair: Pair, *sources: Constant) -> Constant:
+    """The result of floating-point arithmetic on `sources`, with what is certain about it."""
+    value, error = pair
+    first = sources[0]
+    kind = next((c.kind for c in sources if c.name), first.kind)
+    certain = error is None and all(c.certain for c in sources)
+    if certain and kind == FLOAT:
+        with np.errstate(all="ignore"):
+            certain = bool(np.all(value.astype(np.float32) == value))
+    return Constant(value, next((c.name for c in sources if c.name), ""), kind, error, certain)
+
+
+def _integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> Constant:
+    if a.value.dtype != b.value.dtype or a.kind not in (INT32, INT64):
+        raise UnsupportedError(f"arithmetic on constants {a.name!r} and {b.name!r} of element types {a.kind}, {b.kind}")
+    with np.errstate(all="ignore"):  # integers wrap around
+        return Constant(np.asarray(f(np.atleast_1d(a.value), np.atleast_1d(b.value))), a.name or b.name, a.kind)
+
+
+def _of_integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> Constant:
+    made_ = _integers(a, b, f)
+    return replace(made_, value=made_.value.reshape(np.broadcast_shapes(a.shape, b.shape)))
+
+
+def _floats(*constants: Constant) -> None:
+    for c in constants:
+        if c.kind not in COMPUTED:
+            raise UnsupportedError(f"arithmetic on the constant {c.name!r} of element type {c.kind} is not supported")
+
+
 def add(a: Constant, b: Constant, sign: float = 1.0) -> Constant:
-    """`a + sign * b`; digits lost earlier stay on record."""
+    """`a + sign * b`."""
     if not a.is_float and not b.is_float:
-        return Constant(a.value + b.value if sign > 0 else a.value - b.value, a.name)
-    magnitude = a.size_of_terms() + b.size_of_terms() if a.rounded or b.rounded else None
-    return Constant(a.double() + sign * b.double(), a.name or b.name, magnitude, True)
+        return _of_integers(a, b, np.add if sign > 0 else np.subtract)
+    _floats(a, b)
+    return made(roundoff.plus(a.double(), sign * b.double(), a.error, b.error), a, b)
 
 
 def multiply(a: Constant, b: Constant) -> Constant:
     """Elementwise product."""
     if not a.is_float and not b.is_float:
-        return Constant(a.value * b.value, a.name)
-    kept = a.magnitude is not None or b.magnitude is not None
-    return Constant(a.double() * b.double(), a.name, a.size_of_terms() * b.size_of_terms() if kept else None, True)
+        return _of_integers(a, b, np.multiply)
+    _floats(a, b)
+    return made(roundoff.times(a.double(), b.double(), a.error, b.error), a, b)
 
 
 def divide(a: Constant, b: Constant) -> Constant:
-    """Elementwise quotient; integers truncate towards zero as in ONNX. Raises `InputError` for zero divisors."""
+    """Elementwise quotient; integers truncate towards zero. Raises `InputError` for zero divisors."""
     if np.any(b.value == 0):
         raise InputError(f"the network divides by the constant {b.name!r}, which holds a zero")
     if not a.is_float and not b.is_float:
-        return Constant(np.trunc(a.value / b.value).astype(a.value.dtype), a.name)
-    divisor = b.weight()
-    magnitude = None if a.magnitude is None else a.magnitude / abs(divisor)
-    return Constant(a.double() / divisor, a.name, magnitude, True)
+        return _of_integers(a, b, _truncating)
+    _floats(a, b)
+    out = made(roundoff.over(a.double(), b.double(), a.error, b.error), a, b)
+    if not np.all(np.isfinite(roundoff.size(out.error))):
+        raise InputError(f"the network divides by the constant {b.name!r}, which is zero up to rounding")
+    return out
 
 
-def _exact_product(a: Constant, b: Constant) -> bool:
-    """True for small matrices of stored float32 numbers: products are exact in double, sums can be rounded once."""
-    plain = all(c.value.dtype == np.float32 and c.value.ndim == 2 and not c.rounded for c in (a, b))
-    return plain and a.shape[1] == b.shape[0] and a.value.size * b.shape[1] <= EXACT_PRODUCTS
+def _truncating(a: Array, b: Array) -> Array:
+    """Division of integers as in C, exactly; the smallest integer by -1 has no quotient."""
+    if np.any((b == -1) & (a == np.iinfo(a.dtype).min)):
+        raise UnsupportedError("the smallest integer divided by -1 is not supported")
+    quotient = a // b
+    inexact = quotient * b != a
+    return quotient + (inexact & ((a < 0) != (b < 0))).astype(a.dtype)
 
 
 def matmul(a: Constant, b: Constant) -> Constant:
-    """Matrix product; long sums count as so many more units of rounding."""
+    """Matrix product."""
     if not a.is_float and not b.is_float:
-        return Constant(a.value @ b.value, a.name)
-    if _exact_product(a, b):
-        left, right = a.double(), b.double()
-        rows = [[fsum(products) for products in (row[:, None] * right).T.tolist()] for row in left]
-        return Constant(np.array(rows, dtype=np.float64), a.name, None, True)
-    terms = max(1.0, a.shape[-1] / 16)
-    return Constant(a.double() @ b.double(), a.name, terms * (a.size_of_terms() @ b.size_of_terms()), True)
+        if a.value.dtype != b.value.dtype or a.kind not in (INT32, INT64):
+            raise UnsupportedError(f"a matrix product of element type {a.kind} is not supported")
+        return Constant(np.asarray(np.matmul(a.value, b.value)), a.name, a.kind)
+    _floats(a, b)
+    out = made(roundoff.product(a.double(), b.double(), a.error, b.error), a, b)
+    return replace(out, certain=False)  # partial sums are in the hands of the runtime
 
 
 def total(a: Constant, axes: tuple[int, ...], keep: bool, mean: bool = False) -> Constant:
     """Sum or mean over axes."""
-    if not a.is_float and not mean:
-        return Constant(a.value.sum(axis=axes, keepdims=keep, dtype=a.value.dtype), a.name)
-    count = int(np.prod([a.shape[i] for i in axes]))
-    factor = 1.0 / count if mean else 1.0
-    magnitude = a.size_of_terms().sum(axis=axes, keepdims=keep) * max(1.0, count / 16) * factor
-    return Constant(a.double().sum(axis=axes, keepdims=keep) * factor, a.name, magnitude, True)
+    if not a.is_float:
+        if mean or a.kind not in (INT32, INT64):
+            raise UnsupportedError(f"a sum or mean of the constant {a.name!r} of element type {a.kind}")
+        small_enough(abs(a.double()).sum(axis=axes), a)
+        return Constant(np.asarray(a.value.sum(axis=axes, keepdims=keep, dtype=a.value.dtype)), a.name, a.kind)
+    _floats(a)
+    value, error = roundoff.total(a.double(), axes, keep, a.error)
+    if mean:
+        value, error = roundoff.over(value, np.array(float(np.prod([a.shape[i] for i in axes]))), error)
+    return replace(made((value, error), a), certain=False)
+
+
+def small_enough(sizes: Array, a: Constant) -> None:
+    """Refuse to reduce integers to numbers that onnxruntime, which may compute them as floats, does not hold."""
+    if np.any(sizes >= 2.0 ** (31 if a.kind == INT32 else 53)):
+        raise UnsupportedError(f"a sum or product of the integers {a.name!r} as large as theirs is not supported")
 
 
 def extremum(a: Constant, b: Constant, largest: bool) -> Constant:
     """Elementwise maximum or minimum."""
     pick = np.maximum if largest else np.minimum
-    magnitude = None
-    if a.magnitude is not None or b.magnitude is not None:
-        magnitude = np.maximum(a.size_of_terms(), b.size_of_terms())
-    return Constant(pick(a.value, b.value), a.name, magnitude, a.rounded or b.rounded)
+    if a.kind != b.kind and a.name and b.name:
+        raise UnsupportedError(f"an extremum of the element types {a.kind} and {b.kind}")
+    value, error = np.asarray(pick(a.value, b.value)), None
+    if a.error is not None or b.error is not None:
+        error = np.maximum(roundoff.size(a.error), roundoff.size(b.error)) + np.zeros(value.shape)
+    kind = a.kind if a.name else b.kind
+    return Constant(value, a.name or b.name, kind, error, a.certain and b.certain)
 
 
 def negate(a: Constant) -> Constant:
     """-a."""
-    return Constant(-a.value, a.name, a.magnitude, a.rounded)
+    if a.value.dtype.kind in "bu":
+        raise UnsupportedError(f"the negative of the constant {a.name!r} of element type {a.kind}")
+    with np.errstate(all="ignore"):
+        return replace(a, value=np.asarray(-a.value))
 
 
 def absolute(a: Constant) -> Constant:
     """|a|."""
-    return Constant(abs(a.value), a.name, a.magnitude, a.rounded)
+    if a.value.dtype.kind == "i" and np.any(a.value == np.iinfo(a.value.dtype).min):
+        raise UnsupportedError(f"the absolute value of the smallest integer ({a.name!r})")
+    return replace(a, value=np.asarray(abs(a.value)))
 
 
-def function(a: Constant, f: Callable[[Array], Array]) -> Constant:
-    """A function of a constant whose digits are all good."""
-    if not a.is_float:
-        return Constant(f(a.value), a.name)
+def power(node: OnnxNode, base: Constant, exponent: Constant) -> Constant:
+    """Elementwise power of floats, or of integers to exponents that are not negative as long as doubles hold it."""
+    e = exponent.stated(node, "the exponent")
+    if not base.is_float:
+        if e.dtype.kind not in "iu" or np.any(e < 0) or base.kind not in (INT32, INT64):
+            raise node.unsupported("a power of integers with such exponents")
+        with np.errstate(all="ignore"):
+            value = np.power(base.double(), e.astype(np.float64))
+        if np.any(abs(value) >= 2.0 ** (31 if base.kind == INT32 else 53)):
+            raise node.unsupported("a power of integers that large")
+        return Constant(np.asarray(np.rint(value)).astype(base.value.dtype), base.name, base.kind)
+    _floats(base)
+    x, y = base.double(), e.astype(np.float64)
+    with np.errstate(all="ignore"):
+        value = np.power(x, y)
+        spread = abs(value * y / x)
+        lost = roundoff.FUNCTION_UNITS * UNIT * abs(value) + roundoff.TINY
+        if base.error is not None:  # the slope changes little on a relative distance of 2**-20
+            lost = lost + np.where(base.error * 2.0**20 < abs(x), 2.0 * spread * base.error, np.inf)
+    return replace(made((np.asarray(value), roundoff.known(np.asarray(lost))), base), certain=False)
+
+
+def function(node: OnnxNode, a: Constant) -> Constant:
+    """Sqrt, Reciprocal, Exp, Log, Tanh, Sin or Cos of a constant."""
+    _floats(a)
+    x, e = a.double(), a.error
     with np.errstate(all="ignore"):  # nan and inf are refused where the result is used
-        return Constant(f(a.weight()), a.name, None, True)
+        if node.op == "Sqrt":
+            return replace(made(roundoff.root(x, e), a), certain=False)
+        if node.op == "Reciprocal":
+            return divide(number(1.0), a)
+        if node.op in ("Sin", "Cos", "Tanh"):
+            pair = roundoff.function(x, getattr(np, node.op.lower()), np.ones(()), e)
+        elif node.op == "Exp":
+            pair = roundoff.function(x, np.exp, np.exp(x + roundoff.size(e)) * (1 + 2.0**-40), e)
+        else:
+            low = x - roundoff.size(e)
+            pair = roundoff.function(x, np.log, np.where(low > 0, 1.0 / low, np.inf) if e is not None else 0.0 * x, e)
+    return replace(made(pair, a), certain=False)
+
+
+def step(node: OnnxNode, a: Constant) -> Constant:
+    """Floor, Ceil, Round or Sign of a constant that is certain."""
+    value = a.stated(node, "its input")
+    steps: dict[str, Callable[..., Array]] = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sign": np.sign}
+    return replace(a, value=np.asarray(steps[node.op](value)))
+
+
+def compare(node: OnnxNode, f: Callable[..., Array], *sources: Constant) -> Constant:
+    """A truth value of constants that are certain and of one element type."""
+    if len({c.kind for c in sources}) > 1:
+        raise node.invalid(f"its inputs have the element types {[c.kind for c in sources]}")
+    return Constant(np.asarray(f(*(c.stated(node, "its input") for c in sources))), node.outputs[0], BOOL)
+
+
+def where(node: OnnxNode, choice: Constant, a: Constant, b: Constant) -> Constant:
+    """`a` where choice holds, else `b`."""
+    if choice.kind != BOOL or a.kind != b.kind:
+        raise node.invalid(f"its inputs have the element types {[c.kind for c in (choice, a, b)]}")
+    chosen = choice.stated(node, "its condition")
+    value, error = np.asarray(np.where(chosen, a.value, b.value)), None
+    if a.error is not None or b.error is not None:
+        lost = np.where(chosen, roundoff.size(a.error), roundoff.size(b.error))
+        error = roundoff.known(np.broadcast_to(lost, value.shape))
+    return Constant(value, node.outputs[0], a.kind, error, a.certain and b.certain)
 
 
 def cast(node: OnnxNode, a: Constant) -> Constant:
     """ONNX Cast of a constant. Narrowing to 16 bits rounds as onnxruntime does: from float32."""
-    kind = node.attributes.get("to", 0)
+    kind = node.attributes["to"]
     if kind not in TYPES or kind in (21, 22):
         raise node.unsupported(f"cast to element type {kind}")
-    if kind in (FLOAT, DOUBLE) and a.is_float:
-        if kind == FLOAT and a.value.dtype == np.float64 and not a.rounded:
-            return Constant(a.value.astype(np.float32), a.name)
-        return a  # values folded in double stay so
+    if kind == a.kind or (a.kind == FLOAT and kind == DOUBLE):
+        return replace(a, kind=kind)  # a value folded in double stays so
+    value = a.stated(node, "its input")
+    if a.is_float and a.value.dtype.itemsize == 8 and a.kind == FLOAT:
+        value = value.astype(np.float32)  # exact, as it is certain
     if kind == BFLOAT16:
-        bits = a.value.astype(np.float32).view(np.uint32).astype(np.uint64)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16  # to nearest, ties to even
-        return Constant(bits.astype(np.uint32).view(np.float32), a.name)
-    source = a.value.astype(np.float32) if kind == FLOAT16 and a.is_float else a.value
-    return Constant(source.astype(TYPES[kind][0]), a.name)
+        if a.kind == DOUBLE:
+            raise node.unsupported("cast of double to bfloat16")
+        return Constant(_brain(value.astype(np.float32)), a.name, kind)
+    if kind == BOOL:
+        return Constant(value != 0, a.name, kind)
+    target = np.dtype(TYPES[kind][0])
+    if target.kind in "iu":
+        _fits(node, value, target)
+    if kind == FLOAT16:
+        if a.kind == DOUBLE or (value.dtype.kind in "iu" and np.any(abs(value.astype(np.float64)) >= 2.0**24)):
+            raise node.unsupported(f"cast of element type {a.kind} to float16")  # rounded twice, or once
+        value = value.astype(np.float32)
+    with np.errstate(all="ignore"):
+        return Constant(np.asarray(value.astype(target)), a.name, kind)
+
+
+def _fits(node: OnnxNode, value: Array, target: np.dtype[Any]) -> None:
+    """Refuse numbers that an integer type does not hold: what a cast makes of them differs between machines."""
+    if not value.size or value.dtype.kind == "b":
+        return
+    bounds = np.iinfo(target)
+    if value.dtype.kind == "f":
+        value = value.astype(np.float64)
+        good = np.isfinite(value) & (value > float(bounds.min) - 1) & (value < float(bounds.max) + 1)
+        if target.itemsize == 8:
+            good &= abs(value) < 2.0**63
+    else:
+        good = np.array([bounds.min <= int(v) <= bounds.max for v in (value.min(), value.max())])
+    if not np.all(good):
+        raise node.unsupported(f"cast of a number outside {target.name}")
+
+
+def _brain(value: Array) -> Array:
+    """float32 rounded to bfloat16, to nearest with ties to even, as float32."""
+    if not np.all(np.isfinite(value)):
+        raise UnsupportedError("cast of nan or infinite numbers to bfloat16")
+    bits = value.view(np.uint32).astype(np.uint64)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
+    return np.asarray(bits.astype(np.uint32).view(np.float32))
 
 
 def dequantize(node: OnnxNode, x: Constant, scale: Constant, zero: Constant | None) -> Constant:
     """ONNX DequantizeLinear exactly as onnxruntime computes it: `float32(x - zero) * scale` in float32."""
-    if scale.value.dtype not in (np.float32, np.float16):
-        raise node.unsupported(f"scale of type {scale.value.dtype}")
+    if scale.kind not in (FLOAT, FLOAT16):
+        raise node.unsupported(f"scale of element type {scale.kind}")
     if x.value.dtype.kind not in "iu":
-        raise node.unsupported(f"quantised values of type {x.value.dtype}")
-    shift = np.zeros_like(scale.value, dtype=np.int64) if zero is None else zero.value.astype(np.int64)
-    factor = scale.value.astype(np.float32)
+        raise node.unsupported(f"quantised values of element type {x.kind}")
+    if zero is not None and (zero.kind != x.kind or zero.shape != scale.shape):
+        raise node.invalid("its zero point has another type than its values or another shape than its scale")
+    if node.attributes.get("output_dtype", 0) not in (0, scale.kind):
+        raise node.unsupported(f"output_dtype {node.attributes['output_dtype']}")
+    factor = scale.stated(node, "its scale").astype(np.float32)
+    shift = np.zeros_like(factor, dtype=np.int64) if zero is None else zero.value.astype(np.int64)
     axis = node.attributes.get("axis", 1)
     block = node.attributes.get("block_size", 0)
+    if block < 0:
+        raise node.invalid(f"block_size {block}")
     if block:
-        factor, shift = (np.repeat(v, block, axis=axis) for v in (factor, shift))
-        factor, shift = (v[tuple(slice(n) for n in x.shape)] for v in (factor, shift))
-    elif factor.size > 1:
+        axis = _axis(node, axis, x.value.ndim)
+        wanted = tuple(-(-n // block) if i == axis else n for i, n in enumerate(x.shape))
+        if factor.shape != wanted:
+            raise node.invalid(f"its scale has the shape {list(factor.shape)} instead of {list(wanted)}")
+        factor, shift = np.repeat(factor, block, axis=axis), np.repeat(shift, block, axis=axis)
+        inside = tuple(slice(n) for n in x.shape)
+        factor, shift = np.asarray(factor[inside]), np.asarray(shift[inside])
+    elif factor.size == 1 and factor.ndim < 2:
+        factor, shift = factor.reshape(()), shift.reshape(())
+    else:
+        axis = _axis(node, axis, x.value.ndim)
+        if factor.shape != (x.shape[axis],):
+            raise node.invalid(f"scales of shape {list(factor.shape)} for an axis of {x.shape[axis]}")
         form = [1] * x.value.ndim
         form[axis] = factor.size
         factor, shift = factor.reshape(form), shift.reshape(form)
-    else:
-        factor, shift = factor.reshape(()), shift.reshape(())
-    result = (x.value.astype(np.int64) - shift).astype(np.float32) * factor
-    return Constant(result.astype(scale.value.dtype), x.name)
+    with np.errstate(all="ignore"):
+        result = (x.value.astype(np.int64) - shift).astype(np.float32) * factor
+        return Constant(np.asarray(result.astype(scale.value.dtype)), x.name, scale.kind)
+
+
+def _axis(node: OnnxNode, axis: int, rank: int) -> int:
+    if not -rank <= axis < rank:
+        raise node.invalid(f"axis {axis} of a tensor of rank {rank}")
+    return axis % rank
 
 
 def literal(node: OnnxNode) -> Constant:
     """The value of a Constant node."""
-    for key, value in node.attributes.items():
-        if key != "value":
-            dtype = np.float32 if key.startswith("value_float") else np.int64
-            return Constant(np.array(value, dtype=dtype), node.outputs[0])
-    if "value" not in node.attributes:
-        raise node.unsupported("a constant that is not a tensor")
-    return Constant(decode_tensor(node.attributes["value"], node.outputs[0]), node.outputs[0])
+    if len(node.attributes) != 1:
+        raise node.invalid("it needs exactly one value")
+    ((key, value),) = node.attributes.items()
+    if key != "value":
+        single = key.startswith("value_float")
+        kind, dtype = (FLOAT, np.float32) if single else (INT64, np.int64)
+        return Constant(np.array(value, dtype=dtype), node.outputs[0], kind)
+    return stored(value, node.outputs[0])
+
+
+def stored(tensor: Any, name: str) -> Constant:
+    """A TensorProto as a constant."""
+    return Constant(decode_tensor(tensor, name), name, tensor.data_type)
 
 
 def filled(node: OnnxNode, shape: Constant) -> Constant:
     """ONNX ConstantOfShape."""
-    value: Any = np.zeros(1, dtype=np.float32)
+    value, kind = np.zeros(1, dtype=np.float32), FLOAT
     if "value" in node.attributes:
-        value = decode_tensor(node.attributes["value"], node.outputs[0])
-    return Constant(np.full(shape.integers(), value.ravel()[0], dtype=value.dtype), node.outputs[0])
+        tensor = node.attributes["value"]
+        value, kind = decode_tensor(tensor, node.outputs[0]), tensor.data_type
+    if value.size != 1:
+        raise node.invalid(f"its value has {value.size} entries")
+    dims = node.sized(shape.integers())
+    return Constant(np.full(dims, value.ravel()[0], dtype=value.dtype), node.outputs[0], kind)

@@ -22,7 +22,7 @@ def reduction_axes(node: OnnxNode, rank: int, given: Constant | None) -> tuple[i
     axes = node.attributes.get("axes") or (given.integers() if given is not None else ())
     if not axes:
         return () if node.attributes.get("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(sorted(a + rank if a < 0 else a for a in axes))
+    return node.axes(axes, rank)
 
 
 def _pair(f: Callable[[Constant, Constant], Constant]) -> Folder:
@@ -33,18 +33,13 @@ def _one(f: Callable[[Constant], Constant]) -> Folder:
     return lambda node, xs: f(_all(xs)[0])
 
 
-def _values(f: Callable[..., Array]) -> Folder:
-    """Comparison and selection of stored numbers."""
-
-    def fold(node: OnnxNode, xs: Constants) -> Constant:
-        stored = (x.value if x.magnitude is None else x.weight() for x in _all(xs))
-        return Constant(np.asarray(f(*stored)), node.outputs[0])
-
-    return fold
+def _each(f: Callable[..., Constant]) -> Folder:
+    """A function that takes the node and every input."""
+    return lambda node, xs: f(node, *_all(xs))
 
 
-def _numbers(f: Callable[[Array], Array]) -> Folder:
-    return lambda node, xs: constant.function(_all(xs)[0], f)
+def _compare(f: Callable[..., Array]) -> Folder:
+    return lambda node, xs: constant.compare(node, f, *_all(xs))
 
 
 def _all(xs: Constants) -> Sequence[Constant]:
@@ -52,39 +47,55 @@ def _all(xs: Constants) -> Sequence[Constant]:
 
 
 def _relu(x: Constant) -> Constant:
-    return constant.extremum(x, Constant(np.zeros((), dtype=x.value.dtype)), True)
-
-
-def _power(node: OnnxNode, xs: Constants) -> Constant:
-    base, exponent = _all(xs)
-    return constant.function(base, lambda v: np.power(v, exponent.value.astype(v.dtype)))
+    return constant.extremum(x, Constant(np.zeros((), dtype=x.value.dtype), kind=x.kind), True)
 
 
 def _concat(node: OnnxNode, xs: Constants) -> Constant:
     parts, axis = _all(xs), node.attributes["axis"]
-    value = np.concatenate([p.value for p in parts], axis=axis)
-    if not any(p.rounded for p in parts):
-        return Constant(value, node.outputs[0])
-    return Constant(value, node.outputs[0], np.concatenate([p.size_of_terms() for p in parts], axis=axis), True)
+    if len({p.kind for p in parts}) > 1:
+        raise node.invalid(f"its inputs have the element types {[p.kind for p in parts]}")
+    value, error = np.concatenate([p.value for p in parts], axis=axis), None
+    if any(p.error is not None for p in parts):
+        error = np.concatenate([np.zeros(p.shape) if p.error is None else p.error for p in parts], axis=axis)
+    return Constant(value, node.outputs[0], parts[0].kind, error, all(p.certain for p in parts))
 
 
 def _gemm(node: OnnxNode, xs: Constants) -> Constant:
     a, b = (typed(Constant, x) for x in xs[:2])
+    if a.value.ndim != 2 or b.value.ndim != 2:
+        raise node.invalid("its first two inputs have to be matrices")
     a = a.map(np.transpose) if node.attributes.get("transA", 0) else a
     b = b.map(np.transpose) if node.attributes.get("transB", 0) else b
-    out = constant.multiply(constant.matmul(a, b), Constant(np.array(node.attributes.get("alpha", 1.0))))
+    out = constant.multiply(constant.matmul(a, b), constant.number(node.attributes.get("alpha", 1.0)))
     if len(xs) < 3 or xs[2] is None:
         return out
-    return constant.add(out, constant.multiply(xs[2], Constant(np.array(node.attributes.get("beta", 1.0)))))
+    shape = out.shape
+    out = constant.add(out, constant.multiply(xs[2], constant.number(node.attributes.get("beta", 1.0))))
+    if out.shape != shape:
+        raise node.invalid(f"its third input has the shape {list(xs[2].shape)}")
+    return out
 
 
 def _total(mean: bool) -> Folder:
     def fold(node: OnnxNode, xs: Constants) -> Constant:
         x = typed(Constant, xs[0])
         axes = reduction_axes(node, x.value.ndim, xs[1] if len(xs) > 1 else None)
-        return constant.total(x, axes, bool(node.attributes.get("keepdims", 1)), mean)
+        return constant.total(x, axes, bool(node.attributes.get("keepdims", 1)), mean) if axes else x
 
     return fold
+
+
+def _reduce_product(node: OnnxNode, xs: Constants) -> Constant:
+    x = typed(Constant, xs[0])
+    if x.kind not in (6, 7):
+        raise node.unsupported(f"element type {x.kind}")
+    axes = reduction_axes(node, x.value.ndim, xs[1] if len(xs) > 1 else None)
+    if not axes:
+        return x
+    keep = bool(node.attributes.get("keepdims", 1))
+    constant.small_enough(np.prod(abs(x.double()), axis=axes), x)
+    value = np.prod(x.value, axis=axes, keepdims=keep, dtype=x.value.dtype)
+    return Constant(np.asarray(value), node.outputs[0], x.kind)
 
 
 def _dequantize(node: OnnxNode, xs: Constants) -> Constant:
@@ -93,48 +104,56 @@ def _dequantize(node: OnnxNode, xs: Constants) -> Constant:
 
 
 def _range(node: OnnxNode, xs: Constants) -> Constant:
-    return Constant(np.arange(*(x.value.item() for x in _all(xs)), dtype=_all(xs)[0].value.dtype), node.outputs[0])
+    parts = _all(xs)
+    if any(p.kind != parts[0].kind or p.kind not in (6, 7) or p.value.size != 1 for p in parts):
+        raise node.unsupported("bounds that are not single integers of one type")
+    start, stop, step = (int(p.value.item()) for p in parts)
+    if not step:
+        raise node.invalid("its step is zero")
+    node.sized((max(0, -((start - stop) // step)),))
+    return Constant(np.arange(start, stop, step, dtype=parts[0].value.dtype), node.outputs[0], parts[0].kind)
 
 
-# operator -> (function, attributes it understands)
-FOLDERS: dict[str, tuple[Folder, str]] = {
-    "Add": (_pair(constant.add), ""),
-    "Sub": (_pair(lambda a, b: constant.add(a, b, -1.0)), ""),
-    "Mul": (_pair(constant.multiply), ""),
-    "Div": (_pair(constant.divide), ""),
-    "Sum": (lambda node, xs: reduce(constant.add, _all(xs)), ""),
-    "Max": (lambda node, xs: reduce(lambda a, b: constant.extremum(a, b, True), _all(xs)), ""),
-    "Min": (lambda node, xs: reduce(lambda a, b: constant.extremum(a, b, False), _all(xs)), ""),
-    "Neg": (_one(constant.negate), ""),
-    "Abs": (_one(constant.absolute), ""),
-    "Relu": (_one(_relu), ""),
-    "MatMul": (_pair(constant.matmul), ""),
-    "Gemm": (_gemm, "alpha beta transA transB"),
-    "Pow": (_power, ""),
-    "Sqrt": (_numbers(np.sqrt), ""),
-    "Exp": (_numbers(np.exp), ""),
-    "Log": (_numbers(np.log), ""),
-    "Reciprocal": (_numbers(np.reciprocal), ""),
-    "Floor": (_numbers(np.floor), ""),
-    "Sign": (_numbers(np.sign), ""),
-    "Ceil": (_numbers(np.ceil), ""),
-    "Tanh": (_numbers(np.tanh), ""),
-    "Sin": (_numbers(np.sin), ""),
-    "Cos": (_numbers(np.cos), ""),
-    "ReduceSum": (_total(False), "axes keepdims noop_with_empty_axes"),
-    "ReduceMean": (_total(True), "axes keepdims noop_with_empty_axes"),
-    "ReduceProd": (_values(np.prod), "keepdims"),
-    "Concat": (_concat, "axis"),
-    "Cast": (lambda node, xs: constant.cast(node, _all(xs)[0]), "to saturate"),
-    "Constant": (lambda node, xs: constant.literal(node), "value value_float value_floats value_int value_ints"),
-    "ConstantOfShape": (lambda node, xs: constant.filled(node, _all(xs)[0]), "value"),
-    "DequantizeLinear": (_dequantize, "axis block_size output_dtype"),
-    "Equal": (_values(np.equal), ""),
-    "Less": (_values(np.less), ""),
-    "Greater": (_values(np.greater), ""),
-    "Not": (_values(np.logical_not), ""),
-    "And": (_values(np.logical_and), ""),
-    "Or": (_values(np.logical_or), ""),
-    "Where": (_values(np.where), ""),
-    "Range": (_range, ""),
+# operator -> function; what of it is read stands in `mucg4.read.table`
+FOLDERS: dict[str, Folder] = {
+    "Add": _pair(constant.add),
+    "Sub": _pair(lambda a, b: constant.add(a, b, -1.0)),
+    "Mul": _pair(constant.multiply),
+    "Div": _pair(constant.divide),
+    "Sum": lambda node, xs: reduce(constant.add, _all(xs)),
+    "Max": lambda node, xs: reduce(lambda a, b: constant.extremum(a, b, True), _all(xs)),
+    "Min": lambda node, xs: reduce(lambda a, b: constant.extremum(a, b, False), _all(xs)),
+    "Neg": _one(constant.negate),
+    "Abs": _one(constant.absolute),
+    "Relu": _one(_relu),
+    "MatMul": _pair(constant.matmul),
+    "Gemm": _gemm,
+    "Pow": _each(constant.power),
+    "Sqrt": _each(constant.function),
+    "Exp": _each(constant.function),
+    "Log": _each(constant.function),
+    "Reciprocal": _each(constant.function),
+    "Tanh": _each(constant.function),
+    "Sin": _each(constant.function),
+    "Cos": _each(constant.function),
+    "Floor": _each(constant.step),
+    "Ceil": _each(constant.step),
+    "Round": _each(constant.step),
+    "Sign": _each(constant.step),
+    "ReduceSum": _total(False),
+    "ReduceMean": _total(True),
+    "ReduceProd": _reduce_product,
+    "Concat": _concat,
+    "Cast": _each(constant.cast),
+    "Constant": lambda node, xs: constant.literal(node),
+    "ConstantOfShape": _each(constant.filled),
+    "DequantizeLinear": _dequantize,
+    "Equal": _compare(np.equal),
+    "Less": _compare(np.less),
+    "Greater": _compare(np.greater),
+    "Not": _compare(np.logical_not),
+    "And": _compare(np.logical_and),
+    "Or": _compare(np.logical_or),
+    "Where": _each(constant.where),
+    "Range": _range,
 }

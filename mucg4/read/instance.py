@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import hashlib
 import io
 import math
 import os
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.foreign import inflate, read_limited
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
+
+LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
+LARGEST_TEXT = 2**29  # most bytes of a property or of a list
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,22 @@ class Instance:
     vnnlib_text: str
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The file's content, decompressed when its name ends in `.gz`.
+def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
+    """The file's content, decompressed when its name ends in `.gz`; at most `most` bytes of it.
 
     The exact path comes first, then the same with `.gz` added, then without `.gz`. Raises
-    `InputError` when nothing is there, or it is empty, unreadable or a damaged archive.
+    `InputError` when nothing is there, or it is empty, too large, unreadable or a damaged archive.
     """
     name = os.fspath(path)
     found = next((c for c in (name, name + ".gz", name.removesuffix(".gz")) if os.path.exists(c)), None)
     if found is None:
         raise InputError(f"{name}: no such file")
     try:
-        data = Path(found).read_bytes()
-        if found.endswith(".gz"):
-            data = gzip.decompress(data) if data else data
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{found}: damaged gzip file ({error})") from error
+        data = read_limited(found, most)
+        if data and found.endswith(".gz"):
+            data = inflate(data, most, gzip=True)
+    except ValueError as error:
+        raise InputError(f"{found}: {error}") from error
     except OSError as error:
         raise InputError(f"{found}: {error.strerror or error}") from error
     if not data:
@@ -60,7 +64,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 def read_text(path: str | os.PathLike[str]) -> str:
     """The file's content as UTF-8 text; `InputError` like `read_bytes`, or when it is not text."""
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{os.fspath(path)}: not a text file (byte {error.start})") from error
 
@@ -70,29 +74,39 @@ def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> 
 
     Raises `InputError` or `UnsupportedError` whose text starts with the file at fault.
     """
-    from mucg4.read.onnx import read_network
-
     several = _network_names(os.fspath(onnx))
     if several:
         raise UnsupportedError(f"queries over several networks ({', '.join(several)}) are not supported yet")
-    text = read_text(vnnlib)
-    try:
+    text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
+    return query_of(read_bytes(onnx), text, os.fspath(onnx), os.fspath(vnnlib))
+
+
+def query_of(data: bytes, text: str, onnx: str = "the network", vnnlib: str = "the property") -> Query:
+    """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
+    from mucg4.read.onnx import read_network
+
+    with _blaming(vnnlib):
         prop = parse_vnnlib(text)
-        cases = to_cases(prop)
-    except InputError as error:
-        raise type(error)(f"{os.fspath(vnnlib)}: {error}") from error
-    data = read_bytes(onnx)
-    try:
+    with _blaming(onnx):
         network = read_network(data)
-    except InputError as error:
-        raise type(error)(f"{os.fspath(onnx)}: {error}") from error
     for stated, has, word in (
         (prop.inputs, network.input_size, "inputs"),
         (prop.outputs, network.output_size, "outputs"),
     ):
         if stated != has:
-            raise InputError(f"{os.fspath(vnnlib)}: declares {stated} {word}, but the network has {has}")
-    return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest())
+            raise InputError(f"{vnnlib}: declares {stated} {word}, but the network has {has}")
+    with _blaming(vnnlib):
+        cases = to_cases(prop, network.element_type)
+    return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest(), text=text)
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Put the name of the file at fault in front of an error's text."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def read_instances(path: str | os.PathLike[str]) -> list[Instance]:

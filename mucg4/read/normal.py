@@ -4,38 +4,46 @@ The formula is brought into disjunctive form. Written out naively, k assertions 
 make 2^k; two habits keep the common files small. Assertions without `or` are merged first and never
 multiplied. Disjunctions that speak only of single inputs (boxes) are kept apart from the others, so
 that boxes x outputs shares one tuple of conjunctions between all boxes. What is still too large is refused.
+
+What a runtime's rounding lets pass besides the exact set (`Box`, `Conjunction`) is part of the normal form, so that
+nothing below needs the text: a bound with arithmetic has an end of its own and stays as a row, rows with arithmetic are
+loosened over the box they stand with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.query import Box, Case, Conjunction
+from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
+from mucg4.read.rounding import calculates, rounding_of
 
 MOST_DISJUNCTS = 1_000_000
 MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB
 _LARGEST = Fraction(1.7976931348623157e308)
 
 Coefficients = tuple[tuple[int, Fraction], ...]
-Row = tuple[Coefficients, Coefficients, Fraction, bool]  # inputs, outputs, constant, strict; `<= 0`
+Row = tuple[Coefficients, Coefficients, Fraction, bool, Compare | None]  # inputs, outputs, constant, strict; `<= 0`
 Linear = tuple[dict[int, Fraction], dict[int, Fraction], Fraction]
-Key = tuple[tuple[int, bool, Fraction], ...]
+Side = tuple[Fraction, Fraction | None]  # stated bound; its end where constraints with arithmetic take part
+Key = tuple[tuple[int, bool, Side], ...]
 
-TRUE: Row = ((), (), Fraction(0), False)
+TRUE: Row = ((), (), Fraction(0), False, None)
 
 
 class Bound(NamedTuple):
-    """`X_input <= value` (upper) or `X_input >= value`."""
+    """`X_input <= value` (upper) or `X_input >= value`; `end` is what passes when that is evaluated with arithmetic."""
 
     input: int
     upper: bool
     value: Fraction
+    end: Fraction | None = None
 
 
 class Disjunct(NamedTuple):
@@ -45,34 +53,111 @@ class Disjunct(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def to_cases(prop: ParsedProperty) -> tuple[Case, ...]:
-    """The normal form: one case per distinct input box, in order of first appearance.
+def to_cases(prop: ParsedProperty, element_type: str = "float32") -> tuple[Case, ...]:
+    """The normal form: one case per distinct input box, in order of first appearance, for inputs of `element_type`.
 
-    Bounds of single inputs make the box, intersected with those asserted for all disjuncts; a strict
-    one is relaxed in the box and stays as a strict row too. An empty box is kept. Every case has at
+    Bounds of single inputs make the box, intersected with those asserted for all disjuncts; a strict one, or one
+    with arithmetic, is relaxed in the box and stays as a row too. An empty box is kept. Every case has at
     least one conjunction and every conjunction at least one row (`0 <= 0` when nothing else is
     asked). Raises `InputError` for an input without a bound, `UnsupportedError` for products of
     variables and for more than a million disjuncts.
     """
-    common, boxes, others = _factors(prop.assertions)
-    limits = _tightest(common.bounds)
-    grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
-    for box in boxes:
-        for other in others:
-            key = _own_bounds((*box, *other.bounds), limits)
-            grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
-    _refuse_large(grouped, prop.inputs, prop.outputs)
-    built: dict[tuple[Row, ...], Conjunction] = {}
-    cases = []
-    for key, conjunctions in grouped.items():
-        for rows in conjunctions:
-            if rows not in built:
-                built[rows] = _build(rows, prop)
-        cases.append(Case(_box(limits, key, prop.inputs), tuple(built[rows] for rows in conjunctions)))
-    return tuple(cases)
+    return _Normal(prop, element_type).cases()
 
 
-def _factors(assertions: Sequence[Formula]) -> tuple[Disjunct, list[tuple[Bound, ...]], list[Disjunct]]:
+@dataclass
+class _Normal:
+    """Owner of one property's way to its normal form."""
+
+    prop: ParsedProperty
+    element_type: str
+    built: dict[tuple[Any, ...], Conjunction] = field(default_factory=dict)
+
+    def cases(self) -> tuple[Case, ...]:
+        common, boxes, others = _factors(self.prop.assertions, self.element_type)
+        limits = self.tightest(common.bounds)
+        grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
+        for alternative in boxes:
+            for other in others:
+                key = self.own_bounds((*alternative, *other.bounds), limits)
+                grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
+        _refuse_large(grouped, self.prop.inputs, self.prop.outputs)
+        cases = []
+        for key, conjunctions in grouped.items():
+            box = self.box(limits, key)
+            cases.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
+        return tuple(cases)
+
+    def tightest(self, bounds: Iterable[Bound]) -> dict[tuple[int, bool], Side]:
+        """The intersection of bounds: `(input, upper) -> side`."""
+        out: dict[tuple[int, bool], Side] = {}
+        for index, upper, value, end in bounds:
+            old = out.get((index, upper))
+            out[index, upper] = (value, end) if old is None else self.tighter(old, (value, end), upper)
+        return out
+
+    def tighter(self, a: Side, b: Side, upper: bool) -> Side:
+        """Both sides together: the tighter stated bound and the tighter end, which may come from the other."""
+        choose = min if upper else max
+        if a[1] is None and b[1] is None:
+            return choose(a, b, key=lambda side: side[0])
+        value, end = choose(a[0], b[0]), choose(self.end(v, upper) if e is None else e for v, e in (a, b))
+        return value, None if end == self.end(value, upper) else end
+
+    def end(self, value: Fraction, upper: bool) -> Fraction:
+        """The end of one plain bound's hull."""
+        return Fraction(hull((value,), 1 if upper else -1, self.element_type)[0].item())
+
+    def own_bounds(self, bounds: Sequence[Bound], limits: dict[tuple[int, bool], Side]) -> Key:
+        """What `bounds` add to the common limits; equal keys mean equal boxes."""
+        if not bounds:
+            return ()
+        own = []
+        for (index, upper), side in self.tightest(bounds).items():
+            limit = limits.get((index, upper))
+            both = side if limit is None else self.tighter(limit, side, upper)
+            if both != limit:
+                own.append((index, upper, both))
+        return tuple(sorted(own, key=lambda entry: entry[:2]))
+
+    def box(self, limits: dict[tuple[int, bool], Side], key: Key) -> Box:
+        all_limits = {**limits, **{(i, upper): side for i, upper, side in key}}
+        sides = []
+        for upper, word in ((False, "lower"), (True, "upper")):
+            for i in range(self.prop.inputs):
+                if (i, upper) not in all_limits:
+                    raise InputError(f"input X_{i} has no {word} bound; every input needs both")
+            sides.append(tuple([all_limits[i, upper][0] for i in range(self.prop.inputs)]))
+        ends = tuple([(i, upper, end) for (i, upper), (_, end) in all_limits.items() if end is not None])
+        return Box(sides[0], sides[1], self.element_type, ends)
+
+    def conjunction(self, rows: tuple[Row, ...], box: Box, key: Key) -> Conjunction:
+        """The rows on a box; those that need no box share one conjunction between all of them."""
+        name = (rows, key) if any(atom is not None for *_, atom in rows) else (rows,)
+        if name not in self.built:
+            stated = [(dict(x), dict(y), c, s) for x, y, c, s, _ in rows or (TRUE,)]
+            proved = [self.proved(row, box) for row in rows or (TRUE,)]
+            self.built[name] = Conjunction.build(stated, self.prop.inputs, self.prop.outputs, proved)
+        return self.built[name]
+
+    def proved(self, row: Row, box: Box) -> tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]:
+        """The row of the proved set, see `Conjunction`."""
+        xs, ys, constant, strict, atom = row
+        if atom is not None:
+            rounding = rounding_of(atom, self.element_type)
+            off = rounding.off({i: Fraction(max(abs(box.lo[i]), abs(box.hi[i])).item()) for i in rounding.inputs})
+            if off is None or abs(constant - off) > _LARGEST:
+                return {}, {}, Fraction(0), False
+            constant = Fraction(hull((constant - off,), -1, "float64")[0].item())
+        elif len(xs) == 1 and not ys:  # a strict bound: at the end of its hull
+            slope = xs[0][1]
+            constant = -slope * self.end(-constant / slope, slope > 0)
+        return dict(xs), dict(ys), constant, strict
+
+
+def _factors(
+    assertions: Sequence[Formula], element_type: str
+) -> tuple[Disjunct, list[tuple[Bound, ...]], list[Disjunct]]:
     """The common part, the box alternatives and the other alternatives of a conjunction of formulas."""
     bounds: list[Bound] = []
     rows: list[Row] = []
@@ -81,7 +166,7 @@ def _factors(assertions: Sequence[Formula]) -> tuple[Disjunct, list[tuple[Bound,
     for formula in _flatten(assertions, "and"):
         if _count(formula) > MOST_DISJUNCTS:
             raise _too_many()
-        disjuncts = _disjuncts(formula)
+        disjuncts = _disjuncts(formula, element_type)
         if len(disjuncts) == 1:
             bounds.extend(disjuncts[0].bounds)
             rows.extend(disjuncts[0].rows)
@@ -119,10 +204,10 @@ def _count(formula: Formula) -> int:
     return min(sum(counts) if formula.op == "or" else prod(counts), MOST_DISJUNCTS + 1)
 
 
-def _disjuncts(formula: Formula) -> list[Disjunct]:
+def _disjuncts(formula: Formula, element_type: str) -> list[Disjunct]:
     if isinstance(formula, Compare):
-        return _atom(formula)
-    parts = [_disjuncts(f) for f in formula.args]
+        return _atom(formula, element_type)
+    parts = [_disjuncts(f, element_type) for f in formula.args]
     if formula.op == "or":
         return list(chain.from_iterable(parts))
     return [_join(choice) for choice in product(*parts)]
@@ -135,7 +220,7 @@ def _join(parts: Sequence[Disjunct]) -> Disjunct:
     )
 
 
-def _atom(atom: Compare) -> list[Disjunct]:
+def _atom(atom: Compare, element_type: str) -> list[Disjunct]:
     """One comparison in normal form: bounds or rows; `!=` is two disjuncts."""
     op, left, right = atom.op, atom.left, atom.right
     if type(left) is Variable and left.is_input and type(right) is Constant and op in ("<=", ">="):
@@ -143,25 +228,35 @@ def _atom(atom: Compare) -> list[Disjunct]:
     difference = _sum([_linear(left, atom), _scale(_linear(right, atom), Fraction(-1))])
     opposite = _scale(difference, Fraction(-1))
     if op in ("=", "=="):
-        return [_join([_half(difference, False, atom), _half(opposite, False, atom)])]
+        return [_join([_half(form, False, atom, element_type) for form in (difference, opposite)])]
     if op == "!=":
-        return [_half(difference, True, atom), _half(opposite, True, atom)]
-    return [_half(difference if op in ("<", "<=") else opposite, op in ("<", ">"), atom)]
+        return [_half(form, True, atom, element_type) for form in (difference, opposite)]
+    return [_half(difference if op in ("<", "<=") else opposite, op in ("<", ">"), atom, element_type)]
 
 
-def _half(form: Linear, strict: bool, atom: Compare) -> Disjunct:
-    """`form <= 0` (`< 0`) as a bound when it speaks of one input only, else as a row."""
+def _half(form: Linear, strict: bool, atom: Compare, element_type: str) -> Disjunct:
+    """`form <= 0` (`< 0`) as a bound when it speaks of one input only, else, or when that is not all, as a row."""
     xs = tuple(sorted((i, c) for i, c in form[0].items() if c))
     ys = tuple(sorted((i, c) for i, c in form[1].items() if c))
     if any(abs(v) > _LARGEST for v in (form[2], *(c for _, c in xs + ys))):
         raise InputError(_at(atom, "a number is outside the range of doubles"))
-    row = (xs, ys, form[2], strict)
-    if ys or len(xs) != 1:
+    if ys and not xs:
+        return Disjunct((), ((xs, ys, form[2], strict, None),))
+    rounding = rounding_of(atom, element_type)
+    single = len(xs) == 1 and not ys
+    plain = rounding.exact or (single and not calculates(atom))
+    row = (xs, ys, form[2], strict, None if plain else atom)
+    if not single:
         return Disjunct((), (row,))
     (index, slope), value = xs[0], -form[2] / xs[0][1]
     if abs(value) > _LARGEST:
         raise InputError(_at(atom, f"the bound of X_{index} is outside the range of doubles"))
-    return Disjunct((Bound(index, slope > 0, value),), (row,) if strict else ())
+    if plain:
+        return Disjunct((Bound(index, slope > 0, value),), (row,) if strict else ())
+    end = rounding.end(slope, form[2], index)
+    if end is None or abs(end) > _LARGEST:
+        return Disjunct((), (row,))
+    return Disjunct((Bound(index, slope > 0, value, end),), (row,))
 
 
 def _linear(term: Term, atom: Compare) -> Linear:
@@ -199,40 +294,3 @@ def _scale(form: Linear, factor: Fraction) -> Linear:
 
 def _at(atom: Compare, message: str) -> str:
     return f"line {atom.line}: {message}" if atom.line else message
-
-
-def _tightest(bounds: Iterable[Bound]) -> dict[tuple[int, bool], Fraction]:
-    """The intersection of bounds: `(input, upper) -> value`."""
-    out: dict[tuple[int, bool], Fraction] = {}
-    for index, upper, value in bounds:
-        old = out.get((index, upper))
-        if old is None or (value < old if upper else value > old):
-            out[index, upper] = value
-    return out
-
-
-def _own_bounds(bounds: Sequence[Bound], limits: dict[tuple[int, bool], Fraction]) -> Key:
-    """What `bounds` add to the common limits; equal keys mean equal boxes."""
-    if not bounds:
-        return ()
-    own = []
-    for (index, upper), value in _tightest(bounds).items():
-        limit = limits.get((index, upper))
-        if limit is None or (value < limit if upper else value > limit):
-            own.append((index, upper, value))
-    return tuple(sorted(own))
-
-
-def _box(limits: dict[tuple[int, bool], Fraction], key: Key, inputs: int) -> Box:
-    all_limits = {**limits, **{(i, upper): value for i, upper, value in key}}
-    sides = []
-    for upper, word in ((False, "lower"), (True, "upper")):
-        for i in range(inputs):
-            if (i, upper) not in all_limits:
-                raise InputError(f"input X_{i} has no {word} bound; every input needs both")
-        sides.append(tuple([all_limits[i, upper] for i in range(inputs)]))
-    return Box(sides[0], sides[1])
-
-
-def _build(rows: tuple[Row, ...], prop: ParsedProperty) -> Conjunction:
-    return Conjunction.build([(dict(x), dict(y), c, s) for x, y, c, s in rows or (TRUE,)], prop.inputs, prop.outputs)

@@ -1,35 +1,58 @@
 """ONNX bytes -> canonical network (design section 4).
 
-Nodes are read in file order. A node whose inputs are all constant is evaluated; one that only moves
-data becomes an index map or nothing; the others are handed to the table of operators. `simplify` then
-composes what can be composed. Values are flat; a leading dynamic dimension is the batch and counts 1.
+Nodes are read in file order, as far as `mucg4.read.table` holds them. A node whose inputs are all constant is
+evaluated; one that only moves data becomes an index map or nothing; the others are handed to their operator's
+handler. `simplify` then composes what can be composed. Values are flat; a leading dynamic dimension is the batch and
+counts 1.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from math import inf, prod
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.network import Network, Node
-from mucg4.ops.affine import Dense
+from mucg4.model.network import Network
+from mucg4.ops.affine import Dense, Scale
+from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
-from mucg4.read.constant import CANCELLATION, Constant
+from mucg4.read.constant import Constant, stored
 from mucg4.read.fold import FOLDERS
-from mucg4.read.movement import MOVERS
+from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
-from mucg4.read.protobuf import DOUBLE, FLOAT, OnnxGraph, OnnxNode, Tensor, decode_model, decode_tensor
-from mucg4.read.simplify import separate, simplify
+from mucg4.read.protobuf import (
+    DOUBLE,
+    FLOAT,
+    INT64,
+    LARGEST_TENSOR,
+    OnnxGraph,
+    OnnxNode,
+    Tensor,
+    decode_model,
+)
+from mucg4.read.roundoff import magnitude
+from mucg4.read.simplify import separate, traced
+from mucg4.read.table import check_types, lookup
 from mucg4.read.windows import WINDOW_HANDLERS
 
-LONG_FOLDS = ("MatMul", "Gemm", "ReduceSum", "ReduceMean")
-ARITHMETIC_FOLDS = (*LONG_FOLDS, "Add", "Sub", "Mul", "Div", "Sum", "Sqrt", "Reciprocal")
-FUNCTION_FOLDS = ("Pow", "Exp", "Log", "Tanh", "Sin", "Cos", "ReduceProd")  # they may magnify relative errors
-MOVING_FOLDS = ("Neg", "Abs", "Relu", "Max", "Min", "Concat", "Constant", "ConstantOfShape")
+LARGEST_FOLDED = 4096.0  # roundings behind a constant
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-TABLE = {**HANDLERS, **WINDOW_HANDLERS}
+ALL_HANDLERS = {**HANDLERS, **WINDOW_HANDLERS}
+# what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def read_network(data: bytes) -> Network:
@@ -38,15 +61,24 @@ def read_network(data: bytes) -> Network:
     Raises `InputError` when the bytes are no complete model, a shape cannot be resolved or a weight is
     nan or infinite; `UnsupportedError` naming operator and node for everything mucg4 does not implement.
     """
-    reading, output, element_type = _read(data)
-    return _network(simplify(reading.builder.drafts, output), data, element_type)
+    reading, output = _read(data)
+    simple, place = traced(reading.builder.drafts, output.draft)
+    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
+    return Network(
+        simple,
+        source_hash=hashlib.sha256(data).hexdigest(),
+        element_type=ELEMENT_TYPES[reading.element_type],
+        model_bytes=data,
+        tensors=tuple((name, place[k]) for name, k in read if k in place),
+    )
 
 
 class Operators(NamedTuple):
-    """A network that has a node for every operator of the file.
+    """A network with a node for every operator of the file, for the analysis of an execution's rounding.
 
-    `twins[k]` is the node of `read_network` with the value of node k, or -1; `roundings` bounds how many roundings are
-    behind one of its constants, in units of its size; None where that is not known.
+    `twins[k]` is the node of `read_network` with the value of node k, or -1. Each constant of the file's own arithmetic
+    is, when that is done in the element type, within `roundings` times the unit roundoff of itself; None where that is
+    not known.
     """
 
     network: Network
@@ -56,17 +88,20 @@ class Operators(NamedTuple):
 
 def read_operators(data: bytes) -> Operators:
     """As `read_network`, but nothing is composed: what an execution computes and rounds has a node of its own."""
-    reading, output, element_type = _read(data)
-    nodes, twins = separate(reading.builder.drafts, output)
-    return Operators(_network(nodes, data, element_type), twins, reading.roundings)
+    reading, output = _read(data)
+    drafts = list(reading.builder.drafts)
+    for k, terms in reading.terms.items():  # what is added up in an offset
+        op = drafts[k].op
+        if isinstance(op, Scale):
+            drafts[k] = replace(drafts[k], op=replace(op, offset_magnitude=np.fmax(op.bias_magnitude(), terms)))
+    nodes, twins = separate(drafts, output.draft)
+    network = Network(nodes, hashlib.sha256(data).hexdigest(), ELEMENT_TYPES[reading.element_type], data)
+    worst = max(reading.folded.values(), default=0.0)
+    return Operators(network, twins, int(np.ceil(worst)) if worst < LARGEST_FOLDED else None)
 
 
-def _network(nodes: tuple[Node, ...], data: bytes, element_type: str) -> Network:
-    return Network(nodes, hashlib.sha256(data).hexdigest(), element_type, data)
-
-
-def _read(data: bytes) -> tuple[_Reading, int, str]:
-    """All operators read, the draft that is the output, and the element type."""
+def _read(data: bytes) -> tuple[_Reading, Variable]:
+    """All operators read, and the output."""
     graph = decode_model(data)
     nodes = _needed(graph)
     declared = _only_input(graph, nodes)
@@ -74,10 +109,10 @@ def _read(data: bytes) -> tuple[_Reading, int, str]:
         raise UnsupportedError(
             f"input {declared.name!r} has element type {declared.element_type}, not float32 or float64"
         )
-    reading = _Reading(graph, Builder(declared.name, _input_shape(declared)))
+    reading = _Reading(graph, Builder(declared.name, _input_shape(declared)), declared.element_type)
     for node in nodes:
         reading.read(node)
-    return reading, reading.output().draft, ELEMENT_TYPES[declared.element_type]
+    return reading, reading.output()
 
 
 def _needed(graph: OnnxGraph) -> list[OnnxNode]:
@@ -117,17 +152,25 @@ def _input_shape(declared: Tensor) -> tuple[int, ...]:
             shape.append(1)
         else:
             raise InputError(f"input {declared.name!r} has a dynamic dimension {d or i!r} besides the batch")
+    if prod(shape) > LARGEST_TENSOR:
+        raise InputError(f"input {declared.name!r} has more than {LARGEST_TENSOR} entries")
     return tuple(shape)
 
 
 class _Reading:
-    """Values of the tensors read so far."""
+    """Values and element types of the tensors read so far.
 
-    def __init__(self, graph: OnnxGraph, builder: Builder) -> None:
+    `narrow` are the drafts whose values are float32 numbers for certain though the tensor may be declared double.
+    """
+
+    def __init__(self, graph: OnnxGraph, builder: Builder, element_type: int) -> None:
         self.graph, self.builder = graph, builder
         first = builder.drafts[0]
         self.values: dict[str, Value] = {first.name: Variable(0, first.shape)}
-        self.roundings: int | None = 0
+        self.kinds, self.element_type = {first.name: element_type}, element_type
+        self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
+        self.terms: dict[int, Array] = {}  # drafts -> sizes of the terms that an execution adds up in their offsets
+        self.narrow = {0} if element_type == FLOAT else set()
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -136,86 +179,114 @@ class _Reading:
         if name not in self.values:
             if name not in self.graph.constants:
                 raise node.invalid(f"its input {name!r} is not defined before it")
-            self.values[name] = Constant(decode_tensor(self.graph.constants[name]), name)
+            constant = stored(self.graph.constants[name], name)
+            self.values[name], self.kinds[name] = constant, constant.kind
         return self.values[name]
 
     def read(self, node: OnnxNode) -> None:
         """Compute the outputs of one node."""
+        row = lookup(node)
         inputs = [self.value(name, node) for name in node.inputs]
+        variable = any(isinstance(x, Variable) for x in inputs)
+        kinds = [self.kinds[name] for name in node.inputs if name]
+        check_types(node, row, kinds, variable)
         builder, start = self.builder, len(self.builder.drafts)
         builder.current = node.outputs[0]
         try:
-            outputs = self._evaluate(node, inputs)
-        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise node.invalid(f"its inputs or attributes do not fit together ({error})") from error
+            outputs = self._evaluate(node, inputs, variable)
+        except FAULTS as error:
+            raise node.invalid(f"its inputs or attributes do not fit together ({_line(error)})") from error
         names: dict[int, str] = {}
         for name, value in zip(node.outputs, outputs, strict=False):
+            if not name:
+                continue
             self.values[name] = value
             if isinstance(value, Variable):
                 names.setdefault(value.draft, name)
+                self.kinds[name] = node.attributes["to"] if node.op == "Cast" else kinds[0]
+            else:
+                self.kinds[name] = value.kind
         builder.name_parts(start, names)
+        if not variable:
+            self._count(node, inputs)
+        elif node.op == "BatchNormalization" and isinstance(outputs[0], Variable):
+            self.terms[outputs[0].draft] = _shift_terms(outputs[0], inputs)
 
-    def _evaluate(self, node: OnnxNode, inputs: list[Value | None]) -> list[Value]:
+    def _count(self, node: OnnxNode, inputs: list[Value | None]) -> None:
+        """How many roundings of the element type are behind a computed constant, in units of each of its entries.
+
+        Inputs within r roundings of themselves: products and quotients add theirs up, sums take the largest times how
+        much larger their terms are than they. A result that every runtime has exactly has none.
+        """
+        out = self.values.get(node.outputs[0])
+        given = [x for x in inputs if isinstance(x, Constant)]
+        behind = [self.folded.get(name, 0.0) for name in node.inputs if name]
+        if not isinstance(out, Constant) or not out.is_float or out.certain or node.op in MOVERS:
+            moved = max(behind, default=0.0) if isinstance(out, Constant) and out.is_float else 0.0
+            self.folded.update(dict.fromkeys(node.outputs, 0.0 if isinstance(out, Constant) and out.certain else moved))
+            return
+        count = inf
+        with np.errstate(all="ignore"):
+            value = abs(out.double())
+            if node.op in ("Mul", "Div", "Neg", "Abs", "Sqrt", "Reciprocal", "Concat", "Relu", "Cast"):
+                count = sum(behind) + 2
+            elif node.op in ("Add", "Sub"):
+                size = abs(given[0].double()) + abs(given[1].double())
+                count = 2 + max(behind) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
+            elif node.op == "MatMul" and all(c.value.ndim >= 1 for c in given):
+                size, inner = abs(given[0].double()) @ abs(given[1].double()), given[0].shape[-1]
+                count = (inner + sum(behind)) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
+            if np.any((value > 0) & ((value < 1e-30) | (value > 1e30))):
+                count = inf  # it may vanish or overflow on the way
+        self.folded[node.outputs[0]] = count if count == count else inf
+
+    def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
         if node.op == "Shape":
             return [self._shape(node, inputs)]
         if node.op in MOVERS:
-            mover, known = MOVERS[node.op]
-            _check_attributes(node, known)
-            return self._move(node, inputs, mover)
-        if not any(isinstance(x, Variable) for x in inputs):
+            return self._move(node, inputs, MOVERS[node.op])
+        if not variable:
             if node.op not in FOLDERS:
                 raise node.unsupported("on constants")
-            folder, known = FOLDERS[node.op]
-            _check_attributes(node, known)
-            folded = folder(node, cast("list[Constant | None]", inputs))
-            self._count(node, folded, cast("list[Constant | None]", inputs))
-            return [folded]
-        if node.op not in TABLE:
+            folded = FOLDERS[node.op](node, cast("list[Constant | None]", inputs))
+            return [replace(folded, name=node.outputs[0]) if folded.error is not None else folded]
+        if node.op == "Cast":
+            return [self._cast(node, inputs[0])]
+        if node.op not in ALL_HANDLERS:
             raise node.unsupported()
-        handler, known = TABLE[node.op]
-        _check_attributes(node, known)
-        return handler(self.builder, node, inputs)
+        return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
-    def _count(self, node: OnnxNode, folded: Constant, inputs: list[Constant | None]) -> None:
-        """Add the roundings of one folded operator: no constant has more behind it than all operators together.
-
-        Digits that cancel are in a constant's magnitude, or it is no weight (`Constant.weight`).
-        """
-        if self.roundings is None or node.op in MOVING_FOLDS:
-            return
-        given = [c for c in inputs if c is not None]
-        if node.op in ARITHMETIC_FOLDS and folded.is_float:
-            longest = max(max(c.shape, default=1) for c in given) if node.op in LONG_FOLDS else 2
-            self.roundings += int(CANCELLATION) * longest
-        elif node.op in FUNCTION_FOLDS and not any(c.rounded for c in given):
-            self.roundings += int(CANCELLATION) * 8
-        elif any(c.rounded for c in given) or node.op in FUNCTION_FOLDS:  # a step or a choice may turn out otherwise
-            self.roundings = None
-        size = folded.size_of_terms() if folded.is_float else np.zeros(0)
-        value = abs(folded.double()) if folded.is_float else size
-        if self.roundings and (np.any(size > 1e38) or np.any((value > 0) & (value < 1e-37))):
-            self.roundings = None  # it may overflow or vanish in the element type
+    def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
+        """A Cast of values that depend on the input: read where it changes no value."""
+        assert isinstance(x, Variable)
+        source, target = self.kinds[node.inputs[0]], node.attributes["to"]
+        if source == FLOAT and target in (FLOAT, DOUBLE):
+            self.narrow.add(x.draft)
+        elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
+            raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
+        return x
 
     def _shape(self, node: OnnxNode, inputs: list[Value | None]) -> Constant:
         assert inputs[0] is not None
         part = slice(node.attributes.get("start", 0), node.attributes.get("end"))
-        return Constant(np.array(inputs[0].shape[part], dtype=np.int64), node.outputs[0])
+        return Constant(np.array(inputs[0].shape[part], dtype=np.int64), node.outputs[0], INT64)
 
-    def _move(self, node: OnnxNode, inputs: list[Value | None], mover) -> list[Value]:  # type: ignore[no-untyped-def]
+    def _move(self, node: OnnxNode, inputs: list[Value | None], mover: Mover) -> list[Value]:
         x, rest = inputs[0], inputs[1:]
         if any(isinstance(v, Variable) for v in rest):
             raise node.unsupported("a shape or index that depends on the network's input")
-        further = [v.value if isinstance(v, Constant) else None for v in rest]
+        further = [v.stated(node, "a shape or index") if isinstance(v, Constant) else None for v in rest]
         if isinstance(x, Constant):
             parts = mover(x.value, node, further)
-            sizes = parts if x.magnitude is None else mover(x.magnitude, node, further)
-            marks = [None if x.magnitude is None else m for m in sizes]
-            return [Constant(p, x.name, m, x.rounded) for p, m in zip(parts, marks, strict=True)]
-        if x is None:
-            raise node.invalid("its first input is missing")
+            errors: list[Array | None] = [None] * len(parts)
+            if x.error is not None:
+                errors = list(mover(x.error, node, further))
+            return [replace(x, value=p, error=e) for p, e in zip(parts, errors, strict=True)]
+        assert isinstance(x, Variable)
         source = x
         count = len(mover(np.arange(source.size).reshape(source.shape), node, further)) if len(node.outputs) > 1 else 1
-        return [self.builder.move(source, lambda a, i=i: mover(a, node, further)[i]) for i in range(count)]  # type: ignore[misc]
+        used = [i for i in range(count) if i < len(node.outputs)]
+        return [self.builder.move(source, lambda a, i=i: mover(a, node, further)[i]) for i in used]  # type: ignore[misc]
 
     def output(self) -> Variable:
         """The output's value; an output that does not depend on the input becomes a map with zero weights."""
@@ -225,15 +296,31 @@ class _Reading:
         if isinstance(value, Variable):
             return value
         assert isinstance(value, Constant)
+        if value.kind not in ELEMENT_TYPES:
+            raise UnsupportedError(f"the network's output {name!r} has element type {value.kind}")
         builder, start = self.builder, len(self.builder.drafts)
-        offset, magnitude = value.offset()
-        source = Variable(0, builder.drafts[0].shape)
-        out = builder.node(Dense(np.zeros((len(offset), source.size)), offset, magnitude), [source], value.shape)
+        source, size = Variable(0, builder.drafts[0].shape), value.value.size
+        if not size:
+            raise InputError(f"the network's output {name!r} is empty")
+        last.sized((size, source.size))
+        offset, error = value.offset()
+        op = Dense(np.zeros((size, source.size)), offset)
+        op = replace(op, offset_magnitude=magnitude(offset, error, op.fan_in))
+        out = builder.node(op, [source], value.shape)
         builder.name_parts(start, {out.draft: name})
         return out
 
 
-def _check_attributes(node: OnnxNode, known: str) -> None:
-    for key in node.attributes:
-        if key not in known.split():
-            raise node.unsupported(f"attribute {key!r}")
+def _shift_terms(out: Variable, inputs: list[Value | None]) -> Array:
+    """(n,) sizes of the terms `shift - mean scale / sqrt(variance + epsilon)` in the offset of a BatchNormalization."""
+    scale, shift, mean, variance = (abs(x.double()) for x in inputs[1:5] if isinstance(x, Constant))
+    with np.errstate(all="ignore"):
+        terms = shift + mean * scale / np.sqrt(variance)  # without epsilon: more
+    terms = np.where(np.isfinite(terms), terms, np.inf)
+    return np.broadcast_to(terms.reshape((-1,) + (1,) * (len(out.shape) - 2)), out.shape).ravel()
+
+
+def _line(error: BaseException) -> str:
+    """The error's text on one line, not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from mucg4.ops.affine import Dense, Reduce, RowDense, Scale
+from mucg4.ops.affine import Dense, Reduce, RowDense
 from mucg4.ops.base import Nonlinear
 from mucg4.ops.curves import (
     COS,
@@ -31,16 +31,15 @@ from mucg4.ops.curves import (
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import ATAN, ERF, SIGMOID, SOFTSIGN, TANH
 from mucg4.ops.steps import FLOOR, ROUND, SIGN
-from mucg4.read import constant
+from mucg4.read import constant, roundoff
 from mucg4.read.build import Builder, Value, Variable
-from mucg4.read.constant import Constant
+from mucg4.read.constant import Constant, number
 from mucg4.read.fold import reduction_axes
-from mucg4.read.protobuf import DOUBLE, FLOAT, OnnxNode
+from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64, OnnxNode
 
 Values = Sequence[Value | None]
 Handler = Callable[[Builder, OnnxNode, Values], list[Value]]
 HIGHEST_POWER = 8  # larger exponents are refused
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def variable(node: OnnxNode, values: Values, at: int = 0) -> Variable:
@@ -87,11 +86,14 @@ def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 
 def _pow(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    x, exponents = variable(node, values), np.unique(required_constant(node, values, 1).weight())
+    given = required_constant(node, values, 1)
+    if given.kind not in (FLOAT, DOUBLE, INT32, INT64):
+        raise node.unsupported(f"an exponent of element type {given.kind}")
+    x, exponents = variable(node, values), np.unique(given.stated(node, "the exponent"))
     size = abs(float(exponents[0]))
     if len(exponents) != 1 or not 0 < size <= HIGHEST_POWER or (2 * size) % 1:
         raise node.unsupported(f"exponents other than whole and half numbers from 1/2 to {HIGHEST_POWER} in size")
-    x = b.expand(x, b.common(x.shape, required_constant(node, values, 1).shape))
+    x = b.expand(x, b.common(x.shape, given.shape))
     if size % 1:
         x, size = b.node(SQRT, [x], x.shape), 2 * size
     x = _power(b, x, int(size))
@@ -113,17 +115,11 @@ def _div(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         inverse = b.node(RECIPROCAL, [y], y.shape)
         return [b.product(x, inverse) if isinstance(x, Variable) else b.times(inverse, x)]
     assert isinstance(x, Variable)
-    return [b.times(x, constant.divide(Constant(np.ones(())), Constant(y.double(), y.name, y.magnitude, y.rounded)))]
+    return [b.times(x, constant.divide(number(1.0), y))]
 
 
 def _neg(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.negate(variable(node, values))]
-
-
-def _cast(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    if node.attributes.get("to") not in (FLOAT, DOUBLE):
-        raise node.unsupported(f"cast of a variable to element type {node.attributes.get('to')}")
-    return [variable(node, values)]
 
 
 def _sum(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
@@ -159,19 +155,19 @@ def matmul(b: Builder, node: OnnxNode, x: Value, y: Value) -> Value:
         return _matmul_variables(b, node, x, y)
     if isinstance(x, Variable):
         assert isinstance(y, Constant)
-        weight, outer = _matrix(node, y, x.shape[-1], -2 if len(y.shape) > 1 else 0)
+        weight, outer, roundings = _matrix(node, y, x.shape[-1], -2 if len(y.shape) > 1 else 0)
         kept = weight.shape[1:] if len(y.shape) > 1 else ()
         shape = (1,) * max(0, len(outer) - max(0, len(x.shape) - 2)) + x.shape[:-1] + kept
-        return _rows(b, x, np.ascontiguousarray(weight.T), shape)
+        return _rows(b, x, np.ascontiguousarray(weight.T), roundings, shape)
     assert isinstance(x, Constant) and isinstance(y, Variable)
     inner = y.shape[-2] if len(y.shape) > 1 else y.shape[0]
-    weight, outer = _matrix(node, x, inner, -1)
+    weight, outer, roundings = _matrix(node, x, inner, -1)
     weight = weight.T
     kept = weight.shape[:1] if len(x.shape) > 1 else ()
     if len(y.shape) == 1:
-        return _rows(b, y, weight, (1,) * len(outer) + kept)
+        return _rows(b, y, weight, roundings, (1,) * len(outer) + kept)
     turned = b.move(y, lambda a: np.swapaxes(a, -1, -2))
-    product = _rows(b, turned, weight, (*turned.shape[:-1], len(weight)))
+    product = _rows(b, turned, weight, roundings, (*turned.shape[:-1], len(weight)))
     back = b.move(product, lambda a: np.swapaxes(a, -1, -2))
     return Variable(back.draft, (1,) * max(0, len(outer) - len(y.shape[:-2])) + y.shape[:-2] + kept + y.shape[-1:])
 
@@ -182,6 +178,7 @@ def _matmul_variables(b: Builder, node: OnnxNode, x: Variable, y: Variable) -> V
         raise node.unsupported("matrix product of two variables of which one is a vector")
     if x.shape[-1] != y.shape[-2]:
         raise node.invalid(f"the shapes of its inputs do not match ({list(x.shape)} against {list(y.shape)})")
+    node.sized((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1], x.shape[-1]))
     left, right = b.move(x, lambda a: a[..., :, None, :]), b.move(y, lambda a: np.swapaxes(a, -1, -2)[..., None, :, :])
     products = b.product(left, right)
     return _add_up(b, products)
@@ -215,25 +212,25 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.move(share, lambda a: np.moveaxis(a, -1, axis))]
 
 
-def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The constant as a matrix `(inner, others)`, and its leading dimensions, which must all be 1."""
-    weight, outer = c.weight(), c.shape[:-2]
+def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...], int]:
+    """The constant as a matrix `(inner, others)`, its leading dimensions, which must all be 1, and its roundings."""
+    (weight, roundings), outer = c.weight(), c.shape[:-2]
     if prod(outer) != 1:
         raise node.unsupported("a stack of several constant matrices")
     if weight.ndim == 0 or weight.shape[axis] != inner:
         raise node.invalid(f"the shapes of its inputs do not match ({list(c.shape)} against {inner})")
     if weight.ndim == 1:
-        return weight[:, None], outer
+        return weight[:, None], outer, roundings
     weight = weight.reshape(weight.shape[-2:])
-    return (weight if axis == -2 else weight.T), outer
+    return (weight if axis == -2 else weight.T), outer, roundings
 
 
-def _rows(b: Builder, x: Variable, weight: np.ndarray, shape: tuple[int, ...]) -> Variable:
+def _rows(b: Builder, x: Variable, weight: np.ndarray, roundings: int, shape: tuple[int, ...]) -> Variable:
     """`weight (m, n)` applied to each row of n values."""
     rows = x.size // weight.shape[1]
     if rows == 1:
-        return b.node(Dense(np.ascontiguousarray(weight), np.zeros(len(weight))), [x], shape)
-    return b.affine(RowDense(np.ascontiguousarray(weight), rows), x, shape)
+        return b.node(Dense(np.ascontiguousarray(weight), np.zeros(len(weight)), roundings=roundings), [x], shape)
+    return b.affine(RowDense(np.ascontiguousarray(weight), rows, roundings), x, shape)
 
 
 def _matmul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
@@ -246,6 +243,8 @@ def _transposed(b: Builder, x: Value) -> Value:
 
 def _gemm(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, y = _two(node, values[:2])
+    if len(x.shape) != 2 or len(y.shape) != 2:
+        raise node.invalid("its first two inputs have to be matrices")
     x = _transposed(b, x) if node.attributes.get("transA", 0) else x
     y = _transposed(b, y) if node.attributes.get("transB", 0) else y
     out, extra = matmul(b, node, x, y), values[2] if len(values) > 2 else None
@@ -253,30 +252,40 @@ def _gemm(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     if extra is None:
         return [out]
     extra = _weighted(b, extra, node.attributes.get("beta", 1.0))
-    return [b.combine(out, extra)]
+    total: Value
+    if isinstance(out, Constant) and isinstance(extra, Constant):
+        total = constant.add(out, extra)
+    else:
+        total = b.combine(out, extra)
+    if total.shape != out.shape:
+        raise node.invalid(f"its third input has the shape {list(extra.shape)}")
+    return [total]
 
 
 def _weighted(b: Builder, x: Value, factor: float) -> Value:
     if factor == 1.0:
         return x
-    c = Constant(np.array(factor, dtype=np.float64))
+    c = number(factor)
     return b.times(x, c) if isinstance(x, Variable) else constant.multiply(x, c)
 
 
 def _batch_normalization(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    if node.attributes.get("training_mode", 0) or not node.attributes.get("spatial", 1):
-        raise node.unsupported("training mode or statistics per position")
+    """`(x - mean) scale / sqrt(variance + epsilon) + shift`, per channel."""
+    if any(node.outputs[1:]):
+        raise node.unsupported("training mode")
     x = variable(node, values)
     scale, shift, mean, variance = (required_constant(node, values, i) for i in range(1, 5))
-    epsilon = node.attributes.get("epsilon", float(np.float32(1e-5)))
-    spread = variance.weight() + epsilon
-    if np.any(spread <= 0):
+    if len(x.shape) < 2 or any(c.shape != (x.shape[1],) for c in (scale, shift, mean, variance)):
+        raise node.invalid(f"its statistics do not fit an input of shape {list(x.shape)}")
+    spread = constant.add(variance, number(node.attributes.get("epsilon", float(np.float32(1e-5)))))
+    if not np.all(spread.value > 0):
         raise node.invalid("a variance is not positive")
-    factor = scale.weight() / np.sqrt(spread)
-    part = mean.weight() * factor
+    deviation = constant.made(roundoff.root(spread.double(), spread.error), spread)
+    factor = constant.divide(scale, deviation)
+    rest = constant.add(shift, constant.multiply(mean, factor), -1.0)
     form = (-1,) + (1,) * (len(x.shape) - 2)
-    parts = (factor, shift.weight() - part, abs(shift.weight()) + abs(part))
-    return [b.node(Scale(*(np.broadcast_to(v.reshape(form), x.shape).ravel() for v in parts)), [x], x.shape)]
+    scaled = b.times(x, factor.map(lambda v: v.reshape(form)))
+    return [b.shift(scaled, rest.map(lambda v: v.reshape(form)))]
 
 
 def _relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
@@ -302,68 +311,81 @@ def _leaky_relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _prelu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, slope = variable(node, values), required_constant(node, values, 1)
-    slopes = np.unique(slope.weight())
-    if len(slopes) == 1:
-        return [_leaky(b, x, float(slopes[0]))]
+    if b.common(x.shape, slope.shape) != x.shape:
+        raise node.invalid(f"a slope of shape {list(slope.shape)} for an input of shape {list(x.shape)}")
+    slopes = np.unique(slope.double())
+    if len(slopes) == 1 and slope.certain:
+        return [_leaky(b, x, float(slope.weight()[0].ravel()[0]))]
     left = b.times(b.relu(b.negate(x)), slope)
     return [b.combine(b.relu(x), left, -1.0)]
 
 
 def _clip(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
+    """`min(max(x, low), high)` in this order, so that `high` holds where the limits are the wrong way round.
+
+    A limit at the end of the numbers limits nothing; one at the wrong end leaves no number between the limits.
+    """
     x: Variable = variable(node, values)
-    for at, key, largest in ((1, "min", True), (2, "max", False)):
-        c = optional_constant(node, values, at)
-        if key in node.attributes:
-            c = Constant(np.array(node.attributes[key]), f"{node.name} {key}")
-        if c is None:
-            continue
-        if np.isnan(c.double()).any():
-            raise node.invalid(f"{key} is nan")
-        if abs(float(c.double().ravel()[0])) < LARGEST_FLOAT:  # larger: as good as no limit
-            x = b.maximum(x, c, largest)
+    low, high = _limit(node, values, 1, "min"), _limit(node, values, 2, "max")
+    kind = low.kind if low else high.kind if high else FLOAT
+    last = float(np.finfo(np.float64 if kind == DOUBLE else np.float32).max)
+    ends = tuple(default if c is None else float(c.double()) for c, default in ((low, -np.inf), (high, np.inf)))
+    if np.isnan(ends).any():
+        raise node.invalid("a limit is nan")
+    if ends[0] == np.inf or ends[1] == -np.inf:
+        raise node.unsupported(f"the limits {ends[0]} and {ends[1]} leave no number between them")
+    if high is not None and (ends[0] >= ends[1] or ends[1] <= -last):
+        return [b.shift(b.times(x, number(0.0)), high)]
+    if low is not None and ends[0] >= last:
+        return [b.shift(b.times(x, number(0.0)), low)]
+    if low is not None and ends[0] > -last:
+        x = b.maximum(x, low)
+    if high is not None and ends[1] < last:
+        x = b.maximum(x, high, largest=False)
     return [x]
+
+
+def _limit(node: OnnxNode, values: Values, at: int, key: str) -> Constant | None:
+    """One limit of a Clip, as a single number."""
+    if key in node.attributes:
+        return Constant(np.array(node.attributes[key]), f"{node.name} {key}", FLOAT)
+    c = optional_constant(node, values, at)
+    if c is not None and (c.value.size != 1 or len(c.shape) > 1):
+        raise node.invalid(f"its {key} has the shape {list(c.shape)}")
+    return None if c is None else c.map(lambda v: v.reshape(()))
 
 
 def _hard_sigmoid(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     alpha = node.attributes.get("alpha", float(np.float32(0.2)))
     beta = node.attributes.get("beta", 0.5)
-    x = b.shift(b.times(variable(node, values), Constant(np.array(alpha))), Constant(np.array(beta)))
-    x = b.maximum(x, Constant(np.zeros(())))
-    return [b.maximum(x, Constant(np.ones(())), largest=False)]
+    x = b.shift(b.times(variable(node, values), number(alpha)), number(beta))
+    x = b.maximum(x, number(0.0))
+    return [b.maximum(x, number(1.0), largest=False)]
 
 
 def _gelu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, kind = variable(node, values), node.attributes.get("approximate", "none")
-    if kind not in ("none", "tanh"):
-        raise node.unsupported(f"approximate {kind!r}")
     return [b.node(GELU if kind == "none" else GELU_TANH, [x], x.shape)]
-
-
-def _positive(node: OnnxNode, key: str, default: float) -> float:
-    number = float(node.attributes.get(key, default))
-    if not 0 < number < LARGEST_FLOAT:
-        raise node.unsupported(f"{key} {number}, which is not positive")
-    return number
 
 
 def _elu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
-    return [b.node(Elu(_positive(node, "alpha", 1.0)), [x], x.shape)]
+    return [b.node(Elu(node.attributes.get("alpha", 1.0)), [x], x.shape)]
 
 
 def _selu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
     alpha, gamma = (
-        _positive(node, "alpha", 1.67326319217681884765625),
-        _positive(node, "gamma", 1.05070102214813232421875),
+        node.attributes.get("alpha", 1.67326319217681884765625),
+        node.attributes.get("gamma", 1.05070102214813232421875),
     )
     return [_weighted(b, b.node(Elu(alpha), [x], x.shape), gamma)]
 
 
 def _celu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     """`alpha Elu(x / alpha)`."""
-    alpha = _positive(node, "alpha", 1.0)
-    x = b.times(variable(node, values), constant.divide(Constant(np.ones(())), Constant(np.array(alpha))))
+    alpha = node.attributes.get("alpha", 1.0)
+    x = b.times(variable(node, values), constant.divide(number(1.0), number(alpha)))
     return [_weighted(b, b.node(Elu(1.0), [x], x.shape), alpha)]
 
 
@@ -374,7 +396,7 @@ def _ceil(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _thresholded_relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     """`x` where `x > alpha`, else 0: a ReLU of x - alpha, and alpha times the positive part of its sign."""
-    alpha = Constant(np.array(node.attributes.get("alpha", 1.0)))
+    alpha = number(node.attributes.get("alpha", 1.0))
     x = b.combine(variable(node, values), alpha, -1.0)
     if not alpha.value:
         return [b.relu(x)]
@@ -400,28 +422,50 @@ def _concat(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 def _pad(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
     given = optional_constant(node, values, 1)
-    pads = node.attributes.get("pads") or (given.integers() if given is not None else ())
+    pads = given.integers() if given is not None else node.attributes.get("pads", ())
     axes = optional_constant(node, values, 3)
-    chosen = axes.integers() if axes is not None else tuple(range(len(x.shape)))
+    rank = len(x.shape)
+    chosen = tuple(range(rank)) if axes is None else tuple(a % rank for a in axes.integers())
+    if axes is not None:
+        node.axes(axes.integers(), rank)
     if len(pads) != 2 * len(chosen):
         raise node.invalid("pads do not match its axes")
-    widths = [(0, 0)] * len(x.shape)
+    widths = [(0, 0)] * rank
     for i, axis in enumerate(chosen):
         widths[axis] = (pads[i], pads[i + len(chosen)])
+    node.sized([max(0, lo) + n + max(0, hi) for n, (lo, hi) in zip(x.shape, widths, strict=True)])
+    mode = node.attributes.get("mode", "constant")
+    if mode != "constant":
+        return [_pad_with_entries(b, node, x, widths, mode)]
+    if any(n + lo + hi < 1 or -lo > n or -hi > n for n, (lo, hi) in zip(x.shape, widths, strict=True)):
+        raise node.unsupported("pads that leave nothing")
     crop = tuple(slice(max(0, -lo), n + min(0, hi)) for n, (lo, hi) in zip(x.shape, widths, strict=True))
     x = b.move(x, lambda a: a[crop])
     grow = [(max(0, lo), max(0, hi)) for lo, hi in widths]
-    mode = node.attributes.get("mode", "constant")
-    if mode in ("edge", "reflect"):
-        return [b.move(x, lambda a: np.pad(a, grow, mode=mode))]
-    if mode != "constant":
-        raise node.unsupported(f"mode {mode!r}")
-    fill = optional_constant(node, values, 2)
-    number = node.attributes.get("value", 0.0) if fill is None else float(fill.offset()[0][0])
+    fill = _fill(node, values)
     layout = np.pad(np.arange(x.size).reshape(x.shape), grow, constant_values=-1)
     if layout.size == x.size:
         return [x]
-    return [b.place(x, layout, np.full(layout.shape, number))]
+    return [b.place(x, layout, np.full(layout.shape, fill))]
+
+
+def _pad_with_entries(b: Builder, node: OnnxNode, x: Variable, widths: list[tuple[int, int]], mode: str) -> Variable:
+    """Padding by the last entry, or by those next to it the other way round."""
+    for n, (lo, hi) in zip(x.shape, widths, strict=True):
+        if min(lo, hi) < 0 or (mode == "reflect" and max(lo, hi) >= n):
+            raise node.unsupported(f"pads ({lo}, {hi}) in mode {mode!r} on an axis of {n}")
+    return b.move(x, lambda a: np.pad(a, widths, mode=mode))  # type: ignore[call-overload]
+
+
+def _fill(node: OnnxNode, values: Values) -> float:
+    """The number to pad with."""
+    c = optional_constant(node, values, 2)
+    if c is None:
+        return float(node.attributes.get("value", 0.0))
+    if c.value.size != 1 or len(c.shape) > 1:
+        raise node.invalid(f"its padding value has the shape {list(c.shape)}")
+    c.stated(node, "its padding value")
+    return float(c.offset()[0][0])
 
 
 def _reduce(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
@@ -439,57 +483,55 @@ def _reduce(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.maximum_over(x, windows, shape, largest=node.op == "ReduceMax")]
 
 
-_REDUCTION = "axes keepdims noop_with_empty_axes"
-# operator -> (handler, attributes it understands)
-HANDLERS: dict[str, tuple[Handler, str]] = {
-    "Add": (_add, ""),
-    "Sub": (_add, ""),
-    "Mul": (_mul, ""),
-    "Div": (_div, ""),
-    "Neg": (_neg, ""),
-    "Sum": (_sum, ""),
-    "Max": (_extremum, ""),
-    "Min": (_extremum, ""),
-    "Cast": (_cast, "to saturate"),
-    "MatMul": (_matmul, ""),
-    "Gemm": (_gemm, "alpha beta transA transB"),
-    "BatchNormalization": (_batch_normalization, "epsilon momentum spatial training_mode is_test"),
-    "Relu": (_relu, ""),
-    "Abs": (_abs, ""),
-    "LeakyRelu": (_leaky_relu, "alpha"),
-    "PRelu": (_prelu, ""),
-    "Clip": (_clip, "min max"),
-    "HardSigmoid": (_hard_sigmoid, "alpha beta"),
-    "Sigmoid": (_elementwise(SIGMOID), ""),
-    "Sin": (_elementwise(SIN), ""),
-    "Cos": (_elementwise(COS), ""),
-    "Exp": (_elementwise(EXP), ""),
-    "Reciprocal": (_elementwise(RECIPROCAL), ""),
-    "Sign": (_elementwise(SIGN), ""),
-    "Floor": (_elementwise(FLOOR), ""),
-    "Ceil": (_ceil, ""),
-    "Round": (_elementwise(ROUND), ""),
-    "ThresholdedRelu": (_thresholded_relu, "alpha"),
-    "Softmax": (_softmax, "axis"),
-    "LogSoftmax": (_softmax, "axis"),
-    "Log": (_elementwise(LOG), ""),
-    "Sqrt": (_elementwise(SQRT), ""),
-    "Softplus": (_elementwise(SOFTPLUS), ""),
-    "Softsign": (_elementwise(SOFTSIGN), ""),
-    "Atan": (_elementwise(ATAN), ""),
-    "Erf": (_elementwise(ERF), ""),
-    "Gelu": (_gelu, "approximate"),
-    "HardSwish": (_elementwise(HARD_SWISH), ""),
-    "Mish": (_elementwise(MISH), ""),
-    "Elu": (_elu, "alpha"),
-    "Selu": (_selu, "alpha gamma"),
-    "Celu": (_celu, "alpha"),
-    "Pow": (_pow, ""),
-    "Tanh": (_elementwise(TANH), ""),
-    "Concat": (_concat, "axis"),
-    "Pad": (_pad, "mode pads value"),
-    "ReduceSum": (_reduce, _REDUCTION),
-    "ReduceMean": (_reduce, _REDUCTION),
-    "ReduceMax": (_reduce, _REDUCTION),
-    "ReduceMin": (_reduce, _REDUCTION),
+# operator -> handler; what of it is read stands in `mucg4.read.table`
+HANDLERS: dict[str, Handler] = {
+    "Add": _add,
+    "Sub": _add,
+    "Mul": _mul,
+    "Div": _div,
+    "Neg": _neg,
+    "Sum": _sum,
+    "Max": _extremum,
+    "Min": _extremum,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "BatchNormalization": _batch_normalization,
+    "Relu": _relu,
+    "Abs": _abs,
+    "LeakyRelu": _leaky_relu,
+    "PRelu": _prelu,
+    "Clip": _clip,
+    "HardSigmoid": _hard_sigmoid,
+    "Sigmoid": _elementwise(SIGMOID),
+    "Sin": _elementwise(SIN),
+    "Cos": _elementwise(COS),
+    "Exp": _elementwise(EXP),
+    "Reciprocal": _elementwise(RECIPROCAL),
+    "Sign": _elementwise(SIGN),
+    "Floor": _elementwise(FLOOR),
+    "Ceil": _ceil,
+    "Round": _elementwise(ROUND),
+    "ThresholdedRelu": _thresholded_relu,
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    "Log": _elementwise(LOG),
+    "Sqrt": _elementwise(SQRT),
+    "Softplus": _elementwise(SOFTPLUS),
+    "Softsign": _elementwise(SOFTSIGN),
+    "Atan": _elementwise(ATAN),
+    "Erf": _elementwise(ERF),
+    "Gelu": _gelu,
+    "HardSwish": _elementwise(HARD_SWISH),
+    "Mish": _elementwise(MISH),
+    "Elu": _elu,
+    "Selu": _selu,
+    "Celu": _celu,
+    "Pow": _pow,
+    "Tanh": _elementwise(TANH),
+    "Concat": _concat,
+    "Pad": _pad,
+    "ReduceSum": _reduce,
+    "ReduceMean": _reduce,
+    "ReduceMax": _reduce,
+    "ReduceMin": _reduce,
 }

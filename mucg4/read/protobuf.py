@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
 
-FLOAT, DOUBLE, FLOAT16, BFLOAT16 = 1, 11, 10, 16
+FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16
+LARGEST_TENSOR = 2**28  # entries; larger ones are refused before anything is allocated
+LARGEST_RANK = 32
 # data type -> (NumPy type, field that holds the values when raw_data does not)
 TYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),
@@ -51,15 +53,41 @@ class OnnxNode:
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
     opset: int
+    attribute_kinds: dict[str, int] = field(default_factory=dict)  # ONNX AttributeType
+
+    @property
+    def title(self) -> str:
+        """How messages name this node."""
+        return f"operator {self.op} (node {self.name or next((o for o in self.outputs if o), '')!r})"
 
     def unsupported(self, detail: str = "") -> UnsupportedError:
         """The error that names this node."""
-        where = f"operator {self.op} (node {self.name or self.outputs[0]!r})"
-        return UnsupportedError(f"{where} is not supported" + (f": {detail}" if detail else ""))
+        return UnsupportedError(f"{self.title} is not supported" + (f": {detail}" if detail else ""))
 
     def invalid(self, detail: str) -> InputError:
         """The error for a node that contradicts itself or its inputs."""
-        return InputError(f"operator {self.op} (node {self.name or self.outputs[0]!r}): {detail}")
+        return InputError(f"{self.title}: {detail}")
+
+    def sized(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape, when a tensor of that shape may be made; to be asked before anything is allocated."""
+        if len(shape) > LARGEST_RANK or min(shape, default=0) < 0:
+            raise self.invalid(f"a tensor of shape {_short(shape)}")
+        if prod(shape) > LARGEST_TENSOR:
+            raise self.invalid(f"a tensor of shape {_short(shape)} has more than {LARGEST_TENSOR} entries")
+        return tuple(shape)
+
+    def axes(self, given: Sequence[int], rank: int) -> tuple[int, ...]:
+        """Axes counted from the front, in order; each at most once."""
+        if any(not -rank <= a < rank for a in given):
+            raise self.invalid(f"axes {_short(given)} of a tensor of rank {rank}")
+        axes = tuple(sorted(a % rank for a in given))
+        if len(set(axes)) != len(axes):
+            raise self.invalid(f"axes {_short(given)} of a tensor of rank {rank} name one twice")
+        return axes
+
+
+def _short(numbers: Sequence[int]) -> str:
+    return str(list(numbers)) if len(numbers) <= 8 else f"{list(numbers[:8])} ... ({len(numbers)} numbers)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +130,8 @@ def _messages() -> Any:
 
 
 def decode_model(data: bytes) -> OnnxGraph:
-    """Parse ONNX bytes. Raises `InputError` when they are no complete ONNX model, `UnsupportedError` for
-    functions, sparse tensors and attribute kinds that no supported operator has."""
+    """Parse ONNX bytes. Raises `InputError` when they are no complete ONNX model or its tensors' names contradict
+    each other, `UnsupportedError` for functions and sparse tensors."""
     if not data:
         raise InputError("the network file is empty")
     messages = _messages()
@@ -121,13 +149,47 @@ def decode_model(data: bytes) -> OnnxGraph:
     if len(graph.sparse_initializer):
         raise UnsupportedError("sparse initialisers are not supported")
     opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
+    if len({o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}) > 1:
+        raise InputError("the operator set is imported in two versions")
     constants = {t.name: t for t in graph.initializer}
-    return OnnxGraph(
+    if len(constants) < len(graph.initializer):
+        raise InputError("two initialisers have one name")
+    out = OnnxGraph(
         tuple(_decode_node(n, opsets.get("", 0)) for n in graph.node),
         constants,
         tuple(_decode_value(v) for v in graph.input if v.name not in constants),
         tuple(_decode_value(v) for v in graph.output),
     )
+    _check_names(out)
+    return out
+
+
+def _check_names(graph: OnnxGraph) -> None:
+    """Every tensor is made once, and before it is read. Raises `InputError`.
+
+    onnxruntime checks most of this, but has been seen to crash on what it does not check.
+    """
+    known = set(graph.constants)
+    for tensor in graph.inputs:
+        if not tensor.name or tensor.name in known:
+            raise InputError(f"the network's input {tensor.name!r} has no name of its own")
+        known.add(tensor.name)
+    for node in graph.nodes:
+        if not node.outputs[0]:
+            raise node.invalid("its first output has no name")
+        missing = next((i for i in node.inputs if i and i not in known), None)
+        if missing is not None:
+            raise node.invalid(f"its input {missing!r} is not defined before it")
+        for name in node.outputs:
+            if name and name in known:
+                raise node.invalid(f"its output {name!r} exists already")
+            known.add(name)
+        known.discard("")
+    for tensor in graph.outputs:
+        if tensor.name not in known:
+            raise InputError(f"the network's output {tensor.name!r} is not defined: no node computes it")
+    if len({tensor.name for tensor in graph.outputs}) < len(graph.outputs):
+        raise InputError("two outputs of the network have one name")
 
 
 def _decode_value(value: Any) -> Tensor:
@@ -148,12 +210,18 @@ def _decode_node(node: Any, opset: int) -> OnnxNode:
     if not out.outputs:
         raise InputError(f"operator {op} (node {node.name!r}) has no output")
     for attribute in node.attribute:
+        if attribute.name in out.attributes:
+            raise out.invalid(f"attribute {attribute.name!r} is given twice")
         out.attributes[attribute.name] = _decode_attribute(attribute, out)
+        out.attribute_kinds[attribute.name] = attribute.type
     return out
 
 
 def _decode_attribute(attribute: Any, node: OnnxNode) -> Any:
+    """The value; None for the kinds that no supported operator has (`mucg4.read.table` refuses those by name)."""
     kind = attribute.type
+    if attribute.ref_attr_name:
+        raise node.unsupported(f"attribute {attribute.name!r} that refers to a function's")
     if kind == 3:
         return attribute.s.decode("utf-8", "replace")
     if kind == 4:
@@ -162,9 +230,7 @@ def _decode_attribute(attribute: Any, node: OnnxNode) -> Any:
     if plain:
         return getattr(attribute, plain)
     repeated = {6: "floats", 7: "ints"}.get(kind)
-    if repeated:
-        return tuple(getattr(attribute, repeated))
-    raise node.unsupported(f"attribute {attribute.name!r} of kind {kind}")
+    return tuple(getattr(attribute, repeated)) if repeated else None
 
 
 def decode_tensor(tensor: Any, name: str = "") -> Array:
@@ -180,17 +246,23 @@ def decode_tensor(tensor: Any, name: str = "") -> Array:
     if tensor.data_location == 1:
         raise UnsupportedError(f"tensor {name!r} is kept in another file (external data)")
     dims = tuple(tensor.dims)
-    size = prod(dims)
+    if min(dims, default=0) < 0 or len(dims) > LARGEST_RANK:
+        raise InputError(f"tensor {name!r} has the shape {_short(dims)}")
+    size, shape = prod(dims), _short(dims)
     dtype, holder = TYPES[kind]
     stored = (size + 1) // 2 if kind in (21, 22) else size
+    if tensor.HasField("segment"):
+        raise UnsupportedError(f"tensor {name!r} is a segment of another one")
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != stored * np.dtype(dtype).itemsize:
-            raise InputError(f"tensor {name!r} has {len(tensor.raw_data)} bytes, which do not fill its shape {dims}")
+            raise InputError(f"tensor {name!r} has {len(tensor.raw_data)} bytes, which do not fill its shape {shape}")
         values = np.frombuffer(tensor.raw_data, dtype=dtype)
+        if kind == BOOL and np.any(values.view(np.uint8) > 1):
+            raise InputError(f"tensor {name!r} holds truth values other than 0 and 1")
     else:
         field = getattr(tensor, holder)
         if len(field) != stored:
-            raise InputError(f"tensor {name!r} has {len(field)} values, which do not fill its shape {dims}")
+            raise InputError(f"tensor {name!r} has {len(field)} values, which do not fill its shape {shape}")
         values = _from_field(field, kind, dtype)
     if kind in (21, 22):
         values = _unpack_nibbles(values, signed=kind == 22)[:size]
@@ -201,8 +273,12 @@ def decode_tensor(tensor: Any, name: str = "") -> Array:
 
 def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
     if kind == FLOAT16:  # the bits, one value per integer
-        return np.array(field, dtype=np.uint16).view(np.float16)
-    return np.array(field, dtype=np.int64 if dtype[1] in "iub" and dtype != "<u8" else dtype).astype(dtype)
+        return _from_field(field, 4, "<u2").view(np.float16)
+    values = np.array(field, dtype=np.int64 if dtype[1] in "iub" and dtype != "<u8" else dtype)
+    out = values.astype(dtype)
+    if dtype[1] in "iub" and not np.array_equal(out, values):
+        raise InputError(f"a tensor of element type {kind} holds a number that its type does not have")
+    return out
 
 
 def _unpack_nibbles(packed: Array, signed: bool) -> Array:

@@ -3,8 +3,9 @@ matrices nor writes out a convolution; nodes that change nothing or reach no out
 opposite pairs are put together (`mucg4.read.unsplit`).
 
 A composed node takes the name of the last tensor merged into it. Two nodes are composed only when the
-first has no other reader. Every product of two stored numbers is one rounding of that product; every
-term merged into an offset enters `offset_magnitude`.
+first has no other reader. What composing rounds is counted: products of weights in `roundings`, and what offsets
+lose, bounded by `mucg4.read.roundoff`, in `offset_magnitude` (see `mucg4.ops.affine.Dense`). Nodes are not composed
+beyond `LARGEST_COUNT` roundings of a weight, nor where a product of weights would underflow.
 """
 
 from __future__ import annotations
@@ -21,30 +22,80 @@ from mucg4.ops.affine import Dense, Index, Scale
 from mucg4.ops.base import Array, Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.read.build import DENSE_ENTRIES, Draft
+from mucg4.read.roundoff import UNIT, Pair, known, magnitude, plus, times
 from mucg4.read.unsplit import unsplit
 
-
-def _offset(op: Any) -> tuple[Array, Array]:
-    """`(offset, magnitude)` of an affine operator; zeros where it has none."""
-    bias, magnitude = op.bias(), op.bias_magnitude()
-    return (0.0, 0.0) if bias is None else (bias, magnitude)
+LARGEST_COUNT = 48  # roundings of one weight
 
 
-def _scale_scale(first: Scale, second: Scale) -> Op:
-    (c, m), s = _offset(first), second.scale
-    return Scale(first.scale * s, c * s + second.offset, m * abs(s) + _offset(second)[1])
+def _offset(op: Any) -> Pair:
+    """`(offset, error)` of an affine operator; zeros where it has none."""
+    bias, known = op.bias(), getattr(op, "offset_magnitude", None)
+    if bias is None:
+        return np.zeros(op.outputs), None
+    return bias, None if known is None else known * (2.0 * UNIT * op.fan_in)
 
 
-def _dense_scale(first: Dense, second: Scale) -> Op:
-    (c, m), s = _offset(first), second.scale
-    weight = first.weight if np.all(s == 1.0) else first.weight * s[:, None]
-    return Dense(weight, c * s + second.offset, m * abs(s) + _offset(second)[1])
+def _scaled(offset: Pair, scale: Array, roundings: int) -> Pair:
+    """An offset times scales that are good to so many roundings."""
+    return times(offset[0], scale, offset[1], UNIT * roundings * abs(scale) if roundings else None)
 
 
-def _scale_dense(first: Scale, second: Dense) -> Op:
-    (c, m), (d, n) = _offset(first), _offset(second)
-    weight = second.weight if np.all(first.scale == 1.0) else second.weight * first.scale
-    return Dense(weight, second.weight @ c + d, second.abs_weight @ m + n)
+def _with_offset(op: Any, offset: Pair) -> Any:
+    """The operator with another offset."""
+    return replace(op, offset=offset[0], offset_magnitude=magnitude(*offset, op.fan_in))
+
+
+def _product(weight: Array, scale: Array, first: int, second: int) -> tuple[Array, int] | None:
+    """`weight * scale` and its roundings; None where that is too many, or the product too small or too large."""
+    if np.all(scale == 1.0):
+        return weight, first + second
+    product = weight * scale
+    size, zero = abs(product), (weight == 0) | (scale == 0)
+    exact = np.all((abs(np.frexp(scale)[0]) == 0.5) | (scale == 0))
+    count = first + second + (not exact)
+    good = np.all(zero | ((size > 2.0**-960) & (size < 2.0**1000))) and count <= LARGEST_COUNT
+    return (product, int(count)) if good else None
+
+
+def _scale_scale(first: Scale, second: Scale) -> Op | None:
+    made = _product(first.scale, second.scale, first.roundings, second.roundings)
+    if made is None:
+        return None
+    offset = _scaled(_offset(first), second.scale, second.roundings)
+    return _with_offset(Scale(made[0], second.offset, roundings=made[1]), _sum(offset, _offset(second)))
+
+
+def _sum(a: Pair, b: Pair) -> Pair:
+    return plus(a[0], b[0], a[1], b[1])
+
+
+def _dense_scale(first: Dense, second: Scale) -> Op | None:
+    made = _product(first.weight, second.scale[:, None], first.roundings, second.roundings)
+    if made is None:
+        return None
+    offset = _scaled(_offset(first), second.scale, second.roundings)
+    return _with_offset(Dense(made[0], second.offset, roundings=made[1]), _sum(offset, _offset(second)))
+
+
+def _through(second: Any, offset: Pair) -> Pair:
+    """What an affine map without its own offset makes of a constant, with the rounding of the map's weights."""
+    value, error = offset
+    if not np.any(value) and error is None:
+        return second.linear([value[None]])[0], None
+    sizes = second.magnitude([abs(value)[None]])[0]
+    lost = sizes * (UNIT * (second.fan_in + 1))
+    if error is not None:
+        lost = lost + second.magnitude([error[None]])[0] * (1.0 + 4.0 * UNIT * second.fan_in)
+    return second.linear([value[None]])[0], known(lost)
+
+
+def _scale_dense(first: Scale, second: Dense) -> Op | None:
+    made = _product(second.weight, first.scale, second.roundings, first.roundings)
+    if made is None:
+        return None
+    offset = _sum(_through(second, _offset(first)), _offset(second))
+    return _with_offset(replace(second, weight=made[0], roundings=made[1]), offset)
 
 
 def _per_channel(values: Array, channels: int) -> Array | None:
@@ -54,43 +105,54 @@ def _per_channel(values: Array, channels: int) -> Array | None:
 
 
 def _conv_scale(first: Conv, second: Scale) -> Op | None:
-    (c, m), s = _offset(first), second.scale
-    channel = _per_channel(s, len(first.weight))
+    channel = _per_channel(second.scale, len(first.weight))
     if channel is None:
         return None
-    weight = first.weight * channel[:, None, None, None]
-    return Conv(first.window, weight, c * s + second.offset, m * abs(s) + _offset(second)[1])
+    made = _product(first.weight, channel[:, None, None, None], first.roundings, second.roundings)
+    if made is None:
+        return None
+    offset = _sum(_scaled(_offset(first), second.scale, second.roundings), _offset(second))
+    return _with_offset(Conv(first.window, made[0], roundings=made[1]), offset)
 
 
 def _scale_conv(first: Scale, second: Conv) -> Op | None:
     channel = _per_channel(first.scale, second.window.channels)
     if channel is None:
         return None
-    (c, m), (d, n), w = _offset(first), _offset(second), second.window
+    w = second.window
     inner = channel.reshape(w.group, -1)  # each group of kernels sees its own input channels
-    weight = second.weight.reshape(w.group, -1, *second.weight.shape[1:]) * inner[:, None, :, None, None]
+    weight = second.weight.reshape(w.group, -1, *second.weight.shape[1:])
+    made = _product(weight, inner[:, None, :, None, None], second.roundings, first.roundings)
+    if made is None:
+        return None
     # the padding is zero after the scale, so the constant passes through the padded convolution as it is
-    offset, magnitude = second.linear([c[None]])[0] + d, second.magnitude([m[None]])[0] + n
-    return Conv(w, weight.reshape(second.weight.shape), offset, magnitude)
+    offset = _sum(_through(second, _offset(first)), _offset(second))
+    return _with_offset(Conv(w, made[0].reshape(second.weight.shape), roundings=made[1]), offset)
 
 
 def _transpose_scale(first: ConvTranspose, second: Scale) -> Op | None:
-    (c, m), s, w = _offset(first), second.scale, first.window
-    channel = _per_channel(s, w.channels)
+    w = first.window
+    channel = _per_channel(second.scale, w.channels)
     if channel is None:
         return None
     outer = channel.reshape(w.group, -1)
-    weight = first.weight.reshape(w.group, -1, *first.weight.shape[1:]) * outer[:, None, :, None, None]
-    return ConvTranspose(w, weight.reshape(first.weight.shape), c * s + second.offset, m * abs(s) + _offset(second)[1])
+    weight = first.weight.reshape(w.group, -1, *first.weight.shape[1:])
+    made = _product(weight, outer[:, None, :, None, None], first.roundings, second.roundings)
+    if made is None:
+        return None
+    offset = _sum(_scaled(_offset(first), second.scale, second.roundings), _offset(second))
+    return _with_offset(ConvTranspose(w, made[0].reshape(first.weight.shape), roundings=made[1]), offset)
 
 
 def _scale_transpose(first: Scale, second: ConvTranspose) -> Op | None:
     channel = _per_channel(first.scale, len(second.weight))
     if channel is None:
         return None
-    (c, m), (d, n) = _offset(first), _offset(second)
-    offset, magnitude = second.linear([c[None]])[0] + d, second.magnitude([m[None]])[0] + n
-    return ConvTranspose(second.window, second.weight * channel[:, None, None, None], offset, magnitude)
+    made = _product(second.weight, channel[:, None, None, None], second.roundings, first.roundings)
+    if made is None:
+        return None
+    offset = _sum(_through(second, _offset(first)), _offset(second))
+    return _with_offset(ConvTranspose(second.window, made[0], roundings=made[1]), offset)
 
 
 def _index_index(first: Index, second: Index) -> Op:
@@ -100,7 +162,13 @@ def _index_index(first: Index, second: Index) -> Op:
 def _dense_index(first: Dense, second: Index) -> Op | None:
     if not second.injective:
         return None
-    return Dense(first.weight[second.index], *(v[second.index] for v in _offset(first)))
+    known = first.offset_magnitude
+    return replace(
+        first,
+        weight=first.weight[second.index],
+        offset=first.offset[second.index],
+        offset_magnitude=None if known is None else known[second.index] * (first.fan_in / 2.0),
+    )
 
 
 def _index_dense(first: Index, second: Dense) -> Op | None:
@@ -128,7 +196,7 @@ COMPOSERS: dict[tuple[type, type], Callable[[Any, Any], Op | None]] = {
 
 def _changes_nothing(op: Op | None) -> bool:
     if isinstance(op, Scale):
-        return bool(np.all(op.scale == 1.0) and not np.any(op.offset) and not np.any(_offset(op)[1]))
+        return bool(np.all(op.scale == 1.0) and not np.any(op.offset) and op.offset_magnitude is None)
     if isinstance(op, Index):
         return len(op.index) == op.size and np.array_equal(op.index, np.arange(op.size))
     return False
@@ -137,6 +205,11 @@ def _changes_nothing(op: Op | None) -> bool:
 def simplify(drafts: Sequence[Draft], output: int) -> tuple[Node, ...]:
     """The nodes of the canonical network: input first, output last, all of them needed."""
     return _simplified(drafts, output)[0]
+
+
+def traced(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], dict[int, int]]:
+    """As `simplify`, and which node has the value of which draft, for drafts whose value is still computed."""
+    return _simplified(drafts, output)
 
 
 def separate(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], tuple[int, ...]]:

@@ -19,6 +19,7 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.read.build import Draft
+from mucg4.read.roundoff import UNIT, Pair, magnitude, plus, times
 
 
 def unsplit(kept: Sequence[Draft | None], readers: Sequence[int], output: int) -> list[Draft | None]:
@@ -66,9 +67,27 @@ def _folded(first: Dense, middle: TwoPiece, second: Dense, rectified: bool) -> D
     pair = (terms == 2) & (scale > 0) & (c + d * scale == 0)
     if not np.all(pair | through | (terms == 0)):
         return None
-    factor = c * np.where(pair, middle.left + middle.right, np.where(through, middle.right, 0.0))
-    magnitude = abs(factor) * first.bias_magnitude()[i] + second.bias_magnitude()
-    return Dense(first.weight[i] * factor[:, None], factor * first.offset[i] + second.offset, magnitude)
+    slope, off = plus(*(np.array(v) for v in (middle.left, middle.right)))
+    if off is not None:
+        return None
+    # every step rounds relative to the number itself: two products per weight, beside what its factors carry
+    factor = c * np.where(pair, slope, np.where(through, middle.right, 0.0))
+    roundings = first.roundings + second.roundings + 2
+    own, other = _offset(first), _offset(second)
+    error = None if own[1] is None else own[1][i]
+    offset = times(own[0][i], factor, error, UNIT * (1 + second.roundings) * abs(factor))
+    value, lost = plus(offset[0], other[0], offset[1], other[1])
+    weight = first.weight[i] * factor[:, None]
+    if np.any((first.weight[i] != 0) & (factor[:, None] != 0) & (abs(weight) < 2.0**-960)):
+        return None
+    out = Dense(weight, value, roundings=roundings)
+    return replace(out, offset_magnitude=magnitude(value, lost, out.fan_in))
+
+
+def _offset(op: Dense) -> Pair:
+    """The offset and what it is off by."""
+    known = op.offset_magnitude
+    return op.offset, None if known is None else known * (2.0 * UNIT * op.fan_in)
 
 
 def _opposite(first: Dense, i: Array, j: Array) -> Array:

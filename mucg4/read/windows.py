@@ -9,12 +9,14 @@ import numpy as np
 from mucg4.ops.affine import Reduce
 from mucg4.ops.base import Array
 from mucg4.ops.conv import Conv, ConvTranspose, Window, correlate
+from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
-from mucg4.read.constant import Constant
+from mucg4.read.constant import Constant, number
 from mucg4.read.operators import Handler, Values, optional_constant, required_constant, variable
 from mucg4.read.protobuf import OnnxNode
 
 Image = tuple[int, int, int]
+LARGEST_WINDOW = 2**24  # kernel sizes, strides, pads and the like beyond this are no numbers to compute with
 
 
 def _image(node: OnnxNode, x: Variable) -> Image:
@@ -26,7 +28,9 @@ def _image(node: OnnxNode, x: Variable) -> Image:
 
 def _pair(node: OnnxNode, key: str, default: int, flat: bool) -> tuple[int, int]:
     """A per-axis attribute as (vertical, horizontal)."""
-    values: tuple[int, ...] = node.attributes.get(key, (default,) if flat else (default, default))
+    values: tuple[int, ...] = node.attributes.get(key) or ((default,) if flat else (default, default))
+    if max(values) > LARGEST_WINDOW:
+        raise node.invalid(f"{key} {list(values)}")
     if len(values) != (1 if flat else 2):
         raise node.invalid(f"{key} has {len(values)} entries")
     return (0 if key == "output_padding" else 1, values[0]) if flat else (values[0], values[1])
@@ -39,14 +43,23 @@ def _pads(node: OnnxNode, image: Image, kernel: tuple[int, int], flat: bool) -> 
         given = node.attributes.get("pads") or (0,) * (2 if flat else 4)
         if len(given) != (2 if flat else 4):
             raise node.invalid(f"pads has {len(given)} entries")
+        if max(given) > LARGEST_WINDOW:
+            raise node.invalid(f"pads {list(given)}")
         return (0, given[0], 0, given[1]) if flat else (given[0], given[1], given[2], given[3])
     if mode == "VALID":
         return 0, 0, 0, 0
+    if node.attributes.get("pads"):
+        raise node.unsupported(f"auto_pad {mode!r} beside pads")
     strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
+    if max(dilations) > 1 and node.op == "Conv":
+        raise node.unsupported(f"auto_pad {mode!r} with dilations")  # onnxruntime has none either
     begin, end = [0, 0], [0, 0]
     for i, n in enumerate(image[1:]):
-        total = max(0, (-(-n // strides[i]) - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - n)
-        begin[i], end[i] = _halves(node, total, mode)
+        # onnxruntime's pools leave dilations out of account here, and cannot do with less than nothing
+        total = (-(-n // strides[i]) - 1) * strides[i] + kernel[i] - n
+        if total < 0 and node.op != "Conv":
+            raise node.unsupported(f"auto_pad {mode!r} with windows that skip some of the input")
+        begin[i], end[i] = _halves(node, max(0, total), mode)
     return begin[0], begin[1], end[0], end[1]
 
 
@@ -62,6 +75,8 @@ def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1
     image, flat = _image(node, x), len(x.shape) == 3
     strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
     window = Window(*image, kernel, strides, _pads(node, image, kernel, flat), dilations, group)
+    node.sized((window.channels, *window.padded))
+    node.sized((window.channels, *window.kernel, *window.out))
     if node.attributes.get("ceil_mode", 0):
         spans = [n - (k - 1) * d - 1 for n, k, d in zip(window.padded, kernel, dilations, strict=True)]
         if any(span % s for span, s in zip(spans, strides, strict=True)):
@@ -69,16 +84,16 @@ def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1
     return window
 
 
-def _kernels(node: OnnxNode, x: Variable, c: Constant) -> Array:
-    """The weight as `(., ., kh, kw)`."""
-    weight = c.weight()
+def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[Array, int]:
+    """The weight as `(., ., kh, kw)`, and its roundings."""
+    weight, roundings = c.weight()
     if weight.ndim != len(x.shape):
         raise node.invalid(f"a weight of shape {list(c.shape)} for an input of shape {list(x.shape)}")
     weight = weight[:, :, None, :] if weight.ndim == 3 else weight
     given = node.attributes.get("kernel_shape")
     if given is not None and tuple(given) != c.shape[2:]:
         raise node.invalid("kernel_shape contradicts its weight")
-    return np.ascontiguousarray(weight)
+    return np.ascontiguousarray(weight), roundings
 
 
 def _biased(b: Builder, node: OnnxNode, values: Values, out: Variable) -> Value:
@@ -86,21 +101,23 @@ def _biased(b: Builder, node: OnnxNode, values: Values, out: Variable) -> Value:
     bias = optional_constant(node, values, 2)
     if bias is None:
         return out
+    if bias.shape != (out.shape[1],):
+        raise node.invalid(f"a bias of shape {list(bias.shape)} for {out.shape[1]} channels")
     form = (1, -1) + (1,) * (len(out.shape) - 2)
     return b.shift(out, bias.map(lambda v: v.reshape(form)))
 
 
 def _conv(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
-    weight = _kernels(node, x, required_constant(node, values, 1))
+    weight, roundings = _kernels(node, x, required_constant(node, values, 1))
     window = _window(node, x, (weight.shape[2], weight.shape[3]), node.attributes.get("group", 1))
     shape = (1, len(weight), *(window.out if len(x.shape) == 4 else window.out[1:]))
-    return [_biased(b, node, values, b.affine(Conv(window, weight), x, shape))]
+    return [_biased(b, node, values, b.affine(Conv(window, weight, roundings=roundings), x, shape))]
 
 
 def _conv_transpose(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
-    weight = _kernels(node, x, required_constant(node, values, 1))
+    weight, roundings = _kernels(node, x, required_constant(node, values, 1))
     (channels, *size), flat, group = _image(node, x), len(x.shape) == 3, node.attributes.get("group", 1)
     kernel = (weight.shape[2], weight.shape[3])
     strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
@@ -119,11 +136,13 @@ def _conv_transpose(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         halves = [_halves(node, f - w, mode) for f, w in zip(full, wanted, strict=True)]
         pads = (halves[0][0], halves[1][0], halves[0][1], halves[1][1])
     height, width = (full[i] - pads[i] - pads[i + 2] for i in range(2))
+    node.sized((weight.shape[1] * group, max(0, height), max(0, width)))
+    node.sized((weight.shape[1] * group, *kernel, *size))
     window = Window(weight.shape[1] * group, height, width, kernel, strides, pads, dilations, group)
     if window.out != tuple(size) or len(weight) != channels:
         raise node.unsupported("this output shape or padding")
     shape = (1, window.channels, *((height, width) if not flat else (width,)))
-    return [_biased(b, node, values, b.affine(ConvTranspose(window, weight), x, shape))]
+    return [_biased(b, node, values, b.affine(ConvTranspose(window, weight, roundings=roundings), x, shape))]
 
 
 def _pool_window(node: OnnxNode, x: Variable) -> tuple[Window, tuple[int, ...]]:
@@ -142,11 +161,11 @@ def _average_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         count = correlate(np.ones((1, x.size)), ones, window).reshape(shape)
     if np.any(count == 0):
         raise node.unsupported("a window that lies in the padding")
-    return [b.times(b.affine(Conv(window, ones), x, shape), Constant(1.0 / count, rounded=True))]
+    return [b.times(b.affine(Conv(window, ones), x, shape), constant.divide(number(1.0), Constant(count)))]
 
 
 def _max_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    if node.attributes.get("storage_order", 0) or len(node.outputs) > 1:
+    if any(node.outputs[1:]):
         raise node.unsupported("indices of the maxima")
     x = variable(node, values)
     window, shape = _pool_window(node, x)
@@ -167,13 +186,12 @@ def _global_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.affine(Reduce(x.shape, axes, 1.0 / prod(x.shape[2:])), x, shape)]
 
 
-_SLIDING = "auto_pad dilations kernel_shape pads strides"
-# operator -> (handler, attributes it understands)
-WINDOW_HANDLERS: dict[str, tuple[Handler, str]] = {
-    "Conv": (_conv, f"{_SLIDING} group"),
-    "ConvTranspose": (_conv_transpose, f"{_SLIDING} group output_padding output_shape"),
-    "AveragePool": (_average_pool, f"{_SLIDING} ceil_mode count_include_pad"),
-    "MaxPool": (_max_pool, f"{_SLIDING} ceil_mode storage_order"),
-    "GlobalAveragePool": (_global_pool, ""),
-    "GlobalMaxPool": (_global_pool, ""),
+# operator -> handler; what of it is read stands in `mucg4.read.table`
+WINDOW_HANDLERS: dict[str, Handler] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "AveragePool": _average_pool,
+    "MaxPool": _max_pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
 }

@@ -1,6 +1,6 @@
 """Falsification: projected gradient steps and screening of candidate points, batched, in float64.
 
-A candidate counts only after `mucg4.gate.runtime.replay_witness` confirmed it.
+A candidate counts only after `mucg4.gate.witness.replay_witness` confirmed it.
 
 Half of the points descend as if pieces without slope leaked: where most neurons are off, the true gradient knows
 nothing of what would turn them on. Measured on mnist 256x6, where one neuron of the fifth layer is on: 1 500 descents
@@ -13,37 +13,17 @@ import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.budget import Budget
-from mucg4.gate.runtime import Runtime, replay_witness
-from mucg4.model.network import Network
+from mucg4.gate.gradient import gradient
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.witness import replay_witness
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
-from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.base import Array
 
 LEAK = 0.01  # slope of pieces without slope, for half of the points
 FIRST_SHARE, SHORT_DECAY = 0.5, 0.88  # first step as a share of the box, and how steps shrink in a short descent
+OFFERED = 4  # candidates of one look that are handed to the gate
 NEAR = 1e-4  # candidates this close to unsafe (relative to the outputs' size) are offered to the gate
-
-
-def gradient(network: Network, values: list[Array], rows: Array, leak: Array | float = 0.0) -> Array:
-    """`rows (N, outputs)` pulled back to the input at the points behind `values`: `(N, inputs)`.
-
-    `leak (N, 1)` stands for derivatives that are zero.
-    """
-    pending: dict[int, Array] = {len(network.nodes) - 1: rows}
-    for k in range(len(network.nodes) - 1, 0, -1):
-        a = pending.pop(k, None)
-        if a is None:
-            continue
-        op = network.nodes[k].op
-        inputs = network.nodes[k].inputs
-        if isinstance(op, Affine):
-            parts = op.adjoint(a)
-        else:
-            assert isinstance(op, Nonlinear)
-            parts = tuple(a * (s + leak * (s == 0)) for s in op.tangent([values[i] for i in inputs]))
-        for i, part in zip(inputs, parts, strict=True):
-            pending[i] = pending[i] + part if i in pending else part
-    return pending.get(0, np.zeros((len(rows), network.input_size)))
 
 
 class Attack:
@@ -75,12 +55,12 @@ class Attack:
         self.best = min(self.best, float(worst.min()))
         near = NEAR * (1 + np.abs(y).max(axis=1)) if self.refused < 200 else 0.0
         chosen = np.flatnonzero(worst <= near)
-        for i in chosen[np.argsort(worst[chosen])][:4]:
-            witness = replay_witness(self.query, x[i], self.runtime)
-            if witness is not None:
-                return witness
-            self.refused += 1
-        return None
+        if not len(chosen):
+            return None
+        first = chosen[np.argsort(worst[chosen])][:OFFERED]
+        witness = replay_witness(self.query, x[first], self.runtime, ranked=True)
+        self.refused += len(first) if witness is None else 0
+        return witness
 
     def descend(self, starts: Array, lo: Array, hi: Array, steps: int, budget: Budget) -> Witness | None:
         """Sign-gradient descent on the violation from `starts (N, d)` inside `lo, hi (d,)` or `(N, d)`.
@@ -102,6 +82,7 @@ class Attack:
             violation = np.maximum.reduceat(g, self.objective.starts[:-1], axis=1)
             witness = self._screen(x, y, violation)
             if witness is not None or step == steps:
+                self.runtime.remember(x)
                 return witness
             target = violation.argmin(axis=1) if step else self._spread(violation)
             weights = self._weights(g, target)

@@ -37,6 +37,7 @@ from mucg4.search.frontier import Frontier
 from mucg4.search.phase import FORGET, STRETCH, PhaseSearch
 from mucg4.search.record import Recorder
 from mucg4.search.split import Choice, locate, split_input, split_widest
+from mucg4.search.ties import Ties
 
 if TYPE_CHECKING:
     from mucg4.search.parallel import Outcome
@@ -106,6 +107,7 @@ class Search:
         self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
         self.planes = Planes.none(self.twin.bounder.lo)  # cuts of all regions, on the twin's backend
+        self.ties = Ties(self)
         self.pending: Open | None = None  # a root whose dear steps have not begun
         self.given = False  # the frontier's regions are with workers
         self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
@@ -128,10 +130,12 @@ class Search:
     def close_plainly(self, work: Open) -> None:
         """Refute conjunctions by single constraints with default slopes; what is refuted leaves `work.open`."""
         refreshed = self.bounder.refresh(work.regions, backward=False)
-        value = self.objective.values(self.bounder, work.regions, refreshed, work.open)
+        error = np.zeros((len(work.ids), len(self.objective.owner)))
+        value = self.objective.values(self.bounder, work.regions, refreshed, work.open, error)
         closed = work.open & (self.objective.best(value) > 0)
         self.record_plain(work, value, closed)
         work.open = work.open & ~closed
+        self.ties.close_single(work, value, error)
 
     def learn_drop(self, work: Open, value: Array) -> None:
         """Update the mean gain of a split from children `value (B,)` whose parents' bounds are known."""
@@ -298,11 +302,13 @@ class Search:
         alive, twin = ~work.regions.empty(), self.twin
         found = twin.objective.evaluate(twin.bounder, there, refreshed, twin.backend.place(work.open), trace=True)
         wide = twin.on_inputs(found.coeffs)
-        evaluation = Evaluation(NUMPY.place(found.value), wide, NUMPY.place(found.offset), found.trace)
+        value, offset, error = (NUMPY.place(a) for a in (found.value, found.offset, found.error))
+        evaluation = Evaluation(value, wide, offset, found.trace, error)
         best = self.objective.best(evaluation.value)
         closed = work.open & (best > 0) & alive[:, None]
         self.record_plain(work, evaluation.value, closed)
         work.open = work.open & ~closed
+        self.ties.close_single(work, evaluation.value, error)
         alive &= work.open.any(axis=1)
         guide = self._guide(work.open, best, evaluation.value)
         every = np.arange(len(work.ids))
@@ -311,6 +317,11 @@ class Search:
         value = evaluation.value[every, guide]
         if self.plan.steps:
             alive, value, coeffs, trace = self._ascend(work, there, refreshed, alive, value, coeffs, trace, guide)
+        near = self.ties.worth_a_program(work, alive, value)
+        if len(near):
+            from mucg4.search.exact import close_ties
+
+            alive[close_ties(self, work, near)] = False
         self.learn_drop(work, value)
         if self.witness is None and self.attack is not None:
             which = np.flatnonzero(alive)
@@ -367,8 +378,11 @@ class Search:
         )
         bound = NUMPY.place(bounded.value)
         closed = bound > 0
-        self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
         default, plain = twin.on_neurons(ascent.default_alpha()), twin.plain(duals)
+        error = NUMPY.place(bounded.rows.error)
+        for c in np.unique(conjunction[~closed]).tolist():
+            closed |= (conjunction == c) & self.ties.closed_by(part, int(c), plain, bound, error)
+        self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
         for c in np.unique(conjunction[closed]).tolist():
             self.close_duals(part, default, int(c), plain, bound, closed & (conjunction == c))
         work.open[which[closed]] = False
@@ -480,7 +494,8 @@ class Search:
         at, middle = choice.index[own], choice.threshold[own]
         inside = (work.regions.lo[own, at] < middle) & (middle < work.regions.hi[own, at])
         if self.witness is None and not np.all(inside):
-            raise StuckError("undecided: a region shrank to a point where rounding hides the sign")
+            points = work.regions.lo[own[~inside]]
+            raise StuckError("undecided: a region shrank to a point where rounding hides the sign", points)
 
     def _decide(self, work: Open, stuck: Array, which: Array, choice: Choice) -> Array:
         """Regions without an unstable neuron: decided by LP, or split at their widest input."""

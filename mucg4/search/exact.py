@@ -14,10 +14,13 @@ from __future__ import annotations
 import numpy as np
 
 from mucg4.bound.propagate import Refreshed, Regions
-from mucg4.bound.tighten import Ascent
+from mucg4.bound.tighten import Ascent, Duals
 from mucg4.ops.base import Array
+from mucg4.oracle.program import simple_multipliers
 from mucg4.search.bab import Open, Search, cut_regions
 
+RAISED = 1e-4  # share of a functional's terms
+CLOSE = 1e-6  # share of a functional's terms within which its bound by the program's multipliers may be a tie
 CLEAR = 1e-9  # a bound or value at least so far from zero has a side
 
 
@@ -46,6 +49,27 @@ def decide(search: Search, work: Open, which: Array) -> Array:
             getattr(work.regions, f)[i] = getattr(one.regions, f)[0]
         if search.witness is not None:
             break
+    return np.array(done, dtype=np.int64)
+
+
+def close_ties(search: Search, work: Open, which: Array) -> Array:
+    """Of the regions `which`, those that a program over default lines closes; conjunctions go from `work.open`, too.
+
+    For conjunctions with a strict constraint and further ones: where the bound of their best combination is 0, ascent
+    comes near its weights but does not meet them.
+    """
+    done = []
+    for i in which.tolist():
+        one = work.take(np.array([i]))
+        strict = [c for c in np.flatnonzero(one.open[0]).tolist() if search.ties.is_joint(c)]
+        refreshed = search.bounder.refresh(one.regions, backward=False) if strict else None
+        for c in strict:
+            search.budget.poll()
+            assert refreshed is not None
+            if search.witness is None and _decide_conjunction(search, one, refreshed, c)[0]:
+                work.open[i, c] = False
+        if not work.open[i].any():
+            done.append(i)
     return np.array(done, dtype=np.int64)
 
 
@@ -90,12 +114,46 @@ def _decide_conjunction(search: Search, one: Open, refreshed: Refreshed, conjunc
         duals = ascent.default_duals(weights)
         duals.beta[0, literals] = multipliers[len(eye) :]
         bounded, _ = ascent.bound(duals)
-        if bounded.value[0] > 0:
-            search.close_duals(one, ascent.default_alpha(), conjunction, duals, bounded.value, bounded.value > 0)
+        closed = bounded.value > 0
+        if not closed[0] and bounded.value[0] > -CLOSE * _size(search, duals):
+            closed = _tie(search, one, conjunction, literals, multipliers, duals)
+            strict = np.flatnonzero(search.objective.conjunctions[conjunction].strict)
+            # Of several best multipliers those with a strict constraint are wanted: raise these a little. And on a tiny
+            # box rows of any slopes look alike to a solver: the same rows on the whole box.
+            offset[strict] += RAISED * _size(search, duals)
+            for box in (one.regions, search.root):
+                if not closed[0] and len(strict):
+                    _, multipliers = largest_violation(matrix, offset, len(eye), box, search.budget.left())
+                    if multipliers is not None:
+                        closed = _tie(search, one, conjunction, literals, multipliers, duals)
+        if closed[0]:
+            search.close_duals(one, ascent.default_alpha(), conjunction, duals, bounded.value, closed)
             return True, point
     if point is not None and search.attack is not None and search.witness is None:
         search.witness = search.attack.offer(point[None])
     return False, point
+
+
+def _size(search: Search, duals: Duals) -> float:
+    """The size of the terms of the functional at the outputs."""
+    objective, norm = search.objective, search.bounder.scales.norm
+    output = float(np.linalg.norm(duals.weights[0] @ abs(objective.y))) * norm[-1]
+    return output + float(duals.weights[0] @ abs(objective.constants))
+
+
+def _tie(search: Search, one: Open, conjunction: int, literals: Array, multipliers: Array, duals: Duals) -> Array:
+    """(1,) whether simple multipliers near the program's refute the region exactly; they are left in `duals`.
+
+    Soft rows come first among the multipliers, then the literals at flat positions `literals`.
+    """
+    rows, nothing = search.objective.rows_of(conjunction), np.zeros(1)
+    soft = rows.stop - rows.start
+    for values in simple_multipliers(multipliers):
+        duals.weights[0, rows], duals.beta[0, literals] = values[:soft], values[soft:]
+        closed = search.ties.closed_by(one, conjunction, duals, nothing, nothing)
+        if closed[0]:
+            return closed
+    return np.zeros(1, dtype=bool)
 
 
 def _literal_rows(search: Search, one: Open, refreshed: Refreshed) -> tuple[Array, Array, Array]:

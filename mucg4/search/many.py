@@ -14,7 +14,7 @@ import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
-from mucg4.gate.runtime import replay_witness
+from mucg4.gate.witness import replay_witness
 from mucg4.model.query import Case, Witness
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack

@@ -17,10 +17,10 @@ from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
+from mucg4.processes import usable_cores
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
 from mucg4.search.bab import Open, Plan, Search
-from mucg4.search.parallel import usable_cores
 from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
@@ -41,6 +41,7 @@ class Run:
     statistics: Statistics
     runtime: Runtime
     progress: Callable[[str], None] | None = None
+    caution: float = 1.0  # how many times rounding is charged
 
     def report(self, text: str) -> None:
         """Tell the user something in one line."""
@@ -118,7 +119,7 @@ def open_case(run: Run, number: int) -> CaseState | None:
     case = run.query.cases[number]
     if case.box.empty or not case.conjunctions:
         return None
-    bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll)
+    bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll, run.caution)
     root, objective = bounder.root(), Objective(case)
     twin = Twin.of(bounder, objective, run.backend)
     twin.bounder.threads = run.workers

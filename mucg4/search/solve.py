@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mucg4.errors import StuckError
+from mucg4.gate.witness import replay_witness
 from mucg4.model.query import Case, Witness
 from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
@@ -55,6 +56,7 @@ class Arm:
         self.searches = [new_search(run, state, attack) for _ in self.masks]
         self.spent = 0
         self.stuck: StuckError | None = None
+        self._begun = False  # a search that has not begun has no open region, and has refuted nothing
         self._known = np.zeros(len(open_), dtype=bool)  # `closed` before the step that got stuck
 
     def begin(self) -> Witness | None:
@@ -71,6 +73,7 @@ class Arm:
             search.begin(root_work(self.state, mask))
             if search.witness is not None:
                 return search.witness
+        self._begun = True
         return None
 
     def _step(self, step: Callable[[], Witness | None]) -> Witness | None:
@@ -83,7 +86,8 @@ class Arm:
         except StuckError as error:
             self.stuck = error
             self.masks = [mask & self._known for mask in self.masks]
-            return None
+            judged = len(error.points) and self.run.query.network.model_bytes
+            return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before
 
@@ -95,7 +99,7 @@ class Arm:
     @property
     def closed(self) -> np.ndarray:
         """(K,) conjunctions that this arm, or another, has refuted everywhere."""
-        if self.stuck is not None:
+        if self.stuck is not None or not self._begun:
             return self._known
         return np.all([search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)], axis=0)
 

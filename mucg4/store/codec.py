@@ -12,18 +12,21 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from math import prod
 from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
 
 import mucg4.ops
-from mucg4.errors import InputError, StoreError
+from mucg4.errors import StoreError
+from mucg4.foreign import inflate, json_value, text_of, whole, wholes
 from mucg4.model.network import Network, Node
 from mucg4.ops.base import Array, Op
 
 _MAGIC = b"mn1\n"
 _PROBE = 1 << 16
+MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes
 _NARROW = {"f": (np.float32,), "i": (np.int8, np.int16, np.int32), "u": (), "b": ()}
 
 
@@ -69,11 +72,14 @@ class _Reader:
         return self.classes[plain["c"]](**{k: self.value(v) for k, v in plain["v"].items()})
 
     def _array(self, plain: dict[str, Any]) -> Array:
-        dtype, shape = np.dtype(plain["a"]).newbyteorder("<"), tuple(int(n) for n in plain["s"])
-        count = int(np.prod(shape, dtype=np.int64))
-        out = np.frombuffer(self.data, dtype, count, self.at).reshape(shape)
+        dtype, target = (np.dtype(text_of(plain[k], "a type")) for k in ("a", "d"))
+        shape = wholes(plain["s"], "a shape", np.int64, high=MOST).tolist()
+        count = prod(shape)
+        if any(d.kind not in _NARROW or d.itemsize > 8 for d in (dtype, target)) or count > MOST:
+            raise StoreError("a stored array is of no such type, or too large")
+        out = np.frombuffer(self.data, dtype.newbyteorder("<"), count, self.at).reshape(shape)
         self.at += count * dtype.itemsize
-        return out.astype(plain["d"])
+        return out.astype(target)
 
 
 def narrowed(value: Array) -> Array:
@@ -119,20 +125,23 @@ def network_to_bytes(network: Network) -> bytes:
 def network_from_bytes(blob: bytes) -> Network:
     """Inverse of `network_to_bytes` (`model_bytes` is empty); raises `StoreError` for anything malformed."""
     try:
-        data = zlib.decompress(blob)
+        data = inflate(blob, MOST)
         if data[:4] != _MAGIC:
             raise StoreError("not a stored network")
         size = int.from_bytes(data[4:12], "little")
-        head = json.loads(data[12 : 12 + size])
+        head = json_value(data[12 : 12 + size])
         reader = _Reader(data, 12 + size, _operators())
         nodes = []
         for n in head["nodes"]:
             op = reader.value(n["op"])
             if op is not None and not isinstance(op, Op):
                 raise StoreError("a stored network holds something that is no operator")
-            nodes.append(Node(op, tuple(int(i) for i in n["inputs"]), str(n["name"]), tuple(n["shape"])))
-        return Network(tuple(nodes), str(head["source"]), str(head["type"]))
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError, InputError) as error:
+            inputs, shape = (wholes(n[k], k, np.int64, high=MOST).tolist() for k in ("inputs", "shape"))
+            nodes.append(Node(op, tuple(inputs), text_of(n["name"], "a name"), tuple(shape)))
+        return Network(tuple(nodes), text_of(head["source"], "source"), text_of(head["type"], "type"))
+    except MemoryError:
+        raise StoreError("malformed stored network: too large for the memory") from None
+    except Exception as error:  # operators are built from whatever stands there; each has its own way to refuse it
         raise StoreError(f"malformed stored network: {error}") from error
 
 
@@ -146,10 +155,12 @@ def boxes_to_bytes(boxes: Sequence[tuple[Array, Array]]) -> bytes:
 def boxes_from_bytes(blob: bytes) -> list[tuple[Array, Array]]:
     """Inverse of `boxes_to_bytes`; raises `StoreError`."""
     try:
-        data = zlib.decompress(blob)
-        cases, size = np.frombuffer(data, "<i8", 2).tolist()
+        data = inflate(blob, MOST)
+        cases, size = (whole(n, "a count", high=MOST) for n in np.frombuffer(data[:16], "<i8").tolist())
+        if len(data) != 16 + 16 * cases * size or (cases and not size):
+            raise ValueError("the counts do not fit the length")
         flat = np.frombuffer(data, "<f8", cases * 2 * size, 16).reshape(cases, 2, size).astype(np.float64)
-    except (zlib.error, ValueError) as error:
+    except (ValueError, TypeError) as error:
         raise StoreError(f"malformed stored boxes: {error}") from error
     return [(lo, hi) for lo, hi in flat]
 

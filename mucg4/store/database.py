@@ -49,6 +49,7 @@ class Database:
 
     def __init__(self, path: Path | None, warnings: list[str]) -> None:
         self.path, self.warnings, self.read_only = path, warnings, False
+        self.until = float("inf")  # on the `time.monotonic` clock: when a running statement is ended
         self._identity: tuple[int, int] | None = None
         self.connection = self._open()
 
@@ -134,6 +135,12 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        return self._guarded(connection)
+
+    def _guarded(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Texts that are no UTF-8 become others, which match nothing; statements end when `until` has passed."""
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        connection.set_progress_handler(lambda: time.monotonic() > self.until, 100_000)
         return connection
 
     def _connect_reading(self, path: Path) -> sqlite3.Connection:
@@ -143,10 +150,13 @@ class Database:
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
             try:
                 _check(connection, path)
-                return connection
+                return self._guarded(connection)
             except sqlite3.Error as error:
                 connection.close()
                 failure = error
+            except StoreError:
+                connection.close()
+                raise
         raise StoreError(f"cannot read the store {path}: {failure}") from failure
 
     def _set_aside(self, path: Path, error: sqlite3.Error) -> None:
@@ -197,7 +207,15 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     _judge(path, application, version)
     if version == 0:
         raise StoreError(f"{path} is a database of another program, not a mucg4 store")
+    # Views, triggers and computed columns of a file that somebody else made could do anything, or go on for ever.
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    if sorted(_plain(str(sql)) for (sql,) in found) != sorted(map(_plain, _TABLES)):
+        raise StoreError(f"the tables of {path} are not those of a mucg4 store; it is left alone")
     connection.execute("SELECT key FROM results LIMIT 1").fetchall()
+
+
+def _plain(sql: str) -> str:
+    return "".join(sql.split())
 
 
 def _create(connection: sqlite3.Connection) -> None:

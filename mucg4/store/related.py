@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from mucg4.store.codec import boxes_from_bytes, network_from_bytes
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
 """How the query's boxes lie to the stored ones, most helpful first (`inside`: the query's box is smaller)."""
 
+LARGEST_PROOF = 2**27  # most bytes of a stored proof's text, and of its packed arrays together
+T = TypeVar("T")
 Boxes = Sequence[tuple[Array, Array]]
 
 
@@ -26,7 +29,8 @@ class Related:
 
     `word` is `unsat` (then `proof` holds a proof for the stored network and property) or `sat` (then
     `witness_x` holds the witness's input). `boxes` are float64 `(lo, hi)` per case. The lazily loaded
-    parts are None (`boxes`: empty) when the stored bytes are damaged, foreign or gone.
+    parts are None (`boxes`: empty) when the stored bytes are damaged, foreign or gone; `broken(what, key, why)` is
+    called for those that are there and of no use.
     """
 
     key: str
@@ -41,46 +45,53 @@ class Related:
     regions: int
     scratch_seconds: float | None
     load: Callable[[str, str], bytes | None] = field(repr=False)  # (what, key) -> blob
+    broken: Callable[[str, str, str], None] = field(default=lambda what, key, why: None, repr=False)
 
     @cached_property
     def proof(self) -> Proof | None:
         """The stored proof of an `unsat` entry."""
-        blob = self.load("evidence", self.key) if self.word == "unsat" else None
-        try:
-            found = from_bytes(blob) if blob else None
-        except ProofError:
+        found = self._decoded("evidence", self.key, stored_proof) if self.word == "unsat" else None
+        if found is None:
             return None
-        if found is None or (found.network, found.property) != (self.fingerprint, self.property_hash):
+        if (found.network, found.property, found.leaves) != (self.fingerprint, self.property_hash, self.leaves):
+            self.broken("evidence", self.key, "it is for something else")
             return None
         return found
 
     @cached_property
     def witness_x(self) -> Array | None:
         """The stored witness's input, flat, as it was handed to onnxruntime."""
-        blob = self.load("evidence", self.key) if self.word == "sat" else None
-        try:
-            return witness_from_bytes(blob) if blob else None
-        except StoreError:
-            return None
+        return self._decoded("evidence", self.key, witness_from_bytes) if self.word == "sat" else None
 
     @cached_property
     def network(self) -> Network | None:
         """The stored canonical network (without the ONNX bytes)."""
-        blob = self.load("weights", self.fingerprint)
-        try:
-            found = network_from_bytes(blob) if blob else None
-        except StoreError:
+        found = self._decoded("weights", self.fingerprint, network_from_bytes)
+        if found is not None and found.fingerprint != self.fingerprint:
+            self.broken("weights", self.fingerprint, "it is another network")
             return None
-        return found if found is not None and found.fingerprint == self.fingerprint else None
+        return found
 
     @cached_property
     def boxes(self) -> list[tuple[Array, Array]]:
         """The stored query's boxes, one per case."""
-        blob = self.load("boxes", self.key)
+        return self._decoded("boxes", self.key, boxes_from_bytes) or []
+
+    def _decoded(self, what: str, key: str, decode: Callable[[bytes], T]) -> T | None:
+        """What a blob holds; None when it is not there or does not decode, which is told to `broken`."""
+        blob = self.load(what, key)
+        if blob is None:
+            return None
         try:
-            return boxes_from_bytes(blob) if blob else []
-        except StoreError:
-            return []
+            return decode(blob)
+        except (StoreError, ProofError) as error:
+            self.broken(what, key, str(error))
+            return None
+
+
+def stored_proof(blob: bytes) -> Proof:
+    """The proof in a blob; raises `ProofError`. A larger text than LARGEST_PROOF is never stored."""
+    return from_bytes(blob, LARGEST_PROOF)
 
 
 def box_relation(query: Boxes, stored: Boxes) -> str:
@@ -121,4 +132,7 @@ def witness_from_bytes(blob: bytes) -> Array:
     dtype = {b"f": np.float32, b"d": np.float64}.get(blob[:1])
     if dtype is None or (len(blob) - 1) % np.dtype(dtype).itemsize:
         raise StoreError("malformed stored witness")
-    return np.frombuffer(blob, np.dtype(dtype).newbyteorder("<"), offset=1).astype(dtype)
+    x = np.frombuffer(blob, np.dtype(dtype).newbyteorder("<"), offset=1).astype(dtype)
+    if not np.all(np.isfinite(x)):
+        raise StoreError("malformed stored witness")
+    return x

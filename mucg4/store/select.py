@@ -19,6 +19,7 @@ from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
 
 ROWS = 1024  # rows looked at per way of being related
+MOST_NETWORKS = 200_000  # networks whose sketches are compared
 NETWORKS = 48  # networks nearest by sketch whose results are looked at
 BOX_COST = {"equal": 0.0, "inside": 0.05, "contains": 0.5, "overlaps": 1.0, "disjoint": 50.0}
 OTHER_UNSAFE_COST = 3.0
@@ -39,20 +40,45 @@ class _Row(NamedTuple):
     boxes_hash: str
     box_sketch: bytes
 
+    @property
+    def sound(self) -> bool:
+        """True when every value is of the type and in the range that a store writes; SQLite keeps whatever it gets."""
+        texts = (self.key, self.network, self.property_hash, self.unsafe_hash, self.boxes_hash)
+        counts = type(self.leaves) is int and type(self.regions) is int and min(self.leaves, self.regions) >= 0
+        times = (self.created, 0.0 if self.scratch_seconds is None else self.scratch_seconds)
+        return (
+            all(type(t) is str for t in texts)
+            and self.verdict in ("sat", "unsat")
+            and counts
+            and all(type(t) in (int, float) and 0 <= t < np.inf for t in times)
+            and type(self.box_sketch) is bytes
+            and len(self.box_sketch) == 4 * SIZE
+        )
+
 
 _FIELDS = ", ".join(_Row._fields)
 
 
 def select_related(
-    rows: Rows, load: Callable[[str, str], bytes | None], query: Query, unsafe: str, limit: int
+    rows: Rows,
+    load: Callable[[str, str], bytes | None],
+    query: Query,
+    unsafe: str,
+    limit: int,
+    broken: Callable[[str, str, str], None],
 ) -> list[Related]:
     """The candidates for `query`, most promising first; raises `sqlite3.Error` when the database fails.
 
     `rows` runs a query on the database, `load` fetches a blob for the lazily loaded parts, `unsafe` is
-    the hash of the query's unsafe sets.
+    the hash of the query's unsafe sets. `broken(what, key, why)` is told what does not decode.
     """
     distances = {query.network.fingerprint: 0.0, **_near_networks(rows, query)}
-    found = _candidates(rows, query, unsafe, distances)
+    found = []
+    for row in _candidates(rows, query, unsafe, distances):
+        if row.sound and row.network in distances:
+            found.append(row)
+        else:
+            broken("entry", str(row.key), "its values are not what they should be")
     if not found:
         return []
     boxes = [(case.box.lo, case.box.hi) for case in query.cases]
@@ -64,7 +90,7 @@ def select_related(
     order = sorted(range(len(found)), key=lambda i: (found[i].key != query.key, costs[i], found[i].created))[
         : 4 * limit
     ]
-    closer = [(found[i], _exact_relation(rows, found[i], boxes, same, kinds[i])) for i in order]
+    closer = [(found[i], _exact_relation(load, found[i], boxes, same, kinds[i], broken)) for i in order]
     own = query.network.fingerprint
     closer = [(r, kind) for r, kind in closer if r.network == own or kind != "disjoint"]
     # Almost equal ones by age: the oldest is the likeliest original. This very query's result stands first.
@@ -73,7 +99,7 @@ def select_related(
     return [
         Related(
             r.key, r.verdict, r.network, r.property_hash, sources.get(r.network, ()), r.unsafe_hash == unsafe, kind,
-            distances[r.network], r.leaves, r.regions, r.scratch_seconds, load,
+            distances[r.network], r.leaves, r.regions, r.scratch_seconds, load, broken,
         )
         for r, kind in closer[:limit]
     ]  # fmt: skip
@@ -83,8 +109,9 @@ def _near_networks(rows: Rows, query: Query) -> dict[str, float]:
     """Sketch distances of the nearest other networks with the same input and output size."""
     network = query.network
     found = rows(
-        "SELECT rowid, sketch FROM networks WHERE input_size = ? AND output_size = ? AND length(sketch) = ?",
-        (network.input_size, network.output_size, 4 * SIZE),
+        "SELECT rowid, sketch FROM networks WHERE input_size = ? AND output_size = ?"
+        " AND typeof(sketch) = 'blob' AND length(sketch) = ? LIMIT ?",
+        (network.input_size, network.output_size, 4 * SIZE, MOST_NETWORKS),
     )
     if not found:
         return {}
@@ -93,7 +120,7 @@ def _near_networks(rows: Rows, query: Query) -> dict[str, float]:
     nearest = {found[i][0]: float(distances[i]) for i in np.argsort(distances, kind="stable")[:NETWORKS].tolist()}
     marks = ",".join("?" * len(nearest))
     names = rows(f"SELECT rowid, fingerprint FROM networks WHERE rowid IN ({marks})", tuple(nearest))
-    return {name: nearest[row] for row, name in names if name != network.fingerprint}
+    return {name: nearest[row] for row, name in names if isinstance(name, str) and name != network.fingerprint}
 
 
 def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, float]) -> list[_Row]:
@@ -111,7 +138,7 @@ def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, floa
         sql = f"SELECT {_FIELDS} FROM results WHERE network IN ({marks}) AND unsafe_hash = ? LIMIT ?"
         out += rows(sql, (*others, unsafe, ROWS))
     unique = {row[0]: _Row(*row) for row in out}
-    return [r for r in unique.values() if len(r.box_sketch) == 4 * SIZE]
+    return list(unique.values())
 
 
 def _sketched_relations(around: Array, others: Array) -> list[str]:
@@ -125,16 +152,24 @@ def _sketched_relations(around: Array, others: Array) -> list[str]:
     return [BOX_RELATIONS[i] for i in best.tolist()]
 
 
-def _exact_relation(rows: Rows, row: _Row, boxes: list[tuple[Array, Array]], same: str, sketched: str) -> str:
+def _exact_relation(
+    load: Callable[[str, str], bytes | None],
+    row: _Row,
+    boxes: list[tuple[Array, Array]],
+    same: str,
+    sketched: str,
+    broken: Callable[[str, str, str], None],
+) -> str:
     """The sketches only rank; boxes are compared in full where they may differ."""
     if row.boxes_hash == same:
         return "equal"
     if sketched == "disjoint":
         return sketched
-    found = rows("SELECT boxes FROM results WHERE key = ?", (row.key,))
+    found = load("boxes", row.key)
     try:
-        return box_relation(boxes, boxes_from_bytes(found[0][0])) if found else "disjoint"
-    except StoreError:
+        return "disjoint" if found is None else box_relation(boxes, boxes_from_bytes(found))
+    except StoreError as error:
+        broken("boxes", row.key, str(error))
         return "disjoint"
 
 
@@ -147,4 +182,4 @@ def _cost(row: _Row, kind: str, unsafe: str, distances: dict[str, float]) -> flo
 def _sources(rows: Rows, networks: set[str]) -> dict[str, tuple[str, ...]]:
     marks = ",".join("?" * len(networks))
     found = rows(f"SELECT fingerprint, sources FROM networks WHERE fingerprint IN ({marks})", tuple(networks))
-    return {name: tuple(text.split(",")) for name, text in found}
+    return {name: tuple(text.split(",")) for name, text in found if isinstance(text, str)}

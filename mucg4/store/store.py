@@ -1,7 +1,8 @@
 """The proof store: results by content, found again for related networks and properties.
 
-Entries are untrusted hints. Nothing here can cost a verdict: `save` and `related` turn every failure
-into a warning; only opening the file and the maintenance calls raise `StoreError`.
+Entries are untrusted hints. Nothing here can cost a verdict: `save` and `related` turn every failure into a warning;
+only opening the file and the maintenance calls raise `StoreError`. An entry that does not decode is a miss, with one
+warning per kind and run, and the next result of the same query or network takes its place.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +23,16 @@ from mucg4.errors import StoreError
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Proof, to_bytes
+from mucg4.proof.proof import Proof, to_text
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
 from mucg4.store.database import Database
-from mucg4.store.related import Related, hull, witness_to_bytes
+from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes
 from mucg4.store.select import select_related
 from mucg4.store.sketch import box_sketch, network_sketch
 
 MAX_BYTES = 512 * 2**20
+LARGEST_BLOB = 2**28  # bytes of a stored blob that are read at all
+QUIET_SECONDS = 5.0  # most time of one statement of a run (a hostile file can hold anything)
 _SOURCES = 16  # file hashes remembered per network
 _COLUMNS = {"evidence": ("results", "key"), "boxes": ("results", "key"), "weights": ("networks", "fingerprint")}
 T = TypeVar("T")
@@ -73,6 +77,8 @@ class Store:
         self.max_bytes = max_bytes
         self.path = None if str(path) == ":memory:" else Path(path) if path is not None else default_path()
         self._used: set[str] = set()
+        self._broken: set[tuple[str, str]] = set()  # (what, key) that did not decode: the next result replaces it
+        self._warned: set[str] = set()  # kinds of warnings that were given
         self._database = Database(self.path, self.warnings)
 
     @staticmethod
@@ -137,7 +143,7 @@ class Store:
             return []
 
         def action() -> list[Related]:
-            return select_related(self._database.rows, self._load, query, unsafe_hash(query), limit)
+            return select_related(self._database.rows, self._load, query, unsafe_hash(query), limit, self._miss)
 
         return self._quiet("looking up related results", [], action)
 
@@ -153,7 +159,11 @@ class Store:
             "SELECT key, verdict, network, property_hash, input_size, output_size, leaves, regions, scratch_seconds,"
             " created, last_used, bytes FROM results JOIN networks ON network = fingerprint ORDER BY last_used DESC"
         )
-        return self._loud("listing the store", lambda: [Entry(*row) for row in self._database.rows(sql)])
+        found = self._loud("listing the store", lambda: self._database.rows(sql))
+        sound = [Entry(*row) for row in found if _is_entry(row)]
+        if len(sound) < len(found):
+            self._warn("list", f"{len(found) - len(sound)} entries of the store are damaged and not listed")
+        return sound
 
     def show(self, prefix: str) -> tuple[Entry, Related]:
         """The entry whose key starts with `prefix`, and its content; raises `StoreError` when not exactly one does."""
@@ -163,7 +173,7 @@ class Store:
         entry = found[0]
         content = Related(
             entry.key, entry.word, entry.network, entry.property_hash, (), True, "equal", 0.0,
-            entry.leaves, entry.regions, entry.scratch_seconds, self._peek,
+            entry.leaves, entry.regions, entry.scratch_seconds, self._peek, self._miss,
         )  # fmt: skip
         return entry, content
 
@@ -202,6 +212,8 @@ class Store:
             old = connection.execute(
                 "SELECT verdict, leaves, grade, scratch_seconds FROM results WHERE key = ?", (query.key,)
             ).fetchone()
+            if old is not None and (("evidence", query.key) in self._broken or not _is_result(old)):
+                old = None
             if old is not None and old[0] == word and (old[1], -old[2]) <= (leaves, -grade):
                 connection.execute("UPDATE results SET last_used = ? WHERE key = ?", (now, query.key))
                 return False
@@ -221,14 +233,16 @@ class Store:
 
     def _save_network(self, connection: sqlite3.Connection, network: Network) -> None:
         found = connection.execute(
-            "SELECT sources FROM networks WHERE fingerprint = ?", (network.fingerprint,)
+            "SELECT sources, typeof(weights), typeof(sketch) FROM networks WHERE fingerprint = ?",
+            (network.fingerprint,),
         ).fetchone()
-        if found is None:
+        broken = ("weights", network.fingerprint) in self._broken
+        if found is None or broken or not isinstance(found[0], str) or found[1:] != ("blob", "blob"):
             row = (
                 network.fingerprint, network.input_size, network.output_size, network.signature,
                 network.source_hash, network_sketch(network).tobytes(), network_to_bytes(network),
             )  # fmt: skip
-            connection.execute("INSERT INTO networks VALUES (?,?,?,?,?,?,?)", row)
+            connection.execute("INSERT OR REPLACE INTO networks VALUES (?,?,?,?,?,?,?)", row)
         elif network.source_hash not in (sources := found[0].split(",")):
             text = ",".join([*sources, network.source_hash][-_SOURCES:])
             connection.execute("UPDATE networks SET sources = ? WHERE fingerprint = ?", (text, network.fingerprint))
@@ -243,16 +257,16 @@ class Store:
         while (excess := self._database.used_bytes() - target) > 0:
             # In rounds, because an entry's share of the pages (and of its network) is only known afterwards.
             most = 1 + connection.execute("SELECT count(*) FROM results").fetchone()[0] // 8
-            oldest = connection.execute("SELECT key, bytes FROM results ORDER BY last_used, rowid LIMIT ?", (most,))
+            oldest = connection.execute("SELECT rowid, bytes FROM results ORDER BY last_used, rowid LIMIT ?", (most,))
             keys, total = [], 0
             for key, size in oldest.fetchall():
                 keys.append((key,))
-                total += size
+                total += max(size, 0) if type(size) is int else 0
                 if total >= excess:
                     break
             if not keys:
                 break
-            connection.executemany("DELETE FROM results WHERE key = ?", keys)
+            connection.executemany("DELETE FROM results WHERE rowid = ?", keys)
             connection.execute(orphans)
             removed += len(keys)
         return removed
@@ -264,7 +278,10 @@ class Store:
             assert witness_x is not None
             return witness_to_bytes(witness_x), 3
         for grade, form in lighter_forms(proof):
-            if _least_bytes(form) <= limit and len(blob := to_bytes(form)) <= limit:
+            if _least_bytes(form) > limit or _unpacked_bytes(form) > LARGEST_PROOF:
+                continue
+            text = to_text(form).encode()
+            if len(text) <= LARGEST_PROOF and len(blob := zlib.compress(text, 6)) <= limit:
                 return blob, grade
         return None, 0
 
@@ -276,9 +293,23 @@ class Store:
 
     def _peek(self, what: str, key: str) -> bytes | None:
         table, column = _COLUMNS[what]
-        sql = f"SELECT {what} FROM {table} WHERE {column} = ?"
+        sql = f"SELECT {what} FROM {table} WHERE {column} = ? AND length({what}) <= {LARGEST_BLOB}"
         rows: list[Any] = self._quiet("reading the store", [], lambda: self._database.rows(sql, (key,)))
-        return bytes(rows[0][0]) if rows else None
+        if rows and type(rows[0][0]) is not bytes:
+            self._miss(what, key, "it holds no bytes")
+            return None
+        return rows[0][0] if rows else None
+
+    def _miss(self, what: str, key: str, why: str) -> None:
+        """Note something stored that is of no use."""
+        self._broken.add((what, key))
+        self._warn(what, f"a stored entry was not used: {what} of {key[:16]}: {why}")
+
+    def _warn(self, kind: str, text: str) -> None:
+        """One warning per kind and run."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            self.warnings.append(text)
 
     def _flush_used(self, connection: sqlite3.Connection) -> None:
         now = time.time()
@@ -294,13 +325,16 @@ class Store:
         """Run an action; a failure becomes a warning, after a damaged file the action is tried once more."""
         for _ in range(2):
             try:
+                self._database.until = time.monotonic() + QUIET_SECONDS
                 return action()
-            except (sqlite3.Error, StoreError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a file makes of it, no verdict is lost for it
                 if isinstance(error, sqlite3.Error) and self._database.recover(error):
                     continue
-                self.warnings.append(f"{what} failed: {error}")
+                self._warn(what, f"{what} failed: {error}")
                 return default
-        self.warnings.append(f"{what} failed: the store keeps failing")
+            finally:
+                self._database.until = float("inf")
+        self._warn(what, f"{what} failed: the store keeps failing")
         return default
 
     def _loud(self, what: str, action: Callable[[], T]) -> T:
@@ -341,6 +375,35 @@ def lighter_forms(proof: Proof) -> Iterator[tuple[int, Proof]]:
             for t in proof.trees
         ]
         yield grade, replace(proof, trees=tuple(trees))
+
+
+def _is_entry(row: tuple[Any, ...]) -> bool:
+    """Whether a row of the listing has the types and ranges of `Entry`; SQLite keeps whatever it gets."""
+    texts, counts, times = row[:4], (*row[4:8], row[11]), row[9:11]
+    scratch = 0.0 if row[8] is None else row[8]
+    return (
+        all(type(t) is str for t in texts)
+        and all(type(n) is int and n >= 0 for n in counts)
+        and all(type(t) in (int, float) and 0 <= t < 2**40 for t in (*times, scratch))
+    )
+
+
+def _is_result(row: tuple[Any, ...]) -> bool:
+    """Whether verdict, leaves, grade and time of a result are what they should be."""
+    word, leaves, grade, scratch = row
+    counts = type(leaves) is int and leaves >= 0 and type(grade) is int
+    return word in ("sat", "unsat") and counts and (scratch is None or type(scratch) is float and scratch >= 0)
+
+
+def _unpacked_bytes(proof: Proof) -> int:
+    """Bytes of the arrays of tightenings and cuts."""
+    total = 0
+    for tree in proof.trees:
+        for t in tree.tightenings:
+            total += sum(a.nbytes for a in (t.index, t.side, t.weights, t.literals, t.beta, t.cuts, t.cut_weights))
+        for part, slopes in [(c.index, c.shares) for c in tree.cuts] + [(t.index, t.alpha) for t in tree.tightenings]:
+            total += part.nbytes + sum(s.index.nbytes + s.value.nbytes for s in slopes)
+    return total
 
 
 def _least_bytes(proof: Proof) -> int:

@@ -91,7 +91,8 @@ def test_a_wrong_verdict_is_found_shrunk_and_kept(tmp_path: Path, monkeypatch: p
     import samples
 
     def hasty(query, settings, store, budget):  # claims unsat with another query's empty proof
-        return replace(first[1], proof=replace(first[1].proof, property=query.property_hash))
+        report = first[1].report
+        return replace(first[1], report=replace(report, proof=replace(report.proof, property=query.property_hash)))
 
     first = first_unsat()
     monkeypatch.setattr(samples, "verify", hasty)

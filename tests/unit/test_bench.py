@@ -234,14 +234,14 @@ def test_checking_proofs(folder: Path) -> None:
     status, text = bench("some_family", "--check")
     found = [r.get("check") for r in records(Path("bench-out/some_family"))]
     assert found == ["accepted", "rejected", None]
-    assert status == 1 and "PROOF NOT ACCEPTED" in text and "accepted by the checker: 1 of 2" in text
+    assert status == 1 and "PROOF NOT ACCEPTED" in text and "accepted by the checker afterwards: 1 of 2" in text
 
 
 def test_settings_are_passed_on(folder: Path) -> None:
     from mucg4.__main__ import _extra_options, _parser
 
-    args = _parser().parse_args(["bench", "x", "--engine", "smt", "--no-reuse", "--seed", "7", "--self-check"])
-    assert _extra_options(args) == ["--engine", "smt", "--seed", "7", "--no-reuse", "--self-check"]
+    args = _parser().parse_args(["bench", "x", "--engine", "smt", "--no-reuse", "--seed", "7", "--no-unchecked"])
+    assert _extra_options(args) == ["--engine", "smt", "--seed", "7", "--no-reuse", "--no-unchecked"]
 
 
 def test_children_are_ended_with_all_their_descendants(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from mucg4.budget import Budget
 from mucg4.check.curves import enclose
 from mucg4.check.walk import check
+from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
@@ -35,7 +36,6 @@ from mucg4.ops.curves import (
 )
 from mucg4.ops.smooth import ATAN, ERF, SOFTSIGN
 from mucg4.proof.proof import Proof
-from mucg4.search.attack import gradient
 from mucg4.search.run import Run
 from mucg4.search.solve import solve
 from mucg4.settings import Settings

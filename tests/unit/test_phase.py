@@ -110,8 +110,8 @@ def test_input_search_in_workers_proves(monkeypatch):
     monkeypatch.setattr(parallel, "TURNS", 1)
     query = hard_query(1, share=0.8)
     settings = Settings(split="input", attack=False, workers=2, batch=1)
-    rounds, real = [], parallel._fork
-    monkeypatch.setattr(parallel, "_fork", lambda jobs, search: rounds.append(len(jobs)) or real(jobs, search))
+    rounds, real = [], parallel.forked
+    monkeypatch.setattr(parallel, "forked", lambda jobs, *rest: rounds.append(len(jobs)) or real(jobs, *rest))
     verdict = verify(query, settings, None, Budget.seconds(20))
     assert isinstance(verdict, Safe) and check(verdict.proof, query).accepted
     assert rounds  # the workers had something to do

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,14 @@ def agrees(data, points=4, spread=2.0):
         assert z.shape == (1, y.size)
         assert np.max(abs(z[0] - y.ravel())) <= 1e-5 * max(1.0, float(np.max(abs(y))))
     return network
+
+
+def close_enough(op, exact):
+    """The offset is as close to the exact one as the rounding places take for granted (see `Dense`)."""
+    known = op.bias_magnitude() if op.offset_magnitude is not None else np.zeros(len(op.offset))
+    for value, size, real in zip(op.offset, known, exact, strict=True):
+        assert abs(Fraction(float(value)) - real) <= Fraction(op.fan_in, 2**52) * Fraction(float(size))
+        assert op.offset_magnitude is None or size >= abs(value)
 
 
 def kinds(network):
@@ -198,9 +208,11 @@ def test_preprocessing_and_bias_merge_into_the_first_layer():
     assert kinds(network) == ["Input", "Dense", "TwoPiece"]
     assert [n.name for n in network.nodes] == ["x", "z", "y"]
     assert network.nodes[0].shape == (3, 6, 5)
-    op = network.nodes[1].op
-    folded = abs(op.weight.reshape(7, 3, 6, 5)).sum(axis=(2, 3)) @ abs(tensors["mean"].ravel().astype(float))
-    assert np.all(op.bias_magnitude() >= (abs(tensors["b"]) + folded) * (1 - 1e-12))
+    exact = [Fraction(float(v)) for v in tensors["b"]]
+    for j in range(7):
+        for i, w in enumerate(tensors["w"].reshape(6, 5, 3, 7)[..., j].transpose(2, 0, 1).reshape(90)):
+            exact[j] -= Fraction(float(w)) * Fraction(float(tensors["mean"].ravel()[i // 30])) / 3
+    close_enough(network.nodes[1].op, exact)
 
 
 def test_batchnorm_merges_on_either_side_of_a_convolution():
@@ -307,8 +319,9 @@ def test_constant_arithmetic_folds():
 def test_digits_lost_in_folding_are_on_record_or_refused():
     big = np.full(4, 1e30, np.float32)
     nodes = [("Add", "b big", "p", {}), ("Sub", "p big", "q", {}), ("Add", "x q", "y", {})]
-    network = read_network(model(nodes, [1, 4], {"b": f32(4), "big": big}))
-    assert np.all(network.nodes[1].op.bias_magnitude() >= 1e30)
+    b = f32(4)
+    network = read_network(model(nodes, [1, 4], {"b": b, "big": big}))
+    close_enough(network.nodes[1].op, [Fraction(float(v)) for v in b])
     nodes[2] = ("Mul", "x q", "y", {})
     with pytest.raises(UnsupportedError, match="loss of digits"):
         read_network(model(nodes, [1, 4], {"b": f32(4), "big": big}))
@@ -404,9 +417,9 @@ BAD = {
         {"r": np.array([-1], np.int64)},
         "variables of which one is a vector",
     ),
-    "gelu": ([("Gelu", "x", "y", {"approximate": "erf"})], {}, "approximate 'erf'"),
-    "elu": ([("Elu", "x", "y", {"alpha": -0.5})], {}, "Elu .*alpha -0.5, which is not positive"),
-    "cast": ([("Cast", "x", "t", {"to": 10}), ("Cast", "t", "y", {"to": 1})], {}, "Cast .*element type 10"),
+    "gelu": ([("Gelu", "x", "y", {"approximate": "erf"})], {}, "operator set 13"),
+    "elu": ([("Elu", "x", "y", {"alpha": -0.5})], {}, "Elu .*alpha -0.5 .*positive"),
+    "cast": ([("Cast", "x", "t", {"to": 10}), ("Cast", "t", "y", {"to": 1})], {}, "Cast .*type 1 to 10, which rounds"),
     "attribute": ([("Relu", "x", "y", {"surprise": 1})], {}, "attribute 'surprise'"),
     "reshape": (
         [("Shape", "x", "s", {}), ("Cast", "x", "i", {"to": 1}), ("Reshape", "x i", "y", {})],
@@ -615,3 +628,42 @@ def test_a_product_of_equal_values_is_a_square():
     assert "Square" in kinds(agrees(model(nodes, [1, 3], {"c": f32(3)})))
     nodes = [("Sub", "x c", "s", {}), ("Mul", "x s", "y", {})]
     assert "Square" not in kinds(agrees(model(nodes, [1, 3], {"c": f32(3)})))
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("length", [1, 40, 400])
+def test_long_chains_of_constants_do_not_lose_their_rounding(op, length):
+    """A weight or offset that many roundings went into is charged with all of them, before and after the variable."""
+    for constants_first in (False, True):
+        values = (1 + abs(f32(length))) if op in ("Mul", "Div") else f32(length) * np.float32(10) ** f32(length)
+        values = np.array([v ** (0.01 if op in ("Mul", "Div") else 1) for v in values], np.float32)
+        names = [f"c{i}" for i in range(length)]
+        if constants_first:
+            nodes = [(op, f"{'c0' if i == 1 else f't{i - 1}'} c{i}", f"t{i}", {}) for i in range(1, length)]
+            last = f"t{length - 1}" if length > 1 else "c0"
+            nodes.append((op, f"x {last}", "y", {}))
+        else:
+            nodes = [(op, f"{'x' if i == 0 else f't{i - 1}'} c{i}", f"t{i}", {}) for i in range(length)]
+            nodes.append(("Identity", f"t{length - 1}", "y", {}))
+        network = read_network(model(nodes, [1], dict(zip(names, values, strict=True))))
+        weight, offset, low, high = Fraction(1), Fraction(0), Fraction(1), Fraction(1)
+        parts = [Fraction(float(v)) for v in values]
+        if constants_first and op in ("Mul", "Div"):
+            joined = parts[0]
+            for v in parts[1:]:
+                joined = joined * v if op == "Mul" else joined / v
+            weight = joined if op == "Mul" else 1 / joined
+        elif constants_first:
+            offset = sum(parts) if op == "Add" else -(parts[0] - sum(parts[1:]))
+        for v in () if constants_first else parts:
+            weight = weight * v if op == "Mul" else weight / v if op == "Div" else weight
+            offset = offset + v if op == "Add" else offset - v if op == "Sub" else offset
+        made = Fraction(1)
+        for node in network.nodes[1:]:
+            made *= Fraction(float(node.op.scale[0]))
+            high *= 1 + Fraction(node.op.roundings, 2**53)
+            low *= 1 - Fraction(node.op.roundings, 2**53)
+        assert low * abs(made) <= abs(weight) <= high * abs(made) * (1 + Fraction(1, 2**70))
+        if op in ("Add", "Sub"):
+            assert len(network.nodes) == 2
+            close_enough(network.nodes[1].op, [offset])

@@ -23,11 +23,11 @@ from test_check import (
     smooth_ops,
 )
 
-import mucg4.check.walk as check_module
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.budget import Budget
+from mucg4.check import walk as check_module
 from mucg4.check.walk import check
 from mucg4.compact import compact
 from mucg4.errors import ProofError

@@ -101,7 +101,7 @@ def test_normal_form_means_the_same_as_the_formula(prop: ParsedProperty, points:
         named = dict(zip(("X_0", "X_1", "Y_0", "Y_1"), p, strict=True))
         assert inside(cases, list(p[:2]), list(p[2:])) == all(holds(f, named) for f in prop.assertions)
     assert all(len(c.conjunctions) and all(len(conj) for conj in c.conjunctions) for c in cases)
-    boxes = [(c.box.lower, c.box.upper) for c in cases]
+    boxes = [(c.box.lower, c.box.upper, c.box.ends) for c in cases]
     assert len(boxes) == len(set(boxes)), "disjuncts with the same box are one case"
 
 

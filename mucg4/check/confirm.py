@@ -1,0 +1,337 @@
+"""Is the network that `mucg4.read` made the one in the file? Asked of the second reading, tensor by tensor.
+
+A canonical node carries the name of the ONNX tensor it computes (helpers between them are called `tensor#k`); a tensor
+with such a node is a *cut*. Walking the file once, each cut is computed both ways from the cuts before it, compared,
+and then replaced on both sides by the same numbers: at some points by its true value, at the others by free random
+numbers. If at every cut both sides are the same function of the cuts before it, then by induction both networks are
+the same function of the input. Free numbers make this local: what is compared is one affine map (two of which that
+agree at a random point are equal with probability 1) or one nonlinear operator at any argument, so nothing hides
+behind a saturated ReLU, and a deviation cannot shrink on its way to the output.
+
+Tolerances are counted, not chosen: both sides carry bounds on their own rounding (`mucg4.check.values`), a cut starts
+anew with 0, and their sum is allowed `ROOM` times. Numbers that overflow or whose error is unbounded (next to a jump)
+are not compared; a component that is never compared makes its tensor a line in `fallback`.
+
+Not seen: what the format leaves to the executor, such as optimisations of a session that change values (compare with
+onnxruntime for that), and differences beyond the sizes tried, 1e30.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mucg4.check.reading import Reading
+from mucg4.check.values import LEAST, UNIT, Value
+from mucg4.errors import InputError
+from mucg4.model.network import Network
+from mucg4.ops.base import Affine, Array, Nonlinear, Op
+from mucg4.ops.conv import Conv, ConvTranspose
+from mucg4.ops.piecewise import TwoPiece
+
+WORK_PER_SECOND = 2_000_000_000  # of one core, in operations as `Reading` counts them
+ROOM = 4.0
+FOLDS = 32  # roundings a canonical weight or offset may have behind it, in units of its own size
+PER_NUMBER = 40  # operations of small steps for each number of the network, on both sides together
+PLANS = ((6, 11), (3, 5), (2, 3))  # points with true values, and with free ones; the first that can be afforded
+LEAST_COMPARED = 2
+SIZES = (1.0, -1.0, 1.0, 1e3, -1e3, 1e15, -1e15, 1e7, -1e7, 1e30, -1e30)  # of free numbers; a negative row mirrors
+HALVES = 2  # the row of halves of integers
+SLOPES = {
+    "Sigmoid": 0.25, "Tanh": 1.0, "Atan": 1.0, "Softsign": 1.0, "Softplus": 1.0, "Erf": 1.2, "Sin": 1.0, "Cos": 1.0,
+    "HardSwish": 1.6, "Gelu": 1.2, "GeluTanh": 1.2, "Silu": 1.2, "Mish": 1.2,
+}  # fmt: skip
+GATES = ("Gelu", "GeluTanh", "Silu", "Mish", "HardSwish")
+ALIKE = 5  # steps the first reader follows two factors back
+STEPS = ("Sign", "Floor", "Round")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What `confirm` found. `problem` is one line when the network is not the file's, else None.
+
+    `fallback` names what the second reading does not cover: nodes, and tensors that could not be compared; empty when
+    the comparison reaches from the input to the output. `compared` counts comparisons of numbers. `exact` tells that
+    the two agreed over the rationals (`exactly_equal`).
+    """
+
+    problem: str | None
+    fallback: tuple[str, ...]
+    compared: int
+    exact: bool = False
+
+
+Known = tuple[Array, "Array | None"]  # values and their errors, each (points, n)
+
+
+class Differs(Exception):
+    """Two values of one tensor are not the same."""
+
+
+def confirm(
+    data: bytes, network: Network, lo: Array | None = None, hi: Array | None = None, seconds: float = 0.3
+) -> Confirmation:
+    """Compare the canonical network with the second reading of `data`, the bytes of its ONNX file.
+
+    `lo` and `hi (input size,)` bound the points at true values (some lie far outside too). Work is limited to what
+    one core does in about `seconds`; when that is too little, `fallback` says so. Never raises for a bad model.
+    """
+    allowed, cost = seconds * WORK_PER_SECOND, 2 * work(network) + PER_NUMBER * network.size
+    plan = next((p for p in PLANS if sum(p) * cost <= allowed), None)
+    if plan is None:
+        return Confirmation(None, (f"the model: {work(network)} products a point are too many for {seconds} s",), 0)
+    try:
+        reading = Reading(data, round(2 * allowed))
+    except InputError as error:
+        return Confirmation(None, (f"the model: {error}",), 0)
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(data).digest()[:8], "little"))
+    rows = _true_points(random, network.input_size, lo, hi)[: plan[0]]
+    walk = Walk(network, reading, random, plan)
+    problem = None
+    try:
+        with np.errstate(all="ignore"):
+            walk.finish(reading.run(np.concatenate([rows, np.zeros((plan[1], rows.shape[1]))]), walk.seen))
+    except Differs as difference:
+        problem = str(difference)
+    except InputError as error:
+        reading.fallback.append(f"the model: {error}")
+    lines = (*reading.fallback, *walk.unseen) if problem is None else tuple(reading.fallback)
+    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared)
+
+
+def work(network: Network) -> int:
+    """Products of weights and values in one evaluation, or values where those are more."""
+    total = network.size
+    for node in network.nodes:
+        weight = getattr(node.op, "weight", None)
+        if weight is not None:
+            window, rows = getattr(node.op, "window", None), getattr(node.op, "rows", 1)
+            total += weight.size * (window.positions if window else rows)
+    return total
+
+
+def _true_points(random: np.random.Generator, n: int, lo: Array | None, hi: Array | None) -> Array:
+    """`(6, n)`: inside the box, far outside, inside, zeros, halves of integers, farther outside."""
+    lo = np.full(n, -1.0) if lo is None else np.asarray(lo, dtype=np.float64)
+    hi = np.full(n, 1.0) if hi is None else np.asarray(hi, dtype=np.float64)
+    inside = lo + random.random((2, n)) * (hi - lo)
+    wide = np.maximum(hi - lo, 1e-3 * np.maximum(1.0, abs(lo)))
+    outside = lo + random.normal(size=(2, n)) * wide * np.array([[10.0], [1e3]])
+    halves = np.round(random.normal(size=n) * 4) / 2
+    return np.stack([inside[0], outside[0], inside[1], np.zeros(n), halves, outside[1]])
+
+
+class Walk:
+    """One pass over the file beside the canonical network; the first `true` points have true values."""
+
+    def __init__(self, network: Network, reading: Reading, random: np.random.Generator, plan: tuple[int, int]) -> None:
+        self.network, self.reading, self.random = network, reading, random
+        self.true, self.free = plan
+        self.compared = 0
+        self.unseen: list[str] = []
+        names = reading.names
+        helper = re.compile(r"(.+)#\d+'*$", re.DOTALL)
+        self.cuts: dict[str, int] = {}
+        for k, node in enumerate(network.nodes):
+            match = helper.match(node.name)
+            if node.name in names and not (match and match[1] in names):
+                self.cuts[node.name] = k
+        self.bound = _uncut(network, reading, self.cuts)
+        self.values: dict[int, Known] = {}
+
+    def seen(self, name: str, value: Value) -> Value:
+        """Compare a tensor where it is a cut; what its readers get."""
+        k = self.cuts.get(name)
+        if k is None:
+            return value
+        if k:
+            self._compare(name, k, value)
+        elif self.network.nodes[0].size != value.v[0].size:
+            raise Differs(f"the input has {value.v[0].size} numbers, not {self.network.nodes[0].size}")
+        v = value.v.copy()
+        if name not in self.bound:
+            v[self.true :] = self._free(v[: self.true])
+        self.values[k] = v.reshape(len(v), -1), None
+        return Value(v, value.kind, True)
+
+    def _evaluate(self, op: Op, xs: Sequence[Known]) -> Known:
+        return evaluate(op, xs)
+
+    def finish(self, output: Value | None) -> None:
+        """Compare the output, whatever the last node is called."""
+        last = len(self.network.nodes) - 1
+        if output is None or not self._reach(last):
+            self.unseen.append("the output")
+            return
+        if not output.rows:
+            v = np.broadcast_to(output.v, (len(self.values[0][0]), *output.v.shape))
+            e = None if output.e is None else np.broadcast_to(output.e, v.shape)
+            output = Value(v, output.kind, True, e)
+        self._compare(self.network.nodes[last].name, last, output)
+        for name, k in self.cuts.items():
+            if k not in self.values:
+                self.unseen.append(f"tensor {name!r} is not compared")
+
+    def _free(self, true: Array) -> Array:
+        """Random numbers in many sizes, and halves of integers, for the points whose values are free."""
+        finite = abs(true[np.isfinite(true)])
+        typical = float(np.median(finite)) if finite.size else 1.0
+        out = self.random.normal(size=(self.free, *true.shape[1:]))
+        for row, size in enumerate(SIZES[: self.free]):
+            if row == HALVES:
+                out[row] = np.round(out[row] * 4) / 2
+            elif size < 0:
+                out[row] = -out[row - 1]
+            else:
+                out[row] *= size * (typical if typical > 0 and size == 1.0 else 1.0)
+        return out
+
+    def _reach(self, k: int) -> bool:
+        """Evaluate node k and what it needs; false where that needs a cut whose true values are unknown."""
+        todo = [k]
+        while todo:
+            at = todo[-1]
+            if at in self.values:
+                todo.pop()
+                continue
+            node = self.network.nodes[at]
+            missing = [i for i in node.inputs if i not in self.values]
+            if node.op is None or any(self.network.nodes[i].name in self.cuts for i in missing):
+                return False
+            if missing:
+                todo.extend(missing)
+                continue
+            self.values[at] = self._evaluate(node.op, [self.values[i] for i in node.inputs])
+            todo.pop()
+        return True
+
+    def _compare(self, name: str, k: int, value: Value) -> None:
+        if not self._reach(k):
+            self.unseen.append(f"tensor {name!r} is not compared")
+            return
+        mine, other = self.values[k][0], value.v.reshape(len(value.v), -1)
+        if mine.shape != other.shape:
+            raise Differs(f"tensor {name!r} has {other.shape[1]} numbers, not {mine.shape[1]}")
+        self._judge(name, k, mine, other, value.e)
+
+    def _judge(self, name: str, k: int, mine: Array, other: Array, second: Array | None) -> None:
+        """Raise when two values `(points, n)` of a tensor are farther apart than rounding explains."""
+        allowed = np.full(mine.shape, LEAST)
+        for e in (self.values[k][1], None if second is None else second.reshape(other.shape)):
+            if e is not None:
+                allowed += ROOM * e
+        gap = abs(mine - other)
+        fine = np.isfinite(gap) & np.isfinite(allowed)
+        wrong = fine & (gap > allowed)
+        if wrong.any() and self._rectified(name, k):
+            wrong &= abs(np.maximum(mine, 0.0) - np.maximum(other, 0.0)) > allowed
+        if wrong.any():
+            row, i = (int(v[0]) for v in np.nonzero(wrong))
+            first, second = float(mine[row, i]), float(other[row, i])
+            raise Differs(f"tensor {name!r}[{i}] is {first!r} as first read and {second!r} as read again")
+        self.compared += int(fine.sum())
+        if fine.size and fine.sum(axis=0).min() < LEAST_COMPARED:
+            self.unseen.append(f"tensor {name!r} is compared at too few points")
+
+    def _rectified(self, name: str, k: int) -> bool:
+        """Whether all that read a tensor, on both sides, are zero on negative numbers: then only its positive part
+        has to agree (the first reader folds `relu(c relu(z))` to `relu(c z)`)."""
+        users = [self.network.nodes[i].op for i in self.network.users[k]]
+        readers = [node.op for node in self.reading.nodes if name in node.inputs]
+        first = all(isinstance(op, TwoPiece) and op.left == 0.0 for op in users)
+        return first and bool(users) and all(op == "Relu" for op in readers) and name != self.reading.output
+
+
+def _uncut(network: Network, reading: Reading, cuts: dict[str, int]) -> set[str]:
+    """Cuts that must keep their values because the first reader looks past them.
+
+    It knows `x Sigmoid(x)` and products of factors that are made alike as one function of one tensor. Where a factor
+    is a cut of its own, the product would be given free factors that do not belong together; so cuts a few steps
+    before such a product stay what the cuts before them make them, at all points.
+    """
+    made = {name: node for node in reading.nodes for name in node.outputs}
+    out: set[str] = set()
+    for node in network.nodes:
+        if node.op is None or node.op.kind not in ("Silu", "Square"):
+            continue
+        maker = made.get(node.name) or made.get(node.name.split("#")[0])
+        if maker is None or len(set(maker.inputs)) < 2:
+            continue
+        source = network.nodes[node.inputs[0]].name
+        gates = [name for name in maker.inputs if name in made and made[name].op == "Sigmoid"]
+        if node.op.kind == "Silu" and any(
+            {source, g} == set(maker.inputs) and made[g].inputs == (source,) for g in gates
+        ):
+            out.update(gates)
+            continue
+        level = set(maker.inputs)
+        for _ in range(ALIKE):
+            out |= {name for name in level if cuts.get(name)}
+            level = {i for name in level if name in made for i in made[name].inputs}
+    return out
+
+
+def evaluate(op: Op, xs: Sequence[Known]) -> Known:
+    """A canonical operator at `(values, errors)`, each `(points, n)`, and a bound on its own and carried rounding."""
+    values, errors = [x for x, _ in xs], [e for _, e in xs]
+    if isinstance(op, Affine):
+        return _affine(op, values, errors)
+    assert isinstance(op, Nonlinear)
+    v = op.apply(values)
+    if isinstance(op, TwoPiece):
+        steep = max(1.0, abs(op.left), abs(op.right))
+        own = None if (op.left, op.right) == (0.0, 1.0) else 2 * UNIT * abs(v)
+        return v, _sum(own, None if errors[0] is None else steep * errors[0])
+    if len(values) == 2 and op.kind == "Product":
+        (x, y), (e, f) = (abs(a) for a in values), errors
+        both = None if e is None or f is None else e * f
+        return v, _sum(UNIT * abs(v), None if e is None else e * y, None if f is None else f * x, both)
+    if op.kind in STEPS:
+        if errors[0] is None:
+            return v, None
+        near = [op.apply([values[0] + s * errors[0]]) for s in (-1.0, 1.0)]
+        return v, np.where((near[0] == v) & (near[1] == v), 0.0, np.inf)
+    own = (2048.0 if op.kind in GATES else 64.0) * UNIT * abs(v)
+    if all(e is None for e in errors):
+        return v, own
+    if op.kind in SLOPES and errors[0] is not None:
+        return v, own + SLOPES[op.kind] * errors[0]
+    moved = [
+        op.apply([x if e is None else x + s * e for x, e in zip(values, errors, strict=True)]) for s in (-1.0, 1.0)
+    ]
+    carried = np.maximum(abs(moved[0] - v), abs(moved[1] - v))
+    return v, own + 2.0 * np.where(np.isnan(carried), np.inf, carried)
+
+
+def _affine(op: Affine, values: Sequence[Array], errors: Sequence[Array | None]) -> Known:
+    v, bias = op.apply(values), op.bias()
+    if op.kind in ("Index", "Concat") or (op.kind == "Place" and not np.any(bias)):
+        if all(e is None for e in errors):
+            return v, None
+        return v, op.magnitude([np.zeros_like(x) if e is None else e for x, e in zip(values, errors, strict=True)])
+    unit = (op.fan_in + FOLDS) * UNIT
+    sizes = [unit * abs(x) if e is None else unit * abs(x) + e for x, e in zip(values, errors, strict=True)]
+    if isinstance(op, (Conv, ConvTranspose)):  # by the largest number of each point: half the work
+        weight = abs(op.weight).reshape(len(op.weight), op.weight.shape[1], -1)
+        if isinstance(op, ConvTranspose):
+            weight = weight.reshape(op.window.group, -1, *weight.shape[1:]).sum(axis=1)
+            weight = weight.reshape(-1, weight.shape[-1])
+        per_channel = weight.reshape(op.window.channels if isinstance(op, ConvTranspose) else len(weight), -1).sum(
+            axis=1
+        )
+        e = np.repeat(sizes[0].max(axis=1)[:, None] * per_channel, v.shape[1] // len(per_channel), axis=1)
+    else:
+        e = op.magnitude(sizes)
+    return v, e if bias is None else e + unit * abs(bias)
+
+
+def _sum(*parts: Array | None) -> Array | None:
+    total = None
+    for p in parts:
+        if p is not None:
+            total = p if total is None else total + p
+    return total

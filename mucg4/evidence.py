@@ -1,0 +1,67 @@
+"""From the trees of a search to a report of the independent checker: the way every `unsat` has to take.
+
+The checker is given nothing that the search made but the proof's text. The network and the property are read again
+from the original bytes of both files, so what a search did to its own copies cannot matter; the proof is decoded
+from its text, so what is written and stored is what was checked. Then two readings of the files have to agree with
+each other: the network with the checker's own reading of the model (`mucg4.check.confirm`), the cases with its own
+reading of the property (`mucg4.check.property`). Queries that were built in a program have no files: they are checked
+as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mucg4.budget import Budget
+from mucg4.check.confirm import confirm
+from mucg4.check.walk import check
+from mucg4.errors import InputError, ProofError
+from mucg4.model.query import Query
+from mucg4.model.verdict import CheckReport
+from mucg4.proof.proof import Proof, Tree, from_text, to_text
+
+READING_SHARE, LEAST_SECONDS = 0.05, 0.06  # of the run so far the second reading may take, and at least
+
+
+def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
+    """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget."""
+    made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
+    try:
+        proof, again = from_text(to_text(made)), read_again(query)
+    except (ProofError, InputError) as error:
+        return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
+    return established(proof, again, budget, workers)
+
+
+def read_again(query: Query) -> Query:
+    """The query read anew from the bytes of its files; itself when it has none. Raises `InputError`."""
+    if not (query.text and query.network.model_bytes):
+        return query
+    from mucg4.read.instance import query_of
+
+    return query_of(query.network.model_bytes, query.text)
+
+
+def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:
+    """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`."""
+    problem, fallback = _second_reading(query, max(LEAST_SECONDS, READING_SHARE * budget.elapsed()))
+    if problem is not None:
+        report = CheckReport(proof, False, 0, 0, proof.leaves, problem, proof.leaves)
+    else:
+        report = check(proof, query, budget, exact, workers)
+    return replace(report, fallback=fallback)
+
+
+def _second_reading(query: Query, seconds: float) -> tuple[str | None, tuple[str, ...]]:
+    """What the second readings of the files say against the query, and what they do not cover."""
+    if not (query.text and query.network.model_bytes):
+        return None, ("the query was not read from files",)
+    boxes = [case.box for case in query.cases if not case.box.empty]
+    lo, hi = (getattr(boxes[0], side) if boxes else np.zeros(query.network.input_size) for side in ("lo", "hi"))
+    model = confirm(query.network.model_bytes, query.network, lo, hi, seconds)
+    if model.problem is not None:
+        return f"a second reading of the model differs: {model.problem}", model.fallback
+    return None, model.fallback

@@ -1,0 +1,299 @@
+"""Before `unsat`: does onnxruntime compute what was read? Two comparisons on the run's own network.
+
+1. The outputs of the unmodified model with default options, one point a run: what a scorer does. Rounding adds up
+   along the network, so the allowance is an estimate (`mucg4.gate.allowance`).
+2. Every tensor, with optimisations off, and each canonical node evaluated on onnxruntime's own values of its inputs:
+   then only the node's own rounding is allowed, which is bounded rigorously and small.
+
+Neither replaces the other: tensors that are asked for are not fused, and default options may replace operators by
+others (products with dequantised weights, for one, are run in 8-bit activations); on the other hand a wrong reading
+that hardly shows at the outputs does at its own node. The points lie inside the query's boxes (centre, corners, random
+ones, some that the search has seen) and far outside, since a box may hide a wrong reading. Like every comparison at
+points this finds mistakes, it does not prove that there are none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from mucg4.errors import InputError
+from mucg4.gate.allowance import TRIALS, evaluate, local_error
+from mucg4.gate.runtime import Runtime, Tensors
+from mucg4.gate.wire import Skeleton, Slice
+from mucg4.gate.witness import snap
+from mucg4.model.network import Network
+from mucg4.model.query import Case, Query
+from mucg4.ops.affine import Dense
+from mucg4.ops.base import Array
+from mucg4.ops.piecewise import TwoPiece
+
+LARGE = 200_000  # neurons of a network that takes few points of the second comparison
+FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside
+OTHERWISE = "; the operators agree one by one: onnxruntime's default options compute something else"
+TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time
+RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
+SMALL = 2_000  # neurons of a network on which a round takes about a millisecond
+LEAST_ROUNDS, MOST_ROUNDS = 4, 200
+SCALES = (10.0, 1e3)  # how many times the box is blown up
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """`problem` is one line, None when both comparisons pass at `points` points; `tensors` is how many were compared.
+
+    `share` is the largest part of an allowance that was used, over both.
+    """
+
+    problem: str | None
+    points: int = 0
+    tensors: int = 0
+    share: float = 0.0
+
+
+def agreement(
+    query: Query, runtime: Runtime | None = None, visited: Array | None = None, seconds: float = 0.03
+) -> Agreement:
+    """Compare the canonical network with onnxruntime; see the module text.
+
+    `visited (N, n)` are points that the search has seen; without them those that the runtime remembers. Rounds of ten
+    points follow each other until `seconds` have passed, at least one, some on small networks. The points depend on
+    the query alone (and on `visited`); how many there are on the machine. A query without a nonempty box needs no
+    comparison.
+    """
+    network, until = query.network, time.monotonic() + seconds
+    cases = [case for case in query.cases if not case.box.empty]
+    if not cases:
+        return Agreement(None)
+    runtime = Runtime(network) if runtime is None else runtime
+    visited = runtime.visited if visited is None else visited
+    random = np.random.default_rng(int(query.key[:16], 16))
+    from threadpoolctl import threadpool_limits
+
+    done = Agreement(None)
+    with threadpool_limits(1, user_api="blas"):  # on busy cores several threads make small products five times slower
+        try:
+            inner = _Inner(network, runtime)
+            for turn in range(MOST_ROUNDS):
+                x, inside = _points(cases[turn % len(cases)], turn, visited, random, network.element_type)
+                done = _round(done, network, x, inside, runtime, inner)
+                enough = turn + 1 >= LEAST_ROUNDS or network.size > SMALL
+                if done.problem is not None or (enough and time.monotonic() >= until):
+                    break
+        except InputError as error:
+            return replace(done, problem=str(error))
+    return done
+
+
+def _round(done: Agreement, network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> Agreement:
+    """Both comparisons at some more points."""
+    problem, used = _outputs(network, x, inside, runtime)
+    fault, part = inner.compare(x if network.size <= LARGE else x[list(FEW)])
+    if fault is None and problem is not None:
+        fault = problem + (OTHERWISE if "disagrees" in problem else "")
+    return Agreement(fault, done.points + len(x), len(inner.names), max(done.share, used, part))
+
+
+# --- points ----------------------------------------------------------------------------------------------------
+
+
+def _points(
+    case: Case, turn: int, visited: Array | None, random: np.random.Generator, element_type: str
+) -> tuple[Array, Array]:
+    """Ten points as element-type values `(10, n)`, and which of them lie in the box."""
+    lo, hi = case.box.lo, case.box.hi
+    n = len(lo)
+    middle, spread = lo / 2 + hi / 2, hi / 2 - lo / 2
+    share = random.random((4, n))
+    share[2] = share[2] < 0.5  # a corner
+    if turn == 0:
+        share[0], share[3] = 0.5, 1 - share[2]
+    inside = lo * (1 - share) + hi * share
+    if visited is not None and len(visited):
+        inside[1] = np.asarray(visited[int(random.integers(len(visited)))], dtype=np.float64)
+    wide = np.maximum(spread, 1e-3 * (1 + abs(middle)))
+    outside = [middle + scale * wide * random.uniform(-1, 1, n) for scale in SCALES]
+    outside.append(random.normal(size=n) * 10.0 ** random.uniform(-1, 3))
+    outside.append(random.choice([-1, 1], n) * 10.0 ** random.uniform(-2, 9, n))  # all magnitudes
+    outside.append(random.integers(-16, 17, n) / (1 + random.integers(2)))  # whole or half numbers
+    outside.append(np.zeros(n) if turn == 0 else np.where(random.random(n) < 0.25, random.normal(size=n) * 10, 0.0))
+    largest = float(np.finfo(element_type).max) / 4
+    away = np.clip(np.array(outside), -largest, largest).astype(element_type)
+    return np.concatenate([snap(case.box, inside, element_type), away]), np.arange(4 + len(away)) < 4
+
+
+# --- outputs, default options ----------------------------------------------------------------------------------
+
+
+def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime) -> tuple[str | None, float]:
+    """The first output that differs by more than rounding, as text, and how much of the allowance was used."""
+    theirs = runtime.single(x).astype(np.float64)
+    small = network.size <= LARGE
+    every = TRIALS if small else 2
+    step = max(1, TOGETHER // (network.size * every))
+    worst = 0.0
+    for at in range(0, len(x), step):
+        part = slice(at, at + step)
+        ours, allowed, fine = evaluate(network, x[part].astype(np.float64), every)
+        finite = np.isfinite(theirs[part])
+        if np.any(inside[part] & ~finite.all(axis=1)):
+            return "onnxruntime's outputs are not finite at a point of the box", worst
+        with np.errstate(all="ignore"):
+            off = abs(ours - theirs[part])
+            bad = fine[:, None] & ~(off <= allowed)
+            used = np.where(fine[:, None], off / allowed, 0.0)
+        if np.any(bad):
+            k, j = np.argwhere(bad)[0].tolist()
+            return _text(f"output {j}", ours[k, j], theirs[at + k, j], allowed[k, j]), worst
+        worst = max(worst, float(used.max(initial=0.0)))
+    return None, worst
+
+
+def _text(what: str, ours: float, theirs: float, allowed: float) -> str:
+    return (
+        f"{what} disagrees with onnxruntime at a point: {float(ours)!r} here, {float(theirs)!r} there, "
+        f"allowed difference {float(allowed):.3g}"
+    )
+
+
+# --- every tensor, optimisations off ---------------------------------------------------------------------------
+
+
+class Known(NamedTuple):
+    """Values of a node `(batch, size)`, how far they may be off, and whether onnxruntime gave them."""
+
+    value: Array
+    error: Array | float
+    given: bool
+
+
+class _Inner:
+    """The canonical nodes that are tensors of the file (helpers are not), and the session that returns these.
+
+    A node may be several tensors, where an operator between them was read as changing nothing.
+    """
+
+    def __init__(self, network: Network, runtime: Runtime) -> None:
+        self.network = network
+        file = runtime.file
+        self.at: dict[int, list[str]] = {}
+        known = dict(network.tensors)
+        for name, k in known.items():
+            if name in file.producer:
+                self.at.setdefault(k, []).append(name)
+        for k, node in enumerate(network.nodes):
+            if k not in self.at and node.name in file.producer and node.name not in known:
+                self.at[k] = [node.name]
+        self.at.setdefault(len(network.nodes) - 1, [file.outputs[0]])
+        self.names = [name for names in self.at.values() for name in names]
+        sizes = [network.nodes[k].size for k, names in self.at.items() for _ in names]
+        self.tensors: Tensors = runtime.tensors(self.names, sizes)
+        self.passed = _passed(network, file, self.at)
+        self.rectified = {k for k in self.at if _rectified(network, k) and self.passed[k].ops & RECTIFIERS}
+        self.last_use = [max(users, default=k) for k, users in enumerate(network.users)]
+        self.unit = float(np.finfo(network.element_type).eps) / 2
+
+    def compare(self, x: Array) -> tuple[str | None, float]:
+        """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used."""
+        step = max(1, TOGETHER // self.network.size)
+        worst = 0.0
+        for at in range(0, len(x), step):
+            part = x[at : at + step]
+            theirs = dict(zip(self.names, self.tensors.values(part), strict=True))
+            problem, used = self._walk(part, theirs)
+            worst = max(worst, used)
+            if problem is not None:
+                return problem, worst
+        return None, worst
+
+    def _walk(self, x: Array, theirs: dict[str, Array]) -> tuple[str | None, float]:
+        known: dict[int, Known] = {}
+        worst = 0.0
+        for k, node in enumerate(self.network.nodes):
+            inputs = [known[i] for i in node.inputs]
+            with np.errstate(all="ignore"):
+                if node.op is None:
+                    value = x.astype(np.float64)
+                    size = abs(value)
+                    error: Array = self.unit * self.passed[k].roundings * size if k in self.at else 0.0 * size
+                else:
+                    value = node.op.apply([i.value for i in inputs])
+                    roundings = self.passed[k].roundings if k in self.at else 1
+                    own, passed, size = local_error(node, inputs, value, self.unit, roundings)
+                    error = own + passed
+            known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
+            for name in self.at.get(k, ()):
+                other = theirs[name].astype(np.float64)
+                bad, used = self._judge(k, inputs, value, other, error, size)
+                if bad is not None:
+                    point, j = bad
+                    what = f"tensor {name!r} (value {j}, {getattr(node.op, 'kind', 'the input')})"
+                    limit = np.broadcast_to(error, value.shape)[point, j]
+                    return _text(what, value[point, j], other[point, j], limit), worst
+                worst = max(worst, used)
+                if k:
+                    known[k] = Known(other, 0.0, True)
+            for i in {*node.inputs, k}:
+                if self.last_use[i] <= k:
+                    known.pop(i, None)
+        return None, worst
+
+    def _judge(
+        self, k: int, inputs: Sequence[Known], ours: Array, theirs: Array, error: Array, size: Array
+    ) -> tuple[tuple[int, int] | None, float]:
+        """Where a node disagrees, `(point, value)`, and the largest share of its allowance that was used.
+
+        Points where an input is not finite say nothing; a value that overflows in the model's type may be
+        infinite or nan there.
+        """
+        largest = float(np.finfo(self.network.element_type).max)
+        fine = np.ones(len(ours), dtype=bool)
+        for i in inputs:
+            fine &= np.isfinite(i.value).all(axis=1) if i.given else True
+        direct = all(i.given for i in inputs)
+        with np.errstate(all="ignore"):
+            a, b = (np.maximum(v, 0.0) for v in (ours, theirs)) if k in self.rectified else (ours, theirs)
+            off = abs(a - b)
+            near = off <= error
+            near |= (size >= largest / 4) & ~np.isfinite(theirs)  # overflow
+            if direct:
+                near |= (a == b) | (np.isnan(a) & np.isnan(b))
+            else:  # a step between may leave the range of numbers where onnxruntime's does not
+                near |= ~np.isfinite(ours) | ~np.isfinite(error)
+            bad = fine[:, None] & ~near
+            used = np.where(fine[:, None] & np.isfinite(error) & (error > 0) & np.isfinite(off), off / error, 0.0)
+        if np.any(bad):
+            point, j = np.argwhere(bad)[0].tolist()
+            return (point, j), 0.0
+        return None, float(np.nanmax(np.where(used <= 1, used, 0.0), initial=0.0))
+
+
+def _passed(network: Network, file: Skeleton, at: dict[int, list[str]]) -> dict[int, Slice]:
+    """For the nodes that are tensors: the part of the file that was merged into them."""
+    own = {network.nodes[0].name, *file.inputs}
+    nearest: dict[int, set[str]] = {}
+    out: dict[int, Slice] = {}
+    for k, node in enumerate(network.nodes):
+        sources = set().union(*(nearest[i] for i in node.inputs)) if k else own
+        parts = [file.between(name, sources) for name in at.get(k, ())]
+        if parts:
+            out[k] = Slice(max(p.roundings for p in parts), frozenset().union(*(p.ops for p in parts)))
+        nearest[k] = {*at.get(k, ()), *(own if not k else ())} or sources
+    return out
+
+
+def _rectified(network: Network, k: int) -> bool:
+    """True where all readers are zero on negative values: then only the positive part of node k means anything.
+
+    `mucg4.read.unsplit` leaves out a rectification that the next one does anyway: then only that part can agree.
+    """
+    ops = [network.nodes[i].op for i in network.users[k]]
+    return (
+        isinstance(network.nodes[k].op, Dense)
+        and bool(ops)
+        and all(isinstance(op, TwoPiece) and op.left == 0.0 for op in ops)
+    )

@@ -1,0 +1,118 @@
+"""How far an evaluation in the model's own precision may be off from the network in float64.
+
+One node: with unit roundoff u of the element type an affine node of n products and sums is off by at most
+`gamma_n (|W| |h| + |b|)` (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1), in any order
+of summation; an elementwise node by a few units in the last place. That is rigorous and small.
+
+A whole network: carrying these bounds to the outputs by `|W| e` is rigorous too, but for deep networks so pessimistic
+that no mistake would show. So the local bounds are injected as noise of random sign (Monte Carlo arithmetic, Parker
+1997) and the largest deviation over some trials at the same point is taken `FACTOR` times; since n roundings are
+injected at their worst case and really grow like sqrt(n), that is still far above what runs show. The smaller of the
+two counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from mucg4.errors import UnsupportedError
+from mucg4.model.network import Network, Node
+from mucg4.ops.affine import Dense, RowDense
+from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.conv import Conv
+from mucg4.ops.curves import Gate, HardSwish
+from mucg4.ops.piecewise import TwoPiece
+
+TRIALS, STEP_TRIALS = 4, 16  # random signs tried; more where a step jumps or does not
+FACTOR = 8.0
+MERGED = 4  # roundings allowed for operators that were merged into an affine node, where they are not counted
+
+
+class Approximate(Protocol):
+    """Values `(batch, size)` and a bound on their error."""
+
+    @property
+    def value(self) -> Array: ...
+
+    @property
+    def error(self) -> Array | float: ...
+
+
+def evaluate(network: Network, x: Array, trials: int = TRIALS, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Outputs at `x (batch, n)` in float64, how far a run may be off from them, both `(batch, m)`, and `(batch,)`
+    whether all numbers on the way stay well inside the range of the model's element type.
+    """
+    info = np.finfo(network.element_type)
+    unit, largest = float(info.eps) / 2, float(info.max) / 16
+    if any(isinstance(node.op, Nonlinear) and not node.op.continuous for node in network.nodes):
+        trials = max(trials, STEP_TRIALS)
+    random, batch = np.random.default_rng(seed), len(x)
+    known: dict[int, tuple[_Plain, Array]] = {0: (_Plain(x, np.zeros_like(x)), np.tile(x, (trials, 1)))}
+    fine = np.ones(batch, dtype=bool)
+    for k, node in enumerate(network.nodes[1:], 1):
+        assert node.op is not None
+        inputs = [known[i] for i in node.inputs]
+        with np.errstate(all="ignore"):
+            y = node.op.apply([i.value for i, _ in inputs])
+            own, passed, size = local_error(node, [i for i, _ in inputs], y, unit, MERGED)
+            noisy = node.op.apply([noise for _, noise in inputs]).reshape(trials, batch, -1)
+            noisy = noisy + random.choice([-1.0, 1.0], size=noisy.shape) * own
+            fine &= (np.maximum(abs(y), size) < largest).all(axis=1)
+        known[k] = _Plain(y, own + passed), noisy.reshape(trials * batch, -1)
+        for i in set(node.inputs):
+            if max(network.users[i]) <= k:
+                del known[i]
+    last, noisy = known[len(network.nodes) - 1]
+    with np.errstate(all="ignore"):
+        deviation = abs(noisy.reshape(trials, batch, -1) - last.value).max(axis=0)
+        allowed = np.fmin(4 * last.error, FACTOR * deviation)  # the former may have overflowed
+        return last.value, allowed + 16 * unit * abs(last.value) + unit * 1e-3, fine
+
+
+class _Plain:
+    """See `Approximate`."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: Array, error: Array | float) -> None:
+        self.value, self.error = value, error
+
+
+def local_error(
+    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, roundings: int
+) -> tuple[Array, Array | float, Array]:
+    """At most how far a node's own rounding takes its value off `y`, that of the inputs' values; what the errors of
+    the inputs become besides; and the size of the terms. All `(batch, size)`.
+
+    `roundings` counts the operators that were merged into the node.
+    """
+    op, hs = node.op, [i.value for i in inputs]
+    exact = all(isinstance(i.error, float) and i.error == 0.0 for i in inputs)
+    es = [] if exact else [np.broadcast_to(i.error, i.value.shape) for i in inputs]
+    if isinstance(op, Affine):
+        size, b = op.magnitude([abs(h) for h in hs]), op.bias_magnitude()
+        size = size if b is None else size + b
+        n = (_terms(op) + 1 + roundings) * unit
+        return n / max(1.0 - n, 0.5) * size + unit * 1e-30, 0.0 if exact else op.magnitude(es), size
+    if isinstance(op, Nonlinear):
+        own = (4 + roundings) * unit * abs(y)
+        if op.continuous and not isinstance(op, TwoPiece):  # libraries approximate, up to an absolute error
+            own = own + 8 * unit * (1.0 + abs(hs[0]) if isinstance(op, (Gate, HardSwish)) else 1.0)
+        if exact:
+            return own, 0.0, abs(y)
+        pairs = list(zip(hs, es, strict=True))
+        lo, hi = op.interval([h - e for h, e in pairs], [h + e for h, e in pairs])
+        return own, np.maximum(hi - y, y - lo), abs(y)
+    raise UnsupportedError(f"operator {getattr(op, 'kind', op)} (node {node.name!r}) has no rounding rule")
+
+
+def _terms(op: Affine) -> int:
+    """Products and sums behind one value; `fan_in` covers the adjoint too."""
+    if isinstance(op, (Dense, RowDense)):
+        return int(op.weight.shape[1]) + 1
+    if isinstance(op, Conv):
+        return int(op.weight[0].size) + 1
+    return op.fan_in

@@ -1,0 +1,246 @@
+"""The skeleton of an ONNX file: which node computes which tensor from which, and nothing of the values.
+
+The bytes are walked as protobuf fields (protobuf.dev, "Encoding"; numbers from onnx.proto) without copying weights:
+the gates need the wiring of the file itself, whatever the reader made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from mucg4.errors import InputError
+
+PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
+ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
+ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12, 13, 16}  # fields of GraphProto without annotations and sparse tensors
+ORDINARY_NODE = {1, 2, 3, 4, 5, 6, 7, 9}
+ORDINARY_ATTRIBUTE = {1, 2, 3, 4, 5, 7, 8, 13, 20}  # no graphs, no lists of strings or tensors
+ORDINARY_TENSOR = {1, 2, 4, 5, 7, 8, 9, 10, 11, 12}  # all in the file, no strings
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the file; absent inputs and outputs have the name ""."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Slice(NamedTuple):
+    """A part of the file: its operators, and how many roundings they may add to those of one map.
+
+    One for each node, constant ones included, and for a product of constants as many as its longest dimension.
+    """
+
+    roundings: int
+    ops: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """Nodes in file order; `initial` maps initialisers to their longest dimension.
+
+    `oddity` names the first trait that ordinary models lack ("" for an ordinary one).
+    """
+
+    steps: tuple[Step, ...]
+    initial: dict[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    oddity: str = ""
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """Tensor -> position of the node that computes it."""
+        return {name: k for k, step in enumerate(self.steps) for name in step.outputs if name}
+
+    @cached_property
+    def constant(self) -> frozenset[str]:
+        """Tensors that do not depend on the network's input."""
+        known = set(self.initial) | {""}
+        for step in self.steps:
+            if known.issuperset(step.inputs):
+                known.update(step.outputs)
+        return frozenset(known)
+
+    def between(self, name: str, sources: Collection[str]) -> Slice:
+        """The nodes between the tensors `sources` and the tensor `name`."""
+        seen: set[int] = set()
+        pending, roundings = [name], 0
+        while pending:
+            at = pending.pop()
+            k = self.producer.get(at)
+            if k is None or k in seen or at in sources:
+                continue
+            seen.add(k)
+            step = self.steps[k]
+            pending += step.inputs
+            roundings += 1
+            if (step.op in PRODUCTS or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
+                roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
+        return Slice(roundings, frozenset(self.steps[k].op for k in seen))
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(self.initial.values(), default=0)
+
+
+def skeleton(data: bytes) -> Skeleton:
+    """The skeleton of an ONNX file. Raises `InputError` when the bytes are not protobuf."""
+    view, oddities = memoryview(data), _Oddities()
+    graphs = []
+    for number, value in _fields(view):
+        oddities.unless(number in ORDINARY_MODEL, f"model field {number}")
+        if number == 7 and isinstance(value, memoryview):
+            graphs.append(value)
+    oddities.unless(len(graphs) == 1, "not one graph")
+    steps: list[Step] = []
+    initial: dict[str, int] = {}
+    ends: dict[int, list[str]] = {11: [], 12: []}
+    for number, value in (f for graph in graphs for f in _fields(graph)):
+        oddities.unless(number in ORDINARY_GRAPH, f"graph field {number}")
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            steps.append(_step(value, oddities))
+        elif number == 5:
+            name, longest = _tensor(value, oddities)
+            initial[name] = longest
+        elif number in ends:
+            ends[number].append("".join(_text(v) for n, v in _fields(value) if n == 1))
+    out = Skeleton(tuple(steps), initial, tuple(ends[11]), tuple(ends[12]))
+    _look_at_names(out, oddities)
+    return Skeleton(out.steps, out.initial, out.inputs, out.outputs, oddities.first)
+
+
+def with_outputs(data: bytes, names: Collection[str]) -> bytes:
+    """The model that also returns the tensors `names`.
+
+    A message field that comes twice is merged, lists are joined (protobuf.dev, "Last One Wins"), so another graph of
+    nothing but outputs is appended.
+    """
+    outputs = b"".join(_message(12, _message(1, name.encode())) for name in names)
+    return data + _message(7, outputs)
+
+
+class _Oddities:
+    """Remembers the first one."""
+
+    def __init__(self) -> None:
+        self.first = ""
+
+    def unless(self, fine: bool, text: str) -> None:
+        if not fine and not self.first:
+            self.first = text
+
+
+def _step(data: memoryview, oddities: _Oddities) -> Step:
+    inputs, outputs, op, domain = [], [], "", ""
+    for number, value in _fields(data):
+        oddities.unless(number in ORDINARY_NODE, f"node field {number}")
+        if number == 1:
+            inputs.append(_text(value))
+        elif number == 2:
+            outputs.append(_text(value))
+        elif number == 4:
+            op = _text(value)
+        elif number == 7:
+            domain = _text(value)
+        elif number == 5 and isinstance(value, memoryview):
+            for n, v in _fields(value):
+                oddities.unless(n in ORDINARY_ATTRIBUTE, f"attribute field {n}")
+                if n == 5 and isinstance(v, memoryview):
+                    _tensor(v, oddities)
+    oddities.unless(domain in ("", "ai.onnx"), f"domain {domain}")
+    return Step(op, tuple(inputs), tuple(outputs))
+
+
+def _tensor(data: memoryview, oddities: _Oddities) -> tuple[str, int]:
+    """Name and longest dimension of a TensorProto."""
+    name, dims = "", []
+    for number, value in _fields(data):
+        oddities.unless(number in ORDINARY_TENSOR, f"tensor field {number}")
+        if number == 8:
+            name = _text(value)
+        elif number == 1:
+            dims += [value] if isinstance(value, int) else list(_varints(value))
+    return name, max(dims, default=1)
+
+
+def _look_at_names(found: Skeleton, oddities: _Oddities) -> None:
+    """Names that are empty, not defined before, or defined twice, and nodes that nothing needs."""
+    made = [name for step in found.steps for name in step.outputs]
+    own = [name for name in found.inputs if name not in found.initial]
+    every = [*made, *found.initial, *own]
+    oddities.unless(all(every) and all(found.outputs), "an empty name")
+    oddities.unless(len(set(every)) == len(every), "a name given twice")
+    known, needed = {*found.initial, *own}, set(found.outputs)
+    for step in found.steps:
+        oddities.unless(bool(step.op and step.outputs), "a node without operator or output")
+        oddities.unless(known.issuperset(filter(None, step.inputs)), "a name used before it is given")
+        known.update(step.outputs)
+    oddities.unless(known.issuperset(found.outputs), "an output that nothing computes")
+    for step in reversed(found.steps):
+        oddities.unless(not needed.isdisjoint(step.outputs), "a node that nothing needs")
+        needed.update(step.inputs)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(number, value) of each field: integers for varints, bytes for everything else."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(data, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise InputError("the network file is not ONNX: it holds a field of unknown kind")
+        if at + size > end:
+            raise InputError("the network file is not ONNX, or it is truncated")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while at < len(data) and shift < 70:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+    raise InputError("the network file is not ONNX, or it is truncated")
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
+
+
+def _text(value: int | memoryview) -> str:
+    return str(value, "utf-8", "replace") if isinstance(value, memoryview) else ""
+
+
+def _message(number: int, body: bytes) -> bytes:
+    """One field of bytes."""
+    return _number(number << 3 | 2) + _number(len(body)) + body
+
+
+def _number(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])

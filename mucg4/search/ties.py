@@ -1,0 +1,128 @@
+"""Refutations by a hair or by equality in the search: what floating point leaves undecided within its error.
+
+Where a constraint is strict a conjunction may be refuted by a bound of exactly 0, and a region whose bound is within
+its error of 0 may be split for ever. Such bounds are evaluated once more in rational arithmetic by the checker's own
+module (`mucg4.check.ties`), on the search's bounds. The checker's bounds are at least as tight
+(`mucg4.bound.rounding`), so what is closed here it closes, too. Few regions come that near; what is asked in vain is
+asked less and less.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mucg4.bound.tighten import Duals
+from mucg4.check.ties import ExactNetwork, Literal, refutes
+from mucg4.model.query import Conjunction
+from mucg4.ops.base import Array
+from mucg4.ops.piecewise import TwoPiece
+
+if TYPE_CHECKING:
+    from mucg4.search.bab import Open, Search
+
+CLOSE = 1e-3  # share of a functional's terms within which ascent may be of a tie between several constraints
+NEAR = 8.0  # charges for rounding that a bound may be away from 0
+PATIENCE = 256  # failures beyond which only every so many-th question is asked
+
+
+class Ties:
+    """The exact second looks of one search. All arrays are in NumPy, neurons as the search's bounder numbers them."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.failures = self.asked = 0
+
+    @cached_property
+    def network(self) -> ExactNetwork | None:
+        """The network's exact numbers; None where equality is beyond reach."""
+        network = self.search.bounder.network
+        return ExactNetwork.of(network.origin or network)
+
+    def is_joint(self, conjunction: int) -> bool:
+        """True when constraints of the conjunction may refute it together by equality."""
+        strict = self.search.objective.conjunctions[conjunction].strict
+        return len(strict) > 1 and bool(np.any(strict)) and self.network is not None
+
+    def worth_a_program(self, work: Open, alive: Array, value: Array) -> Array:
+        """Open regions, `alive (B,)`, whose bound `value (B,)` by ascent may be a tie between several constraints."""
+        joint = [k for k in range(self.search.objective.count) if self.is_joint(k)] if alive.any() else []
+        if not joint or self.failures > PATIENCE:
+            return np.zeros(0, dtype=np.int64)
+        objective, norm = self.search.objective, self.search.bounder.scales.norm
+        size = float(np.max(np.linalg.norm(objective.y, axis=1) * norm[-1] + abs(objective.constants)))
+        near = alive & work.open[:, joint].any(axis=1) & ((value > -CLOSE * size) | (work.ids == 0))
+        return np.flatnonzero(near)
+
+    def close_single(self, work: Open, value: Array, error: Array) -> None:
+        """Refute conjunctions by single constraints whose `value (B, M)` is within `error (B, M)` of 0, in place."""
+        near = (value <= 0) & (value >= -NEAR * error) & np.isfinite(error)
+        for b, m in zip(*np.nonzero(near), strict=True):
+            objective = self.search.objective
+            k = int(objective.owner[m])
+            if not work.open[b, k] or self.network is None:
+                continue
+            conjunction, own = objective.conjunctions[k], int(m - objective.starts[k])
+            weights = np.zeros(len(conjunction))
+            weights[own] = 1.0
+            if self._holds(work, int(b), conjunction, weights, None):
+                one = np.array([own])
+                self.search.recorder.close_plain(work.ids[[b]], np.array([k]), one, np.zeros(1))
+                work.open[b, k] = False
+
+    def closed_by(self, work: Open, conjunction: int, duals: Duals, value: Array, error: Array) -> Array:
+        """`(B,)` which regions the duals (as they would be stored) refute although `value (B,)` does not exceed 0.
+
+        `error (B,)`: the charge for rounding in it.
+        """
+        near = (value <= 0) & (value >= -NEAR * error) & np.isfinite(error)
+        out = np.zeros(len(value), dtype=bool)
+        if duals.cuts is not None and duals.cuts.any():
+            return out
+        own = self.search.objective.rows_of(conjunction)
+        for b in np.flatnonzero(near).tolist() if near.any() and self.network is not None else ():
+            weights = duals.weights[b, own]
+            out[b] = self._holds(work, b, self.search.objective.conjunctions[conjunction], weights, duals)
+        return out
+
+    def _holds(self, work: Open, b: int, conjunction: Conjunction, weights: Array, duals: Duals | None) -> bool:
+        """Whether the exact bound on region b refutes the conjunction; default slopes where `duals` is None."""
+        self.asked += 1
+        if self.network is None or (self.failures > PATIENCE and self.asked % PATIENCE):
+            return False
+        search, bounder = self.search, self.search.bounder
+        search.budget.poll(self.network.work)
+        region = work.regions.one(b)
+        bounds, slopes = {}, {}
+        for k in bounder.pre:
+            low, up = (v[0] for v in bounder.pre_bounds(region, k))
+            bounds[k] = low, up
+        for user in bounder.network.nonlinear:
+            op, k = bounder.network.nodes[user].op, bounder.network.nodes[user].inputs[0]
+            assert isinstance(op, TwoPiece)
+            alpha = op.default_alpha(*bounds[k])
+            if duals is not None:
+                alpha = np.round(duals.alpha[b, bounder.slices[k]] * 255) / 255
+            slopes[user] = np.clip(op.left + alpha * (op.right - op.left), op.left, op.right)
+        literals = [] if duals is None else self._literals(work, b, duals.beta[b])
+        try:
+            value = self.network.value(
+                conjunction, weights.tolist(), (region.lo[0], region.hi[0]), bounds, slopes, literals
+            )
+        except (OverflowError, ValueError):  # a bound or multiplier that is not finite
+            return False
+        found = refutes(conjunction, weights.tolist(), value)
+        self.failures += not found
+        return found
+
+    def _literals(self, work: Open, b: int, beta: Array) -> list[Literal]:
+        """What the multipliers of phase literals add: `beta z` where z <= 0, `-beta z` where z >= 0."""
+        out = []
+        for k, where in self.search.bounder.slices.items():
+            for j in np.flatnonzero(beta[where]).tolist():
+                phase = int(work.phases[b, where.start + j])
+                if phase:
+                    out.append(Literal(k, j, -phase * float(beta[where.start + j]), 0.0))
+        return out

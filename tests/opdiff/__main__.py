@@ -1,0 +1,45 @@
+"""`python -m tests.opdiff --models N --seed S`: compare N random models; exit status 1 on any difference."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from mucg4.read.table import TABLE
+
+from .compare import COVERS, sweep, targets
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.opdiff", description=__doc__)
+    parser.add_argument("--models", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--refusals", action="store_true", help="list why models were refused")
+    parser.add_argument("--table", action="store_true", help="print the table of what is read and stop")
+    options = parser.parse_args()
+    if options.table:
+        for row in TABLE:
+            rules = ", ".join(f"{k}: {r.kind} {r.text}" for k, r in row.attributes.items())
+            print(f"{row}; variable {row.variable}; constant {row.constant}; {rules}; by {COVERS[row.op].__name__}")
+        return 0
+    start = time.monotonic()
+    tally = sweep(options.seed, options.models)
+    for text in tally.faults:
+        print("DIFFERS", text)
+    for text in tally.sessions:
+        print("SESSIONS DIFFER", text)
+    for reason, count in tally.refused.most_common() if options.refusals else ():
+        print(f"{count:6d} refused: {reason}")
+    bare = [
+        f"{row} {'variable' if v else 'constant'} {kind}"
+        for row, v, kind in targets()
+        if not tally.compared[row, v, kind]
+    ]
+    print(f"entries never compared: {len(bare)}", *bare, sep="\n    " if options.refusals else "; ")
+    print(f"seed {options.seed}: {dict(tally.counts)} in {time.monotonic() - start:.0f} s")
+    return 1 if tally.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The comparison with onnxruntime before `unsat`: wrong readings are found, right ones pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from test_read_onnx import f32, ints, model
+
+from mucg4.gate import agreement as place
+from mucg4.gate.agreement import agreement
+from mucg4.gate.runtime import Runtime
+from mucg4.model.query import Box, Case, Conjunction, Query
+from mucg4.read.onnx import read_network
+
+pytest.importorskip("onnxruntime")
+X4, X3, X2 = [1, 2, 5, 5], [1, 4, 4], [1, 6]
+W, S = f32(3, 2, 3, 3), f32(6, 6)
+POS = abs(f32(6)) + 1
+
+# name -> (operator, input shape, tensors, attributes) as the file has it, then what a wrong reader makes of it
+MISREADINGS = {
+    "pads shifted": ("Conv", X4, {"w": W}, {"pads": [1, 0, 0, 1]}, {}, {"pads": [0, 1, 1, 0]}),
+    "kernel transposed": ("Conv", X4, {"w": W}, {}, {"w": W.swapaxes(2, 3).copy()}, {}),
+    "kernel reversed": ("Conv", X4, {"w": W}, {}, {"w": W[:, :, ::-1, ::-1].copy()}, {}),
+    "dilations exchanged": (
+        "Conv",
+        X4,
+        {"w": W},
+        {"dilations": [2, 1], "pads": [1, 0, 1, 0]},
+        {},
+        {"dilations": [1, 2], "pads": [0, 1, 0, 1]},
+    ),
+    "groups exchanged": ("Conv", X4, {"w": f32(2, 1, 3, 3)}, {"group": 2}, "swap", {}),
+    "same upper or lower": (
+        "Conv",
+        [1, 2, 4, 4],
+        {"w": f32(3, 2, 2, 2)},
+        {"auto_pad": "SAME_UPPER"},
+        {},
+        {"auto_pad": "SAME_LOWER"},
+    ),
+    "limit ignored": ("Clip", X2, {"lo": np.float32(-1e4), "hi": np.float32(1e4)}, {}, {"hi": np.float32(np.inf)}, {}),
+    "lower limit ignored": (
+        "Clip",
+        X2,
+        {"lo": np.float32(-300), "hi": np.float32(np.inf)},
+        {},
+        {"lo": np.float32(-np.inf)},
+        {},
+    ),
+    "mean for sum": ("ReduceSum", X3, {"a": ints(2)}, {}, "ReduceMean", {"axes": [2]}),
+    "wrong axis": ("ReduceSum", X3, {"a": ints(1)}, {"keepdims": 0}, {"a": ints(2)}, {}),
+    "softmax axis": ("Softmax", X3, {}, {"axis": 1}, {}, {"axis": 2}),
+    "perm inverted": ("Transpose", [1, 3, 3, 3], {}, {"perm": [0, 2, 3, 1]}, {}, {"perm": [0, 3, 1, 2]}),
+    "gather off by one": ("Gather", X2, {"i": ints(2, 0, 4)}, {"axis": 1}, {"i": ints(3, 1, 5)}, {}),
+    "square not transposed": ("Gemm", X2, {"w": S}, {"transB": 1}, {}, {"transB": 0}),
+    "beta ignored": ("Gemm", X2, {"w": S, "c": f32(6)}, {"beta": 0.5}, {}, {"beta": 1.0}),
+    "alpha ignored": ("Gemm", X2, {"w": S}, {"alpha": 1.001}, {}, {"alpha": 1.0}),
+    "padding counted": (
+        "AveragePool",
+        X4,
+        {},
+        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+        {},
+        {"count_include_pad": 1},
+    ),
+    "extremum": ("MaxPool", X4, {}, {"kernel_shape": [2, 2]}, "AveragePool", {}),
+    "epsilon": (
+        "BatchNormalization",
+        X4,
+        {"s": f32(2), "b": f32(2), "m": f32(2), "v": abs(f32(2))},
+        {"epsilon": 1e-3},
+        {},
+        {"epsilon": 1e-4},
+    ),
+    "slope": ("LeakyRelu", X2, {}, {"alpha": 0.01}, {}, {"alpha": 0.0100002}),
+    "elu": ("Elu", X2, {}, {"alpha": 1.0}, {}, {"alpha": 1.0001}),
+    "gelu": ("Gelu", X2, {}, {"approximate": "tanh"}, {}, {"approximate": "none"}),
+    "ceil for floor": ("Floor", X2, {}, {}, "Ceil", {}),
+    "abs for relu": ("Relu", X2, {}, {}, "Abs", {}),
+    "padding mode": ("Pad", X4, {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}, {"mode": "reflect"}, {}, {"mode": "edge"}),
+    "column major": ("DepthToSpace", [1, 8, 2, 3], {}, {"blocksize": 2, "mode": "CRD"}, {}, {"mode": "DCR"}),
+    "reversed": (
+        "Slice",
+        X2,
+        {"s": ints(-1), "e": ints(-100), "a": ints(1), "d": ints(-1)},
+        {},
+        {"s": ints(0), "e": ints(6), "d": ints(1)},
+        {},
+    ),
+    "division the other way": ("Div", X2, {"c": POS}, {}, "Mul", {}),
+    "power": ("Pow", X2, {"e": np.float32(3)}, {}, {"e": np.float32(2)}, {}),
+    "digits": ("Mul", X2, {"c": POS.astype(np.float32)}, {}, {"c": (POS * (1 + 2.0**-17)).astype(np.float32)}, {}),
+}
+HIDING = ("alone", "tiny at the output", "dead at the output")
+
+
+def built(op, shape, tensors, attributes, around):
+    """The operator, and behind it nothing, a small share of the output, or a neuron that is off in the box."""
+    opset = 20 if op == "Gelu" else 13
+    nodes = [(op, " ".join(["x", *tensors]), "t", attributes)]
+    more = {"small": np.float32(1e-7), "k": np.float32(5), "least": np.float32(-1e6)}
+    if around == "alone":
+        nodes.append(("Mul", "t two", "y", {}))
+    elif around == "tiny at the output":
+        nodes += [
+            ("Mul", "t small", "part", {}),
+            ("ReduceSum", "x", "r", {}),
+            ("Add", "r k", "rest", {}),
+            ("Add", "part rest", "y", {}),
+        ]
+    else:
+        nodes += [
+            ("Add", "t least", "part", {}),
+            ("Relu", "part", "rest", {}),
+            ("ReduceSum", "x", "r", {}),
+            ("Add", "rest r", "y", {}),
+        ]
+    return model(nodes, shape, {**tensors, **more, "two": np.float32(2)}, opset)
+
+
+def query_on(network, lower=0.25, upper=0.5):
+    n, m = network.input_size, network.output_size
+    conj = Conjunction.build([({}, {0: Fraction(1)}, Fraction(0), False)], n, m)
+    return Query((network,), (Case(Box((Fraction(lower),) * n, (Fraction(upper),) * n), (conj,)),))
+
+
+def misread(name, around):
+    op, shape, tensors, attributes, other, changes = MISREADINGS[name]
+    right = built(op, shape, tensors, attributes, around)
+    other_op, wrong = op, dict(tensors)
+    if other == "swap":
+        wrong["w"] = wrong["w"][::-1].copy()
+    elif isinstance(other, str):
+        other_op, attributes = other, {} if other in ("ReduceMean",) else attributes
+        wrong = {} if other == "ReduceMean" else wrong
+    else:
+        wrong.update(other)
+    data = built(other_op, shape, wrong, {**attributes, **changes}, around)
+    return read_network(right), replace(read_network(data), model_bytes=right)
+
+
+@pytest.mark.parametrize("around", HIDING)
+@pytest.mark.parametrize("name", MISREADINGS)
+def test_a_wrong_reading_is_found(name, around):
+    right, wrong = misread(name, around)
+    assert agreement(query_on(right), seconds=0.0).problem is None
+    found = agreement(query_on(wrong), seconds=0.03)
+    assert found.problem is not None and "disagrees" in found.problem and "\n" not in found.problem
+
+
+@pytest.mark.parametrize("name", MISREADINGS)
+def test_outputs_alone_show_a_wrong_reading(name):
+    _, wrong = misread(name, "alone")
+    query = query_on(wrong)
+    random = np.random.default_rng(1)
+    runtime, problems = Runtime(wrong), []
+    for turn in range(10):
+        x, inside = place._points(query.cases[0], turn, None, random, "float32")
+        problems.append(place._outputs(wrong, x, inside, runtime)[0])
+    assert any(problems)
