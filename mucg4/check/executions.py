@@ -107,7 +107,7 @@ class Executions(_Walk):
         known = np.all(np.isfinite(batch.slack[stuck]), axis=1) & (batch.depth[stuck] < HALVINGS)
         self.pieces += 2 * len(stuck)
         most = self.effort * (PIECES + int(self.plan.leaves[0]) // 2)
-        if not len(stuck) or not np.all(known) or self.pieces > most:
+        if not np.all(known) or self.pieces > most:
             return None
         part, case = batch.take(np.tile(stuck, 2)), self.plan.case
         assert self.influence is not None
@@ -126,5 +126,4 @@ class Executions(_Walk):
     def _reject(self, batch: _Regions) -> None:
         leaves, first = np.unique(batch.at, return_index=True)
         self.rejected += list(zip(leaves.tolist(), np.argmax(batch.open[first], axis=1).tolist(), strict=True))
-        if self.rejected:
-            raise ProofError(f"leaf {self.rejected[0][0]} does not hold for executions in the model's precision")
+        raise ProofError(f"leaf {self.rejected[0][0]} does not hold for executions in the model's precision")

@@ -520,8 +520,8 @@ class _Walk:
         live &= np.all(batch.lo <= batch.hi, axis=1)
         self._close(batch.take(np.flatnonzero(~live)))
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
-        halves = self._halve(batch, stuck)
-        if halves is None:
+        halves = self._halve(batch, stuck) if len(stuck) else None
+        if halves is None and len(stuck):
             self._reject(batch.take(stuck))
         children = self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
         return children if halves is None else _Regions.join([children, halves])

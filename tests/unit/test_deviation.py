@@ -6,9 +6,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from handmade import chain, one, random_layers
 
+from mucg4.budget import Budget
 from mucg4.check.deviation import LIBRARY, Arithmetic, Deviation
 from mucg4.check.enclose import Enclosure
+from mucg4.check.executions import check_executions
+from mucg4.check.walk import check
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
@@ -16,6 +20,7 @@ from mucg4.ops.base import Affine
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.proof.proof import Proof, Refutation, single_leaf
 from mucg4.read.onnx import read_network, read_operators
 
 F = Fraction
@@ -332,3 +337,77 @@ def test_operators_and_their_twins_have_the_same_values():
 def test_arithmetic_of_double_and_the_library_constant():
     assert Arithmetic.of("float64").unit < Arithmetic.of("float32").unit
     assert np.isinf(Arithmetic.of("float32").gamma(2.0**24)) and LIBRARY >= 8
+
+
+# --- proofs that hold for executions -------------------------------------------------------------------------------
+
+
+def solved(query):
+    """The proof that a plain search finds; None when it finds none."""
+    from mucg4.model.verdict import Safe
+    from mucg4.settings import Settings
+    from mucg4.verify import verify
+
+    verdict = verify(query, Settings(timeout=20, workers=1, reuse=False, compact=False))
+    return verdict.proof if isinstance(verdict, Safe) else None
+
+
+def deviation_of(network):
+    operators = read_operators(network.model_bytes)
+    assert operators.roundings is not None
+    return Deviation(operators.network, operators.twins, operators.roundings)
+
+
+def stated_query(data, lo, hi, rows):
+    return one(read_network(data), lo, hi, rows)
+
+
+def strip(threshold):
+    """`(x + 2 ** 24 b(x)) - 2 ** 24 b(x)` with b = 1 near 1.5 only: real arithmetic gives x, float32 an even number."""
+    constants = {
+        "c": np.float32(1.5), "k": np.float32(100), "i": np.float32(1), "g": np.float32(2.0**24),
+    }  # fmt: skip
+    steps = "Sub x c a,Abs a p,Mul p k q,Sub i q s,Relu s b,Mul b g m,Add x m t,Sub t m y"
+    nodes = [(op, args[:-1], args[-1], {}) for op, *args in map(str.split, steps.split(","))]
+    return stated_query(model(nodes, constants, (1,)), [0], ["1.6"], [({}, {0: -1}, threshold, False)])
+
+
+@pytest.mark.parametrize(("threshold", "holds"), [("1.9", False), ("1.0e2", True)])
+def test_cancellation_is_a_proof_in_real_arithmetic_only(threshold, holds):
+    query = strip(threshold)
+    proof = solved(query)
+    assert proof is not None and check(proof, query).accepted
+    report = check_executions(proof, query, deviation_of(query.network))
+    assert report.accepted == holds, report.reason
+    assert report.checked + report.failed + report.skipped == report.leaves
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_proof_holds_for_executions_of_which_one_is_unsafe(seed):
+    """Thresholds above the real maximum that some order of summation reaches."""
+    layers = [(singles(w * 4), singles(b)) for w, b in random_layers(seed, (2, 6, 5, 1))]
+    network, random = chain(layers), np.random.default_rng(seed)
+    tables, lo, hi = matrices(network), singles([0.25, -0.5]), singles([0.2500002, -0.4999998])
+    points = [np.float32([a, b]) for a in (lo[0], hi[0]) for b in (lo[1], hi[1])]
+    best = max(execute(network, x, tables, random)[0] for x in points for _ in range(12))
+    real = max(execute(network, x, tables)[0] for x in points)
+    for threshold, possible in ((best, True), (real + abs(real) / 1000, False)):
+        query = one(network, lo.tolist(), hi.tolist(), [({}, {0: -1}, threshold, False)])
+        proof = Proof(network.fingerprint, query.property_hash, (single_leaf([Refutation(0, 0, (1.0,))]),))
+        real_only, both = check(proof, query), check_executions(proof, query, deviation_of(network))
+        assert both.accepted != possible, both.reason
+        assert real_only.accepted or possible
+
+
+def test_leaves_are_halved_where_the_deviation_of_the_whole_region_is_in_the_way():
+    layers = [(singles(w) / 2, singles(b)) for w, b in random_layers(3, (2, 12, 12, 12, 1))]
+    network, grid = chain(layers), np.linspace(-1, 1, 301)
+    least = float(network(np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)).min())
+    query = one(network, [-1, -1], [1, 1], [({}, {0: 1}, F(-least) + F(1, 10000), False)])
+    proof = solved(query)
+    assert proof is not None
+    report = check_executions(proof, query, deviation_of(network), effort=4)
+    assert report.accepted and report.checked == report.leaves
+    assert not check_executions(proof, query, deviation_of(network), effort=0).accepted
+    nothing = check_executions(proof, query, deviation_of(network), Budget.seconds(0.0))
+    assert not nothing.accepted and nothing.skipped
