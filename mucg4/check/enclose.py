@@ -92,12 +92,12 @@ class ExactAffine(Affine):
         return sum(x @ abs(w) for x, w in zip(xs, self.matrices, strict=True))
 
 
-def fractions_of(values: Array) -> Array:
-    """Object array of the exact values; `ProofError` when one is not finite."""
+def fractions_of(values: Array, infinite: bool = False) -> Array:
+    """Object array of the exact values; `ProofError` when one is not finite, unless inf may stay as it is."""
     values = np.asarray(values)
     out = np.empty(values.shape, dtype=object)
     try:
-        out.ravel()[:] = [Fraction(v) for v in values.ravel().tolist()]
+        out.ravel()[:] = [v if infinite and v == np.inf else Fraction(v) for v in values.ravel().tolist()]
     except (ValueError, OverflowError) as error:
         raise ProofError(f"a number is not finite: {error}") from error
     return out
@@ -105,7 +105,10 @@ def fractions_of(values: Array) -> Array:
 
 @dataclass(eq=False)
 class Frame:
-    """Everything derived for one batch of regions. Lists run over network nodes."""
+    """Everything derived for one batch of regions. Lists run over network nodes.
+
+    `slack` `(B, M)`, when given, is by how much each constraint of the case may be larger on the region than stated.
+    """
 
     lower: list[Array]
     upper: list[Array]
@@ -113,6 +116,7 @@ class Frame:
     size: list[Array]  # (B,) norm of the magnitude
     cost: list[Array]  # (B,) what one unit of ||a|| costs in rounding when a row passes the node
     lines: dict[int, Lines] = field(default_factory=dict)
+    slack: Array | None = None
 
     def _lists(self) -> tuple[list[Array], ...]:
         return self.lower, self.upper, self.magnitude, self.size, self.cost
@@ -121,7 +125,8 @@ class Frame:
         """The frame of one region, as a batch of one."""
         lower, upper, magnitude, size, cost = ([a[region : region + 1] for a in part] for part in self._lists())
         lines = {k: lines.one(region) for k, lines in self.lines.items()}
-        return Frame(lower, upper, magnitude, size, cost, lines)
+        slack = None if self.slack is None else self.slack[region : region + 1]
+        return Frame(lower, upper, magnitude, size, cost, lines, slack)
 
     def put(self, region: int, frame: Frame) -> None:
         """Replace one region's part by the frame of a batch of one."""

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -366,7 +366,11 @@ def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
 
 @dataclass(eq=False)
 class _Regions:
-    """B regions: tree node `(B,)`, box `lo, hi (B, inputs)`, bounds `low, up (B, width)`, `open (B, C)`."""
+    """B regions: tree node `(B,)`, box `lo, hi (B, inputs)`, bounds `low, up (B, width)`, `open (B, C)`.
+
+    `slack (B, M)` and `depth (B,)` are for `mucg4.check.executions`: by how much each constraint of the case is
+    loosened, and how often a leaf's region was halved to get this one.
+    """
 
     at: Array
     lo: Array
@@ -374,9 +378,11 @@ class _Regions:
     low: Array
     up: Array
     open: Array
+    slack: Array
+    depth: Array
 
     def take(self, which: Array | slice) -> _Regions:
-        return _Regions(*(getattr(self, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")))
+        return _Regions(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def copy(self) -> _Regions:
         return self.take(np.arange(len(self.at)))
@@ -385,29 +391,30 @@ class _Regions:
     def join(parts: Sequence[_Regions]) -> _Regions:
         if len(parts) == 1:
             return parts[0]
-        names = ("at", "lo", "hi", "low", "up", "open")
-        return _Regions(*(np.concatenate([getattr(p, f) for p in parts]) for f in names))
+        return _Regions(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(parts[0])))
 
 
 @dataclass(eq=False)
 class _Constraints:
-    """One conjunction's numbers in the arithmetic of the check."""
+    """One conjunction's numbers in the arithmetic of the check, and which of the case's constraints they are."""
 
     x: Array
     y: Array
     c: Array
+    rows: slice
 
     @staticmethod
-    def of(conjunction: Conjunction, enclosure: Enclosure) -> _Constraints:
+    def of(conjunction: Conjunction, enclosure: Enclosure, start: int) -> _Constraints:
+        rows = slice(start, start + len(conjunction))
         if not enclosure.exact:
-            return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants)
+            return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants, rows)
         x, y = enclosure.numbers(conjunction.x_coeffs * 0), enclosure.numbers(conjunction.y_coeffs * 0)
         for k, (cx, cy, _) in enumerate(conjunction.proved):
             for i, v in cx.items():
                 x[k, i] = v
             for i, v in cy.items():
                 y[k, i] = v
-        return _Constraints(x, y, np.array([c for _, _, c in conjunction.proved], dtype=object))
+        return _Constraints(x, y, np.array([c for _, _, c in conjunction.proved], dtype=object), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -443,13 +450,15 @@ class _Walk:
     def begin(self) -> None:
         """Put the root on the stack."""
         e, case = self.enclosure, self.plan.case
-        self.constraints = [_Constraints.of(c, e) for c in case.conjunctions]
+        starts = np.cumsum([0, *(len(c) for c in case.conjunctions)]).tolist()
+        self.constraints = [_Constraints.of(c, e, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
-        self.stack = [_Regions(np.zeros(1, dtype=np.int64), lo, hi, low.copy(), up.copy(), open_)]
+        slack, at = np.full((1, starts[-1]), np.inf), np.zeros(1, dtype=np.int64)
+        self.stack = [_Regions(at, lo, hi, low.copy(), up.copy(), open_, slack, at.copy())]
 
     def run(self, enough: int = 0) -> None:
         """Visit until nothing is on the stack, or at least `enough` regions are (0: no limit)."""
@@ -495,23 +504,42 @@ class _Walk:
     def _turn(self, batch: _Regions) -> _Regions:
         """Bound the regions, check their refutations, and return the regions that are entered next."""
         tree = self.plan.tree
-        root = batch.at == 0
+        piece = batch.depth > 0
+        root = (batch.at == 0) & ~piece
         fresh = root & (tree.case not in self.roots)
-        refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh
+        refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
         frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
         if fresh.any():  # the root is always alone in its batch; tightenings below hold for this tree only
             self.roots[tree.case] = batch.low.copy(), batch.up.copy()
         batch.open = batch.open & ~empty[:, None]
+        self._loosen(batch, frame)
         self._tighten(batch, frame)
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
         self._clip(batch, frame, np.flatnonzero(live))
         live &= np.all(batch.lo <= batch.hi, axis=1)
-        self.checked += int(self.plan.leaves[batch.at[~live]].sum())
+        self._close(batch.take(np.flatnonzero(~live)))
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
-        for b in stuck.tolist():
-            self.rejected.append((int(batch.at[b]), int(np.argmax(batch.open[b]))))
-        return self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
+        halves = self._halve(batch, stuck) if len(stuck) else None
+        if halves is None and len(stuck):
+            self._reject(batch.take(stuck))
+        children = self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
+        return children if halves is None else _Regions.join([children, halves])
+
+    def _loosen(self, batch: _Regions, frame: Frame) -> None:
+        """What the constraints are loosened by on these regions: nothing."""
+
+    def _close(self, batch: _Regions) -> None:
+        """Count the leaves in regions where nothing is open."""
+        self.checked += int(self.plan.leaves[batch.at].sum())
+
+    def _halve(self, batch: _Regions, stuck: Array) -> _Regions | None:
+        """Parts of leaves that stay open, to be looked at instead; None: there are none."""
+        return None
+
+    def _reject(self, batch: _Regions) -> None:
+        """Note leaves that stay open."""
+        self.rejected += list(zip(batch.at.tolist(), np.argmax(batch.open, axis=1).tolist(), strict=True))
 
     # ---- tightenings ---------------------------------------------------------------------------
 
@@ -534,6 +562,7 @@ class _Walk:
                 own = frame.one(b) if own is None else own
                 self._intersect(region, t, self._bounds(t, own))
                 own, empty = self.enclosure.sweep((region.lo, region.hi), region.low, region.up, nowhere, nowhere)
+                own.slack = None if frame.slack is None else frame.slack[b : b + 1]
                 if empty[0]:
                     region.open[0] = False
             if own is not None:
@@ -643,11 +672,15 @@ class _Walk:
 
     # ---- refutations ---------------------------------------------------------------------------
 
+    def _refutations(self, at: int) -> Sequence[Refutation]:
+        """Those that are tried at a tree node."""
+        return self.plan.at.get(at, ())
+
     def _refute(self, batch: _Regions, frame: Frame) -> None:
         """Close the conjunctions whose refutation holds on the region."""
         groups: dict[int, list[tuple[int, Refutation]]] = defaultdict(list)
         for b, at in enumerate(batch.at.tolist()):
-            for r in self.plan.at.get(at, ()):
+            for r in self._refutations(at):
                 if batch.open[b, r.conjunction]:
                     groups[r.conjunction].append((b, r))
         last = len(self.enclosure.nodes) - 1
@@ -667,10 +700,14 @@ class _Walk:
             self._set_slopes(rows, [r for _, r in group], frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
             closed = value > 0
-            if not self.enclosure.exact:
+            self._tried(batch, region, rows)
+            if not self.enclosure.exact and frame.slack is None:
                 for row in within_error(rows, value):
                     closed[row] = self._holds_exactly(batch, frame, rows, row, *group[row])
             batch.open[region[closed], conjunction] = False
+
+    def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
+        """Refutations were pulled back to rows over the input."""
 
     def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
         """Whether a refutation on region b, whose bound is within its error of 0, holds exactly (`mucg4.check.ties`)."""
@@ -704,6 +741,10 @@ class _Walk:
             rows.error = gamma(weights.shape[1] + 8) * spread
         if np.any(g.x != 0):
             e.push(rows, 0, weights @ g.x, frame)
+        if frame.slack is not None:
+            lost = _total(weights, frame.slack[region, g.rows])
+            rows.error = rows.error + gamma(weights.shape[1] + 8) * lost
+            e.add(rows, -lost)
         return rows
 
     def _add_literals(self, rows: Rows, row: Array, literal: Array, beta: Array, frame: Frame) -> None:
@@ -771,7 +812,8 @@ class _Walk:
         A box that is empty afterwards refutes that conjunction.
         """
         e = self.enclosure
-        wanted = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[live]] & (batch.open[live].sum(axis=1) == 1)
+        asked = np.asarray(self.plan.tree.clip, dtype=bool)[batch.at[live]] | (batch.depth[live] > 0)
+        wanted = asked & (batch.open[live].sum(axis=1) == 1)
         clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
@@ -805,3 +847,8 @@ class _Walk:
             up[a, column[a]] = np.minimum(up[a, column[a]], threshold[a])
             low[b, column[b]] = np.maximum(low[b, column[b]], threshold[b])
         return both
+
+
+def _total(weights: Array, slack: Array) -> Array:
+    """(R,) sums of weights times slack; a slack that is not known, inf, counts where its weight does."""
+    return np.where(weights == 0, 0.0, weights * np.where(weights == 0, 0.0, slack)).sum(axis=1)

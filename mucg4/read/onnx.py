@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from math import prod
-from typing import cast
+from math import inf, prod
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.network import Network
-from mucg4.ops.affine import Dense
+from mucg4.ops.affine import Dense, Scale
 from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, stored
@@ -36,10 +36,11 @@ from mucg4.read.protobuf import (
     shortened,
 )
 from mucg4.read.roundoff import magnitude
-from mucg4.read.simplify import traced
+from mucg4.read.simplify import separate, traced
 from mucg4.read.table import check_types, lookup
 from mucg4.read.windows import WINDOW_HANDLERS
 
+LARGEST_FOLDED = 4096.0  # roundings behind a constant
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
 ALL_HANDLERS = {**HANDLERS, **WINDOW_HANDLERS}
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
@@ -61,6 +62,47 @@ def read_network(data: bytes) -> Network:
     Raises `InputError` when the bytes are no complete model, a shape cannot be resolved or a weight is
     nan or infinite; `UnsupportedError` naming operator and node for everything mucg4 does not implement.
     """
+    reading, output = _read(data)
+    simple, place = traced(reading.builder.drafts, output.draft)
+    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
+    return Network(
+        simple,
+        source_hash=hashlib.sha256(data).hexdigest(),
+        element_type=ELEMENT_TYPES[reading.element_type],
+        model_bytes=data,
+        tensors=tuple((name, place[k]) for name, k in read if k in place),
+    )
+
+
+class Operators(NamedTuple):
+    """A network with a node for every operator of the file, for the analysis of an execution's rounding.
+
+    `twins[k]` is the node of `read_network` with the value of node k, or -1. Each constant of the file's own arithmetic
+    is, when that is done in the element type, within `roundings` times the unit roundoff of itself; None where that is
+    not known.
+    """
+
+    network: Network
+    twins: tuple[int, ...]
+    roundings: int | None
+
+
+def read_operators(data: bytes) -> Operators:
+    """As `read_network`, but nothing is composed: what an execution computes and rounds has a node of its own."""
+    reading, output = _read(data)
+    drafts = list(reading.builder.drafts)
+    for k, terms in reading.terms.items():  # what is added up in an offset
+        op = drafts[k].op
+        if isinstance(op, Scale):
+            drafts[k] = replace(drafts[k], op=replace(op, offset_magnitude=np.fmax(op.bias_magnitude(), terms)))
+    nodes, twins = separate(drafts, output.draft)
+    network = Network(nodes, hashlib.sha256(data).hexdigest(), ELEMENT_TYPES[reading.element_type], data)
+    worst = max(reading.folded.values(), default=0.0)
+    return Operators(network, twins, int(np.ceil(worst)) if worst < LARGEST_FOLDED else None)
+
+
+def _read(data: bytes) -> tuple[_Reading, Variable]:
+    """All operators read, and the output."""
     graph = decode_model(data)
     nodes = _needed(graph)
     declared = _only_input(graph, nodes)
@@ -71,16 +113,7 @@ def read_network(data: bytes) -> Network:
     reading = _Reading(graph, Builder(declared.name, _input_shape(declared)), declared.element_type)
     for node in nodes:
         reading.read(node)
-    output = reading.output()
-    simple, place = traced(reading.builder.drafts, output.draft)
-    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
-    return Network(
-        simple,
-        source_hash=hashlib.sha256(data).hexdigest(),
-        element_type=ELEMENT_TYPES[declared.element_type],
-        model_bytes=data,
-        tensors=tuple((name, place[k]) for name, k in read if k in place),
-    )
+    return reading, reading.output()
 
 
 def _needed(graph: OnnxGraph) -> list[OnnxNode]:
@@ -137,7 +170,9 @@ class _Reading:
         self.graph, self.builder = graph, builder
         first = builder.drafts[0]
         self.values: dict[str, Value] = {first.name: Variable(0, first.shape)}
-        self.kinds = {first.name: element_type}
+        self.kinds, self.element_type = {first.name: element_type}, element_type
+        self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
+        self.terms: dict[int, Array] = {}  # drafts -> sizes of the terms that an execution adds up in their offsets
         self.narrow = {0} if element_type == FLOAT else set()
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
@@ -175,6 +210,38 @@ class _Reading:
             else:
                 self.kinds[name] = value.kind
         builder.name_parts(start, names)
+        if not variable:
+            self._count(node, inputs)
+        elif node.op == "BatchNormalization" and isinstance(outputs[0], Variable):
+            self.terms[outputs[0].draft] = _shift_terms(outputs[0], inputs)
+
+    def _count(self, node: OnnxNode, inputs: list[Value | None]) -> None:
+        """How many roundings of the element type are behind a computed constant, in units of each of its entries.
+
+        Inputs within r roundings of themselves: products and quotients add theirs up, sums take the largest times how
+        much larger their terms are than they. A result that every runtime has exactly has none.
+        """
+        out = self.values.get(node.outputs[0])
+        given = [x for x in inputs if isinstance(x, Constant)]
+        behind = [self.folded.get(name, 0.0) for name in node.inputs if name]
+        if not isinstance(out, Constant) or not out.is_float or out.certain or node.op in MOVERS:
+            moved = max(behind, default=0.0) if isinstance(out, Constant) and out.is_float else 0.0
+            self.folded.update(dict.fromkeys(node.outputs, 0.0 if isinstance(out, Constant) and out.certain else moved))
+            return
+        count = inf
+        with np.errstate(all="ignore"):
+            value = abs(out.double())
+            if node.op in ("Mul", "Div", "Neg", "Abs", "Sqrt", "Reciprocal", "Concat", "Relu", "Cast"):
+                count = sum(behind) + 2
+            elif node.op in ("Add", "Sub"):
+                size = abs(given[0].double()) + abs(given[1].double())
+                count = 2 + max(behind) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
+            elif node.op == "MatMul" and all(c.value.ndim >= 1 for c in given):
+                size, inner = abs(given[0].double()) @ abs(given[1].double()), given[0].shape[-1]
+                count = (inner + sum(behind)) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
+            if np.any((value > 0) & ((value < 1e-30) | (value > 1e30))):
+                count = inf  # it may vanish or overflow on the way
+        self.folded[node.outputs[0]] = count if count == count else inf
 
     def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
         if node.op == "Shape":
@@ -248,6 +315,15 @@ class _Reading:
         out = builder.node(op, [source], value.shape)
         builder.name_parts(start, {out.draft: name})
         return out
+
+
+def _shift_terms(out: Variable, inputs: list[Value | None]) -> Array:
+    """(n,) sizes of the terms `shift - mean scale / sqrt(variance + epsilon)` in the offset of a BatchNormalization."""
+    scale, shift, mean, variance = (abs(x.double()) for x in inputs[1:5] if isinstance(x, Constant))
+    with np.errstate(all="ignore"):
+        terms = shift + mean * scale / np.sqrt(variance)  # without epsilon: more
+    terms = np.where(np.isfinite(terms), terms, np.inf)
+    return np.broadcast_to(terms.reshape((-1,) + (1,) * (len(out.shape) - 2)), out.shape).ravel()
 
 
 def _line(error: BaseException) -> str:

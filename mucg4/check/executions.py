@@ -1,0 +1,129 @@
+"""Whether a proof holds for executions in the model's own precision as well: a walk with loosened constraints.
+
+The walk is that of `mucg4.check.walk`, with three differences. (1) On each region every constraint is loosened by what
+an execution may deviate there (`mucg4.check.deviation`). An execution that is unsafe at x has `g_i(x) <= slack_i` in
+real arithmetic, with the slack of every region that holds x, so with the least one on the path. By induction no
+refutation, clip, tightening or cut on the path excludes such an x; so where all leaves are closed there is none.
+Emptiness speaks of the real values at such points. What an earlier walk concluded for the constraints as stated is not
+used. Ties are not: a loosened constraint has no exact value.
+(2) The deviation shrinks with the region, and a refutation holds below its place in the tree, too. So the last one
+of each conjunction on the path is tried where there is no own one, and
+(3) a leaf that stays open is halved, input by input, and its refutations are tried on the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mucg4.budget import Budget
+from mucg4.check.deviation import Deviation
+from mucg4.check.enclose import Enclosure, Frame, Rows
+from mucg4.check.walk import _identify, _plan, _Regions, _report, _Walk
+from mucg4.errors import BudgetError, ProofError
+from mucg4.model.query import Query
+from mucg4.model.verdict import CheckReport
+from mucg4.ops.base import Array
+from mucg4.proof.proof import Proof, Refutation
+
+HALVINGS = 40  # of a leaf's region
+PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in one unit of effort
+
+
+def check_executions(
+    proof: Proof, query: Query, deviation: Deviation, budget: Budget | None = None, effort: int = 1
+) -> CheckReport:
+    """As `mucg4.check.walk.check`, but accepted means more: no execution in the model's precision is unsafe.
+
+    Ends with the first leaf that stays open; more `effort` halves leaves more often. Never raises for a bad proof, a
+    network without rules or a spent budget.
+    """
+    walks: list[Executions] = []
+    problem = stopped = ""
+    try:
+        _identify(proof, query)
+        if deviation.reason:
+            raise ProofError(deviation.reason)
+        plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
+        with np.errstate(all="ignore"):  # overflow and nan close nothing
+            enclosure = Enclosure(query.network)
+            roots: dict[int, tuple[Array, Array]] = {}
+            budget = budget or Budget()
+            walks = [Executions(p, enclosure, roots, budget, deviation=deviation, effort=effort) for p in plans]
+            for walk in walks:
+                walk.begin()
+                walk.run()
+    except ProofError as error:
+        problem = str(error)
+    except BudgetError as error:
+        stopped = str(error)
+    return _report(proof, walks, problem, stopped)
+
+
+@dataclass(eq=False)
+class Executions(_Walk):
+    """One pass over one tree with loosened constraints."""
+
+    deviation: Deviation = field(kw_only=True)
+    effort: int = 1
+    pieces: int = 0  # halves of leaves so far,
+    halved: dict[int, int] = field(default_factory=dict)  # and how many of each leaf are open
+    latest: dict[int, Sequence[Refutation]] = field(default_factory=dict)
+    influence: Array | None = None  # (B, inputs) sizes of the coefficients of refutations that were tried on the batch
+
+    def _loosen(self, batch: _Regions, frame: Frame) -> None:
+        sharp = (self.plan.tree.left[batch.at] < 0) & np.any(batch.open, axis=1)  # elsewhere it pays too little
+        here = self.deviation.bound(frame.lower, frame.upper, self.plan.case, sharp)
+        frame.slack = batch.slack = np.fmin(batch.slack, here)
+        self.influence = np.zeros(batch.lo.shape)
+
+    def _refutations(self, at: int) -> Sequence[Refutation]:
+        path: list[int] = []
+        while at >= 0 and at not in self.latest:
+            path.append(at)
+            at = int(self.plan.parent[at])
+        found: Sequence[Refutation] = self.latest[at] if at >= 0 else ()
+        for k in reversed(path):
+            here = self.plan.at.get(k, [])
+            own = {r.conjunction for r in here}
+            found = self.latest[k] = [*here, *(r for r in found if r.conjunction not in own)]
+        return found
+
+    def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
+        assert self.influence is not None
+        self.influence[region] = np.maximum(self.influence[region], abs(rows.coef[0]))
+
+    def _close(self, batch: _Regions) -> None:
+        whole = batch.depth == 0
+        self.checked += int(self.plan.leaves[batch.at[whole]].sum())
+        for leaf in batch.at[~whole].tolist():
+            self.halved[leaf] -= 1
+            self.checked += not self.halved[leaf]
+
+    def _halve(self, batch: _Regions, stuck: Array) -> _Regions | None:
+        """Both halves of every region: of the input that moves the refutations most, else of the widest one."""
+        known = np.all(np.isfinite(batch.slack[stuck]), axis=1) & (batch.depth[stuck] < HALVINGS)
+        self.pieces += 2 * len(stuck)
+        most = self.effort * (PIECES + int(self.plan.leaves[0]) // 2)
+        if not np.all(known) or self.pieces > most:
+            return None
+        part, case = batch.take(np.tile(stuck, 2)), self.plan.case
+        assert self.influence is not None
+        width = part.hi - part.lo
+        moved, seen = width * np.tile(self.influence[stuck], (2, 1)), width / np.fmax(case.box.hi - case.box.lo, 1e-300)
+        axis = np.where(np.any(moved > 0, axis=1)[:, None], moved, seen).argmax(axis=1)
+        every, left = np.arange(len(axis)), np.arange(len(axis)) < len(stuck)
+        middle = part.lo[every, axis] + width[every, axis] / 2
+        part.hi[every[left], axis[left]] = middle[left]
+        part.lo[every[~left], axis[~left]] = middle[~left]
+        part.depth = part.depth + 1
+        for leaf in batch.at[stuck].tolist():
+            self.halved[leaf] = self.halved.get(leaf, 1) + 1
+        return part
+
+    def _reject(self, batch: _Regions) -> None:
+        leaves, first = np.unique(batch.at, return_index=True)
+        self.rejected += list(zip(leaves.tolist(), np.argmax(batch.open[first], axis=1).tolist(), strict=True))
+        raise ProofError(f"leaf {self.rejected[0][0]} does not hold for executions in the model's precision")
