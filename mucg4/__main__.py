@@ -311,17 +311,21 @@ def _check(args: argparse.Namespace) -> int:
         return word(f"rejected: {reason}\n", 1)
 
     def run(budget: Budget) -> int:
-        from mucg4.check.walk import check
+        from mucg4.evidence import established
+        from mucg4.processes import usable_cores
         from mucg4.proof.proof import read_proof
 
         query = _read(args.onnx, args.vnnlib)
         budget.poll()
         try:
-            report = check(read_proof(args.proof, budget.poll), query, budget)
+            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), demand=True)
         except ProofError as error:
             return reject(_one_line(error))
         counts = f"leaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}"
-        return word(f"accepted\n{counts}\n", 0) if report.accepted else reject(f"{report.reason}\n{counts}")
+        if not report.accepted:
+            return reject(f"{report.reason}\n{counts}")
+        read = f"read by one reader only: {'; '.join(report.fallback)}" if report.fallback else "both files read twice"
+        return word(f"accepted\n{counts}\nfloat32: {report.float32}\n{read}\n", 0)
 
     return _limited(args, run, reject)
 

@@ -17,23 +17,30 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.confirm import confirm
+from mucg4.check.property import covers
 from mucg4.check.walk import check
-from mucg4.errors import InputError, ProofError
+from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.proof.proof import Proof, Tree, from_text, to_text
 
 READING_SHARE, LEAST_SECONDS = 0.05, 0.06  # of the run so far the second reading may take, and at least
+EXECUTIONS_SHARE, LEAST_EXECUTIONS = 0.05, 0.02  # the same of the walk for executions, where nobody demands it
+EFFORT = 64  # of that walk where it is demanded
+HOLDS, NOT_ESTABLISHED = "holds", "not established"
 
 
-def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
-    """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget."""
+def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1, demand: bool = False) -> CheckReport:
+    """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget.
+
+    `demand`: whether the proof holds for executions in the model's precision may take all the time there is.
+    """
     made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
     try:
         proof, again = from_text(to_text(made)), read_again(query)
     except (ProofError, InputError) as error:
         return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
-    return established(proof, again, budget, workers)
+    return established(proof, again, budget, workers, demand=demand)
 
 
 def read_again(query: Query) -> Query:
@@ -45,23 +52,52 @@ def read_again(query: Query) -> Query:
     return query_of(query.network.model_bytes, query.text)
 
 
-def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:
-    """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`."""
-    problem, fallback = _second_reading(query, max(LEAST_SECONDS, READING_SHARE * budget.elapsed()))
+def established(
+    proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False, demand: bool = False
+) -> CheckReport:
+    """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`.
+
+    It also tells whether the proof holds for executions in the model's precision (`float32`): with `demand` whatever
+    time that takes, else as far as a small share of the run's time goes.
+    """
+    try:
+        problem, fallback = _second_reading(query, budget)
+    except BudgetError as error:
+        return CheckReport(proof, False, 0, 0, proof.leaves, str(error), proof.leaves)
     if problem is not None:
         report = CheckReport(proof, False, 0, 0, proof.leaves, problem, proof.leaves)
     else:
         report = check(proof, query, budget, exact, workers)
-    return replace(report, fallback=fallback)
+    holds = report.accepted and _holds_for_executions(proof, query, budget, demand)
+    return replace(report, fallback=fallback, float32=HOLDS if holds else NOT_ESTABLISHED)
 
 
-def _second_reading(query: Query, seconds: float) -> tuple[str | None, tuple[str, ...]]:
+def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
     """What the second readings of the files say against the query, and what they do not cover."""
     if not (query.text and query.network.model_bytes):
         return None, ("the query was not read from files",)
+    problem = covers(query.text, query, budget)
+    if problem is not None:
+        return f"a second reading of the property differs: {problem}", ()
     boxes = [case.box for case in query.cases if not case.box.empty]
     lo, hi = (getattr(boxes[0], side) if boxes else np.zeros(query.network.input_size) for side in ("lo", "hi"))
+    seconds = max(LEAST_SECONDS, READING_SHARE * budget.elapsed())
     model = confirm(query.network.model_bytes, query.network, lo, hi, seconds)
     if model.problem is not None:
         return f"a second reading of the model differs: {model.problem}", model.fallback
     return None, model.fallback
+
+
+def _holds_for_executions(proof: Proof, query: Query, budget: Budget, demand: bool) -> bool:
+    """Whether the proof was seen to hold for executions of the model, see `mucg4.check.executions`."""
+    if not query.network.model_bytes:
+        return False
+    from mucg4.check.deviation import Deviation
+    from mucg4.check.executions import check_executions
+    from mucg4.read.onnx import read_operators
+
+    limit = budget if demand else budget.share(max(LEAST_EXECUTIONS, EXECUTIONS_SHARE * budget.elapsed()))
+    network, twins, roundings = read_operators(query.network.model_bytes)
+    if roundings is None:
+        return False
+    return check_executions(proof, query, Deviation(network, twins, roundings), limit, EFFORT if demand else 1).accepted

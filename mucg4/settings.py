@@ -45,6 +45,12 @@ class Settings:
         "when time ends before the independent checker does, and nothing it saw failed, still answer unsat (the run "
         "record says so); off: timeout",
     )
+    arithmetic: str = _option(
+        "real",
+        "what unsat has to hold for: real arithmetic on the stored weights, or float32 too: every execution in the "
+        "model's own precision, in any order of summation",
+        ("real", "float32"),
+    )
     proof_bytes: int = _option(
         32 * 2**20, "largest stored proof; larger ones lose tightenings, cuts and slopes, then cores", low=0
     )

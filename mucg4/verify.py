@@ -190,18 +190,24 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     """The checker's report; how it went is in the statistics."""
     from mucg4.evidence import examine  # a witness needs no checker
 
+    demand = run.settings.arithmetic == "float32"
     with stage(run, "check"):
-        report = examine(run.query, trees, run.budget, run.workers)
+        report = examine(run.query, trees, run.budget, run.workers, demand)
     statistics = run.statistics
     statistics.leaves = report.proof.leaves
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
-    statistics.fallback = report.fallback
-    statistics.checker = "accepted" if report.accepted else "unfinished" if report.late else f"rejected: {report.reason}"
+    statistics.fallback, statistics.float32 = report.fallback, report.float32
+    word = "accepted" if report.accepted else "unfinished" if report.late else "rejected: " + report.reason
+    statistics.checker = word
     return report
 
 
 def _verdict_of(run: Run, report: CheckReport) -> Verdict:
     statistics = run.statistics
+    if run.settings.arithmetic == "float32" and report.float32 != "holds" and (report.accepted or report.late):
+        return Unknown(
+            "unsat in real arithmetic, but not established for executions in the model's precision", statistics
+        )
     if report.accepted:
         return Safe(report, statistics)
     if report.late and run.settings.unchecked:

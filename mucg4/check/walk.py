@@ -710,7 +710,7 @@ class _Walk:
         """Refutations were pulled back to rows over the input."""
 
     def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
-        """Whether a refutation on region b, whose bound is within its error of 0, holds exactly (`mucg4.check.ties`)."""
+        """Whether a refutation on region b, whose bound is within its error of 0, holds exactly: `mucg4.check.ties`."""
         network, tree, parent = self.enclosure.rational, self.plan.tree, self.plan.parent
         if network is None or r.cuts is not None:
             return False
