@@ -68,7 +68,8 @@ class Constant:
 
     def double(self) -> Array:
         """The value in double."""
-        return self.value.astype(np.float64)
+        with np.errstate(all="ignore"):  # a file may hold nan of a kind that NumPy warns about
+            return self.value.astype(np.float64)
 
     def offset(self, shape: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
         """`(value, error)` flat and finite, for use as a bias; broadcast to `shape` when given."""

@@ -334,7 +334,7 @@ def _clip(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         raise node.invalid("a limit is nan")
     if ends[0] == np.inf or ends[1] == -np.inf:
         raise node.unsupported(f"the limits {ends[0]} and {ends[1]} leave no number between them")
-    if high is not None and (ends[0] >= ends[1] or ends[1] <= -last):
+    if high is not None and (ends[1] <= -last or (ends[0] >= last and ends[1] < last)):
         return [b.shift(b.times(x, number(0.0)), high)]
     if low is not None and ends[0] >= last:
         return [b.shift(b.times(x, number(0.0)), low)]
