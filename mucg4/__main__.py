@@ -318,13 +318,18 @@ def _check(args: argparse.Namespace) -> int:
         query = _read(args.onnx, args.vnnlib)
         budget.poll()
         try:
-            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), demand=True)
+            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), demand=True, exact=args.exact)
         except ProofError as error:
             return reject(_one_line(error))
         counts = f"leaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}"
         if not report.accepted:
             return reject(f"{report.reason}\n{counts}")
         read = f"read by one reader only: {'; '.join(report.fallback)}" if report.fallback else "both files read twice"
+        if args.exact:
+            from mucg4.check.exactly import exactly_equal
+
+            gap = exactly_equal(query.network.model_bytes, query.network)
+            read += "\nnetwork: exactly the stored one" if gap is None else f"\nnetwork: taken as read ({gap})"
         return word(f"accepted\n{counts}\nfloat32: {report.float32}\n{read}\n", 0)
 
     return _limited(args, run, reject)
@@ -570,6 +575,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
     _add_limits(p)
+    p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
     _add_bench(commands)
     _add_store(commands)
     p = commands.add_parser("case", help="replay saved failing cases: exit 0 fixed, 1 still failing")
