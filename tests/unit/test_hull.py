@@ -363,3 +363,8 @@ def test_unsat_where_none_passes(text: str, element_type: str) -> None:
     query = adding(text, element_type)
     verdict = verify(query, Settings(workers=1), budget=Budget.seconds(60))
     assert isinstance(verdict, Safe) and check(verdict.proof, query).accepted
+
+
+def test_inputs_times_zero_are_no_part_of_a_bound() -> None:
+    box, conj = only("(assert (>= (+ -1 X_1) (* 0 X_0)))(assert (<= (+ 1 X_1) (* 0 X_0)))")
+    assert not box.ends and len(conj) == 2 and all(p[2] < e[2] for p, e in zip(conj.proved, conj.exact, strict=True))

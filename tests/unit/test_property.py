@@ -492,7 +492,7 @@ def test_a_thousand_disjuncts_of_many_bounds() -> None:
     text = declared(n, m) + "".join(f"(assert (<= X_{i} 1))(assert (>= X_{i} 0))" for i in range(n))
     boxes = [
         "(and "
-        + " ".join(f"(<= X_{i} {draw.random():.6f}) (>= X_{i} 0.0000{k})" for i in range(n))
+        + " ".join(f"(<= X_{i} {draw.random():.6f}) (>= X_{i} 0.0{1001 - k:04d})" for i in range(n))
         + f" (<= Y_0 Y_{k % m}))"
         for k in range(1, 1001)
     ]
