@@ -1,7 +1,7 @@
 """Command line: verify | check | bench | store | case | compress. The only place that prints.
 
 Exit status: 0 done (whatever the verdict), 1 a negative answer (proof rejected, case still failing, wrong answers
-in a benchmark), 2 bad input with one line on stderr, 3 a bug in mucg4, 130 interrupted.
+in a benchmark), 2 bad input or a spent limit with one line on stderr, 3 a bug in mucg4, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mucg4 import __version__
 from mucg4.budget import Budget
-from mucg4.errors import InputError, Mucg4Error, ProofError, StoreError, UnsoundError, UnsupportedError
+from mucg4.errors import BudgetError, InputError, Mucg4Error, ProofError, StoreError, UnsoundError, UnsupportedError
 from mucg4.memory import is_exhaustion, limit_bytes
 from mucg4.settings import Settings
 from mucg4.watch import Watch, limits, process_age, started_ago
 
+LEAVING = 0.5  # seconds a command other than verify gets to end by itself after a signal
 STORE_HELP = "SQLite file of stored proofs, or off (default: MUCG4_STORE, else a file in the user's cache folder)"
 
 
@@ -97,10 +99,11 @@ class Answer:
             content = {**content, **self.facts, "wall": time.monotonic() - self.start}
             self.write(write_atomic, self.json, json_text(content, indent=1) + "\n")
 
-    def last_word(self, reason: str) -> None:
-        """The answer of a run that has to leave now; an answer already announced stands."""
+    def last_word(self, reason: str) -> int:
+        """The answer of a run that has to leave now; an answer already announced stands. Returns the exit status."""
         self.announce("timeout" if reason == "timeout" else "unknown")
         self.record({"mucg4": __version__, "verdict": self._word, "reason": reason})
+        return 0
 
     def write(self, write: Callable[[Path, str], None], path: Path, text: str) -> None:
         try:
@@ -209,10 +212,15 @@ def _verify(args: argparse.Namespace) -> int:
     if args.started is not None:
         args.start = time.monotonic() - started_ago(args.started)
     answer = Answer(args)
+    if args.result is not None:
+        from mucg4.report import reserve_result
+
+        with suppress(OSError):  # the answer itself will tell
+            reserve_result(args.result, "unknown\n")
     budget, hard = limits(args.timeout, args.headroom, args.start)
     memory = limit_bytes(args.memory)
     budget.memory = memory
-    with Watch(budget, hard, answer.last_word, memory):
+    with Watch(budget, hard, answer.last_word, memory, caller=args.caller):
         try:
             _run_verify(args, answer, budget)
         except Exception as error:  # the last line of defence: a bug must still leave a legal answer
@@ -259,22 +267,70 @@ def _bug(answer: Answer | None, error: BaseException) -> int:
 # --- the other commands ----------------------------------------------------------------------------------------
 
 
-def _check(args: argparse.Namespace) -> int:
-    from mucg4.check.walk import check
-    from mucg4.proof.proof import read_proof
+class _LastWord:
+    """What a command ends with: the first text counts, whichever thread says it, and its exit status."""
 
-    query = _read(args.onnx, args.vnnlib)
-    try:
-        report = check(read_proof(args.proof), query, Budget.seconds(args.timeout))
-    except ProofError as error:
-        _put(f"rejected: {_one_line(error)}\n")
-        return 1
-    word = "accepted" if report.accepted else f"rejected: {report.reason}"
-    _put(f"{word}\nleaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}\n")
-    return 0 if report.accepted else 1
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._status: int | None = None
+
+    def __call__(self, text: str, status: int, say: Callable[[str], None] = _put) -> int:
+        with self._lock:
+            if self._status is None:
+                self._status = status
+                say(text)
+            return self._status
+
+
+def _limited(args: argparse.Namespace, run: Callable[[Budget], int], ending: Callable[[str], int]) -> int:
+    """Run a command within its time and memory. `ending(reason)` is said by one that has to leave; the exit status."""
+    budget, hard = limits(args.timeout, 0.0, args.start)
+    budget.memory = limit_bytes(args.memory)
+    with Watch(budget, hard, ending, budget.memory, grace=LEAVING):
+        try:
+            return run(budget)
+        except BudgetError as error:
+            return ending(str(error))
+        except Exception as error:
+            if not is_exhaustion(error) or isinstance(error, Mucg4Error):
+                raise
+            error.__traceback__ = None  # its frames hold the arrays that fill the memory
+            return ending("out of memory")
+
+
+def _spent(reason: str) -> int:
+    """The last word of a command whose answer is no verdict."""
+    _say(f"mucg4: error: {reason}")
+    return 130 if reason.startswith("interrupted") else 2
+
+
+def _check(args: argparse.Namespace) -> int:
+    word = _LastWord()
+
+    def reject(reason: str) -> int:
+        return word(f"rejected: {reason}\n", 1)
+
+    def run(budget: Budget) -> int:
+        from mucg4.check.walk import check
+        from mucg4.proof.proof import read_proof
+
+        query = _read(args.onnx, args.vnnlib)
+        budget.poll()
+        try:
+            report = check(read_proof(args.proof, budget.poll), query, budget)
+        except ProofError as error:
+            return reject(_one_line(error))
+        counts = f"leaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}"
+        return word(f"accepted\n{counts}\n", 0) if report.accepted else reject(f"{report.reason}\n{counts}")
+
+    return _limited(args, run, reject)
 
 
 def _store(args: argparse.Namespace) -> int:
+    return _limited(args, lambda budget: _look_into_store(args), _spent)
+
+
+def _look_into_store(args: argparse.Namespace) -> int:
     from mucg4.report import entry_line, stored_text
     from mucg4.store.store import Store
 
@@ -298,26 +354,48 @@ def _store(args: argparse.Namespace) -> int:
 
 
 def _case(args: argparse.Namespace) -> int:
+    import shutil
+    import tempfile
+
     from mucg4.case import run_case
 
-    failing = 0
-    for path in args.files:
-        report = run_case(path)
-        _put(f"{path}: {'fixed' if report.ok else 'still failing'}\n")
-        _put("".join(f"  {engine}: {word}\n" for engine, word in report.findings.items()))
-        _put("".join(f"  problem: {text}\n" for text in report.problems))
-        failing += not report.ok
-    return 1 if failing else 0
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(budget: Budget) -> int:
+            failing = 0
+            for number, path in enumerate(args.files):
+                report = run_case(path, budget, Path(folder) / str(number))
+                budget.poll()  # what an ended budget kept from being decided is no finding
+                _put(f"{path}: {'fixed' if report.ok else 'still failing'}\n")
+                _put("".join(f"  {engine}: {word}\n" for engine, word in report.findings.items()))
+                _put("".join(f"  problem: {text}\n" for text in report.problems))
+                failing += not report.ok
+            return 1 if failing else 0
+
+        def leave(reason: str) -> int:
+            shutil.rmtree(folder, ignore_errors=True)
+            return _spent(reason)
+
+        return _limited(args, run, leave)
 
 
 def _compress(args: argparse.Namespace) -> int:
     from mucg4.compress import compress
     from mucg4.read.instance import read_bytes
-    from mucg4.report import check_writable
+    from mucg4.report import check_writable, temporary_of, write_atomic
 
-    check_writable(args.output, "-o")
-    args.output.write_bytes(compress(read_bytes(args.network), args.method, args.seed))
-    return 0
+    def run(budget: Budget) -> int:
+        check_writable(args.output, "-o")
+        data = read_bytes(args.network)
+        budget.poll()
+        write_atomic(args.output, compress(data, args.method, args.seed))
+        return 0
+
+    def leave(reason: str) -> int:
+        temporary_of(args.output).unlink(missing_ok=True)
+        return _spent(reason)
+
+    return _limited(args, run, leave)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -403,6 +481,13 @@ def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
             group.add_argument(name, type=kind, default=f.default, help=text, metavar=f.metadata["unit"])
 
 
+def _add_limits(p: argparse.ArgumentParser) -> None:
+    """Time and memory of a command other than `verify`, whose settings hold them."""
+    p.add_argument("--timeout", type=_amount, metavar="S", help="give up after S seconds")
+    text = "memory of the command in GiB (default: 80 % of what is free)".replace("%", "%%")
+    p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
+
+
 def _add_verify(commands: Any) -> None:
     p = commands.add_parser("verify", help="decide one property of one network")
     p.set_defaults(run=_verify)
@@ -415,6 +500,7 @@ def _add_verify(commands: Any) -> None:
     p.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
     p.add_argument("--started", type=float, metavar="EPOCH", help="moment the timeout counts from (seconds)")
     p.add_argument("--headroom", type=_amount, default=0.0, metavar="S", help="leave S seconds before the timeout")
+    p.add_argument("--caller", type=int, metavar="PID", help="end without a word when this process ends")
     _add_settings(p)
 
 
@@ -460,6 +546,7 @@ def _add_store(commands: Any) -> None:
     p = commands.add_parser("store", help="look into the proof store")
     p.set_defaults(run=_store)
     p.add_argument("--store", metavar="PATH", help=STORE_HELP)
+    _add_limits(p)
     actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear")
     actions.add_parser("list", help="one line per stored result")
     show = actions.add_parser("show", help="all about one stored result")
@@ -478,18 +565,20 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
-    p.add_argument("--timeout", type=_amount, metavar="S", help="give up after S seconds (rejected)")
+    _add_limits(p)
     _add_bench(commands)
     _add_store(commands)
     p = commands.add_parser("case", help="replay saved failing cases: exit 0 fixed, 1 still failing")
     p.set_defaults(run=_case)
     p.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    _add_limits(p)
     p = commands.add_parser("compress", help="make a compressed variant of a network")
     p.set_defaults(run=_compress)
     p.add_argument("network", type=Path, metavar="NET")
     p.add_argument("--method", required=True, help="fp16, bf16, int8, qdq8, prune30, neurons10, tune3, permute, ...")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    _add_limits(p)
     return parser
 
 

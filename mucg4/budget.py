@@ -25,6 +25,7 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     memory: float = float("inf")
     work: int = 0
+    parent: Budget | None = field(default=None, repr=False)  # whose interruption ends this one too
     _look: float = field(default=0.0, repr=False)  # the moment at which the memory is looked at next
 
     @staticmethod
@@ -49,14 +50,21 @@ class Budget:
             if used > limit:
                 self.interrupted = self.interrupted or reached(self.memory)
 
+    def _look_at_parent(self) -> None:
+        if self.parent is not None and not self.interrupted:
+            self.parent._look_at_parent()
+            self.interrupted = self.parent.interrupted
+
     def spent(self) -> bool:
         """True when the run has to stop."""
+        self._look_at_parent()
         self._look_at_memory()
         return bool(self.interrupted) or self.left() <= 0
 
     def poll(self, work: int = 0) -> None:
         """Count work; raise `BudgetError` when the run has to stop."""
         self.work += work
+        self._look_at_parent()
         self._look_at_memory()
         if self.interrupted:
             raise BudgetError(self.interrupted)
@@ -65,4 +73,5 @@ class Budget:
 
     def share(self, seconds: float) -> Budget:
         """A budget that ends after `seconds`, or with this one if that is earlier."""
-        return Budget(min(self.deadline, time.monotonic() + seconds), self.interrupted, memory=self.memory)
+        deadline = min(self.deadline, time.monotonic() + seconds)
+        return Budget(deadline, self.interrupted, memory=self.memory, parent=self)

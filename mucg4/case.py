@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mucg4.budget import Budget
 from mucg4.errors import InputError, Mucg4Error, UnsupportedError
+from mucg4.foreign import fields_of, items, json_value, member, number, numbers, read_limited, text_of
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unsafe, Verdict
 from mucg4.report import json_text, write_atomic
@@ -29,6 +29,7 @@ from mucg4.settings import Settings
 FORMAT = "mucg4-case"
 VERSION = 1
 SECONDS = 60.0
+LARGEST = 2**30  # most bytes of a case file
 Layers = Sequence[tuple[Any, Any]]
 
 
@@ -109,11 +110,25 @@ def _list(array: Any) -> Any:
 
 
 def _network_bytes(data: dict[str, Any], prefix: str) -> bytes | None:
+    """The network's bytes, None when there is none; raises `ValueError` for layers that make no network."""
     if prefix + "onnx_base64" in data:
-        return base64.b64decode(data[prefix + "onnx_base64"], validate=True)
-    if prefix + "layers" in data:
-        return layers_to_onnx([(layer["weights"], layer["bias"]) for layer in data[prefix + "layers"]])
-    return None
+        return base64.b64decode(text_of(data[prefix + "onnx_base64"], prefix + "onnx_base64"), validate=True)
+    if prefix + "layers" not in data:
+        return None
+    layers, size = [], 0
+    for entry in items(data[prefix + "layers"], prefix + "layers"):
+        layer = fields_of(entry, "a layer")
+        rows = [numbers(row, "weights") for row in items(member(layer, "weights"), "weights")]
+        bias = numbers(member(layer, "bias"), "bias")
+        if not rows or not rows[0].size or len({len(row) for row in rows}) > 1 or len(rows) != len(bias):
+            raise ValueError("the weights of a layer are no matrix with a bias for each row")
+        if layers and rows[0].size != size:
+            raise ValueError("a layer does not fit the one before")
+        layers.append((rows, bias))
+        size = len(rows)
+    if not layers:
+        raise ValueError("there are no layers")
+    return layers_to_onnx(layers)
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,7 @@ class _Case:
     settings: Settings
     expected: str | None
     seconds: float
+    budget: Budget = field(default_factory=Budget)  # of all runs together
 
 
 def _read_case(path: Path, folder: Path) -> _Case:
@@ -130,7 +146,7 @@ def _read_case(path: Path, folder: Path) -> _Case:
     from mucg4.read.instance import read_query
 
     try:
-        data = json.loads(path.read_text())
+        data = fields_of(json_value(read_limited(path, LARGEST)), "the case")
         if data.get("format") != FORMAT or data.get("version") != VERSION:
             raise InputError(f"{path}: not a {FORMAT} file of version {VERSION}")
         queries: list[Query | None] = []
@@ -139,28 +155,46 @@ def _read_case(path: Path, folder: Path) -> _Case:
             content = _network_bytes(data, prefix)
             if content is not None:
                 network.write_bytes(content)
-                prop.write_text(data.get(prefix + "vnnlib", data["vnnlib"]))
+                prop.write_text(text_of(data.get(prefix + "vnnlib", member(data, "vnnlib")), "vnnlib"))
             queries.append(None if content is None else read_query(network, prop))
-        known = {f.name for f in fields(Settings)}
-        settings = Settings(**{k: v for k, v in data.get("settings", {}).items() if k in known})
         if queries[0] is None:
             raise InputError(f"{path}: the case holds no network")
-        return _Case(queries[0], queries[1], settings, data.get("expected"), float(data.get("seconds", SECONDS)))
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        expected = data.get("expected")
+        if expected not in ("sat", "unsat", None):
+            raise ValueError("expected is neither sat nor unsat")
+        seconds = number(data.get("seconds", SECONDS), "seconds")
+        return _Case(queries[0], queries[1], _settings(data.get("settings", {})), expected, seconds)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
         raise InputError(f"{path}: malformed case: {error}") from error
 
 
-def run_case(path: Path) -> CaseReport:
+def _settings(value: Any) -> Settings:
+    """The settings of a case, each of the type of its default; names that are no longer known are left out."""
+    held = fields_of(value, "settings")
+    chosen = {f.name: held[f.name] for f in fields(Settings) if f.name in held}
+    for f in fields(Settings):
+        kinds = (int, float, type(None)) if f.default is None else (type(f.default),)
+        if f.name in chosen and type(chosen[f.name]) not in kinds:
+            raise ValueError(f"the setting {f.name} is of the wrong type")
+    return Settings(**chosen)
+
+
+def run_case(path: Path, budget: Budget | None = None, folder: Path | None = None) -> CaseReport:
     """Decide the case with every engine, check every proof, replay from a store, and compare.
 
-    Raises `InputError` for a malformed file; any other error of an engine is a problem of the report.
+    `budget` ends the whole of it; `folder` is a new one for temporary files, which the caller removes (None: one of its
+    own). Raises `InputError` for a malformed file; any other error of an engine is a problem of the report.
     """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as name:
+            return run_case(path, budget, Path(name) / "case")
     report = CaseReport()
-    with tempfile.TemporaryDirectory() as name:
-        case = _read_case(path, Path(name))
-        _attempt(report, case, "scratch", case.query, None)
-        _attempt(report, case, "smt", case.query, None, engine="smt")
-        _with_store(report, case, Path(name) / "store.sqlite")
+    folder.mkdir()
+    case = _read_case(path, folder)
+    case = replace(case, budget=budget or Budget())
+    _attempt(report, case, "scratch", case.query, None)
+    _attempt(report, case, "smt", case.query, None, engine="smt")
+    _with_store(report, case, folder / "store.sqlite")
     words = {w for w in report.findings.values() if w in ("sat", "unsat")}
     if len(words) == 2:
         report.problems.append("the engines contradict each other")
@@ -205,9 +239,9 @@ def _decide(report: CaseReport, case: _Case, name: str, query: Query, store: Any
     from mucg4.verify import verify
 
     try:
-        verdict = verify(query, settings, store, Budget.seconds(case.seconds))
+        verdict = verify(query, settings, store, case.budget.share(case.seconds))
         if isinstance(verdict, Safe) and settings.engine == "bab":
-            checked = check(verdict.proof, query, Budget.seconds(10 * case.seconds))
+            checked = check(verdict.proof, query, case.budget.share(10 * case.seconds))
             if not checked.accepted:
                 report.problems.append(f"{name}: the checker rejects the proof: {checked.reason}")
         return verdict

@@ -349,7 +349,7 @@ def _load(data: bytes) -> Any:
 
     try:
         model = onnx.load_model_from_string(data)
-    except DecodeError as error:
+    except (DecodeError, ValueError, RecursionError) as error:
         raise InputError("the file is not an ONNX model") from error
     if not model.graph.node or not model.graph.output:
         raise InputError("the file is not an ONNX model, or an empty one")

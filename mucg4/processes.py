@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from mucg4.errors import BudgetError, Mucg4Error
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 0.5  # between two looks whether the parent is still there
 
 
 def usable_cores() -> int:
@@ -47,9 +49,9 @@ def forked(
     try:
         for k, job in enumerate(jobs):
             receive, send = Pipe(duplex=False)
-            pid = _fork()
+            parent, pid = os.getpid(), _fork()
             if pid == 0:
-                _work(job, send, [receive, *children])
+                _work(job, send, [receive, *children], parent)
             send.close()
             children[receive] = (k, pid)
         left = dict(children)
@@ -75,14 +77,14 @@ def _fork() -> int:
         return os.fork()
 
 
-def _work(job: Callable[[], object], send: Connection, others: list[Connection]) -> None:
+def _work(job: Callable[[], object], send: Connection, others: list[Connection], parent: int) -> None:
     """The child's life; never returns."""
     status = 1
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)  # the pipe is the parent's
-        end_with_parent()
+        end_with_parent(parent)
         for connection in others:
             connection.close()
         with single_thread():
@@ -99,14 +101,26 @@ def _work(job: Callable[[], object], send: Connection, others: list[Connection])
         os._exit(status)
 
 
-def end_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends; elsewhere the deadline does."""
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent does: by the kernel on Linux, elsewhere by a thread that looks now and then."""
     import ctypes
 
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        told = ctypes.CDLL(None).prctl(1, signal.SIGKILL) == 0  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
-        return
+        told = False
+    if os.getppid() != parent:  # it ended before it could be asked for
+        os._exit(1)
+    if not told:
+        import threading
+
+        threading.Thread(target=_look_for, args=(parent,), name="mucg4-parent", daemon=True).start()
+
+
+def _look_for(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
 
 
 @contextmanager

@@ -63,32 +63,61 @@ def json_text(record: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(_finite(json.loads(json.dumps(record, default=_plain))), indent=indent)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by a file holding `text`: whoever reads it sees the old or the new content, never a part.
+def temporary_of(path: Path) -> Path:
+    """Where `write_atomic` builds the new content of `path`."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.mucg4-{os.getpid()}.tmp")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by a file holding `content`: whoever reads it sees the old or the new content, never a part.
 
     Raises `OSError`; the old content then still stands.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.mucg4-{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
-        temporary.write_text(text)
-        os.replace(temporary, target)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, os.path.realpath(path))
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def _overwrite(path: Path, text: str) -> None:
-    """Write over the old bytes before cutting the file, so that a full disk still takes a short answer."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    """Write over the old bytes before cutting the file, so that a full disk still takes a short answer.
+
+    Raises `OSError` when not all of it could be written; then the file is as it was.
+    """
+    data = text.encode()
+    if path.exists() and not path.is_file():  # a device or pipe has no bytes of its own
+        with path.open("wb", buffering=0) as file:
+            file.write(data)
+        return
+    new = not path.exists()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        data = text.encode()
-        while data:
-            data = data[os.write(handle, data) :]
-        if path.is_file():
-            os.ftruncate(handle, len(text.encode()))
+        size, old, done = os.fstat(handle).st_size, os.pread(handle, len(data), 0), 0
+        try:
+            while done < len(data):
+                done += os.pwrite(handle, data[done:], done)
+            os.ftruncate(handle, len(data))
+        except OSError:
+            os.pwrite(handle, old[:done], 0)  # these bytes have their place on the disk
+            os.ftruncate(handle, size)
+            if new:  # rather no file than an empty one
+                path.unlink(missing_ok=True)
+            raise
     finally:
         os.close(handle)
+
+
+def reserve_result(path: Path, word: str) -> None:
+    """Put a word into a result file that is missing or empty, while there is room; raises `OSError`.
+
+    What is in the file already stays: a caller may have put its own word there.
+    """
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        write_result(path, word)
 
 
 def write_result(path: Path, text: str) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 from mucg4.bound.kernels import steady_allocator
 from mucg4.budget import Budget
 from mucg4.errors import BudgetError, StuckError
-from mucg4.evidence import examine
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.memory import limit_bytes
@@ -189,6 +188,8 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
 
 def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     """The checker's report; how it went is in the statistics."""
+    from mucg4.evidence import examine  # a witness needs no checker
+
     with stage(run, "check"):
         report = examine(run.query, trees, run.budget, run.workers)
     statistics = run.statistics

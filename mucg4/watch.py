@@ -3,11 +3,14 @@
 The budget that loops poll is the normal way to stop. But a loop does not poll while it is inside one long
 native call (a matrix product, an LP, z3). A second thread therefore sleeps until the deadline or a signal;
 native calls release the interpreter lock, so it wakes in time, lets the run end by itself for a moment, and
-then calls `last_word` and leaves the process with exit status 0. Python's own signal handlers would not do:
-they run in the main thread only between two bytecodes. Their wake-up pipe does not have that limit.
+then calls `last_word` and leaves the process with the exit status that this returns. Python's own signal handlers
+would not do: they run in the main thread only between two bytecodes. Their wake-up pipe does not have that limit.
 
 The same thread looks now and then how much memory the process and its descendants hold. The budget ends loops a
 little below the limit; at the limit the thread leaves at once, since the kernel would not ask either.
+
+A run that was started by a script on somebody's behalf (`caller`) is nobody's when that is gone: the thread notices,
+and leaves without a word, since whoever waited may already have started the next run with the same files.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from mucg4.memory import descendants, family_bytes, pace, reached
 
 _LOADED = time.monotonic()
 GRACE = 1.0  # seconds a run gets to end by itself after a signal
+CALLER_SECONDS = 0.25  # between two looks whether the caller is still there
 
 
 def process_age() -> float:
@@ -65,20 +69,54 @@ def limits(timeout: float | None, headroom: float, start: float) -> tuple[Budget
     return Budget(start + limit - min(0.25, 0.05 * limit)), start + limit - min(0.1, 0.02 * limit)
 
 
+def birth(pid: int) -> str:
+    """When a process started, as the system writes it: with its id it names a process for good. Empty when it is gone.
+
+    Where the system does not tell, `?` stands for any living process.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if fields[0] == b"Z" else fields[19].decode()
+    except FileNotFoundError:
+        pass
+    except (OSError, IndexError):
+        return ""
+    if Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        pass
+    return "?"
+
+
 class Watch:
     """Context manager around one run: see the module text.
 
     `hard` is the `time.monotonic` moment at which the process leaves, `memory` the bytes at which it does;
-    `last_word(reason)` must write the answer if none was written, and must be safe to call from another thread.
+    `last_word(reason)` must write the answer if none was written, must be safe to call from another thread, and returns
+    the exit status. A run gets `grace` seconds to end by itself after a signal. `caller` is the process id whose end
+    ends this one (None: none).
     """
 
     def __init__(
-        self, budget: Budget, hard: float, last_word: Callable[[str], None], memory: float = float("inf")
+        self,
+        budget: Budget,
+        hard: float,
+        last_word: Callable[[str], int],
+        memory: float = float("inf"),
+        grace: float = GRACE,
+        caller: int | None = None,
     ) -> None:
         self.budget = budget
         self.hard = hard
         self.memory = memory
         self.last_word = last_word
+        self.grace = grace
+        self.caller = caller
+        self._birth = "" if caller is None else birth(caller)
         self._done = threading.Event()
         self._old: dict[int, Any] = {}
         self._read, self._write = os.pipe()
@@ -114,13 +152,13 @@ class Watch:
             left = self.hard - time.monotonic()
             if left <= 0:
                 self._leave("timeout")
-            pause = max(min(left, self._room(), 3600.0), 0.0)
+            pause = max(min(left, self._room(), self._caller_left(), 3600.0), 0.0)
             ready, _, _ = select.select([self._read], [], [], pause)
             numbers = [n for n in os.read(self._read, 64) if n in self._old] if ready else []
             if numbers and not self._done.is_set():
                 # Set here too: the handler itself may have to wait for a long native call.
                 self.budget.interrupted = f"interrupted by {signal.Signals(numbers[0]).name}"
-                if not self._done.wait(max(min(GRACE, self.hard - time.monotonic()), 0.0)):
+                if not self._done.wait(max(min(self.grace, self.hard - time.monotonic()), 0.0)):
                     self._leave(self.budget.interrupted)
 
     def _room(self) -> float:
@@ -132,13 +170,21 @@ class Watch:
             self._leave(reached(self.memory))
         return pace(self.memory - used)
 
-    def _leave(self, reason: str) -> None:
+    def _caller_left(self) -> float:
+        """Leaves when the caller is gone; else seconds until the next look."""
+        if self.caller is None:
+            return float("inf")
+        if not self._birth or birth(self.caller) != self._birth:
+            self._leave("", silent=True)
+        return CALLER_SECONDS
+
+    def _leave(self, reason: str, silent: bool = False) -> None:
         """Say the last word and end the process, with the processes it has forked."""
         if not self._done.is_set():
-            self.last_word(reason)
+            status = 0 if silent else self.last_word(reason)
             for pid in descendants(os.getpid()):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
                     pass
-            os._exit(0)
+            os._exit(status)

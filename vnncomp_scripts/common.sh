@@ -82,4 +82,6 @@ mucg4_clean() {
         [ -n "$result" ] && mucg4_sweep "$result"
         rm -f -- "$record"
     done
+    # Words that had no room beside their result file, and links whose owner has long read them.
+    find "$records" -maxdepth 1 -name '*result.*' -mtime +0 -exec rm -f -- {} + 2>/dev/null
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # run_instance.sh v1 CATEGORY ONNX VNNLIB RESULTFILE TIMEOUT: decides one instance. ONNX is a path or a Python list of
 # (name, path). Line 1 of RESULTFILE becomes sat, unsat, unknown or timeout, then the witness follows. The file holds
-# a legal word from the first moment and is replaced atomically; the tool stops 1 s before TIMEOUT, counted from the
-# start of this script. Always exits 0.
+# a legal word from the first moment, on a full disk too, and is replaced atomically; the tool stops 1 s before TIMEOUT,
+# counted from the start of this script, and ends with this script should that be killed. Always exits 0.
 set +x
 started=${EPOCHREALTIME:-$(date +%s.%N)}
 started=${started/,/.}
@@ -27,15 +27,37 @@ case $vnnlib in /*) ;; *) vnnlib=$PWD/$vnnlib ;; esac
 put() {
     local part
     part=$(dirname -- "$result")/.$(basename -- "$result").mucg4-$$.tmp
-    if [ -e "$result" ] && [ ! -f "$result" ] || [ -L "$result" ]; then
+    if [ -e "$result" ] && [ ! -f "$result" ]; then
         { printf '%s\n' "$1" >"$result"; } 2>/dev/null && return 0
-    elif { printf '%s\n' "$1" >"$part" && mv -f -- "$part" "$result"; } 2>/dev/null; then
-        return 0
     else
+        if [ ! -L "$result" ] && { printf '%s\n' "$1" >"$part" && mv -f -- "$part" "$result"; } 2>/dev/null; then
+            return 0
+        fi
         rm -f -- "$part" 2>/dev/null
-        { printf '%s\n' "$1" >"$result"; } 2>/dev/null && return 0
+        put_over "$1" || put_elsewhere "$1" && return 0
     fi
     say "cannot write $result"
+}
+
+# Writes the word $1 over the old bytes before it cuts off the rest: a full disk has no room but theirs.
+put_over() {
+    { printf '%s\n' "$1" 1<>"$result"; } 2>/dev/null || return 1
+    truncate -s "$((${#1} + 1))" -- "$result" 2>/dev/null
+    return 0
+}
+
+# Where the disk takes not even a word, the result file becomes a link to a file in a folder that has room.
+put_elsewhere() {
+    local folder
+    [ -d "$(dirname -- "$result")" ] && [ ! -d "$result" ] || return 1
+    folder=$(mucg4_records) && put_link "$1" && return 0
+    folder=$(mktemp -d -p /dev/shm mucg4.XXXXXX 2>/dev/null) && put_link "$1"
+}
+
+put_link() { # into $folder
+    { printf '%s\n' "$1" >"$folder/result.$$" && ln -sfn -- "$folder/result.$$" "$result"; } 2>/dev/null && return 0
+    rm -f -- "$folder/result.$$" 2>/dev/null
+    return 1
 }
 
 put timeout
@@ -68,7 +90,7 @@ fi
 ended=
 trap 'ended=1; [ -n "$tool" ] && kill -TERM "$tool" 2>/dev/null' TERM INT HUP
 "${mucg4_command[@]}" verify "$onnx" "$vnnlib" --result "$result" --timeout "$limit" --headroom 1 \
-    --started "$started" </dev/null &
+    --started "$started" --caller "$$" </dev/null &
 tool=$!
 [ -n "$ended" ] && kill -TERM "$tool" 2>/dev/null # the signal came before there was a tool to pass it on to
 note
@@ -81,8 +103,8 @@ done
 [ -n "$record" ] && rm -f -- "$record" "$record.new"
 
 word=
-if [ -f "$result" ]; then
-    IFS= read -r word <"$result" 2>/dev/null
+if [ -f "$result" ] || [ ! -e "$result" ]; then
+    { IFS= read -r word <"$result"; } 2>/dev/null
     case $word in
         sat | unsat | unknown | timeout) ;;
         *) put unknown ;;

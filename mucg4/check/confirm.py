@@ -25,29 +25,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mucg4.check.canonical import Known, evaluate, work
 from mucg4.check.reading import Reading
 from mucg4.check.values import LEAST, UNIT, Value
 from mucg4.errors import InputError
 from mucg4.model.network import Network
-from mucg4.ops.base import Affine, Array, Nonlinear, Op
-from mucg4.ops.conv import Conv, ConvTranspose
+from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
 
 WORK_PER_SECOND = 2_000_000_000  # of one core, in operations as `Reading` counts them
 ROOM = 4.0
-FOLDS = 32  # roundings a canonical weight or offset may have behind it, in units of its own size
 PER_NUMBER = 40  # operations of small steps for each number of the network, on both sides together
 PLANS = ((6, 11), (3, 5), (2, 3))  # points with true values, and with free ones; the first that can be afforded
 LEAST_COMPARED = 2
-SIZES = (1.0, -1.0, 1.0, 1e3, -1e3, 1e15, -1e15, 1e7, -1e7, 1e30, -1e30)  # of free numbers; a negative row mirrors
+SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)  # of free numbers; a negative row mirrors
+FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
 HALVES = 2  # the row of halves of integers
-SLOPES = {
-    "Sigmoid": 0.25, "Tanh": 1.0, "Atan": 1.0, "Softsign": 1.0, "Softplus": 1.0, "Erf": 1.2, "Sin": 1.0, "Cos": 1.0,
-    "HardSwish": 1.6, "Gelu": 1.2, "GeluTanh": 1.2, "Silu": 1.2, "Mish": 1.2,
-}  # fmt: skip
-GATES = ("Gelu", "GeluTanh", "Silu", "Mish", "HardSwish")
 ALIKE = 5  # steps the first reader follows two factors back
-STEPS = ("Sign", "Floor", "Round")
 
 
 @dataclass(frozen=True)
@@ -63,9 +57,6 @@ class Confirmation:
     fallback: tuple[str, ...]
     compared: int
     exact: bool = False
-
-
-Known = tuple[Array, "Array | None"]  # values and their errors, each (points, n)
 
 
 class Differs(Exception):
@@ -103,17 +94,6 @@ def confirm(
     return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared)
 
 
-def work(network: Network) -> int:
-    """Products of weights and values in one evaluation, or values where those are more."""
-    total = network.size
-    for node in network.nodes:
-        weight = getattr(node.op, "weight", None)
-        if weight is not None:
-            window, rows = getattr(node.op, "window", None), getattr(node.op, "rows", 1)
-            total += weight.size * (window.positions if window else rows)
-    return total
-
-
 def _true_points(random: np.random.Generator, n: int, lo: Array | None, hi: Array | None) -> Array:
     """`(6, n)`: inside the box, far outside, inside, zeros, halves of integers, farther outside."""
     lo = np.full(n, -1.0) if lo is None else np.asarray(lo, dtype=np.float64)
@@ -142,10 +122,17 @@ class Walk:
                 self.cuts[node.name] = k
         self.bound = _uncut(network, reading, self.cuts)
         self.values: dict[int, Known] = {}
+        # outputs of operators that can be flat, and their arguments where these are no cuts
+        self.flat = {node.outputs[0]: node for node in reading.nodes if node.op in FLAT}
+        self.loose: dict[str, Value | None] = {node.inputs[0]: None for node in self.flat.values()}
 
     def seen(self, name: str, value: Value) -> Value:
         """Compare a tensor where it is a cut; what its readers get."""
         k = self.cuts.get(name)
+        if name in self.flat:
+            self._cover(name, value)
+        if k is None and name in self.loose:
+            self.loose[name] = value
         if k is None:
             return value
         if k:
@@ -187,7 +174,7 @@ class Walk:
             elif size < 0:
                 out[row] = -out[row - 1]
             else:
-                out[row] *= size * (typical if typical > 0 and size == 1.0 else 1.0)
+                out[row] *= size * (typical if typical > 0 and size <= 1.0 else 1.0)
         return out
 
     def _reach(self, k: int) -> bool:
@@ -228,18 +215,73 @@ class Walk:
         fine = np.isfinite(gap) & np.isfinite(allowed)
         wrong = fine & (gap > allowed)
         if wrong.any() and self._rectified(name, k):
-            wrong &= abs(np.maximum(mine, 0.0) - np.maximum(other, 0.0)) > allowed
+            some = wrong.any(axis=0)
+            wrong = fine & (abs(np.maximum(mine, 0.0) - other) > allowed) & some
+            self._tried(name, (mine > allowed)[:, some])
         if wrong.any():
             row, i = (int(v[0]) for v in np.nonzero(wrong))
-            first, second = float(mine[row, i]), float(other[row, i])
-            raise Differs(f"tensor {name!r}[{i}] is {first!r} as first read and {second!r} as read again")
+            first, second_ = float(mine[row, i]), float(other[row, i])
+            raise Differs(f"tensor {name!r}[{i}] is {first!r} as first read and {second_!r} as read again")
         self.compared += int(fine.sum())
         if fine.size and fine.sum(axis=0).min() < LEAST_COMPARED:
             self.unseen.append(f"tensor {name!r} is compared at too few points")
 
+    def _tried(self, name: str, positive: Array) -> None:
+        """Numbers of which only the positive part is there need a point where it is not 0."""
+        if not positive.any(axis=0).all():
+            self.unseen.append(f"tensor {name!r} is compared at too few points")
+
+    def _cover(self, name: str, value: Value) -> None:
+        """A piecewise function of a tensor that is no cut must not be flat at all points, or the tensor is not tried.
+
+        Where it is, one of the first reader's helpers may still show that it has the tensor, up to scale and shift.
+        """
+        node = self.flat[name]
+        x = self.loose.get(node.inputs[0])
+        if x is None or x.v.shape != value.v.shape:
+            return
+        y = value.v.reshape(len(value.v), -1)
+        moves = (y > 0) & (y < 1) if node.op == "HardSigmoid" else y == x.v.reshape(y.shape)
+        dead = ~np.asarray(moves, dtype=bool).any(axis=0)
+        if dead.any() and not any(self._same_up_to_scale(k, x, dead) for k in self._helpers(name, y.shape[1])):
+            self.unseen.append(f"tensor {name!r} is compared where it is flat only")
+
+    def _helpers(self, name: str, size: int) -> list[int]:
+        """The first reader's affine helper nodes for a tensor that can be evaluated."""
+        return [
+            k
+            for k, node in enumerate(self.network.nodes)
+            if node.name.startswith(f"{name}#") and isinstance(node.op, Affine) and node.size == size and self._reach(k)
+        ]
+
+    def _same_up_to_scale(self, k: int, x: Value, which: Array) -> bool:
+        """Whether node k is `s x + c` at all points, with one s and c for each of some numbers."""
+        h, e = (None if a is None else a[:, which] for a in self.values[k])
+        v, f = (None if a is None else a.reshape(len(a), -1)[:, which] for a in (x.v, x.e))
+        assert h is not None and v is not None
+        every = np.arange(v.shape[1])
+        size = np.where(np.isfinite(v) & np.isfinite(h), abs(v), -1.0) if h.dtype != object else abs(v)
+        far, near = size.argmax(axis=0), np.where(size < 0, np.inf, size).argmin(axis=0)
+        span = v[far, every] - v[near, every]
+        if not np.all(span != 0):
+            return False
+        s = (h[far, every] - h[near, every]) / span
+        gap = abs(h - h[near, every] - s * (v - v[near, every]))
+        if h.dtype == object:
+            return bool(np.all(gap == 0))
+        own = (0.0 if e is None else e) + abs(s) * (0.0 if f is None else f)
+        own = own + 8 * UNIT * (abs(h) + abs(s * v) + LEAST)
+        # an error at the far point counts in proportion to the distance
+        own = own + own[near, every] * 2 + own[far, every] * abs((v - v[near, every]) / span)
+        fine = np.isfinite(gap) & np.isfinite(own)
+        return bool(np.all(~fine | (gap <= ROOM * own)) and np.all(fine.sum(axis=0) > LEAST_COMPARED))
+
     def _rectified(self, name: str, k: int) -> bool:
-        """Whether all that read a tensor, on both sides, are zero on negative numbers: then only its positive part
-        has to agree (the first reader folds `relu(c relu(z))` to `relu(c z)`)."""
+        """Whether all that read a tensor, on both sides, are zero on negative numbers.
+
+        Then a component may be the positive part of what the first reader has: it folds `relu(c relu(z))` to
+        `relu(c z)` and calls `c z` by the name of `c relu(z)`.
+        """
         users = [self.network.nodes[i].op for i in self.network.users[k]]
         readers = [node.op for node in self.reading.nodes if name in node.inputs]
         first = all(isinstance(op, TwoPiece) and op.left == 0.0 for op in users)
@@ -273,65 +315,3 @@ def _uncut(network: Network, reading: Reading, cuts: dict[str, int]) -> set[str]
             out |= {name for name in level if cuts.get(name)}
             level = {i for name in level if name in made for i in made[name].inputs}
     return out
-
-
-def evaluate(op: Op, xs: Sequence[Known]) -> Known:
-    """A canonical operator at `(values, errors)`, each `(points, n)`, and a bound on its own and carried rounding."""
-    values, errors = [x for x, _ in xs], [e for _, e in xs]
-    if isinstance(op, Affine):
-        return _affine(op, values, errors)
-    assert isinstance(op, Nonlinear)
-    v = op.apply(values)
-    if isinstance(op, TwoPiece):
-        steep = max(1.0, abs(op.left), abs(op.right))
-        own = None if (op.left, op.right) == (0.0, 1.0) else 2 * UNIT * abs(v)
-        return v, _sum(own, None if errors[0] is None else steep * errors[0])
-    if len(values) == 2 and op.kind == "Product":
-        (x, y), (e, f) = (abs(a) for a in values), errors
-        both = None if e is None or f is None else e * f
-        return v, _sum(UNIT * abs(v), None if e is None else e * y, None if f is None else f * x, both)
-    if op.kind in STEPS:
-        if errors[0] is None:
-            return v, None
-        near = [op.apply([values[0] + s * errors[0]]) for s in (-1.0, 1.0)]
-        return v, np.where((near[0] == v) & (near[1] == v), 0.0, np.inf)
-    own = (2048.0 if op.kind in GATES else 64.0) * UNIT * abs(v)
-    if all(e is None for e in errors):
-        return v, own
-    if op.kind in SLOPES and errors[0] is not None:
-        return v, own + SLOPES[op.kind] * errors[0]
-    moved = [
-        op.apply([x if e is None else x + s * e for x, e in zip(values, errors, strict=True)]) for s in (-1.0, 1.0)
-    ]
-    carried = np.maximum(abs(moved[0] - v), abs(moved[1] - v))
-    return v, own + 2.0 * np.where(np.isnan(carried), np.inf, carried)
-
-
-def _affine(op: Affine, values: Sequence[Array], errors: Sequence[Array | None]) -> Known:
-    v, bias = op.apply(values), op.bias()
-    if op.kind in ("Index", "Concat") or (op.kind == "Place" and not np.any(bias)):
-        if all(e is None for e in errors):
-            return v, None
-        return v, op.magnitude([np.zeros_like(x) if e is None else e for x, e in zip(values, errors, strict=True)])
-    unit = (op.fan_in + FOLDS) * UNIT
-    sizes = [unit * abs(x) if e is None else unit * abs(x) + e for x, e in zip(values, errors, strict=True)]
-    if isinstance(op, (Conv, ConvTranspose)):  # by the largest number of each point: half the work
-        weight = abs(op.weight).reshape(len(op.weight), op.weight.shape[1], -1)
-        if isinstance(op, ConvTranspose):
-            weight = weight.reshape(op.window.group, -1, *weight.shape[1:]).sum(axis=1)
-            weight = weight.reshape(-1, weight.shape[-1])
-        per_channel = weight.reshape(op.window.channels if isinstance(op, ConvTranspose) else len(weight), -1).sum(
-            axis=1
-        )
-        e = np.repeat(sizes[0].max(axis=1)[:, None] * per_channel, v.shape[1] // len(per_channel), axis=1)
-    else:
-        e = op.magnitude(sizes)
-    return v, e if bias is None else e + unit * abs(bias)
-
-
-def _sum(*parts: Array | None) -> Array | None:
-    total = None
-    for p in parts:
-        if p is not None:
-            total = p if total is None else total + p
-    return total

@@ -139,7 +139,7 @@ def _thresholded(r: Reading, node: Node, xs: Values) -> list[Value]:
     out = r.n.choose(x.v > alpha, x, r.n.real(r.n.number(0.0, x)))
     if x.e is None:
         return [out]
-    return [replace(out, e=np.where(abs(x.v - alpha) <= x.e, np.inf, out.e))]
+    return [replace(out, e=np.where(abs(x.v - alpha) <= x.e, np.inf, x.e))]
 
 
 def _clip(r: Reading, node: Node, xs: Values) -> list[Value]:

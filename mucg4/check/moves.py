@@ -378,9 +378,8 @@ def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
     if x.rows or kind not in STORED:
         raise Fallback(f"a cast to element type {kind}")
     if kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):
-        v = x.v.astype(np.float64)
-        size = {FLOAT: 2**24, DOUBLE: 2**53, FLOAT16: 2**11, BFLOAT16: 2**8}[kind]
-        return [Value(v, kind)] if np.all(abs(v) <= size) else [_rounded(r, Value(v, DOUBLE), kind)]
+        v = x.v.astype(np.float64 if kind == DOUBLE else np.float32).astype(np.float64)
+        return [Value(v, kind) if kind in (FLOAT, DOUBLE) else _rounded(r, Value(v, FLOAT), kind)]
     if x.is_float and x.e is not None and kind != BOOL:
         raise Fallback("an integer from a computed number")
     return [Value((x.v != 0) if kind == BOOL else x.v.astype(STORED[kind][0]), kind)]

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 def suits(enclosure: Enclosure) -> bool:
-    """True for float checks of networks of dense layers and two-piece functions."""
-    return not enclosure.exact and all(isinstance(op, (Dense, TwoPiece)) for op in enclosure.ops[1:])
+    """True for float checks of networks of dense layers and two-piece functions of such layers."""
+    plain = not enclosure.exact and all(isinstance(op, (Dense, TwoPiece)) for op in enclosure.ops[1:])
+    return plain and all(isinstance(enclosure.ops[k], Dense) for k in enclosure.slot)
 
 
 @dataclass(eq=False)

@@ -94,6 +94,8 @@ class Reading:
         `seen(name, value)` is called with the input and with each computed tensor that depends on it, and returns the
         value that readers of the tensor get.
         """
+        if x.shape[1:] != (prod(self.shape),):
+            raise InputError(f"the input has the shape {list(self.shape)}, which {x.shape[1]} numbers do not fill")
         start = Value(x.reshape(len(x), *self.shape), self.input.kind, True)
         values: dict[str, Value | None] = {self.input.name: seen(self.input.name, start)}
         for node in self.nodes:

@@ -183,7 +183,7 @@ class ExactNetwork:
         """The functional's rows per node and its constant."""
         nodes, const = self.network.nodes, Fraction(0)
         sums: dict[int, dict[int, Fraction]] = {}
-        for w, (cx, cy, c) in zip(weights, conjunction.exact, strict=True):
+        for w, (cx, cy, c) in zip(weights, conjunction.proved, strict=True):
             own = Fraction(w)
             const += own * c
             for k, side in ((0, cx), (len(nodes) - 1, cy)) if own else ():

@@ -38,7 +38,7 @@ OTHERWISE = "; the operators agree one by one: onnxruntime's default options com
 TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time
 RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
 SMALL = 2_000  # neurons of a network on which a round takes about a millisecond
-LEAST_ROUNDS, MOST_ROUNDS = 4, 200
+LEAST_ROUNDS, MOST_ROUNDS = 2, 200
 SCALES = (10.0, 1e3)  # how many times the box is blown up
 
 

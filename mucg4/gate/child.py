@@ -6,6 +6,7 @@ that does the same first costs a few milliseconds: it shares all memory with its
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import select
@@ -60,6 +61,7 @@ def _live(task: Callable[[], None], send: int, seconds: float) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)  # the pipe is the parent's
+        faulthandler.disable()  # what happens here is told by the exit status
         signal.alarm(int(seconds) + GRACE)
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from mucg4.errors import InputError
 
+OWN = {"BatchNormalization": 8}  # roundings beside those of its products and sums; of any other operator 2 at most
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
-ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12, 13, 16}  # fields of GraphProto without annotations and sparse tensors
+ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
 ORDINARY_NODE = {1, 2, 3, 4, 5, 6, 7, 9}
 ORDINARY_ATTRIBUTE = {1, 2, 3, 4, 5, 7, 8, 13, 20}  # no graphs, no lists of strings or tensors
+LARGEST = 2**31  # whole numbers in attributes
 ORDINARY_TENSOR = {1, 2, 4, 5, 7, 8, 9, 10, 11, 12}  # all in the file, no strings
 
 
@@ -33,7 +35,7 @@ class Step:
 class Slice(NamedTuple):
     """A part of the file: its operators, and how many roundings they may add to those of one map.
 
-    One for each node, constant ones included, and for a product of constants as many as its longest dimension.
+    Some for each node, constant ones included, and for a product of constants as many as its longest dimension.
     """
 
     roundings: int
@@ -79,7 +81,7 @@ class Skeleton:
             seen.add(k)
             step = self.steps[k]
             pending += step.inputs
-            roundings += 1
+            roundings += OWN.get(step.op, 2)
             if (step.op in PRODUCTS or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
                 roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
         return Slice(roundings, frozenset(self.steps[k].op for k in seen))
@@ -151,12 +153,19 @@ def _step(data: memoryview, oddities: _Oddities) -> Step:
         elif number == 7:
             domain = _text(value)
         elif number == 5 and isinstance(value, memoryview):
-            for n, v in _fields(value):
-                oddities.unless(n in ORDINARY_ATTRIBUTE, f"attribute field {n}")
-                if n == 5 and isinstance(v, memoryview):
-                    _tensor(v, oddities)
+            _attribute(value, oddities)
     oddities.unless(domain in ("", "ai.onnx"), f"domain {domain}")
     return Step(op, tuple(inputs), tuple(outputs))
+
+
+def _attribute(data: memoryview, oddities: _Oddities) -> None:
+    for number, value in _fields(data):
+        oddities.unless(number in ORDINARY_ATTRIBUTE, f"attribute field {number}")
+        if number == 5 and isinstance(value, memoryview):
+            _tensor(value, oddities)
+        elif number in (3, 8):
+            whole = [value] if isinstance(value, int) else list(_varints(value))
+            oddities.unless(all(min(v, 2**64 - v) <= LARGEST for v in whole), "a huge number in an attribute")
 
 
 def _tensor(data: memoryview, oddities: _Oddities) -> tuple[str, int]:
@@ -168,6 +177,7 @@ def _tensor(data: memoryview, oddities: _Oddities) -> tuple[str, int]:
             name = _text(value)
         elif number == 1:
             dims += [value] if isinstance(value, int) else list(_varints(value))
+    oddities.unless(all(0 < d < LARGEST for d in dims), "a dimension out of range")
     return name, max(dims, default=1)
 
 

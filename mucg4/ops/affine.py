@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from math import prod
+from math import frexp, prod
 from typing import Any
 
 from mucg4.ops.arrays import add_groups, groups, xp, zeros
@@ -260,6 +260,10 @@ class Reduce(Affine):
     @property
     def fan_in(self) -> int:  # type: ignore[override]
         return prod(self.shape[i] for i in self.axes) + 1
+
+    @property
+    def exact(self) -> bool:
+        return abs(frexp(self.factor)[0]) == 0.5  # a power of two: other means round 1 / count
 
     def linear(self, xs: Sequence[Array]) -> Array:
         batch = xs[0].shape[0]

@@ -60,6 +60,11 @@ class Affine(Op):
     """Upper bound on the number of products and sums behind one value of `apply`, and of `adjoint` (its bias aside),
     plus the number of roundings that each stored weight may carry already."""
 
+    @property
+    def exact(self) -> bool:
+        """True when the stored weights and the bias are the very real numbers that the network's file stands for."""
+        return not getattr(self, "roundings", 0) and getattr(self, "offset_magnitude", None) is None
+
     def linear(self, xs: Sequence[Array]) -> Array:
         """`sum_i W_i x_i` without the bias; `(batch, n_i)` -> `(batch, m)`."""
         raise NotImplementedError

@@ -20,9 +20,10 @@ from mucg4.ops.curves import SILU, SQUARE
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
 from mucg4.read.constant import Constant
-from mucg4.read.protobuf import LARGEST_TENSOR
+from mucg4.read.protobuf import LARGEST_TENSOR, shortened
 from mucg4.read.roundoff import magnitude
 
+NODE_ENTRIES = 1024  # what a node costs beside its values, in entries
 DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix
 
 
@@ -62,7 +63,7 @@ class Builder:
 
     def node(self, op: Op, inputs: Sequence[Variable], shape: tuple[int, ...]) -> Variable:
         """Append one node. The last node a handler appends computes the ONNX tensor `current`."""
-        self.count(prod(shape))
+        self.count(prod(shape), NODE_ENTRIES)
         self.drafts.append(Draft(op, tuple(x.draft for x in inputs), self.current, shape))
         return Variable(len(self.drafts) - 1, shape)
 
@@ -86,7 +87,7 @@ class Builder:
         self.count(moved.size)
         shape = tuple(moved.shape)
         if moved.size == 0:
-            raise InputError(f"tensor {self.current!r} is empty")
+            raise InputError(f"tensor {shortened(self.current)} is empty")
         if moved.size == x.size and np.array_equal(moved.ravel(), positions.ravel()):
             return Variable(x.draft, shape)
         return self.node(Index(np.ascontiguousarray(moved.ravel()), x.size), [x], shape)
@@ -179,14 +180,21 @@ class Builder:
     def maximum_over(self, x: Variable, windows: Array, shape: tuple[int, ...], largest: bool = True) -> Variable:
         """Extremum over positions: `windows (outputs, k)` index x's flat values; a tree of pairwise extrema."""
         count = windows.shape[1]
-        parts = [self.move(x, lambda a, k=k: a.ravel()[windows[:, k]]) for k in range(count)]  # type: ignore[misc]
+        parts = [self._pick(x, np.ascontiguousarray(windows[:, k])) for k in range(count)]
         while len(parts) > 1:
             pairs = [self.maximum(a, b, largest) for a, b in zip(parts[::2], parts[1::2], strict=False)]
             parts = pairs + parts[len(pairs) * 2 :]
         return Variable(parts[0].draft, shape)
 
+    def _pick(self, x: Variable, index: Array) -> Variable:
+        """The entries of x at flat positions."""
+        if len(index) == x.size and np.array_equal(index, np.arange(x.size)):
+            return Variable(x.draft, (x.size,))
+        return self.node(Index(index, x.size), [x], (len(index),))
+
     def concat(self, xs: Sequence[Value], axis: int) -> Variable:
         """Concatenation along `axis` of tensors of which at least one is variable."""
+        self.count(sum(prod(x.shape) for x in xs))
         variables = [x for x in xs if isinstance(x, Variable)]
         starts = np.cumsum([0, *(x.size for x in variables)])
         tensors, at = [], 0
@@ -217,17 +225,19 @@ class Builder:
         index[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
         return self.node(Place(index, np.where(flat >= 0, 0.0, fixed.ravel())), [x], tuple(layout.shape))
 
-    def count(self, entries: int) -> None:
+    def count(self, entries: int, more: int = 0) -> None:
         """Note that an array of so many entries is made. Raises `InputError` when all of them are too many."""
-        self.entries += entries
-        if entries > LARGEST_TENSOR or self.entries > 4 * LARGEST_TENSOR:
-            raise InputError(f"tensor {self.current!r}: the network's tensors are too large")
+        self.entries += entries + more
+        if entries > LARGEST_TENSOR or self.entries > 8 * LARGEST_TENSOR:
+            raise InputError(f"tensor {shortened(self.current)}: the network's tensors are too large")
 
     def common(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         """The broadcast shape. Raises `InputError` when there is none."""
         try:
             shape = tuple(np.broadcast_shapes(a, b))
         except ValueError as error:
-            raise InputError(f"tensor {self.current!r}: shapes {list(a)} and {list(b)} do not match") from error
+            raise InputError(
+                f"tensor {shortened(self.current)}: shapes {list(a)} and {list(b)} do not match"
+            ) from error
         self.count(prod(shape))
         return shape

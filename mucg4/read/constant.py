@@ -21,7 +21,19 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
 from mucg4.read import roundoff
-from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, TYPES, OnnxNode, decode_tensor
+from mucg4.read.protobuf import (
+    BFLOAT16,
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    INT32,
+    INT64,
+    TYPES,
+    OnnxNode,
+    decode_tensor,
+    shortened,
+)
 from mucg4.read.roundoff import UNIT, Error, Pair
 
 LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused
@@ -74,25 +86,27 @@ class Constant:
         with np.errstate(all="ignore"):
             units = np.max(np.where(self.error > 0, self.error / (UNIT * abs(value)), 0.0), initial=0.0)
         if not units < LARGEST_ROUNDINGS:
-            raise UnsupportedError(f"the weights {self.name!r} are computed in the network with a loss of digits")
+            raise UnsupportedError(
+                f"the weights {shortened(self.name)} are computed in the network with a loss of digits"
+            )
         return value, int(np.ceil(units * roundoff.UP))
 
     def stated(self, node: OnnxNode, what: str) -> Array:
         """The value of a constant that has to be certain: it decides a step, a shape or an exponent."""
         if not self.certain:
-            raise node.unsupported(f"{what} ({self.name!r}) is computed in the network with rounding")
+            raise node.unsupported(f"{what} ({shortened(self.name)}) is computed in the network with rounding")
         return self.value
 
     def _finite(self) -> Array:
         value = self.double()
         if not np.all(np.isfinite(value)) or not np.all(np.isfinite(roundoff.size(self.error))):
-            raise InputError(f"the network's constant {self.name!r} holds nan or infinite numbers")
+            raise InputError(f"the network's constant {shortened(self.name)} holds nan or infinite numbers")
         return value
 
     def integers(self) -> tuple[int, ...]:
         """A list of dimensions, axes or positions."""
         if self.value.dtype.kind not in "iu":
-            raise InputError(f"the constant {self.name!r} must hold integers")
+            raise InputError(f"the constant {shortened(self.name)} must hold integers")
         return tuple(int(v) for v in self.value.ravel())
 
 
@@ -115,7 +129,9 @@ def made(pair: Pair, *sources: Constant) -> Constant:
 
 def _integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> Constant:
     if a.value.dtype != b.value.dtype or a.kind not in (INT32, INT64):
-        raise UnsupportedError(f"arithmetic on constants {a.name!r} and {b.name!r} of element types {a.kind}, {b.kind}")
+        raise UnsupportedError(
+            f"arithmetic on constants {shortened(a.name)} and {shortened(b.name)} of element types {a.kind}, {b.kind}"
+        )
     with np.errstate(all="ignore"):  # integers wrap around
         return Constant(np.asarray(f(np.atleast_1d(a.value), np.atleast_1d(b.value))), a.name or b.name, a.kind)
 
@@ -128,7 +144,9 @@ def _of_integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -
 def _floats(*constants: Constant) -> None:
     for c in constants:
         if c.kind not in COMPUTED:
-            raise UnsupportedError(f"arithmetic on the constant {c.name!r} of element type {c.kind} is not supported")
+            raise UnsupportedError(
+                f"arithmetic on the constant {shortened(c.name)} of element type {c.kind} is not supported"
+            )
 
 
 def add(a: Constant, b: Constant, sign: float = 1.0) -> Constant:
@@ -150,13 +168,13 @@ def multiply(a: Constant, b: Constant) -> Constant:
 def divide(a: Constant, b: Constant) -> Constant:
     """Elementwise quotient; integers truncate towards zero. Raises `InputError` for zero divisors."""
     if np.any(b.value == 0):
-        raise InputError(f"the network divides by the constant {b.name!r}, which holds a zero")
+        raise InputError(f"the network divides by the constant {shortened(b.name)}, which holds a zero")
     if not a.is_float and not b.is_float:
         return _of_integers(a, b, _truncating)
     _floats(a, b)
     out = made(roundoff.over(a.double(), b.double(), a.error, b.error), a, b)
     if not np.all(np.isfinite(roundoff.size(out.error))):
-        raise InputError(f"the network divides by the constant {b.name!r}, which is zero up to rounding")
+        raise InputError(f"the network divides by the constant {shortened(b.name)}, which is zero up to rounding")
     return out
 
 
@@ -184,7 +202,7 @@ def total(a: Constant, axes: tuple[int, ...], keep: bool, mean: bool = False) ->
     """Sum or mean over axes."""
     if not a.is_float:
         if mean or a.kind not in (INT32, INT64):
-            raise UnsupportedError(f"a sum or mean of the constant {a.name!r} of element type {a.kind}")
+            raise UnsupportedError(f"a sum or mean of the constant {shortened(a.name)} of element type {a.kind}")
         small_enough(abs(a.double()).sum(axis=axes), a)
         return Constant(np.asarray(a.value.sum(axis=axes, keepdims=keep, dtype=a.value.dtype)), a.name, a.kind)
     _floats(a)
@@ -197,7 +215,9 @@ def total(a: Constant, axes: tuple[int, ...], keep: bool, mean: bool = False) ->
 def small_enough(sizes: Array, a: Constant) -> None:
     """Refuse to reduce integers to numbers that onnxruntime, which may compute them as floats, does not hold."""
     if np.any(sizes >= 2.0 ** (31 if a.kind == INT32 else 53)):
-        raise UnsupportedError(f"a sum or product of the integers {a.name!r} as large as theirs is not supported")
+        raise UnsupportedError(
+            f"a sum or product of the integers {shortened(a.name)} as large as theirs is not supported"
+        )
 
 
 def extremum(a: Constant, b: Constant, largest: bool) -> Constant:
@@ -215,7 +235,7 @@ def extremum(a: Constant, b: Constant, largest: bool) -> Constant:
 def negate(a: Constant) -> Constant:
     """-a."""
     if a.value.dtype.kind in "bu":
-        raise UnsupportedError(f"the negative of the constant {a.name!r} of element type {a.kind}")
+        raise UnsupportedError(f"the negative of the constant {shortened(a.name)} of element type {a.kind}")
     with np.errstate(all="ignore"):
         return replace(a, value=np.asarray(-a.value))
 
@@ -223,7 +243,7 @@ def negate(a: Constant) -> Constant:
 def absolute(a: Constant) -> Constant:
     """|a|."""
     if a.value.dtype.kind == "i" and np.any(a.value == np.iinfo(a.value.dtype).min):
-        raise UnsupportedError(f"the absolute value of the smallest integer ({a.name!r})")
+        raise UnsupportedError(f"the absolute value of the smallest integer ({shortened(a.name)})")
     return replace(a, value=np.asarray(abs(a.value)))
 
 

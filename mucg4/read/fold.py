@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import prod
 from typing import cast as typed
 
 import numpy as np
@@ -23,6 +24,21 @@ def reduction_axes(node: OnnxNode, rank: int, given: Constant | None) -> tuple[i
     if not axes:
         return () if node.attributes.get("noop_with_empty_axes", 0) else tuple(range(rank))
     return node.axes(axes, rank)
+
+
+def folded_shape(node: OnnxNode, xs: Constants) -> tuple[int, ...]:
+    """At least the shape that an operator's result has; asked for before it is computed, as constants may grow.
+
+    Raises `ValueError` when shapes do not fit.
+    """
+    shapes = [x.shape for x in xs if x is not None]
+    if node.op in ("MatMul", "Gemm") and min(len(s) for s in shapes[:2]) > 1:
+        return (*np.broadcast_shapes(*(s[:-2] for s in shapes[:2])), max(shapes[0][-2:]), max(shapes[1][-2:]))
+    if node.op == "Concat":
+        return (sum(prod(s) for s in shapes),)
+    if node.op in BROADCAST:
+        return tuple(np.broadcast_shapes(*shapes))
+    return shapes[0] if shapes else ()
 
 
 def _pair(f: Callable[[Constant, Constant], Constant]) -> Folder:
@@ -114,6 +130,7 @@ def _range(node: OnnxNode, xs: Constants) -> Constant:
     return Constant(np.arange(start, stop, step, dtype=parts[0].value.dtype), node.outputs[0], parts[0].kind)
 
 
+BROADCAST = frozenset("Add Sub Mul Div Sum Max Min Pow Equal Less Greater And Or Where".split())
 # operator -> function; what of it is read stands in `mucg4.read.table`
 FOLDERS: dict[str, Folder] = {
     "Add": _pair(constant.add),

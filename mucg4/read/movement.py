@@ -7,7 +7,6 @@ gives the index map). Each takes the tensor, the node and the constant further i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from math import floor, prod
 
 import numpy as np
@@ -16,6 +15,7 @@ from mucg4.ops.base import Array
 from mucg4.read.protobuf import OnnxNode
 
 Further = Sequence[Array | None]
+LARGEST_LENGTH = 2**20  # pixels along an axis after Resize; float32 tells so many apart
 Mover = Callable[[Array, OnnxNode, Further], list[Array]]
 
 
@@ -176,7 +176,8 @@ def _resize(x: Array, node: OnnxNode, further: Further) -> list[Array]:
         lengths = [_length(node, n, s) for n, s in zip(x.shape, scales, strict=True)]
     if min(lengths, default=1) < 1:
         raise node.invalid(f"sizes {lengths}")
-    node.sized(lengths)
+    if max(node.sized(lengths)) > LARGEST_LENGTH:
+        raise node.invalid(f"sizes {lengths}")
     if tuple(lengths) == x.shape:
         return [x]  # whatever the scales: onnxruntime copies
     for axis, (length, scale) in enumerate(zip(lengths, scales, strict=True)):
@@ -220,7 +221,7 @@ def _resize_targets(node: OnnxNode, further: Further, rank: int) -> tuple[Array 
 
 def _length(node: OnnxNode, size: int, scale: np.float32) -> int:
     """`floor(size * scale)`, where float32 and real arithmetic agree."""
-    real, single = floor(Fraction(float(scale)) * size), np.float32(size) * scale
+    real, single = floor(float(scale) * size), np.float32(size) * scale  # the first product is exact
     if floor(float(single)) != real:
         raise node.unsupported(f"a scale of {float(scale)!r} on {size} pixels: rounding decides the length")
     return real
@@ -249,7 +250,7 @@ def _nearest(node: OnnxNode, length: int, size: int, scale: np.float32) -> Array
     room = 1e-5 * (1.0 + abs(real))
     pixel = _rounded(real, rounding)
     agreed = (_rounded(real - room, rounding) == pixel) & (_rounded(real + room, rounding) == pixel)
-    agreed |= (place == real) & ((length - 1) * 2 < 2**22)
+    agreed |= place == real
     inside = [np.clip(_rounded(real + d, rounding), 0, size - 1) for d in (-room, 0.0, room)]
     agreed |= (inside[0] == inside[1]) & (inside[2] == inside[1])
     if not np.all(agreed):

@@ -78,8 +78,9 @@ class _Normal:
         limits = self.tightest(common.bounds)
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
         for alternative in boxes:
+            alone = self.own_bounds(alternative, limits)
             for other in others:
-                key = self.own_bounds((*alternative, *other.bounds), limits)
+                key = self.own_bounds((*alternative, *other.bounds), limits) if other.bounds else alone
                 grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
         _refuse_large(grouped, self.prop.inputs, self.prop.outputs)
         cases = []
@@ -98,9 +99,9 @@ class _Normal:
 
     def tighter(self, a: Side, b: Side, upper: bool) -> Side:
         """Both sides together: the tighter stated bound and the tighter end, which may come from the other."""
-        choose = min if upper else max
         if a[1] is None and b[1] is None:
-            return choose(a, b, key=lambda side: side[0])
+            return a if (a[0] <= b[0]) == upper else b
+        choose = min if upper else max
         value, end = choose(a[0], b[0]), choose(self.end(v, upper) if e is None else e for v, e in (a, b))
         return value, None if end == self.end(value, upper) else end
 

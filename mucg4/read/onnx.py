@@ -21,7 +21,7 @@ from mucg4.ops.affine import Dense, Scale
 from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, stored
-from mucg4.read.fold import FOLDERS
+from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import (
@@ -33,6 +33,7 @@ from mucg4.read.protobuf import (
     OnnxNode,
     Tensor,
     decode_model,
+    shortened,
 )
 from mucg4.read.roundoff import magnitude
 from mucg4.read.simplify import separate, traced
@@ -107,7 +108,7 @@ def _read(data: bytes) -> tuple[_Reading, Variable]:
     declared = _only_input(graph, nodes)
     if declared.element_type not in ELEMENT_TYPES:
         raise UnsupportedError(
-            f"input {declared.name!r} has element type {declared.element_type}, not float32 or float64"
+            f"input {shortened(declared.name)} has element type {declared.element_type}, not float32 or float64"
         )
     reading = _Reading(graph, Builder(declared.name, _input_shape(declared)), declared.element_type)
     for node in nodes:
@@ -142,7 +143,7 @@ def _only_input(graph: OnnxGraph, nodes: list[OnnxNode]) -> Tensor:
 def _input_shape(declared: Tensor) -> tuple[int, ...]:
     """Declared dimensions; a dynamic first one is the batch and 1, and so is its name wherever it recurs."""
     if declared.dims is None:
-        raise InputError(f"input {declared.name!r} declares no shape")
+        raise InputError(f"input {shortened(declared.name)} declares no shape")
     batch = declared.dims[0] if declared.dims else None
     shape = []
     for i, d in enumerate(declared.dims):
@@ -151,9 +152,11 @@ def _input_shape(declared: Tensor) -> tuple[int, ...]:
         elif i == 0 or (d is not None and d == batch):
             shape.append(1)
         else:
-            raise InputError(f"input {declared.name!r} has a dynamic dimension {d or i!r} besides the batch")
+            raise InputError(
+                f"input {shortened(declared.name)} has a dynamic dimension {str(d or i)[:100]!r} besides the batch"
+            )
     if prod(shape) > LARGEST_TENSOR:
-        raise InputError(f"input {declared.name!r} has more than {LARGEST_TENSOR} entries")
+        raise InputError(f"input {shortened(declared.name)} has more than {LARGEST_TENSOR} entries")
     return tuple(shape)
 
 
@@ -178,7 +181,7 @@ class _Reading:
             return None
         if name not in self.values:
             if name not in self.graph.constants:
-                raise node.invalid(f"its input {name!r} is not defined before it")
+                raise node.invalid(f"its input {shortened(name)} is not defined before it")
             constant = stored(self.graph.constants[name], name)
             self.values[name], self.kinds[name] = constant, constant.kind
         return self.values[name]
@@ -248,7 +251,9 @@ class _Reading:
         if not variable:
             if node.op not in FOLDERS:
                 raise node.unsupported("on constants")
-            folded = FOLDERS[node.op](node, cast("list[Constant | None]", inputs))
+            constants = cast("list[Constant | None]", inputs)
+            self.builder.count(prod(node.sized(folded_shape(node, constants))))
+            folded = FOLDERS[node.op](node, constants)
             return [replace(folded, name=node.outputs[0]) if folded.error is not None else folded]
         if node.op == "Cast":
             return [self._cast(node, inputs[0])]
@@ -278,6 +283,7 @@ class _Reading:
         further = [v.stated(node, "a shape or index") if isinstance(v, Constant) else None for v in rest]
         if isinstance(x, Constant):
             parts = mover(x.value, node, further)
+            self.builder.count(sum(p.size for p in parts))
             errors: list[Array | None] = [None] * len(parts)
             if x.error is not None:
                 errors = list(mover(x.error, node, further))
@@ -297,11 +303,11 @@ class _Reading:
             return value
         assert isinstance(value, Constant)
         if value.kind not in ELEMENT_TYPES:
-            raise UnsupportedError(f"the network's output {name!r} has element type {value.kind}")
+            raise UnsupportedError(f"the network's output {shortened(name)} has element type {value.kind}")
         builder, start = self.builder, len(self.builder.drafts)
         source, size = Variable(0, builder.drafts[0].shape), value.value.size
         if not size:
-            raise InputError(f"the network's output {name!r} is empty")
+            raise InputError(f"the network's output {shortened(name)} is empty")
         last.sized((size, source.size))
         offset, error = value.offset()
         op = Dense(np.zeros((size, source.size)), offset)

@@ -21,7 +21,7 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
 
 FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16
-LARGEST_TENSOR = 2**28  # entries; larger ones are refused before anything is allocated
+LARGEST_TENSOR = 2**26  # entries of a tensor that is computed; larger ones are refused before they are allocated
 LARGEST_RANK = 32
 # data type -> (NumPy type, field that holds the values when raw_data does not)
 TYPES: dict[int, tuple[str, str]] = {
@@ -58,7 +58,8 @@ class OnnxNode:
     @property
     def title(self) -> str:
         """How messages name this node."""
-        return f"operator {self.op} (node {self.name or next((o for o in self.outputs if o), '')!r})"
+        op = self.op if self.op.isprintable() and len(self.op) < 100 else shortened(self.op)
+        return f"operator {op} (node {shortened(self.name or next((o for o in self.outputs if o), ''))})"
 
     def unsupported(self, detail: str = "") -> UnsupportedError:
         """The error that names this node."""
@@ -84,6 +85,11 @@ class OnnxNode:
         if len(set(axes)) != len(axes):
             raise self.invalid(f"axes {_short(given)} of a tensor of rank {rank} name one twice")
         return axes
+
+
+def shortened(name: str) -> str:
+    """A name as messages show it: on one line, and not too long."""
+    return repr(name if len(name) <= 100 else name[:100] + "...")
 
 
 def _short(numbers: Sequence[int]) -> str:
@@ -144,14 +150,14 @@ def decode_model(data: bytes) -> OnnxGraph:
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise InputError("the network file is not ONNX, or it is truncated: it holds no graph")
     if len(model.functions):
-        raise UnsupportedError(f"model functions are not supported ({model.functions[0].name})")
+        raise UnsupportedError(f"model functions are not supported ({shortened(model.functions[0].name)})")
     graph = model.graph
     if len(graph.sparse_initializer):
         raise UnsupportedError("sparse initialisers are not supported")
     opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
     if len({o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}) > 1:
         raise InputError("the operator set is imported in two versions")
-    constants = {t.name: t for t in graph.initializer}
+    constants = {_text(t.name): t for t in graph.initializer}
     if len(constants) < len(graph.initializer):
         raise InputError("two initialisers have one name")
     out = OnnxGraph(
@@ -172,46 +178,57 @@ def _check_names(graph: OnnxGraph) -> None:
     known = set(graph.constants)
     for tensor in graph.inputs:
         if not tensor.name or tensor.name in known:
-            raise InputError(f"the network's input {tensor.name!r} has no name of its own")
+            raise InputError(f"the network's input {shortened(tensor.name)} has no name of its own")
         known.add(tensor.name)
     for node in graph.nodes:
         if not node.outputs[0]:
             raise node.invalid("its first output has no name")
         missing = next((i for i in node.inputs if i and i not in known), None)
         if missing is not None:
-            raise node.invalid(f"its input {missing!r} is not defined before it")
+            raise node.invalid(f"its input {shortened(missing)} is not defined before it")
         for name in node.outputs:
             if name and name in known:
-                raise node.invalid(f"its output {name!r} exists already")
+                raise node.invalid(f"its output {shortened(name)} exists already")
             known.add(name)
         known.discard("")
     for tensor in graph.outputs:
         if tensor.name not in known:
-            raise InputError(f"the network's output {tensor.name!r} is not defined: no node computes it")
+            raise InputError(f"the network's output {shortened(tensor.name)} is not defined: no node computes it")
     if len({tensor.name for tensor in graph.outputs}) < len(graph.outputs):
         raise InputError("two outputs of the network have one name")
+
+
+def _text(name: Any) -> str:
+    """A name; the protobuf library hands over bytes where it is no UTF-8."""
+    if not isinstance(name, str):
+        raise InputError(f"the network file holds a name that is not UTF-8 text: {name[:40]!r}")
+    return name
 
 
 def _decode_value(value: Any) -> Tensor:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        raise UnsupportedError(f"{value.name!r} is not a tensor ({kind})")
+        raise UnsupportedError(f"{shortened(value.name)} is not a tensor ({kind})")
     tensor = value.type.tensor_type
     dims: tuple[int | str | None, ...] | None = None
     if tensor.HasField("shape"):
         named = [(d.WhichOneof("value"), d) for d in tensor.shape.dim]
-        dims = tuple(d.dim_value if k == "dim_value" and d.dim_value > 0 else (d.dim_param or None) for k, d in named)
-    return Tensor(value.name, tensor.elem_type, dims)
+        dims = tuple(
+            d.dim_value if k == "dim_value" and d.dim_value > 0 else (_text(d.dim_param) or None) for k, d in named
+        )
+    return Tensor(_text(value.name), tensor.elem_type, dims)
 
 
 def _decode_node(node: Any, opset: int) -> OnnxNode:
-    op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-    out = OnnxNode(op, node.name, tuple(node.input), tuple(node.output), {}, opset)
+    domain, op = _text(node.domain), _text(node.op_type)
+    op = op if domain in ("", "ai.onnx") else f"{domain}::{op}"
+    inputs, outputs = tuple(map(_text, node.input)), tuple(map(_text, node.output))
+    out = OnnxNode(op, _text(node.name), inputs, outputs, {}, opset)
     if not out.outputs:
         raise InputError(f"operator {op} (node {node.name!r}) has no output")
     for attribute in node.attribute:
-        if attribute.name in out.attributes:
-            raise out.invalid(f"attribute {attribute.name!r} is given twice")
+        if _text(attribute.name) in out.attributes:
+            raise out.invalid(f"attribute {shortened(attribute.name)} is given twice")
         out.attributes[attribute.name] = _decode_attribute(attribute, out)
         out.attribute_kinds[attribute.name] = attribute.type
     return out
@@ -221,7 +238,7 @@ def _decode_attribute(attribute: Any, node: OnnxNode) -> Any:
     """The value; None for the kinds that no supported operator has (`mucg4.read.table` refuses those by name)."""
     kind = attribute.type
     if attribute.ref_attr_name:
-        raise node.unsupported(f"attribute {attribute.name!r} that refers to a function's")
+        raise node.unsupported(f"attribute {shortened(attribute.name)} that refers to a function's")
     if kind == 3:
         return attribute.s.decode("utf-8", "replace")
     if kind == 4:
@@ -239,30 +256,32 @@ def decode_tensor(tensor: Any, name: str = "") -> Array:
     Raises `InputError` when the data does not fill the shape, `UnsupportedError` for other element
     types and for data kept in another file.
     """
-    name = tensor.name or name
+    name = _text(tensor.name) or name
     kind = tensor.data_type
     if kind not in TYPES:
-        raise UnsupportedError(f"tensor {name!r} has element type {kind}, which is not supported")
+        raise UnsupportedError(f"tensor {shortened(name)} has element type {kind}, which is not supported")
     if tensor.data_location == 1:
-        raise UnsupportedError(f"tensor {name!r} is kept in another file (external data)")
+        raise UnsupportedError(f"tensor {shortened(name)} is kept in another file (external data)")
     dims = tuple(tensor.dims)
-    if min(dims, default=0) < 0 or len(dims) > LARGEST_RANK:
-        raise InputError(f"tensor {name!r} has the shape {_short(dims)}")
+    if min(dims, default=0) < 0 or max(dims, default=0) > 2**40 or len(dims) > LARGEST_RANK:
+        raise InputError(f"tensor {shortened(name)} has the shape {_short(dims)}")
     size, shape = prod(dims), _short(dims)
     dtype, holder = TYPES[kind]
     stored = (size + 1) // 2 if kind in (21, 22) else size
     if tensor.HasField("segment"):
-        raise UnsupportedError(f"tensor {name!r} is a segment of another one")
+        raise UnsupportedError(f"tensor {shortened(name)} is a segment of another one")
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != stored * np.dtype(dtype).itemsize:
-            raise InputError(f"tensor {name!r} has {len(tensor.raw_data)} bytes, which do not fill its shape {shape}")
+            raise InputError(
+                f"tensor {shortened(name)} has {len(tensor.raw_data)} bytes, which do not fill its shape {shape}"
+            )
         values = np.frombuffer(tensor.raw_data, dtype=dtype)
         if kind == BOOL and np.any(values.view(np.uint8) > 1):
-            raise InputError(f"tensor {name!r} holds truth values other than 0 and 1")
+            raise InputError(f"tensor {shortened(name)} holds truth values other than 0 and 1")
     else:
         field = getattr(tensor, holder)
         if len(field) != stored:
-            raise InputError(f"tensor {name!r} has {len(field)} values, which do not fill its shape {shape}")
+            raise InputError(f"tensor {shortened(name)} has {len(field)} values, which do not fill its shape {shape}")
         values = _from_field(field, kind, dtype)
     if kind in (21, 22):
         values = _unpack_nibbles(values, signed=kind == 22)[:size]

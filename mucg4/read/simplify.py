@@ -50,12 +50,19 @@ def _product(weight: Array, scale: Array, first: int, second: int) -> tuple[Arra
     """`weight * scale` and its roundings; None where that is too many, or the product too small or too large."""
     if np.all(scale == 1.0):
         return weight, first + second
-    product = weight * scale
-    size, zero = abs(product), (weight == 0) | (scale == 0)
     exact = np.all((abs(np.frexp(scale)[0]) == 0.5) | (scale == 0))
     count = first + second + (not exact)
-    good = np.all(zero | ((size > 2.0**-960) & (size < 2.0**1000))) and count <= LARGEST_COUNT
-    return (product, int(count)) if good else None
+    (low, high), (least, most) = _range(weight), _range(scale)
+    good = low * least > 2.0**-960 and high * most < 2.0**1000 and count <= LARGEST_COUNT
+    return (weight * scale, int(count)) if good else None
+
+
+def _range(values: Array) -> tuple[float, float]:
+    """The smallest and the largest size of the numbers that are not zero."""
+    sizes = abs(values)
+    high = float(sizes.max(initial=0.0))
+    low = float(sizes.min(initial=np.inf))
+    return (low if low else float(sizes.min(where=sizes > 0, initial=np.inf))), high
 
 
 def _scale_scale(first: Scale, second: Scale) -> Op | None:
@@ -82,12 +89,11 @@ def _through(second: Any, offset: Pair) -> Pair:
     """What an affine map without its own offset makes of a constant, with the rounding of the map's weights."""
     value, error = offset
     if not np.any(value) and error is None:
-        return second.linear([value[None]])[0], None
-    sizes = second.magnitude([abs(value)[None]])[0]
-    lost = sizes * (UNIT * (second.fan_in + 1))
+        return np.zeros(second.outputs if second.offset is None else len(second.offset)), None
+    lost = abs(value) * (UNIT * (second.fan_in + 1))
     if error is not None:
-        lost = lost + second.magnitude([error[None]])[0] * (1.0 + 4.0 * UNIT * second.fan_in)
-    return second.linear([value[None]])[0], known(lost)
+        lost = lost + error * (1.0 + 4.0 * UNIT * second.fan_in)
+    return second.linear([value[None]])[0], known(second.magnitude([lost[None]])[0])
 
 
 def _scale_dense(first: Scale, second: Dense) -> Op | None:
@@ -162,13 +168,9 @@ def _index_index(first: Index, second: Index) -> Op:
 def _dense_index(first: Dense, second: Index) -> Op | None:
     if not second.injective:
         return None
-    known = first.offset_magnitude
-    return replace(
-        first,
-        weight=first.weight[second.index],
-        offset=first.offset[second.index],
-        offset_magnitude=None if known is None else known[second.index] * (first.fan_in / 2.0),
-    )
+    value, error = _offset(first)
+    chosen = value[second.index], None if error is None else error[second.index]
+    return _with_offset(replace(first, weight=first.weight[second.index]), chosen)
 
 
 def _index_dense(first: Index, second: Dense) -> Op | None:

@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any
 
 from mucg4.errors import UnsupportedError
-from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, OnnxNode
+from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, OnnxNode, shortened
 
 NEWEST = 25  # the newest operator set that is read
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
@@ -293,15 +293,16 @@ def lookup(node: OnnxNode) -> Row:
     least, most = row.inputs
     if not least <= len(node.inputs) <= most or not all(node.inputs[:least]):
         wanted = f"{least}" if least == most else f"{least} or more" if most > 9 else f"{least} to {most}"
-        raise node.invalid(f"it takes {wanted} inputs, here are {sum(1 for i in node.inputs if i)}")
+        raise node.invalid(f"it takes {wanted} inputs, here are {[i[:20] for i in node.inputs[:8]]}")
     for key, value in node.attributes.items():
         rule = row.attributes.get(key)
         if rule is None:
-            raise node.unsupported(f"attribute {key!r} in operator set {node.opset}")
+            raise node.unsupported(f"attribute {shortened(key)} in operator set {node.opset}")
         if node.attribute_kinds[key] != KINDS[rule.kind]:
             raise node.invalid(f"attribute {key!r} is not of the kind {rule.kind}")
         if not rule.allows(value):
-            raise node.unsupported(f"{key} {value!r} (read are: {rule.text})")
+            shown = repr(value[:80] if isinstance(value, (str, tuple)) else value)
+            raise node.unsupported(f"{key} {shown} (read are: {rule.text})")
     return row
 
 

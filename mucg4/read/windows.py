@@ -76,7 +76,8 @@ def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1
     strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
     window = Window(*image, kernel, strides, _pads(node, image, kernel, flat), dilations, group)
     node.sized((window.channels, *window.padded))
-    node.sized((window.channels, *window.kernel, *window.out))
+    if node.op != "Conv":  # pools write out which entries each window sees
+        node.sized((window.channels, *window.kernel, *window.out))
     if node.attributes.get("ceil_mode", 0):
         spans = [n - (k - 1) * d - 1 for n, k, d in zip(window.padded, kernel, dilations, strict=True)]
         if any(span % s for span, s in zip(spans, strides, strict=True)):
@@ -137,7 +138,6 @@ def _conv_transpose(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         pads = (halves[0][0], halves[1][0], halves[0][1], halves[1][1])
     height, width = (full[i] - pads[i] - pads[i + 2] for i in range(2))
     node.sized((weight.shape[1] * group, max(0, height), max(0, width)))
-    node.sized((weight.shape[1] * group, *kernel, *size))
     window = Window(weight.shape[1] * group, height, width, kernel, strides, pads, dilations, group)
     if window.out != tuple(size) or len(weight) != channels:
         raise node.unsupported("this output shape or padding")

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench-out") / "campaign", help="where failing cases go")
     parser.add_argument("--one", type=int, metavar="SEED", help="judge one instance and print everything about it")
     parser.add_argument("--plant", action="append", metavar="NAME", help="put an old fault back; all: each in turn")
+    parser.add_argument("--wide", action="store_true", help="with --plant: all families, not the one it shows in")
     parser.add_argument("--list-plants", action="store_true")
     args = parser.parse_args()
     if args.list_plants or args.plant:
@@ -33,7 +34,7 @@ def main() -> int:
             print("".join(f"{name}: {plant.text}\n" for name, plant in PLANTS.items()), end="")
             return 0
         names = list(PLANTS) if args.plant == ["all"] else args.plant
-        return hunt(names, args.seed, 60 * args.minutes, args.jobs, say)
+        return hunt(names, args.seed, 60 * args.minutes, args.jobs, say, not args.wide)
     if args.one is not None:
         out = one(args.one, args.family)
         print(out.family, dict(out.counts))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +40,7 @@ FAULTS = (
 )  # fmt: skip
 LOUD = re.compile(r"checker|disagree|rejects|reject|evidence|contradict|differ", re.IGNORECASE)
 SMT_SIZE = 8
+ROUGH = ("cancel", "folded")  # float32 is far from real arithmetic in these
 METHODS = ("fp16", "bf16", "int8", "qdq8", "prune20", "neurons20", "tune2", "permute", "reserialise")
 
 
@@ -169,12 +172,17 @@ class Judge:
             self.problem("traceback", f"{type(error).__name__}: {error} ({mode.name})")
             return None
         self.out.counts[f"runs {verdict.word}"] += 1
-        if isinstance(verdict, Safe):
-            self.safe(mode, query, instance, verdict, data)
-        elif isinstance(verdict, Unsafe):
-            self.unsafe(mode, instance, verdict, data)
-        else:
-            self.unknown(mode, verdict)
+        try:
+            if isinstance(verdict, Safe):
+                self.safe(mode, query, instance, verdict, data)
+            elif isinstance(verdict, Unsafe):
+                self.unsafe(mode, instance, verdict, data)
+            else:
+                self.unknown(mode, verdict)
+        except FAULTS as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            at = f"{Path(place.filename).name}:{place.lineno}"
+            self.problem("traceback", f"{type(error).__name__}: {error} at {at} (evidence of {mode.name})")
         return verdict
 
     def safe(self, mode: Mode, query: Query, instance: Instance, verdict: Safe, data: bytes | None) -> None:
@@ -226,7 +234,7 @@ class Judge:
         if not violates(instance, x, y):
             self.problem("witness does not replay", f"{mode.name}: x = {x.tolist()}, y = {y.tolist()}")
         elif instance.truth == "unsat" and data is None:
-            off = clearly(instance, x, y, 1e-4) and instance.family != "cancel"
+            off = clearly(instance, x, y, 1e-4) and instance.family not in ROUGH
             self.out.counts["sat by float rounding"] += 1
             if off:
                 self.problem("sat where truth is unsat", f"{mode.name}: x = {x.tolist()}, y = {y.tolist()}")
@@ -341,7 +349,7 @@ class Judge:
         plain = self.attempt(Mode("no store", mode), variant, changed, None, data)
         self.out.counts[f"variants {method}"] += 1
         words = {v.word for v in (by, again, plain) if v is not None}
-        if {"sat", "unsat"} <= words and abs(self.instance.distance) >= 1e-4 and self.instance.family != "cancel":
+        if {"sat", "unsat"} <= words and abs(self.instance.distance) >= 1e-4 and self.instance.family not in ROUGH:
             self.problem(
                 "store changes the verdict",
                 f"{method}: {by and by.word}, {again and again.word}, {plain and plain.word}",
@@ -350,7 +358,7 @@ class Judge:
             self.out.loud.append(("store costs a verdict", f"{method}: {by.reason}"))
         base = self.verdicts.get("auto")
         if same and base is not None and plain is not None and {base.word, plain.word} == {"sat", "unsat"}:
-            if abs(self.instance.distance) >= 1e-4 and self.instance.family != "cancel":
+            if abs(self.instance.distance) >= 1e-4 and self.instance.family not in ROUGH:
                 self.problem("variant contradicts", f"{method}: {base.word} became {plain.word}")
 
 
@@ -378,7 +386,7 @@ def evaluator(instance: Instance) -> list[tuple[str, str]]:
             default=0,
         )
     )
-    if not np.all(np.isfinite(theirs)) or instance.family == "cancel" or np.all(abs(ours - theirs) <= 1e-4 * scale**2):
+    if not np.all(np.isfinite(theirs)) or instance.family in ROUGH or np.all(abs(ours - theirs) <= 1e-4 * scale**2):
         return []
     return [("campaign evaluates otherwise", f"{ours.tolist()} for onnxruntime's {theirs.tolist()}")]
 

@@ -64,21 +64,21 @@ def seeds(start: int, family: str | None = None) -> Iterator[int]:
         k += 1
 
 
-def one(seed: int, family: str | None = None) -> Outcome:
+def one(seed: int, family: str | None = None, full: bool = True) -> Outcome:
     """Judge the instance of a seed; a seed without one counts as such."""
     try:
-        return judge(make(seed, family))
+        return judge(make(seed, family), full)
     except NoInstance:
         return Outcome(seed, "none")
 
 
-def _work(pipe: Connection, family: str | None, prepare: Callable[[], None] | None) -> None:
+def _work(pipe: Connection, family: str | None, prepare: Callable[[], None] | None, full: bool) -> None:
     """Answer every seed with its outcome; None ends."""
     if prepare is not None:
         prepare()
     while (seed := pipe.recv()) is not None:
         try:
-            out = one(seed, family)
+            out = one(seed, family, full)
         except Exception as error:  # noqa: BLE001 - a fault of the campaign itself must not end it
             out = Outcome(seed, "none", [("campaign", f"{type(error).__name__}: {error}")])
         pipe.send(out)
@@ -102,17 +102,19 @@ def campaign(
     prepare: Callable[[], None] | None = None,
     until: Callable[[Outcome], bool] | None = None,
     most: int | None = None,
+    full: bool = True,
 ) -> Tally:
     """Run until the time is up, `most` instances are judged, or `until` says so of an outcome.
 
-    `prepare` is called once in every worker. A worker that dies or hangs is a disagreement of its seed and is replaced.
+    `prepare` is called once in every worker; `full` as for `judge`. A worker that dies or hangs is a disagreement of
+    its seed and is replaced.
     """
     context, tally, line = mp.get_context("fork"), Tally(), seeds(start)
     deadline, told = time.monotonic() + seconds, time.monotonic()
 
     def hire() -> _Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, family, prepare))
+        process = context.Process(target=_work, args=(theirs, family, prepare, full))
         process.start()
         theirs.close()
         worker = _Worker(process, ours, 0, 0.0)

@@ -154,9 +154,7 @@ def test_every_setting_is_read() -> None:
     assert len(names) <= 25
 
 
-FAMILIES = (
-    "acas|mnist|cifar|oval21|safenlp|rl_benchmark|cora_|collins|tllverify|dist_shift|metaroom|sri_resnet|linearizenn|lsnc|cgan"
-)
+FAMILIES = "acas|mnist|cifar|oval21|safenlp|rl_benchmark|cora_|collins|tllverify|dist_shift|metaroom|sri_resnet|linearizenn|lsnc|cgan"
 
 
 def code_words(path: Path) -> str:

@@ -102,7 +102,7 @@ def built(op, shape, tensors, attributes, around):
     """The operator, and behind it nothing, a small share of the output, or a neuron that is off in the box."""
     opset = 20 if op == "Gelu" else 13
     nodes = [(op, " ".join(["x", *tensors]), "t", attributes)]
-    more = {"small": np.float32(1e-7), "k": np.float32(5), "least": np.float32(-1e6)}
+    more = {"small": np.float32(1e-7), "k": np.float32(5), "least": np.float32(-1e4)}
     if around == "alone":
         nodes.append(("Mul", "t two", "y", {}))
     elif around == "tiny at the output":

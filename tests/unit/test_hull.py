@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 from handmade import chain
 
+from mucg4.budget import Budget
+from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.gate.witness import holds
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
+from mucg4.model.verdict import Safe
 from mucg4.read.formula import Apply, Compare, Constant, Term, Variable
 from mucg4.read.rounding import rounding_of
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
+from mucg4.settings import Settings
+from mucg4.verify import verify
 
 TYPES = ["float16", "float32", "float64"]
 DECLARED = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)\n"
@@ -314,3 +319,47 @@ def test_the_gate_asks_for_the_stated_set() -> None:
         assert passes(conj, only("")[0], [Fraction(float(v)) for v in at])
     _, conj = only("(assert (< X_0 0.5))")
     assert not holds(conj, np.array([0.5, 0], dtype=np.float32), one)
+
+
+# -- verdicts -----------------------------------------------------------------------------------
+
+UNIT_BOX = "(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= X_1 0))(assert (<= X_1 1))"
+
+
+def adding(text: str, element_type: str = "float32") -> Query:
+    """The property for a network that adds its two inputs."""
+    network = chain([(np.ones((1, 2)), np.zeros(1))], dtype=np.dtype(element_type).type)
+    return Query((network,), to_cases(parse_vnnlib(DECLARED + UNIT_BOX + text), element_type))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(assert (<= (* 3 X_0) 0.3))(assert (<= X_1 0))(assert (>= Y_0 0.1000000014))",  # 3 x is 0.3 in float32
+        "(assert (<= (+ X_0 X_1) 0.3))(assert (>= Y_0 0.3000000044))",
+        "(assert (< (+ X_0 X_1) 0.3))(assert (>= Y_0 0.3))",
+        "(assert (<= 0.30000000001 0.3))(assert (>= Y_0 1))",  # one and the same float32
+        "(assert (<= (* 1e39 X_0) 1e39))(assert (>= Y_0 2))",  # infinity is not above infinity
+    ],
+)
+def test_no_unsat_where_float32_inputs_pass(text: str) -> None:
+    assert not isinstance(verify(adding(text), Settings(workers=1), budget=Budget.seconds(1.0)), Safe)
+
+
+@pytest.mark.parametrize(
+    ("text", "element_type"),
+    [
+        ("(assert (<= (* 3 X_0) 0.3))(assert (<= X_1 0))(assert (>= Y_0 0.10001))", "float32"),
+        ("(assert (<= (* 3 X_0) 0.3))(assert (<= X_1 0))(assert (>= Y_0 0.1000000014))", "float64"),
+        ("(assert (<= (+ X_0 X_1) 0.3))(assert (>= Y_0 0.301))", "float64"),
+        ("(assert (<= X_0 0.1))(assert (<= X_1 0))(assert (>= Y_0 0.1000000001))", "float64"),
+        ("(assert (< X_0 0.5))(assert (<= X_1 0))(assert (>= Y_0 0.5))", "float32"),
+        # the float32 of 0.1 is left out, too
+        ("(assert (< X_0 0.1))(assert (<= X_1 0))(assert (>= Y_0 0.100000001490116119384765625))", "float32"),
+        ("(assert (<= (+ X_0 X_1) 0.1))(assert (>= (+ X_0 X_1) 0.2))(assert (>= Y_0 -1))", "float32"),
+    ],
+)
+def test_unsat_where_none_passes(text: str, element_type: str) -> None:
+    query = adding(text, element_type)
+    verdict = verify(query, Settings(workers=1), budget=Budget.seconds(60))
+    assert isinstance(verdict, Safe) and check(verdict.proof, query).accepted

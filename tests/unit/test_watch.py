@@ -155,9 +155,7 @@ def test_the_store_survives_a_run_that_leaves_while_writing(tmp_path: Path, how:
 
 
 def test_headroom_counts_from_the_stated_start(tmp_path: Path) -> None:
-    child, _, result = start(
-        tmp_path, POLITE, "--timeout", "20", "--headroom", "1", "--started", str(time.time() - 18)
-    )
+    child, _, result = start(tmp_path, POLITE, "--timeout", "20", "--headroom", "1", "--started", str(time.time() - 18))
     out, _ = child.communicate(timeout=60)
     assert (child.returncode, out, result.read_text()) == (0, "timeout\n", "timeout\n")
 
