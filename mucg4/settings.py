@@ -40,6 +40,12 @@ class Settings:
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
+    arithmetic: str = _option(
+        "real",
+        "what unsat has to hold for: real arithmetic on the stored weights, or float32 executions (float64 ones of a "
+        "float64 model) as well",
+        ("real", "float32"),
+    )
     unchecked: bool = _option(
         True,
         "when time ends before the independent checker does, and nothing it saw failed, still answer unsat (the run "
