@@ -312,13 +312,14 @@ def _check(args: argparse.Namespace) -> int:
 
     def run(budget: Budget) -> int:
         from mucg4.evidence import established
+        from mucg4.precision import settle
         from mucg4.processes import usable_cores
         from mucg4.proof.proof import read_proof
 
         query = _read(args.onnx, args.vnnlib)
         budget.poll()
         try:
-            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), demand=True, exact=args.exact)
+            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), args.exact)
         except ProofError as error:
             return reject(_one_line(error))
         counts = f"leaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}"
@@ -330,7 +331,8 @@ def _check(args: argparse.Namespace) -> int:
 
             gap = exactly_equal(query.network.model_bytes, query.network)
             read += "\nnetwork: exactly the stored one" if gap is None else f"\nnetwork: taken as read ({gap})"
-        return word(f"accepted\n{counts}\nfloat32: {report.float32}\n{read}\n", 0)
+        precise = settle(query, report.proof, None, budget, demanded=True).word
+        return word(f"accepted\n{counts}\nfloat32: {precise}\n{read}\n", 0)
 
     return _limited(args, run, reject)
 

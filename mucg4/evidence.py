@@ -25,22 +25,16 @@ from mucg4.model.verdict import CheckReport
 from mucg4.proof.proof import Proof, Tree, from_text, to_text
 
 READING_SHARE, LEAST_SECONDS = 0.05, 0.06  # of the run so far the second reading may take, and at least
-EXECUTIONS_SHARE, LEAST_EXECUTIONS = 0.05, 0.02  # the same of the walk for executions, where nobody demands it
-EFFORT = 64  # of that walk where it is demanded
-HOLDS, NOT_ESTABLISHED = "holds", "not established"
 
 
-def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1, demand: bool = False) -> CheckReport:
-    """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget.
-
-    `demand`: whether the proof holds for executions in the model's precision may take all the time there is.
-    """
+def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
+    """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget."""
     made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
     try:
         proof, again = from_text(to_text(made)), read_again(query)
     except (ProofError, InputError) as error:
         return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
-    return established(proof, again, budget, workers, demand=demand)
+    return established(proof, again, budget, workers)
 
 
 def read_again(query: Query) -> Query:
@@ -52,14 +46,8 @@ def read_again(query: Query) -> Query:
     return query_of(query.network.model_bytes, query.text)
 
 
-def established(
-    proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False, demand: bool = False
-) -> CheckReport:
-    """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`.
-
-    It also tells whether the proof holds for executions in the model's precision (`float32`): with `demand` whatever
-    time that takes, else as far as a small share of the run's time goes.
-    """
+def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:
+    """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`."""
     try:
         problem, fallback = _second_reading(query, budget)
     except BudgetError as error:
@@ -68,8 +56,7 @@ def established(
         report = CheckReport(proof, False, 0, 0, proof.leaves, problem, proof.leaves)
     else:
         report = check(proof, query, budget, exact, workers)
-    holds = report.accepted and _holds_for_executions(proof, query, budget, demand)
-    return replace(report, fallback=fallback, float32=HOLDS if holds else NOT_ESTABLISHED)
+    return replace(report, fallback=fallback)
 
 
 def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
@@ -86,18 +73,3 @@ def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str
     if model.problem is not None:
         return f"a second reading of the model differs: {model.problem}", model.fallback
     return None, model.fallback
-
-
-def _holds_for_executions(proof: Proof, query: Query, budget: Budget, demand: bool) -> bool:
-    """Whether the proof was seen to hold for executions of the model, see `mucg4.check.executions`."""
-    if not query.network.model_bytes:
-        return False
-    from mucg4.check.deviation import Deviation
-    from mucg4.check.executions import check_executions
-    from mucg4.read.onnx import read_operators
-
-    limit = budget if demand else budget.share(max(LEAST_EXECUTIONS, EXECUTIONS_SHARE * budget.elapsed()))
-    network, twins, roundings = read_operators(query.network.model_bytes)
-    if roundings is None:
-        return False
-    return check_executions(proof, query, Deviation(network, twins, roundings), limit, EFFORT if demand else 1).accepted

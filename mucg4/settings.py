@@ -40,16 +40,16 @@ class Settings:
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
     compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
+    arithmetic: str = _option(
+        "real",
+        "what unsat has to hold for: real arithmetic on the stored weights, or float32 executions (float64 ones of a "
+        "float64 model) as well",
+        ("real", "float32"),
+    )
     unchecked: bool = _option(
         True,
         "when time ends before the independent checker does, and nothing it saw failed, still answer unsat (the run "
         "record says so); off: timeout",
-    )
-    arithmetic: str = _option(
-        "real",
-        "what unsat has to hold for: real arithmetic on the stored weights, or float32 too: every execution in the "
-        "model's own precision, in any order of summation",
-        ("real", "float32"),
     )
     proof_bytes: int = _option(
         32 * 2**20, "largest stored proof; larger ones lose tightenings, cuts and slopes, then cores", low=0

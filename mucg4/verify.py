@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -190,13 +191,12 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     """The checker's report; how it went is in the statistics."""
     from mucg4.evidence import examine  # a witness needs no checker
 
-    demand = run.settings.arithmetic == "float32"
     with stage(run, "check"):
-        report = examine(run.query, trees, run.budget, run.workers, demand)
+        report = examine(run.query, trees, run.budget, run.workers)
     statistics = run.statistics
     statistics.leaves = report.proof.leaves
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
-    statistics.fallback, statistics.float32 = report.fallback, report.float32
+    statistics.fallback = report.fallback
     word = "accepted" if report.accepted else "unfinished" if report.late else "rejected: " + report.reason
     statistics.checker = word
     return report
@@ -204,13 +204,9 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
 
 def _verdict_of(run: Run, report: CheckReport) -> Verdict:
     statistics = run.statistics
-    if run.settings.arithmetic == "float32" and report.float32 != "holds" and (report.accepted or report.late):
-        return Unknown(
-            "unsat in real arithmetic, but not established for executions in the model's precision", statistics
-        )
     if report.accepted:
-        return Safe(report, statistics)
-    if report.late and run.settings.unchecked:
+        return _precise(run, report)
+    if report.late and run.settings.unchecked and run.settings.arithmetic == "real":
         statistics.warnings.append("the time was too short for the independent checker: this unsat is unchecked")
         return Safe(report, statistics)
     if run.budget.spent() and not report.failed:
@@ -219,6 +215,43 @@ def _verdict_of(run: Run, report: CheckReport) -> Verdict:
     path = _kept_case(run, reason)
     statistics.warnings.append(reason + (f" (case file: {path})" if path else ""))
     return Unknown(reason, statistics)
+
+
+def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
+    """An accepted proof, and whether it holds for executions in the model's precision; see `mucg4.precision`.
+
+    Where that is demanded and this proof does not, another one is searched that leaves room for the deviation.
+    """
+    from mucg4.precision import Deviation, deviation_of, enlarged_query, settle
+
+    settings, statistics = run.settings, run.statistics
+    demanded = settings.arithmetic == "float32"
+    try:
+        with stage(run, "float32"), np.errstate(all="ignore"):
+            runtime = run.runtime if settings.attack else None
+            found = settle(run.query, report.proof, runtime, run.budget, demanded, settings.seed)
+    except BudgetError:
+        if demanded:
+            raise
+        statistics.float32 = "not established: there was too little time"
+        return Safe(report, statistics)
+    statistics.float32 = found.word
+    if found.witness is not None:
+        return Unsafe(found.witness, statistics)
+    if found.holds or not demanded:
+        return Safe(report, statistics)
+    deviation = deviation_of(run.query)
+    if last or not isinstance(deviation, Deviation):
+        return Unknown(f"float32: {found.word}", statistics)
+    try:
+        with stage(run, "float32"):
+            trees = solve(replace(run, query=enlarged_query(run.query, deviation, settings.seed)))
+    except StuckError:
+        return Unknown(f"float32: {found.word}", statistics)
+    if isinstance(trees, Witness):
+        return Unsafe(trees, statistics)
+    again = _examined(run, trees)
+    return _precise(run, again, last=True) if again.accepted else _verdict_of(run, again)
 
 
 def _kept_case(run: Run, reason: str) -> str:

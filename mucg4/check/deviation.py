@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import inf
 from typing import Any
 
@@ -447,3 +448,19 @@ _RULES: dict[str, Any] = {
     "Log": _logarithm,
     "Elu": _elu,
 }
+
+
+def enlarged(case: Case, d: Array) -> Case:
+    """The case with every constraint `g_i <= 0` loosened to `g_i - d_i <= 0` in what is proved; `d (M,)`, finite.
+
+    What is stated, and with it the witness gate and the hashes, stays as it is.
+    """
+    conjunctions, at = [], 0
+    for conj in case.conjunctions:
+        part = d[at : at + len(conj)]
+        at += len(conj)
+        exact = [Fraction(v) for v in part.tolist()]
+        proved = tuple((x, y, c - e) for (x, y, c), e in zip(conj.proved, exact, strict=True))
+        constants = np.array([float(c) for _, _, c in proved], dtype=np.float64)
+        conjunctions.append(replace(conj, constants=constants, proved=proved))
+    return replace(case, conjunctions=tuple(conjunctions))

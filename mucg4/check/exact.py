@@ -469,7 +469,7 @@ class ExactEnclosure(Enclosure):
         return self._least(own)
 
     def add_cuts(self, rows: Rows, multipliers: Array, planes: dict[int, Array], shift: Array, frame: Frame) -> None:
-        """Add inequalities `planes[k] (C, n) . v_k + shift (C,) <= 0` times `multipliers (R, C)`, which are shortened."""
+        """Add inequalities `planes[k] (C, n) . v_k + shift (C,) <= 0` times `multipliers (R, C)`, shortened."""
         m = np.ldexp(self.shortened(multipliers), COEF).astype(np.int64)
         try:
             matrices = {k: Matrix.of(*dyadic(p)) for k, p in planes.items()}

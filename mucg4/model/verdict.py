@@ -45,8 +45,8 @@ class Statistics:
     scratch_seconds: float | None = None  # stored from-scratch time of the related proof
     checker: str = ""  # on the proof: accepted, unfinished (time ran out), or why it was rejected
     fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
-    float32: str = ""  # whether unsat holds for executions in the model's precision: holds, or not established
     reopened: int = 0  # leaves that the checker rejected at first, searched again
+    float32: str = ""  # whether unsat holds for executions in the model's precision: "holds" or "not established: ..."
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)
 
@@ -63,8 +63,7 @@ class CheckReport:
     `failed` ones examined in vain, `skipped` ones not examined (malformed proof, spent budget). `accepted` only when
     the last two are 0 and nothing else is wrong; otherwise `reason` is one line. `rejected` names the failed leaves as
     (tree, tree node, conjunction). `late`: time alone kept the others from being examined, none that was examined
-    failed, and each states its evidence. `fallback` names parts of the files that only one reading covers;
-    `float32` tells whether the proof holds for executions in the model's precision: holds, or not established.
+    failed, and each states its evidence. `fallback` names parts of the files that only one reading covers.
     """
 
     proof: Proof = field(compare=False, repr=False)
@@ -77,7 +76,6 @@ class CheckReport:
     rejected: tuple[tuple[int, int, int], ...] = ()
     late: bool = False
     fallback: tuple[str, ...] = ()
-    float32: str = "not established"
 
     def __post_init__(self) -> None:
         whole = self.leaves == self.proof.leaves == self.checked + self.failed + self.skipped

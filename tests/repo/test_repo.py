@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "ladder": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store"},
     "compact": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store", "ladder"},
     "evidence": BASE | {"ops", "model", "proof", "check", "read"},
+    "precision": BASE | {"ops", "model", "proof", "check", "read", "gate", "search"},
     "verify": None,  # the pipeline: every stage
     "case": BASE | {"search", "ops", "model", "proof", "check", "gate", "oracle", "read", "store", "verify", "report"},
     "bench": BASE | {"read", "report"},

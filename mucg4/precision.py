@@ -1,0 +1,115 @@
+"""Real arithmetic against the model's own precision: whether `unsat` holds for executions, too.
+
+`unsat` is claimed for real arithmetic on the stored weights. What can be said beyond that is said here, and stands in
+the run record:
+
+* `holds`: the checker accepted the proof with every constraint loosened by what an execution in the model's precision
+  may deviate (`mucg4.check.deviation` says which executions are covered, `mucg4.check.executions` how);
+* `not established: ...`: it did not, for the reason given. That is no sign that a float32 execution is unsafe, only
+  that this proof, in the time there was, does not exclude it. A witness is looked for (`mucg4.search.cancel`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mucg4.budget import Budget
+from mucg4.check.deviation import Deviation, enlarged
+from mucg4.check.executions import check_executions
+from mucg4.errors import InputError
+from mucg4.gate.runtime import Runtime
+from mucg4.model.query import Case, Query, Witness
+from mucg4.ops.base import Array
+from mucg4.proof.proof import Proof
+from mucg4.read.onnx import read_operators
+from mucg4.search.cancel import float_witness
+
+SHARE, LEAST_SECONDS = 0.05, 0.05  # of the run so far, and at least, where executions are not demanded
+FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof
+HUNT_SHARE, LEAST_HUNT = 0.05, 0.1  # of the run so far, and at least, for looking for a witness
+EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`
+SAMPLES, ROOM = 64, 3.0  # points whose deviations say what margin a search should leave, and how many times it
+HOLDS, NOT_ESTABLISHED = "holds", "not established"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What is known about executions in the model's precision; `witness` when one of them is unsafe."""
+
+    word: str
+    witness: Witness | None = None
+
+    @property
+    def holds(self) -> bool:
+        """True when no such execution is unsafe."""
+        return self.word == HOLDS
+
+
+def settle(
+    query: Query,
+    proof: Proof,
+    runtime: Runtime | None,
+    budget: Budget,
+    demanded: bool = False,
+    seed: int = 0,
+) -> Precision:
+    """Whether the proof, which holds in real arithmetic, holds for executions; if not, a hunt for a witness.
+
+    It takes a share of the time so far, or where it is `demanded` of the time that is left. No `runtime`: no hunt.
+    Raises `BudgetError` when the whole run's time is over.
+    """
+    budget.poll()
+    seconds = FIRST_SHARE * budget.left() if demanded else max(LEAST_SECONDS, SHARE * budget.elapsed())
+    deviation = deviation_of(query)
+    if isinstance(deviation, str):
+        return Precision(f"{NOT_ESTABLISHED}: {deviation}")
+    own = budget.share(seconds)
+    report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT)
+    if report.accepted:
+        return Precision(HOLDS)
+    budget.poll()
+    witness = None
+    if runtime is not None and report.failed:
+        seconds = min(budget.left(), max(LEAST_HUNT, HUNT_SHARE * budget.elapsed()))
+        witness = float_witness(query, runtime, deviation, seconds, seed)
+    reason = "there was too little time" if own.spent() else report.reason
+    return Precision(f"{NOT_ESTABLISHED}: {reason}", witness)
+
+
+def deviation_of(query: Query) -> Deviation | str:
+    """Bounds of the deviation for a query's network, or why there are none."""
+    network = query.network
+    if not network.model_bytes:
+        return "the network was not read from a file"
+    try:
+        operators = read_operators(network.model_bytes)
+    except InputError as error:
+        return str(error)
+    if operators.roundings is None:
+        return "the file computes constants whose rounding is not known"
+    deviation = Deviation(operators.network, operators.twins, operators.roundings)
+    return deviation.reason or deviation
+
+
+def enlarged_query(query: Query, deviation: Deviation, seed: int = 0) -> Query:
+    """The query whose proofs leave room for executions: what a search is given where executions are demanded.
+
+    Hashes and the witness gate keep to the constraints as stated. By how much the others are loosened is a guess from
+    single points, since the deviation of the whole box may be far too large; the checker uses its own bounds.
+    """
+    cases = []
+    for k, case in enumerate(query.cases):
+        cases.append(case if case.box.empty else enlarged(case, _typical(query, case, deviation, seed + k)))
+    return replace(query, cases=tuple(cases))
+
+
+def _typical(query: Query, case: Case, deviation: Deviation, seed: int) -> Array:
+    """(M,) the largest deviation at some points of the box, with room; 0 where there is none that is known."""
+    lo, hi = case.box.lo, case.box.hi
+    share = np.random.default_rng(seed).random((SAMPLES, len(lo)))
+    with np.errstate(all="ignore"):
+        values = query.network.values(lo * (1 - share) + hi * share)
+        d = ROOM * np.max(deviation.bound(values, values, case), axis=0, initial=0.0)
+    return np.where(np.isfinite(d), d, 0.0)
