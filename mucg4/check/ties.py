@@ -11,8 +11,8 @@ on a point of the unsafe set `sum_i w_i g_i < 0` if one of the `g_i < 0` with w_
 nothing positive (`beta (z - t) <= 0`) and the bound says `sum_i w_i g_i + sum beta (z - t) >= value`.
 
 What is exact. Weights and biases as the network holds them, which have been found to be the numbers of the file
-(`mucg4.check.stored`) or to make the same function over the rationals (`mucg4.check.exactly`): no rounding of the reader
-is left that would need a charge. Bounds of neurons are the
+(`mucg4.check.stored`) or to make the same function over the rationals (`mucg4.check.exactly`): no rounding of the
+reader is left that would need a charge. Bounds of neurons are the
 region's; those of maps of the input alone are derived anew, exactly. Chords are exact where few are needed, else
 their slope is a float and the offset is exact for that slope; lower slopes are floats. All are legal choices,
 so none of them is believed.
@@ -253,7 +253,7 @@ class ExactNetwork:
 
 
 def _is_stored(network: Network) -> bool:
-    """Whether the network is exactly the stored one: by its numbers, or where some were computed by comparing values."""
+    """Whether the network is exactly the stored one: by its numbers, or, where some were computed, by its values."""
     if verbatim(network):
         return True
     from mucg4.check.exactly import exactly_equal
