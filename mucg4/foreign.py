@@ -26,6 +26,7 @@ _LONG_TEXT = 1 << 24  # characters of JSON above which the text is walked in ste
 _LEVELS = 4  # in so many levels: those of the refutations of a proof
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_ALWAYS, _RATIO = 1 << 25, 100  # bytes that any blob may hold, and per byte of it
 _STEP = 1 << 20  # bytes of input decompressed between two polls
 _PIECE = 1 << 24  # bytes of output at a time
 
@@ -77,6 +78,11 @@ def _whole(found: bytes, ended: bool, most: int, kind: str) -> bytes:
     if not ended:
         raise ValueError(f"damaged {kind} (it ends early)")
     return found
+
+
+def plausible(blob: bytes, most: int) -> int:
+    """How much a packed blob may hold: at most `most`, and no more than what is packed honestly ever does."""
+    return min(most, _ALWAYS + _RATIO * len(blob))
 
 
 def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
