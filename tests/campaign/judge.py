@@ -136,7 +136,7 @@ class Judge:
             self.problem("traceback", f"{type(error).__name__} while reading: {error}")
             return self.out
         except Mucg4Error as error:
-            self.problem("not read", str(error))
+            self.out.loud.append(("not read", str(error)))
             return self.out
         for mode in modes(self.instance, self.rng):
             verdict = self.attempt(mode, query, self.instance)
