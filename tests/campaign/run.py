@@ -116,8 +116,8 @@ def campaign(
 ) -> Tally:
     """Run until the time is up, `most` instances are judged, or `until` says so of an outcome.
 
-    `prepare` is called once in every worker; `full` as for `judge`, `worth` as for `one`. A worker that dies or hangs is a disagreement of
-    its seed and is replaced.
+    `prepare` is called once in every worker; `full` as for `judge`, `worth` as for `one`. A worker that dies or hangs
+    is a disagreement of its seed and is replaced.
     """
     context, tally, line = mp.get_context("fork"), Tally(), seeds(start)
     deadline, told = time.monotonic() + seconds, time.monotonic()
