@@ -150,6 +150,8 @@ def _sampled(rng: Rng, bare: Instance, scorer: Scorer) -> Instance:
     if not finite:
         raise NoInstance("no finite value")
     distance = distance_of(rng)
+    if bare.family in ("exotic", "casts") and rng.random() < 0.8:  # not about rounding
+        distance = float(pick(rng, 1.0, 0.1, 0.01, -0.001, -0.01, -0.1))
     row = replace(row, bound=threshold(Fraction(min(finite)), Fraction(max(finite)), distance))
     unsafe = [(row,)]
     if rng.random() < 0.25:
