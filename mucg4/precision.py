@@ -53,6 +53,7 @@ def settle(
     runtime: Runtime | None,
     budget: Budget,
     demanded: bool = False,
+    workers: int = 1,
     seed: int = 0,
 ) -> Precision:
     """Whether the proof, which holds in real arithmetic, holds for executions; if not, a hunt for a witness.
@@ -66,12 +67,12 @@ def settle(
     if isinstance(deviation, str):
         return Precision(f"{NOT_ESTABLISHED}: {deviation}")
     own = budget.share(seconds)
-    report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT)
+    report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT, workers)
     if report.accepted:
         return Precision(HOLDS)
     budget.poll()
     witness = None
-    if runtime is not None and report.failed:
+    if runtime is not None:
         seconds = min(budget.left(), max(LEAST_HUNT, HUNT_SHARE * budget.elapsed()))
         witness = float_witness(query, runtime, deviation, seconds, seed)
     reason = "there was too little time" if own.spent() else report.reason
