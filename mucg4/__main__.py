@@ -311,17 +311,28 @@ def _check(args: argparse.Namespace) -> int:
         return word(f"rejected: {reason}\n", 1)
 
     def run(budget: Budget) -> int:
-        from mucg4.check.walk import check
+        from mucg4.evidence import established
+        from mucg4.precision import settle
+        from mucg4.processes import usable_cores
         from mucg4.proof.proof import read_proof
 
         query = _read(args.onnx, args.vnnlib)
         budget.poll()
         try:
-            report = check(read_proof(args.proof, budget.poll), query, budget)
+            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), args.exact)
         except ProofError as error:
             return reject(_one_line(error))
         counts = f"leaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}"
-        return word(f"accepted\n{counts}\n", 0) if report.accepted else reject(f"{report.reason}\n{counts}")
+        if not report.accepted:
+            return reject(f"{report.reason}\n{counts}")
+        read = f"read by one reader only: {'; '.join(report.fallback)}" if report.fallback else "both files read twice"
+        if args.exact:
+            from mucg4.check.exactly import exactly_equal
+
+            gap = exactly_equal(query.network.model_bytes, query.network)
+            read += "\nnetwork: exactly the stored one" if gap is None else f"\nnetwork: taken as read ({gap})"
+        precise = settle(query, report.proof, None, budget, demanded=True).word
+        return word(f"accepted\n{counts}\nfloat32: {precise}\n{read}\n", 0)
 
     return _limited(args, run, reject)
 
@@ -566,6 +577,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
     _add_limits(p)
+    p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
     _add_bench(commands)
     _add_store(commands)
     p = commands.add_parser("case", help="replay saved failing cases: exit 0 fixed, 1 still failing")

@@ -115,7 +115,8 @@ def _network_bytes(data: dict[str, Any], prefix: str) -> bytes | None:
         return base64.b64decode(text_of(data[prefix + "onnx_base64"], prefix + "onnx_base64"), validate=True)
     if prefix + "layers" not in data:
         return None
-    layers, size = [], 0
+    layers: list[tuple[Any, Any]] = []
+    size = 0
     for entry in items(data[prefix + "layers"], prefix + "layers"):
         layer = fields_of(entry, "a layer")
         rows = [numbers(row, "weights") for row in items(member(layer, "weights"), "weights")]

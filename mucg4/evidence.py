@@ -17,8 +17,9 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.confirm import confirm
+from mucg4.check.property import covers
 from mucg4.check.walk import check
-from mucg4.errors import InputError, ProofError
+from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.proof.proof import Proof, Tree, from_text, to_text
@@ -47,7 +48,10 @@ def read_again(query: Query) -> Query:
 
 def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:
     """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`."""
-    problem, fallback = _second_reading(query, max(LEAST_SECONDS, READING_SHARE * budget.elapsed()))
+    try:
+        problem, fallback = _second_reading(query, budget)
+    except BudgetError as error:
+        return CheckReport(proof, False, 0, 0, proof.leaves, str(error), proof.leaves)
     if problem is not None:
         report = CheckReport(proof, False, 0, 0, proof.leaves, problem, proof.leaves)
     else:
@@ -55,12 +59,16 @@ def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, ex
     return replace(report, fallback=fallback)
 
 
-def _second_reading(query: Query, seconds: float) -> tuple[str | None, tuple[str, ...]]:
+def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
     """What the second readings of the files say against the query, and what they do not cover."""
     if not (query.text and query.network.model_bytes):
         return None, ("the query was not read from files",)
+    problem = covers(query.text, query, budget)
+    if problem is not None:
+        return f"a second reading of the property differs: {problem}", ()
     boxes = [case.box for case in query.cases if not case.box.empty]
     lo, hi = (getattr(boxes[0], side) if boxes else np.zeros(query.network.input_size) for side in ("lo", "hi"))
+    seconds = max(LEAST_SECONDS, READING_SHARE * budget.elapsed())
     model = confirm(query.network.model_bytes, query.network, lo, hi, seconds)
     if model.problem is not None:
         return f"a second reading of the model differs: {model.problem}", model.fallback

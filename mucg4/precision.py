@@ -26,7 +26,7 @@ from mucg4.proof.proof import Proof
 from mucg4.read.onnx import read_operators
 from mucg4.search.cancel import float_witness
 
-SHARE, LEAST_SECONDS = 0.15, 0.2  # of the run so far, and at least, where executions are not demanded
+SHARE, LEAST_SECONDS = 0.05, 0.05  # of the run so far, and at least, where executions are not demanded
 FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof
 HUNT_SHARE, LEAST_HUNT = 0.05, 0.1  # of the run so far, and at least, for looking for a witness
 EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`

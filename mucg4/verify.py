@@ -197,9 +197,8 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     statistics.leaves = report.proof.leaves
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
     statistics.fallback = report.fallback
-    statistics.checker = (
-        "accepted" if report.accepted else "unfinished" if report.late else f"rejected: {report.reason}"
-    )
+    word = "accepted" if report.accepted else "unfinished" if report.late else "rejected: " + report.reason
+    statistics.checker = word
     return report
 
 
@@ -207,7 +206,7 @@ def _verdict_of(run: Run, report: CheckReport) -> Verdict:
     statistics = run.statistics
     if report.accepted:
         return _precise(run, report)
-    if report.late and run.settings.unchecked:
+    if report.late and run.settings.unchecked and run.settings.arithmetic == "real":
         statistics.warnings.append("the time was too short for the independent checker: this unsat is unchecked")
         return Safe(report, statistics)
     if run.budget.spent() and not report.failed:

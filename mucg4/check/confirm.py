@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
-from mucg4.check.reading import Reading
+from mucg4.check.reading import ELEMENT_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value
 from mucg4.errors import InputError
 from mucg4.model.network import Network
@@ -38,6 +38,7 @@ ROOM = 4.0
 PER_NUMBER = 40  # operations of small steps for each number of the network, on both sides together
 PLANS = ((6, 11), (3, 5), (2, 3))  # points with true values, and with free ones; the first that can be afforded
 LEAST_COMPARED = 2
+MODEST = 1e100
 SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)  # of free numbers; a negative row mirrors
 FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
 HALVES = 2  # the row of halves of integers
@@ -64,12 +65,18 @@ class Differs(Exception):
 
 
 def confirm(
-    data: bytes, network: Network, lo: Array | None = None, hi: Array | None = None, seconds: float = 0.3
+    data: bytes,
+    network: Network,
+    lo: Array | None = None,
+    hi: Array | None = None,
+    seconds: float = 0.3,
+    exact: bool = False,
 ) -> Confirmation:
     """Compare the canonical network with the second reading of `data`, the bytes of its ONNX file.
 
     `lo` and `hi (input size,)` bound the points at true values (some lie far outside too). Work is limited to what
     one core does in about `seconds`; when that is too little, `fallback` says so. Never raises for a bad model.
+    `exact` has the two compared over the rationals too, which takes longer (see `exactly_equal`).
     """
     allowed, cost = seconds * WORK_PER_SECOND, 2 * work(network) + PER_NUMBER * network.size
     plan = next((p for p in PLANS if sum(p) * cost <= allowed), None)
@@ -83,6 +90,9 @@ def confirm(
     rows = _true_points(random, network.input_size, lo, hi)[: plan[0]]
     walk = Walk(network, reading, random, plan)
     problem = None
+    if network.element_type != ELEMENT_TYPES[reading.input.kind]:
+        problem = f"the input is {ELEMENT_TYPES[reading.input.kind]}, not {network.element_type}"
+        return Confirmation(problem, (), 0)
     try:
         with np.errstate(all="ignore"):
             walk.finish(reading.run(np.concatenate([rows, np.zeros((plan[1], rows.shape[1]))]), walk.seen))
@@ -90,8 +100,14 @@ def confirm(
         problem = str(difference)
     except InputError as error:
         reading.fallback.append(f"the model: {error}")
+    except MemoryError:
+        reading.fallback.append("the model: out of memory")
     lines = (*reading.fallback, *walk.unseen) if problem is None else tuple(reading.fallback)
-    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared)
+    if exact and problem is None:
+        from mucg4.check.exactly import exactly_equal
+
+        exact = exactly_equal(data, network) is None
+    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared, exact and problem is None)
 
 
 def _true_points(random: np.random.Generator, n: int, lo: Array | None, hi: Array | None) -> Array:
@@ -213,10 +229,12 @@ class Walk:
                 allowed += ROOM * e
         gap = abs(mine - other)
         fine = np.isfinite(gap) & np.isfinite(allowed)
-        wrong = fine & (gap > allowed)
+        # infinite on one side only, though nothing comes near an overflow
+        torn = (np.isinf(mine) != np.isinf(other)) & (np.fmin(abs(mine), abs(other)) < MODEST) & np.isfinite(allowed)
+        wrong = (fine & (gap > allowed)) | torn
         if wrong.any() and self._rectified(name, k):
             some = wrong.any(axis=0)
-            wrong = fine & (abs(np.maximum(mine, 0.0) - other) > allowed) & some
+            wrong = (fine & (abs(np.maximum(mine, 0.0) - other) > allowed) & some) | torn
             self._tried(name, (mine > allowed)[:, some])
         if wrong.any():
             row, i = (int(v[0]) for v in np.nonzero(wrong))

@@ -6,7 +6,7 @@ outward, and likewise above. So nothing an operator proposes is believed: `Sigmo
 asked for slopes only.
 
 * Two pieces (`max(left z, right z)`): f minus a line is convex, its largest value is at an end, and any
-  slope in [left, right] is a lower line through zero. Also exact on Fractions.
+  slope in [left, right] is a lower line through zero.
 * S-shaped (`Sigmoid`, `Tanh`: convex left of 0, concave right of it): on the concave part f - s z is
   smallest at an end; on the convex part it lies above its tangent at ANY point p, whose smallest value
   is at an end. With p near the zero of f' - s that costs next to nothing, and p itself may be inexact.
@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -118,13 +117,13 @@ class Ends:
         return Ends(-self.hi, -self.lo, -self.above, -self.top, -self.below, -self.base)
 
 
-def knows(op: Nonlinear, inputs: int, exact: bool) -> bool:
-    """True when `enclose` has a rule for the operator with so many inputs (in that arithmetic)."""
+def knows(op: Nonlinear, inputs: int) -> bool:
+    """True when `enclose` has a rule for the operator with so many inputs."""
     if isinstance(op, TwoPiece):
         return inputs == 1
     if op.kind == "Elu" and not getattr(op, "alpha", 0.0) > 0:
         return False
-    return not exact and ((op.kind in (*ONE_INPUT, *SHAPES) and inputs == 1) or (op.kind == "Product" and inputs == 2))
+    return (op.kind in (*ONE_INPUT, *SHAPES) and inputs == 1) or (op.kind == "Product" and inputs == 2)
 
 
 def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, Array, Array]:
@@ -474,23 +473,19 @@ def _most(box: tuple[Array, Array], r: Array, *parts: Array) -> Array:
 
 
 def _two_piece(op: TwoPiece, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
-    exact = lo.dtype == object
-    number: Any = Fraction if exact else float
-    left, right, zero, one = number(op.left), number(op.right), number(0), number(1)
+    left, right = op.left, op.right
     unstable = (lo < 0) & (hi > 0)
     stable = np.where(lo >= 0, right, left)
-    width = np.where(unstable, hi - lo, one)
+    width = np.where(unstable, hi - lo, 1.0)
     chord = np.where(unstable, left + (right - left) * (hi / width), stable)
     chord = np.minimum(np.maximum(chord, left), right)
     offset = np.maximum((left - chord) * lo, (right - chord) * hi)  # f - chord at the ends, two roundings
-    if not exact:
-        offset = offset * (1 + 4 * STEP) + TINY
-    offset = np.where(unstable, offset, zero)
+    offset = np.where(unstable, offset * (1 + 4 * STEP) + TINY, 0.0)
     low = np.where(unstable, np.where(op.default_alpha(lo, hi).astype(bool), right, left), stable)
     first, last = np.maximum(left * lo, right * lo), np.maximum(left * hi, right * hi)
-    flo = np.minimum(np.where(unstable, np.minimum(first, zero), first), last)
+    flo = np.minimum(np.where(unstable, np.minimum(first, 0.0), first), last)
     fhi = np.maximum(first, last)
-    if not exact and (left, right) != (0.0, 1.0):
+    if (left, right) != (0.0, 1.0):
         flo, fhi = flo - (abs(flo) * 2 * STEP + TINY), fhi + (abs(fhi) * 2 * STEP + TINY)
     steep = max(abs(op.left), abs(op.right))
     return Lines(low, chord, offset, None, unstable, (op.left, op.right), steep), flo, fhi

@@ -1,4 +1,4 @@
-"""The checker's own bounds: outward-rounded float64, or exact rationals. Shares nothing with `mucg4.bound`.
+"""The checker's own bounds in outward-rounded float64. Shares nothing with `mucg4.bound`.
 
 A batch holds B regions. Every network node has a *hull* `[lower, upper]` `(B, n)` and from it a
 magnitude `M = max(|lower|, |upper|)`, so that `|v| <= M` holds for the real value v on the region.
@@ -26,15 +26,13 @@ Each step keeps (I) for the stored floats, charging its rounding to `error`:
 takes 1.01 times the sum. Underflow is covered by `TINY` inside the norms. Overflow gives inf or nan, and
 comparisons with nan are false: nothing is ever closed or tightened by it.
 
-Exact mode: arrays hold `fractions.Fraction`, operators are expanded into exact matrices, every charge is
-zero; the same code then evaluates (I) without error. It is for small piecewise linear networks only.
+The exact mode (`mucg4.check.exact`) keeps (I) in integers instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -62,45 +60,6 @@ def gamma(n: int) -> float:
 def norms(a: Array) -> Array:
     """(R,) at least (up to a relative 1e-3) the 2-norm of each row, and never zero."""
     return np.sqrt(np.einsum("ij,ij->i", a, a)) + TINY
-
-
-class ExactAffine(Affine):
-    """An affine operator as matrices of Fractions; the images of unit vectors are exact in float64."""
-
-    kind = "Exact"
-
-    def __init__(self, op: Affine, sizes: list[int], size: int) -> None:
-        if size * sum(sizes) > UNIT_CELLS:
-            raise ProofError("the exact mode is for small networks only")
-        self.matrices = []
-        for i, n in enumerate(sizes):
-            units = [np.eye(n) if j == i else np.zeros((n, s)) for j, s in enumerate(sizes)]
-            self.matrices.append(fractions_of(op.linear(units)))
-        b = op.bias()
-        self.offset = fractions_of(np.zeros(size) if b is None else np.asarray(b, dtype=np.float64))
-
-    def linear(self, xs: Any) -> Array:
-        return sum(x @ w for x, w in zip(xs, self.matrices, strict=True))
-
-    def bias(self) -> Array:
-        return self.offset
-
-    def adjoint(self, a: Array) -> tuple[Array, ...]:
-        return tuple(a @ w.T for w in self.matrices)
-
-    def magnitude(self, xs: Any) -> Array:
-        return sum(x @ abs(w) for x, w in zip(xs, self.matrices, strict=True))
-
-
-def fractions_of(values: Array, infinite: bool = False) -> Array:
-    """Object array of the exact values; `ProofError` when one is not finite, unless inf may stay as it is."""
-    values = np.asarray(values)
-    out = np.empty(values.shape, dtype=object)
-    try:
-        out.ravel()[:] = [v if infinite and v == np.inf else Fraction(v) for v in values.ravel().tolist()]
-    except (ValueError, OverflowError) as error:
-        raise ProofError(f"a number is not finite: {error}") from error
-    return out
 
 
 @dataclass(eq=False)
@@ -149,16 +108,15 @@ class Rows:
 
 
 class Enclosure:
-    """Bounds for one network. `exact` chooses rationals. Pre-activation bounds of a region are kept as flat
+    """Bounds for one network. Pre-activation bounds of a region are kept as flat
     arrays `(B, width)`; `slot[k]` is the part of node k. The input's bounds are the box itself."""
 
-    def __init__(self, network: Network, exact: bool = False) -> None:
-        self.network, self.exact = network, exact
+    def __init__(self, network: Network) -> None:
+        self.network = network
         self.nodes = network.nodes
         self.ops = [self._prepare(k) for k in range(len(self.nodes))]
         self.slot: dict[int, slice] = {}
         self.width = 0
-        self.half: Any = Fraction(1, 2) if exact else 0.5
         for k in network.pre_activations:
             if k:
                 self.slot[k] = slice(self.width, self.width + self.nodes[k].size)
@@ -176,8 +134,8 @@ class Enclosure:
         node = self.nodes[k]
         op = node.op
         if isinstance(op, Affine):
-            return ExactAffine(op, [self.nodes[i].size for i in node.inputs], node.size) if self.exact else op
-        if op is None or (isinstance(op, Nonlinear) and knows(op, len(node.inputs), self.exact)):
+            return op
+        if op is None or (isinstance(op, Nonlinear) and knows(op, len(node.inputs))):
             return op
         raise ProofError(f"the checker has no rule for operator {op.kind} (node {node.name!r})")
 
@@ -194,22 +152,21 @@ class Enclosure:
         return any(self._is_smooth(j) for j in self.network.users[k])
 
     def _unit_rows(self, k: int) -> tuple[Array, ...] | None:
-        """The rows of an affine node's matrices (exact: one product each), when they fit."""
+        """The rows of an affine node's matrices (one product each), when they fit."""
         node, op = self.nodes[k], self.ops[k]
         if not isinstance(op, Affine) or node.size * sum(self.nodes[i].size for i in node.inputs) > UNIT_CELLS:
             return None
         if node.size**2 > UNIT_CELLS:
             return None
-        eye = np.eye(node.size)
-        return op.adjoint(fractions_of(eye) if self.exact else eye)
+        return op.adjoint(np.eye(node.size))
 
     def numbers(self, values: Array) -> Array:
-        """The values in this mode's arithmetic."""
-        return fractions_of(values) if self.exact else np.asarray(values, dtype=np.float64)
+        """The values as floats."""
+        return np.asarray(values, dtype=np.float64)
 
     def zeros(self, *shape: int) -> Array:
-        """Zeros in this mode's arithmetic."""
-        return self.numbers(np.zeros(shape))
+        """Zeros."""
+        return np.zeros(shape)
 
     # ---- forward -------------------------------------------------------------------------------
 
@@ -267,7 +224,7 @@ class Enclosure:
         frame.lower.append(lo)
         frame.upper.append(hi)
         frame.magnitude.append(m)
-        frame.size.append(np.zeros(len(lo)) if self.exact else norms(m))
+        frame.size.append(norms(m))
         frame.cost.append(cost)
 
     def _affine_hull(self, k: int, frame: Frame) -> tuple[Array, Array, Array]:
@@ -275,18 +232,15 @@ class Enclosure:
         node, op = self.nodes[k], self.ops[k]
         low = [frame.lower[i] for i in node.inputs]
         up = [frame.upper[i] for i in node.inputs]
-        mid = [(a + b) * self.half for a, b in zip(low, up, strict=True)]
+        mid = [(a + b) * 0.5 for a, b in zip(low, up, strict=True)]
         rad = [np.maximum(b - m, m - a) for a, b, m in zip(low, up, mid, strict=True)]
         y, r = op.apply(mid), op.magnitude(rad)
         scale = affine_magnitude(op, [frame.magnitude[i] for i in node.inputs])
-        if not self.exact:
-            scale = scale + 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None]
-            r = r + (gamma(2 * op.fan_in + 8) * scale + TINY)
+        scale = scale + 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None]
+        r = r + (gamma(2 * op.fan_in + 8) * scale + TINY)
         return y - r, y + r, scale
 
     def _affine_cost(self, k: int, scale: Array) -> Array:
-        if self.exact:
-            return np.zeros(len(scale))
         op, b = self.ops[k], self.ops[k].bias()
         dot = 0.0 if b is None else gamma(self.nodes[k].size + 8) * norms(b[None, :])[0]
         return gamma(op.fan_in + 8) * norms(scale) + dot
@@ -296,8 +250,6 @@ class Enclosure:
         inputs = self.nodes[k].inputs
         lines, flo, fhi = enclose(self.ops[k], [frame.lower[i] for i in inputs], [frame.upper[i] for i in inputs])
         frame.lines[k] = lines
-        if self.exact:
-            return flo, fhi, np.zeros(len(flo))
         dot = norms(lines.up_offset) + (0.0 if lines.low_offset is None else norms(lines.low_offset))
         size = sum(frame.size[i] for i in inputs)
         return flo, fhi, gamma(8) * (lines.steep + 1e-50) * size + gamma(self.nodes[k].size + 8) * dot
@@ -377,8 +329,7 @@ class Enclosure:
         b = self.ops[k].bias()
         if b is not None:
             rows.const = b[neuron] * sign
-        if not self.exact:
-            rows.error = rows.error + self.start_charge(k) * scale[region, neuron]
+        rows.error = rows.error + self.start_charge(k) * scale[region, neuron]
         return rows
 
     # ---- backward ------------------------------------------------------------------------------
@@ -438,13 +389,11 @@ class Enclosure:
     def add(self, rows: Rows, value: Array) -> None:
         """Add to the constants."""
         rows.const = rows.const + value
-        if not self.exact:
-            rows.error = rows.error + gamma(1) * abs(rows.const)
+        rows.error = rows.error + gamma(1) * abs(rows.const)
 
     def charge(self, rows: Rows, a: Array, cost: Array) -> None:
         """Charge what rounding costs when coefficients `a (R, n)` pass a node, per unit of their norm `cost (B,)`."""
-        if not self.exact:
-            rows.error = rows.error + norms(a) * cost[rows.region]
+        rows.error = rows.error + norms(a) * cost[rows.region]
 
     def minimum(self, frame: Frame, rows: Rows) -> Array:
         """(R,) sound lower bounds of the rows (over the input alone) on their regions' boxes."""
@@ -453,7 +402,16 @@ class Enclosure:
         value = _dot(a - negative, frame.lower[0][region]) + _dot(negative, frame.upper[0][region])
         self.charge(rows, a, gamma(self.nodes[0].size + 8) * frame.size[0])
         self.add(rows, value)
-        return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
+        return rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
+
+    def near(self, rows: Rows, value: Array) -> list[int]:
+        """Rows whose bounds `value (R,)`, as `minimum` gives them, would be positive only without their error."""
+        reach = 2.0 * (1.01 * rows.error + gamma(4) * abs(rows.const))
+        return [int(r) for r in np.flatnonzero((value <= 0) & (value + reach >= 0))]
+
+    def shortened(self, values: Array) -> Array:
+        """Numbers that may be any, in a form that this arithmetic takes as exact."""
+        return values
 
     def carriers(self, node: int, index: Array) -> dict[int, Array]:
         """Components `index (R,)` of a node as `{k: (R, size_k)}` over the input and the nonlinear nodes behind it.
@@ -485,7 +443,7 @@ class Enclosure:
             self.charge(rows, a, gamma(self.nodes[k].size + 8) * frame.size[k])
             value = _dot(a - negative, frame.lower[k][rows.region]) + _dot(negative, frame.upper[k][rows.region])
             self.add(rows, value)
-        return rows.const if self.exact else rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
+        return rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
 
     def cut(self, rows: Rows, part: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
         """Shrink the boxes `lo, hi (B, n)` to where the rows `part (B,)` (over the input) can be <= 0.
@@ -498,26 +456,16 @@ class Enclosure:
         others = least.sum(axis=1)[:, None] - least
         limit = -const[:, None] - others
         divisor = np.where(a == 0, 1, a)
-        if self.exact:
-            top = bottom = limit / divisor
-            usable = np.ones(a.shape, dtype=bool)
-        else:
-            size = abs(least).sum(axis=1) + abs(const) + error
-            limit = limit + (1.01 * error + gamma(a.shape[1] + 8) * size + TINY)[:, None]
-            middle = limit / divisor
-            slack = gamma(4) * abs(middle) + TINY
-            top, bottom, usable = middle + slack, middle - slack, np.isfinite(middle)
+        size = abs(least).sum(axis=1) + abs(const) + error
+        limit = limit + (1.01 * error + gamma(a.shape[1] + 8) * size + TINY)[:, None]
+        middle = limit / divisor
+        slack = gamma(4) * abs(middle) + TINY
+        top, bottom, usable = middle + slack, middle - slack, np.isfinite(middle)
         hi = np.where(usable & (a > 0), np.minimum(hi, top), hi)
         lo = np.where(usable & (a < 0), np.maximum(lo, bottom), lo)
         return lo, hi
 
 
-def within_error(rows: Rows, value: Array) -> list[int]:
-    """Rows whose bounds `value (R,)`, as `minimum` gives them, are not positive but would be without their error."""
-    reach = 2.0 * (1.01 * rows.error + gamma(4) * abs(rows.const))
-    return [int(r) for r in np.flatnonzero((value <= 0) & (value + reach >= 0))]
-
-
 def _dot(a: Array, b: Array) -> Array:
     """(R,) row by row inner products."""
-    return (a * b).sum(axis=1) if a.dtype == object else np.einsum("ij,ij->i", a, b)
+    return np.asarray(np.einsum("ij,ij->i", a, b))

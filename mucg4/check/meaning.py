@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mucg4.check.moves import Meaning, Values, axis_of, fixed, given, whole
+from mucg4.check.moves import Meaning, Values, axis_of, fixed, given
 from mucg4.check.values import Fallback, Value
-from mucg4.check.wire import BOOL, FLOAT, FLOAT16, INT64, Node, single
+from mucg4.check.wire import BOOL, INT64, Node, single
 from mucg4.ops.base import Array
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _smaller(r: Reading, a: Value, b: Value) -> Value:
     return replace(a, v=np.minimum(a.v, b.v)) if _integers(a, b) else r.n.extremum(a, b, False)
 
 
-def _joined(f: Callable[[Reading, Value, Value], Value], count: int | None = None) -> Meaning:
+def joined(f: Callable[[Reading, Value, Value], Value], count: int | None = None) -> Meaning:
     """A function of two or, where `count` is None, of any number of operands."""
 
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
@@ -70,7 +70,7 @@ def _joined(f: Callable[[Reading, Value, Value], Value], count: int | None = Non
 
 
 def _mean(r: Reading, node: Node, xs: Values) -> list[Value]:
-    total = _joined(_add)(r, node, xs)[0]
+    total = joined(_add)(r, node, xs)[0]
     return [r.n.divide(total, r.n.number(float(len(xs)), total))]
 
 
@@ -279,142 +279,14 @@ def _softmax(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [r.n.divide(powers, total)]
 
 
-# -- sums ----------------------------------------------------------------------------------------------------------
-
-
-def product(r: Reading, a: Value, b: Value) -> Value:
-    """NumPy's matmul by ONNX shapes; a constant matrix meets all rows in one product."""
-    if not a.is_float:
-        return replace(a, v=a.v @ b.v)
-    x, y = r.n.real(a), r.n.real(b)
-    first, second = len(x.shape) == 1, len(y.shape) == 1
-    x = x.map(lambda v: v[None, :]) if first else x
-    y = y.map(lambda v: v[:, None]) if second else y
-    if x.shape[-1] != y.shape[-2]:
-        raise Fallback(f"the shapes {list(a.shape)} and {list(b.shape)} do not match")
-    if x.rows and not y.rows and len(y.shape) == 2:
-        out = _by_matrix(r, x, y)
-    elif y.rows and not x.rows and len(x.shape) == 2:
-        turned = _by_matrix(r, y.map(lambda v: v.swapaxes(-1, -2)), x.map(lambda v: v.T))
-        out = turned.map(lambda v: v.swapaxes(-1, -2))
-    else:
-        out = r.n.matrix(*r.n.same_rank(x, y))
-    out = out.map(lambda v: v[..., 0, :]) if first else out
-    return out.map(lambda v: v[..., 0]) if second else out
-
-
-def _by_matrix(r: Reading, x: Value, w: Value) -> Value:
-    """`(points, ..., n)` by a constant `(n, m)`."""
-    n = x.shape[-1]
-    flat = replace(x, v=x.v.reshape(-1, n), e=None if x.e is None else x.e.reshape(-1, n))
-    out = r.n.matrix(flat, w)
-    shape = (len(x.v), *x.shape[:-1], w.shape[1])
-    return replace(out, v=out.v.reshape(shape), e=None if out.e is None else out.e.reshape(shape))
-
-
-def _gemm(r: Reading, node: Node, xs: Values) -> list[Value]:
-    a, b, c = given(xs, 0), given(xs, 1), xs[2] if len(xs) > 2 else None
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise Fallback("factors that are no matrices")
-    a = a.map(np.transpose) if node.attributes.get("transA", 0) else a
-    b = b.map(np.transpose) if node.attributes.get("transB", 0) else b
-    out = product(r, a, b)
-    for key, at in (("alpha", out), ("beta", c)):
-        factor = node.attributes.get(key, 1.0)
-        if factor != 1.0 and at is not None:
-            at = r.n.multiply(at, r.n.number(factor, at))
-        out, c = (at, c) if key == "alpha" else (out, at)  # type: ignore[assignment]
-    return [out if c is None else r.n.add(out, c)]
-
-
-def _batch_normalization(r: Reading, node: Node, xs: Values) -> list[Value]:
-    a, x, n = node.attributes, given(xs, 0), r.n
-    if a.get("training_mode", 0) or not a.get("spatial", 1) or not a.get("is_test", 1) or len(node.outputs) > 1:
-        raise Fallback("training mode or statistics per position")
-    form = (-1,) + (1,) * (len(x.shape) - 2)
-    scale, shift, mean, variance = (given(xs, i).map(lambda v: v.reshape(form)) for i in range(1, 5))
-    spread = n.call(np.sqrt, n.add(variance, n.number(a.get("epsilon", single(1e-5)), x)))
-    return [n.add(n.multiply(n.add(x, mean, -1), n.divide(scale, spread)), shift)]
-
-
-def _dequantize(r: Reading, node: Node, xs: Values) -> list[Value]:
-    """`(x - zero) * scale` of constants, in float32 as onnxruntime computes it."""
-    x, scale, zero = fixed(xs, 0), fixed(xs, 1), fixed(xs, 2)
-    kind = given(xs, 1).kind
-    if x is None or scale is None or x.dtype.kind not in "iu" or kind not in (FLOAT, FLOAT16):
-        raise Fallback("other than stored integers and a scale in float32 or float16")
-    if node.attributes.get("output_dtype", 0) not in (0, kind) or (zero is not None and zero.dtype.kind not in "iu"):
-        raise Fallback("these element types")
-    factor, shift = scale, np.zeros(scale.shape, dtype=np.int64) if zero is None else zero.astype(np.int64)
-    if shift.shape != factor.shape:
-        raise Fallback("a zero point that does not match its scale")
-    block = node.attributes.get("block_size", 0)
-    if block:
-        axis = axis_of(node.attributes.get("axis", 1), x.ndim)
-        at = np.arange(x.shape[axis]) // block
-        factor, shift = (np.take(v, at, axis=axis) for v in (factor, shift))
-    elif factor.ndim == 1 and factor.size > 1:
-        axis = axis_of(node.attributes.get("axis", 1), x.ndim)
-        form = [-1 if i == axis else 1 for i in range(x.ndim)]
-        factor, shift = factor.reshape(form), shift.reshape(form)
-    elif factor.size != 1:
-        raise Fallback(f"a scale of shape {list(scale.shape)}")
-    else:
-        factor, shift = factor.reshape(()), shift.reshape(())
-    v = (x.astype(np.int64) - shift).astype(np.float32) * factor.astype(np.float32)
-    if v.shape != x.shape:
-        raise Fallback("a scale that does not match")
-    v = v.astype(np.float16) if kind == FLOAT16 else v
-    return [Value(v.astype(np.float64), kind)]
-
-
-def _axes(r: Reading, node: Node, xs: Values) -> tuple[int, ...]:
-    rank = len(given(xs, 0).shape)
-    axes = whole(node, xs, 1, "axes")
-    if not axes:
-        return () if node.attributes.get("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(sorted({axis_of(a, rank) for a in axes}))
-
-
-def _reduce(r: Reading, node: Node, xs: Values) -> list[Value]:
-    x, axes, keep = given(xs, 0), _axes(r, node, xs), bool(node.attributes.get("keepdims", 1))
-    if not x.is_float:
-        folds: dict[str, Callable[..., Array]] = {
-            "ReduceSum": np.sum,
-            "ReduceProd": np.prod,
-            "ReduceMax": np.max,
-            "ReduceMin": np.min,
-        }
-        if node.op not in folds or x.kind == BOOL:
-            raise Fallback("a reduction of integers")
-        return [replace(x, v=np.asarray(folds[node.op](x.v, axis=axes, keepdims=keep)).astype(x.v.dtype))]
-    if node.op in ("ReduceSum", "ReduceMean"):
-        out = r.n.total(x, axes, keep)
-        if node.op == "ReduceMean":
-            out = r.n.divide(out, r.n.number(float(np.prod([x.shape[i] for i in axes])), x))
-        return [out]
-    if node.op == "ReduceProd":
-        raise Fallback("a product of numbers that are no integers")
-    return [extreme_over(r, x, axes, keep, node.op == "ReduceMax")]
-
-
-def extreme_over(r: Reading, x: Value, axes: tuple[int, ...], keep: bool, largest: bool) -> Value:
-    """The largest or smallest over axes; off by at most the largest error among them."""
-    x = r.n.real(x)
-    at = tuple(a + x.rows for a in axes)
-    v = x.v.max(axis=at, keepdims=keep) if largest else x.v.min(axis=at, keepdims=keep)
-    return replace(x, v=v, e=None if x.e is None else x.e.max(axis=at, keepdims=keep))
-
-
-REDUCTION = "axes keepdims noop_with_empty_axes"
 MEANINGS: dict[str, tuple[Meaning, str]] = {
-    "Add": (_joined(_add, 2), ""),
-    "Sub": (_joined(_subtract, 2), ""),
-    "Mul": (_joined(_multiply, 2), ""),
-    "Div": (_joined(_divide, 2), ""),
-    "Sum": (_joined(_add), ""),
-    "Max": (_joined(_larger), ""),
-    "Min": (_joined(_smaller), ""),
+    "Add": (joined(_add, 2), ""),
+    "Sub": (joined(_subtract, 2), ""),
+    "Mul": (joined(_multiply, 2), ""),
+    "Div": (joined(_divide, 2), ""),
+    "Sum": (joined(_add), ""),
+    "Max": (joined(_larger), ""),
+    "Min": (joined(_smaller), ""),
     "Mean": (_mean, ""),
     "Neg": (_negate, ""),
     "Abs": (_abs, ""),
@@ -456,13 +328,4 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Pow": (_power, ""),
     "Softmax": (_softmax, "axis"),
     "LogSoftmax": (_softmax, "axis"),
-    "MatMul": (_joined(product, 2), ""),
-    "Gemm": (_gemm, "alpha beta transA transB"),
-    "BatchNormalization": (_batch_normalization, "epsilon momentum spatial training_mode is_test"),
-    "DequantizeLinear": (_dequantize, "axis block_size output_dtype"),
-    "ReduceSum": (_reduce, REDUCTION),
-    "ReduceMean": (_reduce, REDUCTION),
-    "ReduceMax": (_reduce, REDUCTION),
-    "ReduceMin": (_reduce, REDUCTION),
-    "ReduceProd": (_reduce, REDUCTION),
 }

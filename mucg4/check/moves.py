@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.check.values import Fallback, Value
-from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, STORED, Node, Tensor
+from mucg4.check.wire import Node
 from mucg4.ops.base import Array
 
 if TYPE_CHECKING:
@@ -61,10 +61,6 @@ def fits(shape: Sequence[int]) -> tuple[int, ...]:
         if n < 0 or size > LARGEST:
             raise Fallback("a tensor of too many numbers")
     return tuple(shape)
-
-
-def _constant(v: Array, kind: int = INT64) -> list[Value]:
-    return [Value(v, kind)]
 
 
 def _identity(r: Reading, node: Node, xs: Values) -> list[Value]:
@@ -198,6 +194,7 @@ def _tile(r: Reading, node: Node, xs: Values) -> list[Value]:
 def _concat(r: Reading, node: Node, xs: Values) -> list[Value]:
     parts = [x for x in xs if x is not None]
     axis = axis_of(node.attributes["axis"], len(parts[0].shape))
+    fits([*parts[0].shape[:axis], sum(x.shape[axis] for x in parts), *parts[0].shape[axis + 1 :]])
     rows = next((len(x.v) for x in parts if x.rows), None)
     if rows is None:
         v = np.concatenate([x.v for x in parts], axis=axis)
@@ -325,84 +322,6 @@ def _nearest(node: Node, length: int, size: int, scale: np.float32, old: bool) -
     return np.clip(pixel, 0, size - 1).astype(np.int64)
 
 
-# -- shapes and constants ------------------------------------------------------------------------------------------
-
-
-def _shape(r: Reading, node: Node, xs: Values) -> list[Value]:
-    part = slice(node.attributes.get("start", 0), node.attributes.get("end"))
-    return _constant(np.array(given(xs, 0).shape[part], dtype=np.int64))
-
-
-def _size(r: Reading, node: Node, xs: Values) -> list[Value]:
-    return _constant(np.array(np.prod(given(xs, 0).shape, dtype=object), dtype=np.int64))
-
-
-def stored(t: Tensor) -> Value:
-    """A stored tensor: floats in double, integers as they are."""
-    v = t.value.astype(np.float64) if t.value.dtype.kind == "f" else t.value
-    return Value(v, t.kind)
-
-
-def _literal(r: Reading, node: Node, xs: Values) -> list[Value]:
-    (key, value), *more = node.attributes.items()
-    if more or value is None or key not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
-        raise Fallback(f"a constant given by {key!r}")
-    if isinstance(value, Tensor):
-        return [stored(value)]
-    kind = FLOAT if key.startswith("value_float") else INT64
-    return _constant(np.array(value, dtype=np.float64 if kind == FLOAT else np.int64), kind)
-
-
-def _filled(r: Reading, node: Node, xs: Values) -> list[Value]:
-    shape = whole(node, xs, 0, "")
-    value = node.attributes.get("value")
-    one = Value(np.zeros(1), FLOAT) if value is None else stored(value)
-    return [replace(one, v=np.full(fits(shape or ()), one.v.ravel()[0], dtype=one.v.dtype))]
-
-
-def _range(r: Reading, node: Node, xs: Values) -> list[Value]:
-    start, limit, step = (fixed(xs, i) for i in range(3))
-    if start is None or limit is None or step is None or start.dtype.kind != "i" or not step:
-        raise Fallback("a range of other than integers")
-    fits([max(0, -(-(int(limit) - int(start)) // int(step)))])
-    return _constant(np.arange(int(start), int(limit), int(step), dtype=start.dtype), given(xs, 0).kind)
-
-
-def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
-    x, kind = given(xs, 0), node.attributes.get("to", 0)
-    narrower = {FLOAT: (DOUBLE,), FLOAT16: (FLOAT, DOUBLE, BFLOAT16), BFLOAT16: (FLOAT, DOUBLE, FLOAT16)}
-    if x.is_float and kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):
-        if kind == DOUBLE or x.kind not in narrower.get(kind, ()):
-            return [replace(x, kind=kind)]
-        return [_rounded(r, x, kind)]
-    if x.rows or kind not in STORED:
-        raise Fallback(f"a cast to element type {kind}")
-    if kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):
-        v = x.v.astype(np.float64 if kind == DOUBLE else np.float32).astype(np.float64)
-        return [Value(v, kind) if kind in (FLOAT, DOUBLE) else _rounded(r, Value(v, FLOAT), kind)]
-    if x.is_float and x.e is not None and kind != BOOL:
-        raise Fallback("an integer from a computed number")
-    return [Value((x.v != 0) if kind == BOOL else x.v.astype(STORED[kind][0]), kind)]
-
-
-def _rounded(r: Reading, x: Value, kind: int) -> Value:
-    """To a narrower type, to nearest; a computed constant keeps its real value, and that it may be rounded."""
-    if x.v.dtype == object:
-        raise Fallback("no exact evaluation")
-    with np.errstate(over="ignore", under="ignore"):
-        v = x.v.astype(np.float32)
-        if kind == FLOAT16:
-            v = v.astype(np.float16)
-        elif kind == BFLOAT16:
-            bits = v.view(np.uint32).astype(np.uint64)
-            v = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
-    v = v.astype(np.float64)
-    if x.e is None or x.rows:
-        jump = None if x.e is None else x.e + abs(v - x.v)
-        return Value(v, kind, x.rows, jump)
-    return Value(x.v, kind, False, x.e + abs(v - x.v))
-
-
 MOVES: dict[str, tuple[Meaning, str]] = {
     "Identity": (_identity, ""),
     "Dropout": (_identity, "ratio seed is_test"),
@@ -425,10 +344,4 @@ MOVES: dict[str, tuple[Meaning, str]] = {
         _resize,
         "mode coordinate_transformation_mode nearest_mode cubic_coeff_a extrapolation_value keep_aspect_ratio_policy",
     ),
-    "Shape": (_shape, "start end"),
-    "Size": (_size, ""),
-    "Constant": (_literal, "value value_float value_floats value_int value_ints"),
-    "ConstantOfShape": (_filled, "value"),
-    "Range": (_range, ""),
-    "Cast": (_cast, "to saturate"),
 }

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def suits(enclosure: Enclosure) -> bool:
     """True for float checks of networks of dense layers and two-piece functions of such layers."""
-    plain = not enclosure.exact and all(isinstance(op, (Dense, TwoPiece)) for op in enclosure.ops[1:])
+    plain = all(isinstance(op, (Dense, TwoPiece)) for op in enclosure.ops[1:])
     return plain and all(isinstance(enclosure.ops[k], Dense) for k in enclosure.slot)
 
 

@@ -1,8 +1,8 @@
 """The checker's own reading of a model: ONNX bytes evaluated node by node, without `mucg4.read`.
 
-`mucg4.check.wire` decodes the file, `moves`, `meaning` and `slide` say what operators mean, `values` computes. Here
-nodes are walked in file order. What is not known is not guessed: a node without a meaning makes its outputs unknown,
-and all that reads them, and is named in `fallback`.
+`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums` and `slide` say what operators mean;
+`values` computes. Here nodes are walked in file order. What is not known is not guessed: a node without a meaning
+makes its outputs unknown, and all that reads them, and is named in `fallback`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from math import prod
 
 import numpy as np
 
+from mucg4.check.literals import LITERALS, stored
 from mucg4.check.meaning import MEANINGS
-from mucg4.check.moves import LARGEST, MOVES, Meaning, stored
+from mucg4.check.moves import LARGEST, MOVES, Meaning
 from mucg4.check.slide import SLIDES
+from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
-from mucg4.check.wire import DOUBLE, FLOAT, Declared, Graph, Node, decode, tensor
+from mucg4.check.wire import DOUBLE, FLOAT, FLOAT16, Declared, Graph, Node, decode, tensor
 from mucg4.errors import InputError
 from mucg4.ops.base import Array
 
-TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **MEANINGS, **SLIDES}
+TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES}
+ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
 MOST_MADE = 2**28  # numbers of all values together
 MOST_LINES = 20
 Seen = Callable[[str, Value], Value]
@@ -70,7 +73,7 @@ class Reading:
         read = {name for node in self.nodes for name in node.inputs} | {graph.outputs[0].name}
         used = [d for d in graph.inputs if d.name in read]
         used = used or list(graph.inputs[:1])
-        if len(used) != 1 or used[0].kind not in (FLOAT, DOUBLE):
+        if len(used) != 1 or used[0].kind not in ELEMENT_TYPES:
             raise InputError("other than one input of floating-point numbers is not read a second time")
         return used[0]
 

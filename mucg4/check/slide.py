@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mucg4.check.meaning import extreme_over
 from mucg4.check.moves import Meaning, Values, fits, given
+from mucg4.check.sums import extreme_over
 from mucg4.check.values import UNIT, Fallback, Value, scaled
 from mucg4.check.wire import Node
 from mucg4.ops.base import Array

@@ -449,7 +449,8 @@ class Reader:
         if room >= 0:
             return room / (1 - grows)
         end = room / (1 + grows)
-        return end if row.peak.at(lambda i: -end if i == index else ZERO) <= self.most else None
+        alone = row.peak.inputs.keys() <= {index}
+        return end if alone and row.peak.at(lambda _: -end) <= self.most else None
 
     def off(self, error: Reach, peak: Reach, far: Callable[[int], Fraction]) -> Fraction | None:
         """What evaluating a row may be off by; None when something may overflow."""

@@ -43,7 +43,8 @@ import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.curves import Lines
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms, within_error
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.check.exact import ExactEnclosure
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
@@ -65,15 +66,17 @@ def check(
 ) -> CheckReport:
     """Re-establish the proof for the query, believing nothing in it; see the module text.
 
-    `exact` evaluates in rational arithmetic (small piecewise linear networks only). `workers` processes share the
-    regions. Never raises for a bad proof, a network it has no rules for, or a spent budget: the report says so.
+    `exact` evaluates without rounding (`mucg4.check.exact`; small piecewise linear networks only). `workers` processes
+    share the regions. Never raises for a bad proof, a network it has no rules for, or a spent budget: the report says
+    so.
     """
     budget, walks, problem, stopped = budget or Budget(), [], "", ""
     try:
         _identify(proof, query)
         plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
-            enclosure = Enclosure(query.network, exact)
+            boxes = [case.box for case in query.cases if not case.box.empty]
+            enclosure = ExactEnclosure(query.network, boxes) if exact else Enclosure(query.network)
             roots: dict[int, tuple[Array, Array]] = {}
             walks = [_Walk(plan, enclosure, roots, budget) for plan in plans]
             for walk in walks:
@@ -396,25 +399,19 @@ class _Regions:
 
 @dataclass(eq=False)
 class _Constraints:
-    """One conjunction's numbers in the arithmetic of the check, and which of the case's constraints they are."""
+    """One conjunction's numbers in floats, which of the case's constraints they are, and where the exact ones are."""
 
     x: Array
     y: Array
     c: Array
     rows: slice
+    stated: Conjunction
 
     @staticmethod
-    def of(conjunction: Conjunction, enclosure: Enclosure, start: int) -> _Constraints:
+    def of(conjunction: Conjunction, start: int) -> _Constraints:
         rows = slice(start, start + len(conjunction))
-        if not enclosure.exact:
-            return _Constraints(conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants, rows)
-        x, y = enclosure.numbers(conjunction.x_coeffs * 0), enclosure.numbers(conjunction.y_coeffs * 0)
-        for k, (cx, cy, _) in enumerate(conjunction.proved):
-            for i, v in cx.items():
-                x[k, i] = v
-            for i, v in cy.items():
-                y[k, i] = v
-        return _Constraints(x, y, np.array([c for _, _, c in conjunction.proved], dtype=object), rows)
+        numbers = conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants
+        return _Constraints(*numbers, rows, conjunction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -451,9 +448,9 @@ class _Walk:
         """Put the root on the stack."""
         e, case = self.enclosure, self.plan.case
         starts = np.cumsum([0, *(len(c) for c in case.conjunctions)]).tolist()
-        self.constraints = [_Constraints.of(c, e, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
+        self.constraints = [_Constraints.of(c, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
-        far = np.full((1, e.width), np.inf, dtype=object if e.exact else np.float64)
+        far = np.full((1, e.width), np.inf)
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
@@ -585,7 +582,7 @@ class _Walk:
                 for s in cuts.shares:
                     if s.node == k:
                         share[:, s.index] = e.numbers(s.value[part]) / 255
-                planes[k] = w * (left + (right - left) * share)
+                planes[k] = e.shortened(w * (left + (right - left) * share))
             least = None
             for slope in (left, right):
                 rows = Rows(region, dict(planes), e.zeros(len(index)), e.zeros(len(index)))
@@ -598,11 +595,10 @@ class _Walk:
             planes = {k: -p for k, p in planes.items()}
             planes[cuts.node] = e.zeros(len(index), e.nodes[cuts.node].size)
             planes[cuts.node][every, index] = e.numbers(np.ones(len(index)))
-            if not e.exact:
-                lost = ~np.isfinite(least)
-                least[lost] = 0.0
-                for p in planes.values():
-                    p[lost] = 0.0
+            lost = ~np.isfinite(least)
+            least[lost] = 0.0
+            for p in planes.values():
+                p[lost] = 0.0
             self._append_planes(planes, least)
 
     def _append_planes(self, planes: dict[int, Array], shift: Array) -> None:
@@ -623,13 +619,14 @@ class _Walk:
         assert self.shift is not None
         e = self.enclosure
         m = e.numbers(multipliers)
+        if isinstance(e, ExactEnclosure):
+            e.add_cuts(rows, m, {k: p[cuts] for k, p in self.planes.items()}, self.shift[cuts], frame)
+            return
         for k, p in self.planes.items():
-            if not e.exact:
-                size = norms(m @ abs(p[cuts])) * frame.size[k][rows.region]
-                rows.error = rows.error + gamma(len(cuts) + 8) * size
+            size = norms(m @ abs(p[cuts])) * frame.size[k][rows.region]
+            rows.error = rows.error + gamma(len(cuts) + 8) * size
             e.push(rows, k, m @ p[cuts], frame)
-        if not e.exact:
-            rows.error = rows.error + gamma(len(cuts) + 8) * (m @ abs(self.shift[cuts]))
+        rows.error = rows.error + gamma(len(cuts) + 8) * (m @ abs(self.shift[cuts]))
         e.add(rows, m @ self.shift[cuts])
 
     def _bounds(self, t: Tightening, frame: Frame) -> Array:
@@ -701,8 +698,8 @@ class _Walk:
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
             closed = value > 0
             self._tried(batch, region, rows)
-            if not self.enclosure.exact and frame.slack is None:
-                for row in within_error(rows, value):
+            if frame.slack is None:
+                for row in self.enclosure.near(rows, value):
                     closed[row] = self._holds_exactly(batch, frame, rows, row, *group[row])
             batch.open[region[closed], conjunction] = False
 
@@ -710,7 +707,7 @@ class _Walk:
         """Refutations were pulled back to rows over the input."""
 
     def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
-        """Whether a refutation on region b, whose bound is within its error of 0, holds exactly (`mucg4.check.ties`)."""
+        """Whether a refutation on region b whose bound is near 0 holds exactly, see `mucg4.check.ties`."""
         network, tree, parent = self.enclosure.rational, self.plan.tree, self.plan.parent
         if network is None or r.cuts is not None:
             return False
@@ -734,11 +731,12 @@ class _Walk:
     def _functional(self, g: _Constraints, weights: Array, region: Array, frame: Frame) -> Rows:
         """Rows `sum_i weights[:, i] g_i`. The coefficients are nearest doubles: one more rounding each."""
         e, last = self.enclosure, len(self.enclosure.nodes) - 1
+        if isinstance(e, ExactEnclosure):
+            return e.functional(g.stated, weights, region, frame)
         rows = Rows(region, {last: weights @ g.y}, weights @ g.c, e.zeros(len(region)))
-        if not e.exact:
-            spread = norms(weights @ abs(g.y)) * frame.size[last][region]
-            spread = spread + norms(weights @ abs(g.x)) * frame.size[0][region] + weights @ abs(g.c)
-            rows.error = gamma(weights.shape[1] + 8) * spread
+        spread = norms(weights @ abs(g.y)) * frame.size[last][region]
+        spread = spread + norms(weights @ abs(g.x)) * frame.size[0][region] + weights @ abs(g.c)
+        rows.error = gamma(weights.shape[1] + 8) * spread
         if np.any(g.x != 0):
             e.push(rows, 0, weights @ g.x, frame)
         if frame.slack is not None:
@@ -761,6 +759,9 @@ class _Walk:
         sign = np.where(tree.left[split] == literal, 1, -1)
         multiplier = e.numbers(beta) * sign
         threshold, node, index = e.numbers(tree.threshold[split]), tree.node[split], tree.index[split]
+        if isinstance(e, ExactEnclosure):
+            e.add_literals(rows, row, node, index, multiplier, threshold, frame)
+            return
         reach = e.zeros(len(row))
         for k in np.unique(node).tolist():
             here = node == k
@@ -770,10 +771,9 @@ class _Walk:
             reach[here] = frame.magnitude[k][rows.region[row[here]], index[here]]
         shift = e.zeros(len(rows.region))
         np.add.at(shift, row, -multiplier * threshold)
-        if not e.exact:
-            spread = np.zeros(len(rows.region))
-            np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
-            rows.error = rows.error + gamma(int(np.bincount(row).max()) + 8) * spread
+        spread = np.zeros(len(rows.region))
+        np.add.at(spread, row, abs(multiplier) * (reach + abs(threshold)))
+        rows.error = rows.error + gamma(int(np.bincount(row).max()) + 8) * spread
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:

@@ -33,11 +33,12 @@ class Step:
 
 
 class Slice(NamedTuple):
-    """A part of the file: its operators, and how many roundings they may add to those of one map.
+    """A part of the file: how many nodes, their operators, and how many roundings they may add to those of one map.
 
     Some for each node, constant ones included, and for a product of constants as many as its longest dimension.
     """
 
+    nodes: int
     roundings: int
     ops: frozenset[str]
 
@@ -84,7 +85,7 @@ class Skeleton:
             roundings += OWN.get(step.op, 2)
             if (step.op in PRODUCTS or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
                 roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
-        return Slice(roundings, frozenset(self.steps[k].op for k in seen))
+        return Slice(len(seen), roundings, frozenset(self.steps[k].op for k in seen))
 
     @cached_property
     def _longest(self) -> int:

@@ -36,7 +36,8 @@ def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> Array:
     rounded = np.where(np.isfinite(rounded), rounded, near)
     out = np.minimum(near, rounded) if sign < 0 else np.maximum(near, rounded)
     for i in np.flatnonzero(out == near).tolist():  # else the rounded number is further out than half a double's step
-        if (Fraction(out[i].item()) - bounds[i]) * sign < 0:
+        (p, q), bound = out[i].item().as_integer_ratio(), bounds[i]
+        if (p * bound.denominator - bound.numerator * q) * sign < 0:
             out[i] = np.nextafter(out[i], sign * np.inf)
     return out + 0.0
 

@@ -557,9 +557,9 @@ def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
             raise ProofError(f"proof format version {version} is not supported (this is {VERSION})")
         packed = Packed(arrays)
         trees = tuple(_tree_from_json(t, packed) for t in items(member(data, "trees"), "trees"))
-        names = (text_of(member(data, k), k) for k in ("network", "property"))
+        network, prop, source = (text_of(member(data, k), k) for k in ("network", "property", "source"))
         notes = shallow(fields_of(member(data, "notes"), "notes"), "notes")
-        return Proof(*names, trees, text_of(member(data, "source"), "source"), notes)
+        return Proof(network, prop, trees, source, notes)
     except (ValueError, OverflowError) as error:
         raise ProofError(f"malformed proof: {error}") from error
     except MemoryError:

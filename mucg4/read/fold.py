@@ -10,7 +10,7 @@ from typing import cast as typed
 import numpy as np
 
 from mucg4.ops.base import Array
-from mucg4.read import constant
+from mucg4.read import constant, tensors
 from mucg4.read.constant import Constant
 from mucg4.read.protobuf import OnnxNode
 
@@ -116,7 +116,7 @@ def _reduce_product(node: OnnxNode, xs: Constants) -> Constant:
 
 def _dequantize(node: OnnxNode, xs: Constants) -> Constant:
     x, scale = (typed(Constant, v) for v in xs[:2])
-    return constant.dequantize(node, x, scale, xs[2] if len(xs) > 2 else None)
+    return tensors.dequantize(node, x, scale, xs[2] if len(xs) > 2 else None)
 
 
 def _range(node: OnnxNode, xs: Constants) -> Constant:
@@ -161,9 +161,9 @@ FOLDERS: dict[str, Folder] = {
     "ReduceMean": _total(True),
     "ReduceProd": _reduce_product,
     "Concat": _concat,
-    "Cast": _each(constant.cast),
-    "Constant": lambda node, xs: constant.literal(node),
-    "ConstantOfShape": _each(constant.filled),
+    "Cast": _each(tensors.cast),
+    "Constant": lambda node, xs: tensors.literal(node),
+    "ConstantOfShape": _each(tensors.filled),
     "DequantizeLinear": _dequantize,
     "Equal": _compare(np.equal),
     "Less": _compare(np.less),

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
-from mucg4.read.rounding import calculates, rounding_of
+from mucg4.read.rounding import Rounding, calculates, rounding_of
 
 MOST_DISJUNCTS = 1_000_000
 MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB
+MOST_BITS = 200_000  # of the numerator and denominator of one number
 _LARGEST = Fraction(1.7976931348623157e308)
 
 Coefficients = tuple[tuple[int, Fraction], ...]
@@ -72,6 +73,7 @@ class _Normal:
     prop: ParsedProperty
     element_type: str
     built: dict[tuple[Any, ...], Conjunction] = field(default_factory=dict)
+    roundings: dict[int, Rounding] = field(default_factory=dict)  # per atom object, which the property keeps
 
     def cases(self) -> tuple[Case, ...]:
         common, boxes, others = _factors(self.prop.assertions, self.element_type)
@@ -145,7 +147,9 @@ class _Normal:
         """The row of the proved set, see `Conjunction`."""
         xs, ys, constant, strict, atom = row
         if atom is not None:
-            rounding = rounding_of(atom, self.element_type)
+            if id(atom) not in self.roundings:
+                self.roundings[id(atom)] = rounding_of(atom, self.element_type)
+            rounding = self.roundings[id(atom)]
             off = rounding.off({i: Fraction(max(abs(box.lo[i]), abs(box.hi[i])).item()) for i in rounding.inputs})
             if off is None or abs(constant - off) > _LARGEST:
                 return {}, {}, Fraction(0), False
@@ -275,7 +279,11 @@ def _linear(term: Term, atom: Compare) -> Linear:
     varying = [f for f in forms if f[0] or f[1]]
     if len(varying) > 1:
         raise UnsupportedError(_at(atom, "a product of variables is not supported, only linear constraints are"))
-    factor = prod((f[2] for f in forms if not (f[0] or f[1])), start=Fraction(1))
+    factor = Fraction(1)
+    for form in forms:
+        factor *= 1 if form[0] or form[1] else form[2]
+        if max(factor.numerator.bit_length(), factor.denominator.bit_length()) > MOST_BITS:
+            raise UnsupportedError(_at(atom, "a number is too long"))
     return _scale(varying[0], factor) if varying else ({}, {}, factor)
 
 

@@ -20,8 +20,9 @@ from mucg4.model.network import Network
 from mucg4.ops.affine import Dense, Scale
 from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
-from mucg4.read.constant import Constant, stored
+from mucg4.read.constant import Constant
 from mucg4.read.fold import FOLDERS, folded_shape
+from mucg4.read.functions import FUNCTION_HANDLERS
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import (
@@ -38,11 +39,12 @@ from mucg4.read.protobuf import (
 from mucg4.read.roundoff import magnitude
 from mucg4.read.simplify import separate, traced
 from mucg4.read.table import check_types, lookup
+from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
 
 LARGEST_FOLDED = 4096.0  # roundings behind a constant
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-ALL_HANDLERS = {**HANDLERS, **WINDOW_HANDLERS}
+ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS}
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,
@@ -123,7 +125,7 @@ def _needed(graph: OnnxGraph) -> list[OnnxNode]:
     wanted, out = {graph.outputs[0].name}, []
     for node in reversed(graph.nodes):
         if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
+            wanted.update(name for name in node.inputs if name)
             out.append(node)
     return out[::-1]
 

@@ -121,7 +121,7 @@ class Rounding:
             end = room / (a - off)
         else:  # a |x| + off |x| >= -room, on the other side of 0
             end = room / (a + off)
-            if self.peak.at({index: -end}) > self.most:
+            if not self.peak.inputs.keys() <= {index} or self.peak.at({index: -end}) > self.most:
                 return None
         return end if slope > 0 else -end
 

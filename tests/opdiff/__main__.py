@@ -1,4 +1,5 @@
-"""`python -m tests.opdiff --models N --seed S`: compare N random models; exit status 1 on any difference."""
+"""`python -m tests.opdiff --models N --seed S`: compare N random models with onnxruntime; `--mutants N` reads N broken
+ones as well. Exit status 1 on any difference, or when reading ends in anything but a network or an error of mucg4's."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ import time
 from mucg4.read.table import TABLE
 
 from .compare import COVERS, sweep, targets
+from .mutants import trial
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.opdiff", description=__doc__)
     parser.add_argument("--models", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mutants", type=int, default=0)
     parser.add_argument("--refusals", action="store_true", help="list why models were refused")
     parser.add_argument("--table", action="store_true", help="print the table of what is read and stop")
     options = parser.parse_args()
@@ -38,7 +41,12 @@ def main() -> int:
     ]
     print(f"entries never compared: {len(bare)}", *bare, sep="\n    " if options.refusals else "; ")
     print(f"seed {options.seed}: {dict(tally.counts)} in {time.monotonic() - start:.0f} s")
-    return 1 if tally.faults else 0
+    counts, faults = trial(options.seed, options.mutants)
+    for text in faults:
+        print("MUTANT", text)
+    if options.mutants:
+        print(f"seed {options.seed}: {options.mutants} mutants, {dict(counts)}, {len(faults)} faults")
+    return 1 if tally.faults or faults else 0
 
 
 if __name__ == "__main__":

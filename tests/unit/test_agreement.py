@@ -162,3 +162,80 @@ def test_outputs_alone_show_a_wrong_reading(name):
         x, inside = place._points(query.cases[0], turn, None, random, "float32")
         problems.append(place._outputs(wrong, x, inside, runtime)[0])
     assert any(problems)
+
+
+def test_default_options_that_change_a_constant_are_found():
+    # taken for a Gelu by onnxruntime, whose divisor is the root of 2
+    nodes = [
+        ("Div", "x d", "a", {}),
+        ("Erf", "a", "e", {}),
+        ("Add", "e one", "f", {}),
+        ("Mul", "x f", "g", {}),
+        ("Mul", "g half", "y", {}),
+    ]
+    for divisor, agrees in ((np.sqrt(2), True), (1.4142, False)):
+        tensors = {"d": np.float32(divisor), "one": np.float32(1), "half": np.float32(0.5)}
+        found = agreement(query_on(read_network(model(nodes, X2, tensors))), seconds=0.1)
+        assert (found.problem is None) is agrees
+        assert agrees or "default options" in found.problem
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dequantised_weights_are_another_function_by_default(transposed):
+    stored = np.random.default_rng(0).integers(-127, 127, (32, 16)).astype(np.int8)
+    nodes = [("DequantizeLinear", "q s", "w", {}), ("Gemm", "x w", "y", {"transB": int(transposed)})]
+    network = read_network(model(nodes, [1, 16 if transposed else 32], {"q": stored, "s": np.float32(0.02)}))
+    theirs, ours = (
+        Runtime(network).single(np.ones((1, network.input_size)))[0],
+        network(np.ones((1, network.input_size))),
+    )
+    found = agreement(query_on(network), seconds=0.1)
+    differs = bool(np.max(abs(theirs - ours)) > 1e-4 * np.max(abs(ours)))  # depends on the version of onnxruntime
+    assert (found.problem is not None) is differs
+
+
+def test_tensors_taken_for_one_and_the_same_are_compared():
+    # min(clip(x), x - 1): the wrong reading of the clip shows at no point of the output but at its own tensor
+    nodes = [("Clip", "x lo", "c", {}), ("Sub", "x one", "z", {}), ("Min", "c z", "y", {})]
+    tensors = {"lo": np.float32(-1e30), "one": np.float32(1)}
+    right = read_network(model(nodes, X2, tensors))
+    assert agreement(query_on(right)).problem is None
+    high = model(nodes, X2, {**tensors, "lo": np.float32(3e38)})
+    wrong = read_network(model([("Identity", "x", "c", {}), *nodes[1:]], X2, tensors))
+    found = agreement(query_on(replace(wrong, model_bytes=high)))
+    assert found.problem is not None and "'c'" in found.problem
+
+
+def test_points_depend_on_the_query_and_take_what_the_search_saw():
+    network = read_network(model([("Relu", "x", "y", {})], X2))
+    query, runtime = query_on(network), Runtime(network)
+    seen = np.full((3, 6), 0.375)
+    asked = []
+    runtime.single = lambda x: asked.append(x) or Runtime.single(runtime, x)
+    first = agreement(query, runtime, seconds=0.0)
+    again = agreement(query, runtime, seconds=0.0)
+    half = len(asked) // 2
+    assert first == again and all(np.array_equal(a, b) for a, b in zip(asked[:half], asked[half:], strict=True))
+    runtime.remember(seen)
+    agreement(query, runtime, seconds=0.0)
+    assert any(np.array_equal(p, seen[0].astype(np.float32)) for p in asked[-1])
+    inside = np.all((asked[0] >= 0.25) & (asked[0] <= 0.5), axis=1)
+    assert 3 <= inside.sum() < len(asked[0]) >= 8 and abs(asked[0]).max() > 100
+
+
+def test_what_overflows_on_the_way_far_outside_is_no_mismatch():
+    up, down = np.float32(1e15), np.float32(1e-15)
+    nodes = [("Mul", "x up", "a", {}), ("Mul", "a up", "b", {}), ("Mul", "b down", "c", {}), ("Mul", "c down", "y", {})]
+    network = read_network(model(nodes, X2, {"up": up, "down": down}))
+    assert agreement(query_on(network), seconds=0.1).problem is None
+
+
+def test_neurons_that_were_split_and_put_together_agree():
+    w, b = f32(6, 6), f32(6)
+    both = {"w": np.concatenate([w, -w]), "b": np.concatenate([b, -b]), "m": np.concatenate([np.eye(6), -np.eye(6)], 1)}
+    tensors = {k: v.astype(np.float32) for k, v in both.items()} | {"v": f32(3, 6)}
+    nodes = [("Gemm", "x w b", "s", {"transB": 1}), ("Relu", "s", "t", {}), ("Gemm", "t m", "u", {"transB": 1})]
+    nodes += [("Relu", "u", "r", {}), ("Gemm", "r v", "y", {"transB": 1})]
+    network = read_network(model(nodes, X2, tensors))
+    assert len(network.nodes) == 4
+    assert agreement(query_on(network), seconds=0.1).problem is None

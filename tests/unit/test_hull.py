@@ -212,7 +212,7 @@ def test_what_passes_in_the_models_arithmetic_is_in_the_proved_set(element_type:
     """Points next to the boundary of random constraints; at least some pass that do not pass exactly."""
     draw, kind, beyond = random.Random(variables), np.dtype(element_type).type, 0
     unit, boxed = Fraction(float(np.finfo(kind).eps)), parse_vnnlib(BOXED)
-    for _ in range(60):
+    for _ in range(30):
         left = term_of(draw, 3, variables)
         x = [kind(draw.uniform(-1, 1)) for _ in range(2)]
         at = [Fraction(float(v)) for v in x]
@@ -229,7 +229,7 @@ def test_what_passes_in_the_models_arithmetic_is_in_the_proved_set(element_type:
             if evaluated or really:
                 assert passes(case.conjunctions[0], case.box, at), (atom, at)
             beyond += evaluated and not really
-    assert beyond > 10
+    assert beyond > 5
 
 
 def compare(op: str, a: Any, b: Any) -> bool:
@@ -343,7 +343,7 @@ def adding(text: str, element_type: str = "float32") -> Query:
     ],
 )
 def test_no_unsat_where_float32_inputs_pass(text: str) -> None:
-    assert not isinstance(verify(adding(text), Settings(workers=1), budget=Budget.seconds(1.0)), Safe)
+    assert not isinstance(verify(adding(text), Settings(workers=1), budget=Budget.seconds(0.5)), Safe)
 
 
 @pytest.mark.parametrize(
@@ -363,3 +363,8 @@ def test_unsat_where_none_passes(text: str, element_type: str) -> None:
     query = adding(text, element_type)
     verdict = verify(query, Settings(workers=1), budget=Budget.seconds(60))
     assert isinstance(verdict, Safe) and check(verdict.proof, query).accepted
+
+
+def test_inputs_times_zero_are_no_part_of_a_bound() -> None:
+    box, conj = only("(assert (>= (+ -1 X_1) (* 0 X_0)))(assert (<= (+ 1 X_1) (* 0 X_0)))")
+    assert not box.ends and len(conj) == 2 and all(p[2] < e[2] for p, e in zip(conj.proved, conj.exact, strict=True))
