@@ -20,10 +20,11 @@ from mucg4.check.deviation import Deviation, enlarged
 from mucg4.check.executions import check_executions
 from mucg4.errors import InputError
 from mucg4.gate.runtime import Runtime
+from mucg4.model.network import Node
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Proof
-from mucg4.read.onnx import read_operators
+from mucg4.read.onnx import Operators, read_operators
 from mucg4.search.cancel import float_witness
 
 SHARE, LEAST_SECONDS = 0.05, 0.05  # of the run so far, and at least, where executions are not demanded
@@ -90,8 +91,15 @@ def deviation_of(query: Query) -> Deviation | str:
         return str(error)
     if operators.roundings is None:
         return "the file computes constants whose rounding is not known"
+    if any(t >= len(network.nodes) or network.nodes[t].size != n.size for n, t in _pairs(operators)):
+        return "the network is not the one of its file"
     deviation = Deviation(operators.network, operators.twins, operators.roundings)
     return deviation.reason or deviation
+
+
+def _pairs(operators: Operators) -> list[tuple[Node, int]]:
+    """Nodes with their twins."""
+    return [(n, t) for n, t in zip(operators.network.nodes, operators.twins, strict=True) if t >= 0]
 
 
 def enlarged_query(query: Query, deviation: Deviation, seed: int = 0) -> Query:
