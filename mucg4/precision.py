@@ -20,10 +20,11 @@ from mucg4.check.deviation import Deviation, enlarged
 from mucg4.check.executions import check_executions
 from mucg4.errors import InputError
 from mucg4.gate.runtime import Runtime
+from mucg4.model.network import Node
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Proof
-from mucg4.read.onnx import read_operators
+from mucg4.read.onnx import Operators, read_operators
 from mucg4.search.cancel import float_witness
 
 SHARE, LEAST_SECONDS = 0.05, 0.05  # of the run so far, and at least, where executions are not demanded
@@ -53,6 +54,7 @@ def settle(
     runtime: Runtime | None,
     budget: Budget,
     demanded: bool = False,
+    workers: int = 1,
     seed: int = 0,
 ) -> Precision:
     """Whether the proof, which holds in real arithmetic, holds for executions; if not, a hunt for a witness.
@@ -66,12 +68,12 @@ def settle(
     if isinstance(deviation, str):
         return Precision(f"{NOT_ESTABLISHED}: {deviation}")
     own = budget.share(seconds)
-    report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT)
+    report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT, workers)
     if report.accepted:
         return Precision(HOLDS)
     budget.poll()
     witness = None
-    if runtime is not None and report.failed:
+    if runtime is not None:
         seconds = min(budget.left(), max(LEAST_HUNT, HUNT_SHARE * budget.elapsed()))
         witness = float_witness(query, runtime, deviation, seconds, seed)
     reason = "there was too little time" if own.spent() else report.reason
@@ -89,8 +91,15 @@ def deviation_of(query: Query) -> Deviation | str:
         return str(error)
     if operators.roundings is None:
         return "the file computes constants whose rounding is not known"
+    if any(t >= len(network.nodes) or network.nodes[t].size != n.size for n, t in _pairs(operators)):
+        return "the network is not the one of its file"
     deviation = Deviation(operators.network, operators.twins, operators.roundings)
     return deviation.reason or deviation
+
+
+def _pairs(operators: Operators) -> list[tuple[Node, int]]:
+    """Nodes with their twins."""
+    return [(n, t) for n, t in zip(operators.network.nodes, operators.twins, strict=True) if t >= 0]
 
 
 def enlarged_query(query: Query, deviation: Deviation, seed: int = 0) -> Query:

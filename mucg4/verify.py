@@ -229,7 +229,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
     try:
         with stage(run, "float32"), np.errstate(all="ignore"):
             runtime = run.runtime if settings.attack else None
-            found = settle(run.query, report.proof, runtime, run.budget, demanded, settings.seed)
+            found = settle(run.query, report.proof, runtime, run.budget, demanded, run.workers, settings.seed)
     except BudgetError:
         if demanded:
             raise

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
 from mucg4.budget import Budget
 from mucg4.check.deviation import Deviation
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import _identify, _plan, _Regions, _report, _Walk
+from mucg4.check.walk import SHARED, _identify, _plan, _Regions, _report, _share_out, _Walk
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
+from mucg4.processes import can_fork
 from mucg4.proof.proof import Proof, Refutation
 
 HALVINGS = 40  # of a leaf's region
@@ -33,7 +35,7 @@ PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in 
 
 
 def check_executions(
-    proof: Proof, query: Query, deviation: Deviation, budget: Budget | None = None, effort: int = 1
+    proof: Proof, query: Query, deviation: Deviation, budget: Budget | None = None, effort: int = 1, workers: int = 1
 ) -> CheckReport:
     """As `mucg4.check.walk.check`, but accepted means more: no execution in the model's precision is unsafe.
 
@@ -41,6 +43,7 @@ def check_executions(
     network without rules or a spent budget.
     """
     walks: list[Executions] = []
+    own = (budget or Budget()).share(inf)  # a leaf that stays open ends it
     problem = stopped = ""
     try:
         _identify(proof, query)
@@ -50,26 +53,32 @@ def check_executions(
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             enclosure = Enclosure(query.network)
             roots: dict[int, tuple[Array, Array]] = {}
-            budget = budget or Budget()
-            walks = [Executions(p, enclosure, roots, budget, deviation=deviation, effort=effort) for p in plans]
+            walks = [Executions(p, enclosure, roots, own, deviation=deviation, effort=effort) for p in plans]
             for walk in walks:
                 walk.begin()
-                walk.run()
+                walk.run(SHARED if workers > 1 and can_fork() else 0)
+            _share_out(walks, workers, own)
     except ProofError as error:
         problem = str(error)
     except BudgetError as error:
         stopped = str(error)
+    for walk in walks:
+        walk.rejected = list({leaf: (leaf, conjunction) for leaf, conjunction in walk.rejected}.values())
+        leaves = int(walk.plan.leaves[0])
+        walk.checked = max(0, min(walk.checked >> HALVINGS, leaves - len(walk.rejected)))
     return _report(proof, walks, problem, stopped)
 
 
 @dataclass(eq=False)
 class Executions(_Walk):
-    """One pass over one tree with loosened constraints."""
+    """One pass over one tree with loosened constraints.
+
+    `checked` counts parts of leaves, in units of a leaf that was halved HALVINGS times.
+    """
 
     deviation: Deviation = field(kw_only=True)
     effort: int = 1
-    pieces: int = 0  # halves of leaves so far,
-    halved: dict[int, int] = field(default_factory=dict)  # and how many of each leaf are open
+    pieces: int = 0  # halves of leaves so far
     latest: dict[int, Sequence[Refutation]] = field(default_factory=dict)
     influence: Array | None = None  # (B, inputs) sizes of the coefficients of refutations that were tried on the batch
 
@@ -97,10 +106,8 @@ class Executions(_Walk):
 
     def _close(self, batch: _Regions) -> None:
         whole = batch.depth == 0
-        self.checked += int(self.plan.leaves[batch.at[whole]].sum())
-        for leaf in batch.at[~whole].tolist():
-            self.halved[leaf] -= 1
-            self.checked += not self.halved[leaf]
+        self.checked += int(self.plan.leaves[batch.at[whole]].sum()) << HALVINGS
+        self.checked += sum(1 << (HALVINGS - depth) for depth in batch.depth[~whole].tolist())
 
     def _halve(self, batch: _Regions, stuck: Array) -> _Regions | None:
         """Both halves of every region: of the input that moves the refutations most, else of the widest one."""
@@ -119,11 +126,8 @@ class Executions(_Walk):
         part.hi[every[left], axis[left]] = middle[left]
         part.lo[every[~left], axis[~left]] = middle[~left]
         part.depth = part.depth + 1
-        for leaf in batch.at[stuck].tolist():
-            self.halved[leaf] = self.halved.get(leaf, 1) + 1
         return part
 
     def _reject(self, batch: _Regions) -> None:
-        leaves, first = np.unique(batch.at, return_index=True)
-        self.rejected += list(zip(leaves.tolist(), np.argmax(batch.open[first], axis=1).tolist(), strict=True))
-        raise ProofError(f"leaf {self.rejected[0][0]} does not hold for executions in the model's precision")
+        super()._reject(batch)
+        self.budget.interrupted = f"leaf {self.rejected[0][0]} does not hold for executions in the model's precision"

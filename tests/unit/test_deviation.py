@@ -13,15 +13,21 @@ from mucg4.check.deviation import LIBRARY, Arithmetic, Deviation
 from mucg4.check.enclose import Enclosure
 from mucg4.check.executions import check_executions
 from mucg4.check.walk import check
+from mucg4.gate.runtime import Runtime
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction
+from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
 from mucg4.ops.base import Affine
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.precision import enlarged_query, settle
 from mucg4.proof.proof import Proof, Refutation, single_leaf
 from mucg4.read.onnx import read_network, read_operators
+from mucg4.search.cancel import float_witness
+from mucg4.settings import Settings
+from mucg4.verify import verify
 
 F = Fraction
 
@@ -232,8 +238,6 @@ def model(nodes, constants, inputs=(1, 4)):
 
 def onnxruntime_stays_within(data, lo, hi, points=200):
     """The largest share of the bound that onnxruntime's deviation takes, over random points."""
-    from mucg4.gate.runtime import Runtime
-
     network, operators = read_network(data), read_operators(data)
     case = Case(
         Box(tuple(map(F, lo.tolist())), tuple(map(F, hi.tolist()))),
@@ -344,11 +348,7 @@ def test_arithmetic_of_double_and_the_library_constant():
 
 def solved(query):
     """The proof that a plain search finds; None when it finds none."""
-    from mucg4.model.verdict import Safe
-    from mucg4.settings import Settings
-    from mucg4.verify import verify
-
-    verdict = verify(query, Settings(timeout=20, workers=1, reuse=False, compact=False))
+    verdict = verify(query, Settings(timeout=20, workers=1, reuse=False, compact=False, attack=False))
     return verdict.proof if isinstance(verdict, Safe) else None
 
 
@@ -380,6 +380,57 @@ def test_cancellation_is_a_proof_in_real_arithmetic_only(threshold, holds):
     report = check_executions(proof, query, deviation_of(query.network))
     assert report.accepted == holds, report.reason
     assert report.checked + report.failed + report.skipped == report.leaves
+
+
+def test_what_is_said_of_executions():
+    query = strip("1.9")
+    proof, runtime = solved(query), Runtime(query.network)
+    assert proof is not None
+    silent = settle(query, proof, None, Budget(), demanded=True)
+    assert not silent.holds and silent.word.startswith("not established: ") and silent.witness is None
+    found = settle(query, proof, runtime, Budget.seconds(60), demanded=True)
+    assert found.witness is not None and found.witness.y[0] >= 1.9
+    assert settle(strip("100"), solved(strip("100")), runtime, Budget(), demanded=True).holds
+
+
+def test_unsat_that_executions_are_to_share_is_unknown_where_they_do_not():
+    verdict = verify(strip("1.9"), Settings(timeout=3, workers=1, attack=False, arithmetic="float32"))
+    assert verdict.word in ("unknown", "timeout") and verdict.statistics.float32.startswith("not established")
+
+
+def test_a_run_demands_that_executions_are_safe():
+    query = strip("100")
+    verdict = verify(query, Settings(timeout=20, workers=1, arithmetic="float32"))
+    assert verdict.word == "unsat" and verdict.statistics.float32 == "holds"
+    loose = enlarged_query(query, deviation_of(query.network))
+    assert loose.property_hash == query.property_hash
+    before, after = (q.cases[0].conjunctions[0] for q in (query, loose))
+    assert after.exact == before.exact and after.proved[0][2] < before.proved[0][2]
+    assert after.constants[0] < before.constants[0]
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_witnesses_that_only_an_execution_has_are_found(inputs):
+    """Terms are absorbed in a small part of the box: 2 % of an interval, and a millionth of a cube."""
+    if inputs == 1:
+        query = strip("1.9")
+    else:
+        constants = {"c": np.float32([0.9, 0.9, 0.8]), "k": np.float32([[60]] * 3), "g": np.float32(2.0**26),
+                     "i": np.float32(1), "w": np.float32([[1], [1], [1]])}  # fmt: skip
+        steps = "Sub x c a,Abs a p,MatMul p k q,Sub i q s,Relu s b,Mul b g m,MatMul x w u,Add u m t,Sub t m y"
+        nodes = [(op, args[:-1], args[-1], {}) for op, *args in map(str.split, steps.split(","))]
+        query = stated_query(model(nodes, constants, (1, 3)), [-1] * 3, [1] * 3, [({}, {0: -1}, "3.2", False)])
+    witness = float_witness(query, Runtime(query.network), deviation_of(query.network), 20.0)
+    assert witness is not None
+    exact = query.network(witness.x[None].astype(np.float64))[0]
+    conj = query.cases[0].conjunctions[0]
+    assert (conj.y_coeffs @ exact + conj.constants > 0).all()  # safe in real arithmetic
+    assert (conj.y_coeffs @ witness.y + conj.constants <= 0).all()
+
+
+def test_nothing_is_hunted_where_nothing_is_suspect():
+    query = strip("100")
+    assert float_witness(query, Runtime(query.network), deviation_of(query.network), 20.0) is None
 
 
 @pytest.mark.parametrize("seed", range(12))
