@@ -249,3 +249,13 @@ def test_large_networks_take_few_points_of_their_own(monkeypatch):
     nodes = [("DequantizeLinear", "q s", "w", {}), ("MatMul", "x w", "y", {})]
     network = read_network(model(nodes, [1, 32], {"q": stored, "s": np.float32(0.02)}))
     assert "output" in (agreement(query_on(network), seconds=0.1).problem or "output")
+
+
+@pytest.mark.parametrize("operator", ["ReduceMean", "GlobalAveragePool"])
+@pytest.mark.parametrize("side", [20, 50])
+def test_sums_of_equal_terms_round_the_same_way(operator, side):
+    network = read_network(
+        model([(operator, "x", "y", {"axes": [2, 3]} if operator[0] == "R" else {})], [1, 2, side, side])
+    )
+    query = query_on(network, 0.3, 0.3)
+    assert agreement(query, seconds=0.0).problem is None
