@@ -95,19 +95,20 @@ class _Plain:
 
 
 def local_error(
-    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, roundings: int
+    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, roundings: int, hidden: float = 0.0
 ) -> tuple[Array, Array | float, Array]:
     """At most how far a node's own rounding takes its value off `y`, that of the inputs' values; what the errors of
     the inputs become besides; and the size of the terms. All `(batch, size)`.
 
-    `roundings` counts the operators that were merged into the node.
+    `roundings` counts the operators that were merged into the node, `hidden` is the size of constants that they add
+    and that the node's own may not show.
     """
     op, hs = node.op, [i.value for i in inputs]
     exact = all(isinstance(i.error, float) and i.error == 0.0 for i in inputs)
     es = [] if exact else [np.broadcast_to(i.error, i.value.shape) for i in inputs]
     if isinstance(op, Affine):
-        size, b = op.magnitude([abs(h) for h in hs]), op.bias_magnitude()
-        size = size if b is None else size + b
+        size, b = op.magnitude([abs(h) + hidden for h in hs]), op.bias_magnitude()
+        size = size + hidden if b is None else size + b + hidden
         n = (_terms(op) + 1 + roundings) * unit
         return n / max(1.0 - n, 0.5) * size + unit * 1e-30, 0.0 if exact else op.magnitude(es), size
     if isinstance(op, Nonlinear):
