@@ -18,15 +18,15 @@ of limbs is an integer below 2**53: such sums are exact in float64 in any order,
 work. Each is shifted to the unit of the result and rounded DOWN, which loses less than one unit; k of them lose less
 than k. So a row's coefficients are too small by less than k units each, and on a region the functional is off by at
 most `k units * sum of magnitudes`: that is added to `error`, an integer, too. Constants are rounded down, which is the
-safe side. A row that might overflow is given up before it does: it bounds nothing.
+safe side. A row that might overflow goes on in coarser units, or is given up: then it bounds nothing.
 
 Cost on ACAS Xu: some 50 ms a region, 600 with fractions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor, log2
 
@@ -44,6 +44,7 @@ from mucg4.ops.piecewise import TwoPiece
 COEF, SLOPE = 44, 31
 LEAST_SCALE, MOST_SCALE = 13, 44  # of values
 ROOM = 1 << 60  # integers that are larger are given up
+COARSER, MOST_COARSER = 4, 8  # bits at a time, and how often
 BITS, COUNT = 20, 3  # limbs of a coefficient or value: together 60 bits
 MOST_CELLS = 1 << 21
 MOST_LIMBS, MOST_SHIFT = 6, 900  # of a weight
@@ -145,6 +146,25 @@ class Matrix:
                 total += (x @ w)[:, 0].astype(np.int64).astype(object) << (BITS * i + self.bits * j)
         move = shift - self.shift
         return total << move if move >= 0 else total >> -move
+
+
+@dataclass(eq=False)
+class ExactRows(Rows):
+    """Rows with coefficients in units of `2**(coarse - COEF)`, `coarse (R,)` int64, larger where they must have room.
+
+    Constants are Python integers in units of 2**-(COEF + scale), errors int64 in units of 2**-COEF.
+    """
+
+    coarse: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        self.coarse = np.zeros(len(self.region), dtype=np.int64)
+
+
+def coarseness(rows: Rows) -> Array:
+    """(R,) how many bits coarser the rows' units are."""
+    assert isinstance(rows, ExactRows)
+    return rows.coarse
 
 
 class ExactEnclosure(Enclosure):
@@ -300,11 +320,11 @@ class ExactEnclosure(Enclosure):
             lo[r, j] = np.fmax(lo[r, j], value[: len(r)])
             hi[r, j] = np.fmin(hi[r, j], -value[len(r) :])
 
-    def _neurons(self, k: int, region: Array, neuron: Array, frame: Frame) -> Rows:
+    def _neurons(self, k: int, region: Array, neuron: Array, frame: Frame) -> ExactRows:
         """Rows `+v`, then `-v`, of neurons of node k over its inputs."""
         const = np.concatenate([b[neuron] for b in self.bias[k][1][2:]])
         both = np.concatenate([region, region])
-        rows = Rows(both, {}, const, np.zeros(len(both), dtype=np.int64))
+        rows = ExactRows(both, {}, const, np.zeros(len(both), dtype=np.int64))
         for i, start in zip(self.nodes[k].inputs, self.starts[k], strict=True):
             a = start[neuron]
             self.push(rows, i, np.concatenate([a, -a]), frame)
@@ -334,10 +354,28 @@ class ExactEnclosure(Enclosure):
         rows.error = np.where(fits, rows.error, GIVEN_UP)
         return np.where(fits[:, None], a, 0)
 
+    def _with_room(self, rows: Rows, k: int, a: Array, fits: Callable[[Array], Array], frame: Frame) -> Array:
+        """Coefficients on node k in coarser units where they do not fit, with the row's others; given up at last."""
+        assert isinstance(rows, ExactRows)
+        for _ in range(MOST_COARSER):
+            short = ~fits(a) & (rows.error < ROOM)
+            if not np.any(short):
+                break
+            step = np.where(short, COARSER, 0).astype(np.int64)
+            rows.coarse = rows.coarse + step
+            a = a >> step[:, None]
+            for i in rows.coef:
+                rows.coef[i] = rows.coef[i] >> step[:, None]
+            for i in (k, *rows.coef):  # rounded down to the new units
+                before = rows.error
+                self._charge(rows, i, 1, frame)
+                rows.error = np.where(short, rows.error, before)
+        return self._kept(rows, a, fits(a))
+
     def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         column, matrices = self.bias[k][0], self.adjoints[k]
-        a = self._kept(rows, a, np.logical_and.reduce([m.fits(a) for m in matrices]))
-        self.add(rows, column.exactly(a, self.scale))
+        a = self._with_room(rows, k, a, lambda a: np.logical_and.reduce([m.fits(a) for m in matrices]), frame)
+        self.add(rows, column.exactly(a, self.scale) << coarseness(rows).astype(object))
         for i, matrix in zip(self.nodes[k].inputs, matrices, strict=True):
             part, lost = matrix.times(a)
             self.push(rows, i, part, frame)
@@ -357,7 +395,7 @@ class ExactEnclosure(Enclosure):
         self._charge(rows, source, 1, frame)
 
     def _dot(self, rows: Rows, a: Array, values: Array) -> Array:
-        """(R,) exact inner products of rows and their regions' `values (B, n)`: Python integers in units of constants."""
+        """(R,) exact inner products of rows and their regions' `values (B, n)`, in units of constants."""
         if a.shape[1] > 1 << (53 - 2 * BITS - 1):
             raise ProofError("a layer is too wide for the exact mode")
         sums = [np.zeros(len(a), dtype=np.int64) for _ in range(2 * COUNT - 1)]
@@ -365,7 +403,8 @@ class ExactEnclosure(Enclosure):
         for i, x in enumerate(limbs(a)):
             for j, y in enumerate(second if x.any() else ()):
                 sums[i + j] += np.einsum("ij,ij->i", x, y).astype(np.int64)
-        return sum((s.astype(object) << (BITS * k) for k, s in enumerate(sums)), np.zeros(len(a), dtype=object))
+        total = sum((s.astype(object) << (BITS * k) for k, s in enumerate(sums)), np.zeros(len(a), dtype=object))
+        return total << coarseness(rows).astype(object)
 
     def push(self, rows: Rows, i: int, part: Array, frame: Frame) -> None:
         """Add a coefficient block to node i; floats are short binary fractions (targets of tightenings)."""
@@ -380,8 +419,10 @@ class ExactEnclosure(Enclosure):
         rows.coef[i] = part
 
     def _charge(self, rows: Rows, i: int, units: int, frame: Frame) -> None:
-        """Coefficients on node i are off by less than so many units each."""
+        """Coefficients on node i are off by less than so many of their units each."""
         lost = ((frame.size[i][rows.region] * np.int64(units)) >> np.int64(self.scale)) + 1
+        coarse = coarseness(rows)
+        lost = np.where(lost >= ROOM >> coarse, GIVEN_UP, lost << coarse)
         rows.error = np.minimum(rows.error + lost, GIVEN_UP)
 
     def add(self, rows: Rows, value: Array) -> None:
@@ -434,7 +475,7 @@ class ExactEnclosure(Enclosure):
                 for i, v in side.items():
                     row[i] = v
             const[r] = c
-        rows = Rows(region, {last: y}, const, error)
+        rows = ExactRows(region, {last: y}, const, error)
         self._charge(rows, last, 1, frame)
         if np.any(x):
             self.push(rows, 0, x, frame)
@@ -466,7 +507,7 @@ class ExactEnclosure(Enclosure):
     def least_on_hulls(self, frame: Frame, rows: Rows, start: int) -> Array:
         """As in `Enclosure`; the rows may still hold floats in whole units."""
         given_up = np.where(rows.error > 0, GIVEN_UP, 0).astype(np.int64)
-        own = Rows(rows.region, {}, np.zeros(len(rows.region), dtype=np.int64), given_up)
+        own = ExactRows(rows.region, {}, np.zeros(len(rows.region), dtype=object), given_up)
         for k, a in rows.coef.items():
             self.push(own, k, a, frame)
         for k in range(start, -1, -1):
@@ -501,7 +542,7 @@ class ExactEnclosure(Enclosure):
         a, sure = rows.coef[0][part], rows.error[part] < ROOM
         room = self._sure(rows)[part]
         first, last = whole(lo, -1, self.scale).astype(object), whole(hi, 1, self.scale).astype(object)
-        wide = a.astype(object)
+        wide = a.astype(object) << coarseness(rows)[part].astype(object)[:, None]
         least = np.where(a > 0, wide * first, wide * last)  # in units of 2**-(COEF + scale)
         others = (-room - least.sum(axis=1))[:, None] + least
         lo, hi = lo.copy(), hi.copy()
