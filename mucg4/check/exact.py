@@ -310,7 +310,12 @@ class ExactEnclosure(Enclosure):
         return np.maximum(*least), np.maximum(*most)
 
     def _tighten_open(self, k: int, frame: Frame, lo: Array, hi: Array, refresh: Array) -> None:
-        """Backward bounds of the neurons of node k whose sign is open, in place."""
+        """Backward bounds of the neurons of node k whose sign is open, in place.
+
+        A function of a function keeps its interval bounds.
+        """
+        if k not in self.starts:
+            return
         regions, neurons = np.nonzero((lo <= 0) & (hi >= 0) & (lo < hi) & refresh[:, None])
         step = max(1, (1 << 17) // max(node.size for node in self.nodes[: k + 1]))
         for part in (slice(i, i + step) for i in range(0, len(regions), step)):
