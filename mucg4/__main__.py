@@ -368,11 +368,11 @@ def _case(args: argparse.Namespace) -> int:
     import shutil
     import tempfile
 
-    from mucg4.case import run_case
-
     with tempfile.TemporaryDirectory() as folder:
 
         def run(budget: Budget) -> int:
+            from mucg4.case import run_case
+
             failing = 0
             for number, path in enumerate(args.files):
                 report = run_case(path, budget, Path(folder) / str(number))
@@ -391,11 +391,11 @@ def _case(args: argparse.Namespace) -> int:
 
 
 def _compress(args: argparse.Namespace) -> int:
-    from mucg4.compress import compress
-    from mucg4.read.instance import read_bytes
-    from mucg4.report import check_writable, temporary_of, write_atomic
-
     def run(budget: Budget) -> int:
+        from mucg4.compress import compress
+        from mucg4.read.instance import read_bytes
+        from mucg4.report import check_writable, write_atomic
+
         check_writable(args.output, "-o")
         data = read_bytes(args.network)
         budget.poll()
@@ -403,6 +403,8 @@ def _compress(args: argparse.Namespace) -> int:
         return 0
 
     def leave(reason: str) -> int:
+        from mucg4.report import temporary_of
+
         temporary_of(args.output).unlink(missing_ok=True)
         return _spent(reason)
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable
 from math import isfinite
@@ -21,6 +22,11 @@ Array = np.ndarray[Any, Any]
 
 MOST_INDEX = 2**31 - 1  # what int32 holds
 DEEPEST = 32  # levels of free-form values; nothing that recurses over them comes near the interpreter's limit
+_LONG_TEXT = 1 << 24  # characters of JSON above which the text is walked in steps,
+_LEVELS = 4  # in so many levels: those of the refutations of a proof
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_ALWAYS, _RATIO = 1 << 25, 100  # bytes that any blob may hold, and per byte of it
 _STEP = 1 << 20  # bytes of input decompressed between two polls
 _PIECE = 1 << 24  # bytes of output at a time
 
@@ -56,9 +62,9 @@ def inflate(data: bytes, most: int, gzip: bool = False, poll: Callable[[], None]
                     stream, ended = zlib.decompressobj(31), False
                 piece = stream.decompress(rest, _PIECE)
                 total += len(piece)
+                out.append(piece)
                 if total > most:
                     break
-                out.append(piece)
                 ended = stream.eof
                 rest = stream.unused_data if ended else stream.unconsumed_tail
         return _whole(b"".join(out), ended, most, kind)
@@ -74,6 +80,11 @@ def _whole(found: bytes, ended: bool, most: int, kind: str) -> bytes:
     return found
 
 
+def plausible(blob: bytes, most: int) -> int:
+    """How much a packed blob may hold: at most `most`, and no more than what is packed honestly ever does."""
+    return min(most, _ALWAYS + _RATIO * len(blob))
+
+
 def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
     """The content of a file of at most `most` bytes; raises `OSError` too."""
     with open(path, "rb") as file:
@@ -86,11 +97,57 @@ def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
 def json_value(text: str | bytes) -> Any:
     """The value of a JSON text."""
     try:
-        return json.loads(text)
+        if len(text) <= _LONG_TEXT:
+            return json.loads(text)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        value, end = _stepwise(text, _past_space(text, 0), _LEVELS)
+        if _past_space(text, end) != len(text):
+            raise ValueError("not JSON: something follows the value")
+        return value
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
+    except (StopIteration, IndexError):
+        raise ValueError("not JSON: it ends early") from None
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def _stepwise(text: str, at: int, levels: int) -> tuple[Any, int]:
+    """The value that starts at `at`, and where it ends. The uppermost `levels` of containers are walked in steps.
+
+    The decoder holds the interpreter lock until it is done; a watching thread has to have its turn in between.
+    """
+    if levels == 0 or text[at] not in "[{":
+        return _DECODER.raw_decode(text, at)
+    is_object = text[at] == "{"
+    close, held = "}" if is_object else "]", []
+    at = _past_space(text, at + 1)
+    if text[at] == close:
+        return {} if is_object else [], at + 1
+    if not is_object and text[at] not in "[{":  # a flat list of numbers or texts is one step
+        return _DECODER.raw_decode(text, text.rindex("[", 0, at))
+    while True:
+        name = None
+        if is_object:
+            name, at = _DECODER.raw_decode(text, at)
+            at = _past_space(text, at)
+            if type(name) is not str or text[at] != ":":
+                raise ValueError("not JSON: a name is missing")
+            at = _past_space(text, at + 1)
+        value, at = _stepwise(text, at, levels - 1)
+        held.append((name, value))
+        at = _past_space(text, at)
+        if text[at] == close:
+            return dict(held) if is_object else [v for _, v in held], at + 1
+        if text[at] != ",":
+            raise ValueError("not JSON: a comma is missing")
+        at = _past_space(text, at + 1)
 
 
 def shallow(value: Any, what: str) -> Any:

@@ -37,7 +37,9 @@ def _place(rng: np.random.Generator, root: list[Any]) -> tuple[Any, Any]:
 
 def _change(rng: np.random.Generator, holder: Any, key: Any) -> None:
     value = holder[key]
-    kind = int(rng.integers(12))
+    if rng.random() < 0.6 and _change_within(rng, holder, key):
+        return
+    kind = int(rng.integers(9))
     if kind == 0:
         del holder[key]
         if not holder and isinstance(holder, list):
@@ -45,29 +47,37 @@ def _change(rng: np.random.Generator, holder: Any, key: Any) -> None:
     elif kind == 1 and isinstance(holder, list):
         holder.insert(int(rng.integers(len(holder) + 1)), copy.deepcopy(value))
     elif kind == 2:
-        holder[key] = _one_of(rng, ODD_NUMBERS)
-    elif kind == 3:
         holder[key] = copy.deepcopy(_one_of(rng, ODD_VALUES))
-    elif kind == 4:
+    elif kind == 3:
         holder[key] = _one_of(rng, NOT_FINITE)
-    elif kind == 5:
+    elif kind == 4:
         holder[key] = [value]
-    elif kind == 6 and isinstance(holder, list) and len(holder) > 1:
-        other = int(rng.integers(len(holder)))
-        holder[key], holder[other] = holder[other], holder[key]
-    elif kind == 7 and isinstance(value, list):
+    elif kind == 5 and isinstance(value, list):
         holder[key] = value[: int(rng.integers(len(value) + 1))]
-    elif kind == 8:
+    elif kind == 6:
         for _ in range(int(rng.integers(1, 60))):
             value = [value] if rng.random() < 0.5 else {"a": value}
         holder[key] = value
-    elif isinstance(value, str):
-        holder[key] = _text(rng, value)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        steps = (value + 1, value - 1, -value, value * 2, value / 3, value + 1e-9, float(value), str(value))
-        holder[key] = _one_of(rng, steps)
     else:
-        holder[key] = _one_of(rng, ODD_NUMBERS)
+        holder[key] = _one_of(rng, (*ODD_NUMBERS, str(value)[:50]))
+
+
+def _change_within(rng: np.random.Generator, holder: Any, key: Any) -> bool:
+    """A change that leaves types and most lengths alone, so that it gets past a parser; False where there is none."""
+    value = holder[key]
+    if isinstance(value, str):
+        holder[key] = _text(rng, value)
+    elif type(value) is int and abs(value) < 2**70:
+        holder[key] = _one_of(rng, (value + 1, value - 1, 2 * value, -value, 0, int(rng.integers(12))))
+    elif type(value) is float:
+        steps = (-value, 2 * value, value / 3, value + 1e-9, value + 1.0, np.nextafter(value, np.inf), 0.0, 1e300)
+        holder[key] = float(_one_of(rng, steps))
+    elif isinstance(holder, list) and len(holder) > 1:
+        other = int(rng.integers(len(holder)))
+        holder[key], holder[other] = holder[other], holder[key]
+    else:
+        return False
+    return True
 
 
 def _one_of(rng: np.random.Generator, values: Any) -> Any:
@@ -82,7 +92,13 @@ def _text(rng: np.random.Generator, value: str) -> str:
         flip = {"0": "1", "1": "0"}
         at = int(rng.integers(max(len(value), 1)))
         return value[:at] + flip.get(value[at : at + 1], "?") + value[at + 1 :]
-    data = mutate_bytes(rng, data) if rng.random() < 0.8 else bytes(int(rng.integers(1 << 16)))
+    odd = rng.random()
+    if odd < 0.7 and data:  # as many bytes as before
+        changed = bytearray(data)
+        changed[int(rng.integers(len(data)))] = _one_of(rng, (0, 1, 127, 128, 255, int(rng.integers(256))))
+        data = bytes(changed)
+    else:
+        data = mutate_bytes(rng, data) if odd < 0.9 else bytes(int(rng.integers(1 << 16)))
     return base64.b64encode(zlib.compress(data)).decode()
 
 
@@ -114,5 +130,5 @@ def proof_texts(rng: np.random.Generator, text: str, count: int) -> Any:
     value = json.loads(text)
     for _ in range(count):
         odd = rng.random()
-        out = json.dumps(mutate_json(rng, value)).encode() if odd < 0.9 else text.encode()
-        yield mutate_bytes(rng, out) if odd > 0.85 else out
+        out = json.dumps(mutate_json(rng, value, 1 if odd < 0.6 else 3)).encode() if odd < 0.95 else text.encode()
+        yield mutate_bytes(rng, out) if odd > 0.93 else out

@@ -31,7 +31,8 @@ def _size(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 def stored(t: Tensor) -> Value:
     """A stored tensor: floats in double, integers as they are."""
-    v = t.value.astype(np.float64) if t.value.dtype.kind == "f" else t.value
+    with np.errstate(all="ignore"):  # of a nan
+        v = t.value.astype(np.float64) if t.value.dtype.kind == "f" else t.value
     return Value(v, t.kind)
 
 

@@ -15,7 +15,7 @@ from mucg4.ops.base import Array
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
-LARGEST = 2**24  # numbers of a tensor that an operator makes, at one point
+LARGEST = 2**23  # numbers of a tensor that an operator makes, at one point
 Values = Sequence[Value | None]
 Meaning = Callable[["Reading", Node, Values], list[Value]]
 
@@ -224,7 +224,8 @@ def _pad(r: Reading, node: Node, xs: Values) -> list[Value]:
     positions = [np.arange(n) for n in x.shape]
     for i, axis in enumerate(chosen):
         n = x.shape[axis]
-        at = np.arange(-pads[i], fits([n + pads[i + len(chosen)]])[0])
+        fits([n + pads[i] + pads[i + len(chosen)]])
+        at = np.arange(-pads[i], n + pads[i + len(chosen)])
         if mode == "constant":
             at = np.where((at >= 0) & (at < n), at, -1)
         elif mode == "edge":

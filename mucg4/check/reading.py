@@ -24,7 +24,7 @@ from mucg4.ops.base import Array
 
 TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES}
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
-MOST_MADE = 2**28  # numbers of all values together
+MOST_MADE = 2**27  # numbers of all values together
 MOST_LINES = 20
 Seen = Callable[[str, Value], Value]
 
@@ -130,6 +130,7 @@ class Reading:
             for value in made:
                 self.n.room(value.v.size)
                 self.made += value.v.size
+                self._spend(value.v.size)
             if self.made > MOST_MADE:
                 self.spent_out = True
                 raise Fallback("more numbers than are allowed")

@@ -10,8 +10,9 @@ decimals. Then
 on a point of the unsafe set `sum_i w_i g_i < 0` if one of the `g_i < 0` with w_i > 0 is strict, while literals add
 nothing positive (`beta (z - t) <= 0`) and the bound says `sum_i w_i g_i + sum beta (z - t) >= value`.
 
-What is exact. Weights and biases as the network holds them, and `verbatim` has found them to be the numbers of the
-file (`mucg4.check.stored`): no rounding of the reader is left that would need a charge. Bounds of neurons are the
+What is exact. Weights and biases as the network holds them, which have been found to be the numbers of the file
+(`mucg4.check.stored`) or to make the same function over the rationals (`mucg4.check.exactly`): no rounding of the
+reader is left that would need a charge. Bounds of neurons are the
 region's; those of maps of the input alone are derived anew, exactly. Chords are exact where few are needed, else
 their slope is a float and the offset is exact for that slope; lower slopes are floats. All are legal choices,
 so none of them is believed.
@@ -38,6 +39,7 @@ from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
 
 MOST_CELLS = 1 << 17  # numbers in all matrices together
+SECONDS = 1.0  # of work for the comparison with the stored network
 EXACT_CHORDS = 16  # per row and node: their denominators multiply
 
 
@@ -115,7 +117,7 @@ class ExactNetwork:
             if not isinstance(node.op, (Affine, TwoPiece)):
                 return None
             cells += node.size * sum(network.nodes[i].size for i in node.inputs) * isinstance(node.op, Affine)
-        if cells > MOST_CELLS or not verbatim(network):
+        if cells > MOST_CELLS or not _is_stored(network):
             return None
         try:
             return ExactNetwork(network)
@@ -248,6 +250,15 @@ class ExactNetwork:
                 low, up = low + min(ends), up + max(ends)
             lo, hi = low if lo is None else max(lo, low), up if hi is None else min(hi, up)
         return lo, hi
+
+
+def _is_stored(network: Network) -> bool:
+    """Whether the network is exactly the stored one: by its numbers, or, where some were computed, by its values."""
+    if verbatim(network):
+        return True
+    from mucg4.check.exactly import exactly_equal
+
+    return bool(network.model_bytes) and exactly_equal(network.model_bytes, network, SECONDS) is None
 
 
 def refutes(conjunction: Conjunction, weights: Sequence[float], value: Fraction) -> bool:

@@ -21,7 +21,7 @@ from mucg4.ops.base import Array
 UNIT = 2.0**-53
 ULPS = 16.0  # units of rounding of one library function, with room
 LEAST = 1e-290  # above what underflow can do
-MOST_CELLS = 2**26  # numbers of one value at all points, of floats
+MOST_CELLS = 2**25  # numbers of one value at all points, of floats
 FLOATS = (FLOAT, DOUBLE, 10, 16)
 
 
@@ -57,6 +57,8 @@ class Value:
         size = self.v[0].size
         index = f(np.arange(size).reshape(self.shape))
         flat, shape = index.ravel(), (len(self.v), *index.shape)
+        if len(self.v) * len(flat) > (MOST_CELLS >> 4 if self.v.dtype == object else MOST_CELLS):
+            raise Fallback("a tensor of too many numbers")
         if len(flat) == size and np.array_equal(flat, np.arange(size)):
             return replace(self, v=self.v.reshape(shape), e=None if self.e is None else self.e.reshape(shape))
         take = [None if a is None else a.reshape(len(a), -1)[:, flat].reshape(shape) for a in (self.v, self.e)]

@@ -173,6 +173,10 @@ class Tensors:
     def __init__(self, runtime: Runtime, session: Any, names: tuple[str, ...], sizes: tuple[int, ...]) -> None:
         self.runtime, self.session, self.names, self.sizes = runtime, session, names, sizes
 
+    def outputs(self, x: Array) -> Array:
+        """Outputs `(batch, m)` alone, by this session."""
+        return self.runtime._each(self.session, self.runtime._cast(x))
+
     def values(self, x: Array) -> list[Array]:
         """At the points `x (batch, n)`, each in a run of its own: for every tensor its values `(batch, size)`.
 

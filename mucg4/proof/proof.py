@@ -86,7 +86,7 @@ from mucg4.ops.base import Array
 FORMAT = "mucg4-proof"
 VERSION = 3
 READABLE = (1, 2, 3)  # a version is the next one without what that added
-LARGEST = 2**30  # most bytes of a proof's text, and of its packed arrays together
+LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import numpy as np
 
 import mucg4.ops
 from mucg4.errors import StoreError
-from mucg4.foreign import inflate, json_value, text_of, whole, wholes
+from mucg4.foreign import inflate, json_value, plausible, text_of, whole, wholes
 from mucg4.model.network import Network, Node
 from mucg4.ops.base import Array, Op
 
@@ -125,7 +125,7 @@ def network_to_bytes(network: Network) -> bytes:
 def network_from_bytes(blob: bytes) -> Network:
     """Inverse of `network_to_bytes` (`model_bytes` is empty); raises `StoreError` for anything malformed."""
     try:
-        data = inflate(blob, MOST)
+        data = inflate(blob, plausible(blob, MOST))
         if data[:4] != _MAGIC:
             raise StoreError("not a stored network")
         size = int.from_bytes(data[4:12], "little")
@@ -155,7 +155,7 @@ def boxes_to_bytes(boxes: Sequence[tuple[Array, Array]]) -> bytes:
 def boxes_from_bytes(blob: bytes) -> list[tuple[Array, Array]]:
     """Inverse of `boxes_to_bytes`; raises `StoreError`."""
     try:
-        data = inflate(blob, MOST)
+        data = inflate(blob, plausible(blob, MOST))
         cases, size = (whole(n, "a count", high=MOST) for n in np.frombuffer(data[:16], "<i8").tolist())
         if len(data) != 16 + 16 * cases * size or (cases and not size):
             raise ValueError("the counts do not fit the length")

@@ -123,7 +123,7 @@ class Database:
         self.read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
         if self.read_only:
             return self._connect_reading(path)
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = self._guarded(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None))
         try:
             self._identity = _identity(path)
             if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -135,7 +135,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        return self._guarded(connection)
+        return connection
 
     def _guarded(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         """Texts that are no UTF-8 become others, which match nothing; statements end when `until` has passed."""
@@ -147,10 +147,11 @@ class Database:
         self.warnings.append(f"no write permission for the store {path}: it is read only")
         failure: sqlite3.Error | None = None
         for mode in ("mode=ro", "mode=ro&immutable=1"):  # WAL needs a shared-memory file unless nobody writes
-            connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
+            uri = f"{path.absolute().as_uri()}?{mode}"
+            connection = self._guarded(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS))
             try:
                 _check(connection, path)
-                return self._guarded(connection)
+                return connection
             except sqlite3.Error as error:
                 connection.close()
                 failure = error

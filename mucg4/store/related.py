@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from mucg4.errors import ProofError, StoreError
+from mucg4.foreign import plausible
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
 from mucg4.proof.proof import Proof, from_bytes
@@ -91,7 +92,7 @@ class Related:
 
 def stored_proof(blob: bytes) -> Proof:
     """The proof in a blob; raises `ProofError`. A larger text than LARGEST_PROOF is never stored."""
-    return from_bytes(blob, LARGEST_PROOF)
+    return from_bytes(blob, plausible(blob, LARGEST_PROOF))
 
 
 def box_relation(query: Boxes, stored: Boxes) -> str:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mucg4.errors import StoreError
+from mucg4.foreign import plausible
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
@@ -212,13 +213,13 @@ class Store:
             old = connection.execute(
                 "SELECT verdict, leaves, grade, scratch_seconds FROM results WHERE key = ?", (query.key,)
             ).fetchone()
-            if old is not None and (("evidence", query.key) in self._broken or not _is_result(old)):
+            if old is not None and not _is_result(old) or any(key == query.key for _, key in self._broken):
                 old = None
+            self._save_network(connection, network)
             if old is not None and old[0] == word and (old[1], -old[2]) <= (leaves, -grade):
                 connection.execute("UPDATE results SET last_used = ? WHERE key = ?", (now, query.key))
                 return False
             scratch = old[3] if scratch is None and old is not None else scratch
-            self._save_network(connection, network)
             size = len(evidence) + len(packed) + 600
             values = (
                 query.key, network.fingerprint, unsafe_hash(query), query.property_hash, word, leaves, regions,
@@ -278,10 +279,11 @@ class Store:
             assert witness_x is not None
             return witness_to_bytes(witness_x), 3
         for grade, form in lighter_forms(proof):
-            if _least_bytes(form) > limit or _unpacked_bytes(form) > LARGEST_PROOF:
+            if _least_bytes(form) > limit:
                 continue
             text = to_text(form).encode()
-            if len(text) <= LARGEST_PROOF and len(blob := zlib.compress(text, 6)) <= limit:
+            blob = zlib.compress(text, 6) if len(text) <= LARGEST_PROOF else b""
+            if blob and len(blob) <= limit and max(len(text), _unpacked_bytes(form)) <= plausible(blob, LARGEST_PROOF):
                 return blob, grade
         return None, 0
 

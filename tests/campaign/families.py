@@ -288,8 +288,8 @@ def exotic(rng: Rng) -> Graph:
         "strides": [int(rng.integers(1, 3)) for _ in "ab"],
         "auto_pad": pick(rng, "SAME_UPPER", "SAME_LOWER", "VALID"),
     }
-    spread = {"dilations": [int(rng.integers(1, 3)) for _ in "ab"]} if rng.random() < 0.5 else {}
-    k = [int(rng.integers(1, 3)), int(rng.integers(1, 4))]
+    spread = {"dilations": [int(rng.integers(1, 3)) for _ in "ab"]} if rng.random() < 0.6 else {}
+    k = [int(rng.integers(1, 4)), int(rng.integers(1, 4))]
     if kind == 0:
         out, group = c * 2, pick(rng, 1, c)
         v = net.Conv("x", net.const(weights(rng, out, c // group, *k)), group=group, **spatial, **spread)
@@ -318,6 +318,8 @@ def exotic(rng: Rng) -> Graph:
     else:
         rows = net.Reshape("x", net.ints(c * h, w))
         v = net.Gemm(rows, net.const(weights(rng, c * h, 2)), transA=1, alpha=0.5)
+    if len(shape_of(net, v)) == 4 and rng.random() < 0.5:  # an end that fits whatever size somebody reads
+        v = pick(rng, net.GlobalMaxPool, net.GlobalAveragePool)(v)
     return flat_end(net, rng, v)
 
 

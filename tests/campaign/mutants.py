@@ -357,14 +357,21 @@ TOKENS = (
 ).split(" ")
 
 
+NUMBERS = ("0", "-0.0", "1e9", "1e-300", "-1e300", "1e308", "0.1", "3.4028235e38", "1e-45", "00012.500", "9" * 400)
+
+
 def mutate_vnnlib(text: str, rng: Rng) -> bytes:
     if rng.random() < 0.2:
         return mutate_bytes(text.encode(), rng)
     tokens = text.replace("(", " ( ").replace(")", " ) ").split()
     for _ in range(int(rng.integers(1, 4))):
         k, j = (int(v) for v in rng.integers(len(tokens), size=2)) if tokens else (0, 0)
-        kind = int(rng.integers(7))
-        if kind == 0:
+        kind = int(rng.integers(10))
+        numbers = [i for i, t in enumerate(tokens) if t.lstrip("-").replace(".", "", 1).isdigit()]
+        if kind > 6 and numbers:
+            at = pick(rng, numbers)
+            tokens[at] = pick(rng, (tokens[at] + "1", "-" + tokens[at], tokens[at][:-1] or "0", *NUMBERS))
+        elif kind == 0:
             tokens[k : k + 1] = [pick(rng, TOKENS)]
         elif kind == 1:
             del tokens[k : k + int(rng.integers(1, 6))]
@@ -377,7 +384,7 @@ def mutate_vnnlib(text: str, rng: Rng) -> bytes:
         elif kind == 5:
             depth = int(pick(rng, (3, 50, 5000)))
             tokens[k:k] = ["(", pick(rng, ("and", "or", "+", "-", "not"))] * depth
-        else:
+        elif kind == 6:
             tokens = tokens[: max(k, 1)]
     return " ".join(tokens).encode("utf-8", "replace")
 

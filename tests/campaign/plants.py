@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import rewrite
+from .instance import Instance
 from .judge import Outcome
 from .run import campaign, one
 
@@ -31,11 +32,13 @@ MODULES = ("verify", "ladder", "oracle.smt", "check.walk", "gate.runtime", "read
 class Plant:
     """`text` says what is wrong; `put` replaces functions, raising `LookupError` where they no longer exist.
 
-    `full`: the store or related instances are needed to see it.
+    `touches`: instances that the fault can change at all; the others are drawn and counted only. `full`: the store or
+    related instances are needed to see it.
     """
 
     text: str
     put: Callable[[], None]
+    touches: Callable[[Instance], bool] = lambda instance: True
     full: bool = False
 
 
@@ -95,6 +98,24 @@ def misread(change: rewrite.Rewrite) -> Callable[[], None]:
         everywhere("read.onnx.read_network", wrap)
 
     return put
+
+
+def reading(text: str, change: rewrite.Rewrite) -> Plant:
+    """A wrong reading; it touches the models that it changes."""
+
+    def touches(instance: Instance) -> bool:
+        import onnx
+
+        data = instance.onnx()
+        model = onnx.load_from_string(data)
+        before = model.SerializeToString(deterministic=True)
+        try:
+            change(model)
+        except Exception:  # noqa: BLE001 - the fault is not in reach of this model
+            return False
+        return bool(model.SerializeToString(deterministic=True) != before)
+
+    return Plant(text, misread(change), touches)
 
 
 def stuck_arm() -> None:
@@ -216,35 +237,49 @@ def shapes_for_contents() -> None:
     method("model.network.Network.fingerprint", lambda old: property(lambda self: self.signature + "0" * 40))
 
 
+def near(instance: Instance) -> bool:
+    return abs(instance.distance) < 1e-6
+
+
+def tied(instance: Instance) -> bool:
+    return instance.distance == 0
+
+
+def unsat(instance: Instance) -> bool:
+    return instance.truth == "unsat"
+
+
 PLANTS: dict[str, Plant] = {
     "stuck_arm": Plant("a search that got stuck answers for everything", stuck_arm),
-    "clip_limit": Plant("Clip at the largest float is no limit", misread(rewrite.clip_limits)),
-    "same_dilation": Plant("automatic padding counts the dilated window", misread(rewrite.same_padding)),
-    "keep_aspect": Plant("keep_aspect_ratio_policy is ignored", misread(rewrite.without("keep_aspect_ratio_policy"))),
-    "equal_length": Plant("Resize leaves axes alone that keep their length", misread(rewrite.equal_lengths)),
-    "int_division": Plant("integer division through floats", misread(rewrite.folded(rewrite.integer_division))),
-    "cast_identity": Plant("Cast double to float is the identity", misread(rewrite.casts_nothing)),
-    "fold_uncounted": Plant(
-        "roundings of folded constants are not counted", misread(rewrite.folded(rewrite.in_float32))
+    "clip_limit": reading("Clip at the largest float is no limit", rewrite.clip_limits),
+    "same_dilation": reading("automatic padding counts the dilated window", rewrite.same_padding),
+    "keep_aspect": reading("keep_aspect_ratio_policy is ignored", rewrite.without("keep_aspect_ratio_policy")),
+    "equal_length": reading("Resize leaves axes alone that keep their length", rewrite.equal_lengths),
+    "int_division": reading("integer division through floats", rewrite.folded(rewrite.integer_division)),
+    "cast_identity": reading("Cast double to float is the identity", rewrite.casts_nothing),
+    "fold_uncounted": reading("roundings of folded constants are not counted", rewrite.folded(rewrite.in_float32)),
+    "fold_step": reading("steps of computed constants are taken in double", rewrite.step_of_inexact),
+    "gemm_alpha": reading("alpha of Gemm, LeakyRelu and others is ignored", rewrite.without("alpha")),
+    "pad_count": reading("count_include_pad is ignored", rewrite.without("count_include_pad")),
+    "pool_padding": reading("the padding of a MaxPool counts as zero", rewrite.max_pool_zeros),
+    "nearest_mode": reading("nearest_mode is ignored", rewrite.without("nearest_mode")),
+    "hull_plain": Plant("the box without the rounding of its ends", plain_hull, near),
+    "tight_inputs": Plant("constraints over inputs without their rounding", tight_inputs, lambda i: bool(i.always)),
+    "strict_gained": Plant("every constraint counts as strict", strictness(True), tied),
+    "strict_lost": Plant("no constraint counts as strict", strictness(False), tied),
+    "search_charge": Plant(
+        "the search charges no rounding", lambda: everywhere("bound.rounding.gamma", _nothing), near
     ),
-    "fold_step": Plant("steps of computed constants are taken in double", misread(rewrite.step_of_inexact)),
-    "gemm_alpha": Plant("alpha of Gemm, LeakyRelu and others is ignored", misread(rewrite.without("alpha"))),
-    "pad_count": Plant("count_include_pad is ignored", misread(rewrite.without("count_include_pad"))),
-    "pool_padding": Plant("the padding of a MaxPool counts as zero", misread(rewrite.max_pool_zeros)),
-    "nearest_mode": Plant("nearest_mode is ignored", misread(rewrite.without("nearest_mode"))),
-    "hull_plain": Plant("the box without the rounding of its ends", plain_hull),
-    "tight_inputs": Plant("constraints over inputs without their rounding", tight_inputs),
-    "strict_gained": Plant("every constraint counts as strict", strictness(True)),
-    "strict_lost": Plant("no constraint counts as strict", strictness(False)),
-    "search_charge": Plant("the search charges no rounding", lambda: everywhere("bound.rounding.gamma", _nothing)),
-    "checker_charge": Plant("the checker charges no rounding", lambda: everywhere("check.enclose.gamma", _nothing)),
-    "checker_line": Plant("the checker's upper lines lie too low", low_line),
-    "leaf_accepted": Plant("the checker accepts leaves without a refutation", leaf_accepted),
+    "checker_charge": Plant(
+        "the checker charges no rounding", lambda: everywhere("check.enclose.gamma", _nothing), unsat
+    ),
+    "checker_line": Plant("the checker's upper lines lie too low", low_line, unsat),
+    "leaf_accepted": Plant("the checker accepts leaves without a refutation", leaf_accepted, unsat),
     "lost_region": Plant("the search loses a child of a split", lost_region),
-    "lost_disjunct": Plant("the last disjunct is not read", lost_disjunct),
+    "lost_disjunct": Plant("the last disjunct is not read", lost_disjunct, lambda i: len(i.unsafe) > 1),
     "tolerant_gate": Plant("witnesses are replayed with a tolerance", tolerant_gate),
     "wide_gate": Plant("witnesses may lie a little outside the box", wide_gate),
-    "shapes_for_contents": Plant("networks of one shape are the same to the store", shapes_for_contents, True),
+    "shapes_for_contents": Plant("networks of one shape are the same to the store", shapes_for_contents, full=True),
 }
 
 
@@ -321,7 +356,9 @@ def hunt(names: list[str], start: int, seconds: float, jobs: int, say: Callable[
 
         begun = time.monotonic()
         put = partial(plant, name)
-        tally = campaign(start, seconds, jobs, lambda text: None, None, family, put, found, None, full)
+        tally = campaign(
+            start, seconds, jobs, lambda text: None, None, family, put, found, None, full, PLANTS[name].touches
+        )
         after = f"{tally.total} instances, {time.monotonic() - begun:.0f} s"
         missed += not new
         rows.append(f"{name}: found after {after} ({new[0]})" if new else f"{name}: NOT FOUND in {after}")

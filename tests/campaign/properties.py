@@ -102,6 +102,8 @@ def threshold(least: Fraction, most: Fraction, distance: float) -> str:
 
 def _exact(rng: Rng, bare: Instance) -> Instance:
     cells = exact.regions(bare.graph, hull(bare))
+    if cells.free and rng.random() < 0.08:
+        return _edge(rng, bare, cells)
     distance, unsafe = distance_of(rng), []
     for number in range(int(pick(rng, 1, 1, 1, 2, 3))):
         row = direction(rng, bare.outputs, len(bare.box))
@@ -119,6 +121,24 @@ def _exact(rng: Rng, bare: Instance) -> Instance:
     instance = replace(bare, unsafe=tuple(unsafe), always=_inputs(rng, bare, cells), distance=distance)
     truth, _ = exact.answer(instance, cells)
     return replace(instance, truth=truth)
+
+
+def _edge(rng: Rng, bare: Instance, cells: exact.Regions) -> Instance:
+    """A constraint over inputs that leaves a vertex of the box by a hair or misses it by one; outputs are unsafe there.
+
+    Evaluated in the type of the inputs it may hold at the vertex though it does not exactly.
+    """
+    chosen = rng.permutation(cells.free)[:2].tolist()
+    xs = tuple((int(i), pick(rng, "1", "3", "-1", "0.1", "-0.7")) for i in chosen)
+    row = Row(xs, (), "0", bool(rng.random() < 0.3), bool(rng.random() < 0.5))
+    most, least, where = cells.extremum(row)
+    hair = max(abs(least), abs(most)) * Fraction(int(rng.integers(-9, 10)), 10 ** int(rng.integers(8, 18)))
+    inputs = replace(row, bound=decimal(least + hair, 30))
+    out = replace(direction(rng, bare.outputs, len(bare.box)), xs=())
+    high, low, _ = cells.extremum(out)
+    bound = _value(cells, out, where) + (high - low) / 5 + Fraction(1, 100)
+    instance = replace(bare, unsafe=((replace(out, bound=decimal(bound, 9)),),), always=(inputs,), distance=-0.1)
+    return replace(instance, truth=exact.answer(instance, cells)[0])
 
 
 def _value(cells: exact.Regions, row: Row, vertex: Any) -> Fraction:
@@ -150,6 +170,8 @@ def _sampled(rng: Rng, bare: Instance, scorer: Scorer) -> Instance:
     if not finite:
         raise NoInstance("no finite value")
     distance = distance_of(rng)
+    if bare.family in ("exotic", "casts") and rng.random() < 0.8:  # not about rounding
+        distance = float(pick(rng, 1.0, 0.1, 0.01, -0.001, -0.01, -0.1))
     row = replace(row, bound=threshold(Fraction(min(finite)), Fraction(max(finite)), distance))
     unsafe = [(row,)]
     if rng.random() < 0.25:

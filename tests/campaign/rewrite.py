@@ -88,6 +88,8 @@ def same_padding(model: Any) -> None:
         size = known[node.input[0]][2:]
         kernel = at.get("kernel_shape") or list(weights[node.input[1]].shape[2:])
         strides, dilations = (at.get(k, [1] * len(size)) for k in ("strides", "dilations"))
+        if not any(d > 1 and k > 1 for d, k in zip(dilations, kernel, strict=True)):
+            continue
         begin, end = [], []
         for n, k, s, d in zip(size, kernel, strides, dilations, strict=True):
             total = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)

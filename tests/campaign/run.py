@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from .instance import Instance
 from .judge import Outcome, judge
 from .properties import NoInstance, make
 
@@ -64,21 +65,29 @@ def seeds(start: int, family: str | None = None) -> Iterator[int]:
         k += 1
 
 
-def one(seed: int, family: str | None = None, full: bool = True) -> Outcome:
-    """Judge the instance of a seed; a seed without one counts as such."""
+Worth = Callable[[Instance], bool]
+
+
+def one(seed: int, family: str | None = None, full: bool = True, worth: Worth | None = None) -> Outcome:
+    """Judge the instance of a seed; a seed without one counts as such. One that is not `worth` it is only counted."""
     try:
-        return judge(make(seed, family), full)
+        instance = make(seed, family)
+        if worth is not None and not worth(instance):
+            return Outcome(seed, instance.family, counts=Counter(instances=1))
+        return judge(instance, full)
     except NoInstance:
         return Outcome(seed, "none")
 
 
-def _work(pipe: Connection, family: str | None, prepare: Callable[[], None] | None, full: bool) -> None:
+def _work(
+    pipe: Connection, family: str | None, prepare: Callable[[], None] | None, full: bool, worth: Worth | None
+) -> None:
     """Answer every seed with its outcome; None ends."""
     if prepare is not None:
         prepare()
     while (seed := pipe.recv()) is not None:
         try:
-            out = one(seed, family, full)
+            out = one(seed, family, full, worth)
         except Exception as error:  # noqa: BLE001 - a fault of the campaign itself must not end it
             out = Outcome(seed, "none", [("campaign", f"{type(error).__name__}: {error}")])
         pipe.send(out)
@@ -103,18 +112,19 @@ def campaign(
     until: Callable[[Outcome], bool] | None = None,
     most: int | None = None,
     full: bool = True,
+    worth: Worth | None = None,
 ) -> Tally:
     """Run until the time is up, `most` instances are judged, or `until` says so of an outcome.
 
-    `prepare` is called once in every worker; `full` as for `judge`. A worker that dies or hangs is a disagreement of
-    its seed and is replaced.
+    `prepare` is called once in every worker; `full` as for `judge`, `worth` as for `one`. A worker that dies or hangs
+    is a disagreement of its seed and is replaced.
     """
     context, tally, line = mp.get_context("fork"), Tally(), seeds(start)
     deadline, told = time.monotonic() + seconds, time.monotonic()
 
     def hire() -> _Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, family, prepare, full))
+        process = context.Process(target=_work, args=(theirs, family, prepare, full, worth))
         process.start()
         theirs.close()
         worker = _Worker(process, ours, 0, 0.0)

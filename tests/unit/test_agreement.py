@@ -185,10 +185,8 @@ def test_dequantised_weights_are_another_function_by_default(transposed):
     stored = np.random.default_rng(0).integers(-127, 127, (32, 16)).astype(np.int8)
     nodes = [("DequantizeLinear", "q s", "w", {}), ("Gemm", "x w", "y", {"transB": int(transposed)})]
     network = read_network(model(nodes, [1, 16 if transposed else 32], {"q": stored, "s": np.float32(0.02)}))
-    theirs, ours = (
-        Runtime(network).single(np.ones((1, network.input_size)))[0],
-        network(np.ones((1, network.input_size))),
-    )
+    x = np.random.default_rng(1).normal(size=(8, network.input_size)).astype(np.float32)
+    theirs, ours = Runtime(network).single(x), network(x.astype(np.float64))
     found = agreement(query_on(network), seconds=0.1)
     differs = bool(np.max(abs(theirs - ours)) > 1e-4 * np.max(abs(ours)))  # depends on the version of onnxruntime
     assert (found.problem is not None) is differs
@@ -239,3 +237,15 @@ def test_neurons_that_were_split_and_put_together_agree():
     network = read_network(model(nodes, X2, tensors))
     assert len(network.nodes) == 4
     assert agreement(query_on(network), seconds=0.1).problem is None
+
+
+def test_large_networks_take_few_points_of_their_own(monkeypatch):
+    monkeypatch.setattr(place, "LARGE", 0)
+    for name in ("pads shifted", "square not transposed", "mean for sum"):
+        right, wrong = misread(name, "alone")
+        assert agreement(query_on(right), seconds=0.0).problem is None
+        assert agreement(query_on(wrong), seconds=0.5).problem is not None
+    stored = np.random.default_rng(0).integers(-127, 127, (32, 16)).astype(np.int8)
+    nodes = [("DequantizeLinear", "q s", "w", {}), ("MatMul", "x w", "y", {})]
+    network = read_network(model(nodes, [1, 32], {"q": stored, "s": np.float32(0.02)}))
+    assert "output" in (agreement(query_on(network), seconds=0.1).problem or "output")

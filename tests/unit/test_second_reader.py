@@ -571,6 +571,7 @@ def test_shapes_that_would_fill_the_memory_are_refused():
         operator("Expand", "x s", {"s": ints(2**30, 2**30, 6)}),
         operator("Tile", "x r", {"r": ints(2**31, 2**20)}),
         operator("Pad", "x p", {"p": ints(0, 2**40, 0, 2**40)}),
+        operator("Pad", "x p", {"p": ints(0, 2**33, 0, 0)}),
         _image("MaxPool", kernel_shape=[2, 2], pads=[1, 1, 2**40, 2**40]),
         _image("Upsample", {"s": np.float32([1, 1, 1e9, 1e9])}, 9),
         model([("ConstantOfShape", "s", "c", {}), ("Add", "x c", "y", {})], [1, 6], {"s": ints(2**33, 2**20)}),

@@ -11,6 +11,7 @@ import pytest
 from handmade import chain, one, random_layers
 from test_check import (
     PIECES,
+    SHORT,
     F,
     above_line,
     absolute,
@@ -593,7 +594,7 @@ def test_more_queries_are_accepted_than_without():
 @pytest.mark.parametrize("seed", range(12))
 def test_exact_and_float_agree(seed):
     rng = np.random.default_rng([4, seed])
-    network = random_network(rng, PIECES)
+    network = random_network(rng, SHORT)
     query, _ = random_query(rng, network, 500)
     tree = tightened_tree(rng, network, query.cases[0], 2)
     slim = [t.take(rng.permutation(len(t.index))[:6]) for t in tree.tightenings]
