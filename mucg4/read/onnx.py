@@ -241,6 +241,12 @@ class _Reading:
             elif node.op == "MatMul" and all(c.value.ndim >= 1 for c in given):
                 size, inner = abs(given[0].double()) @ abs(given[1].double()), given[0].shape[-1]
                 count = (inner + sum(behind)) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
+            elif node.op in ("ReduceSum", "ReduceMean"):
+                sizes = replace(given[0], value=abs(given[0].double()), error=None)
+                size = FOLDERS[node.op](node, [sizes, *given[1:]]).double()
+                count = (given[0].value.size + 2 + sum(behind)) * float(
+                    np.max(np.where(size > 0, size / value, 1.0), initial=1.0)
+                )
             if np.any((value > 0) & ((value < 1e-30) | (value > 1e30))):
                 count = inf  # it may vanish or overflow on the way
         self.folded[node.outputs[0]] = count if count == count else inf

@@ -462,3 +462,20 @@ def test_leaves_are_halved_where_the_deviation_of_the_whole_region_is_in_the_way
     assert not check_executions(proof, query, deviation_of(network), effort=0).accepted
     nothing = check_executions(proof, query, deviation_of(network), Budget.seconds(0.0))
     assert not nothing.accepted and nothing.skipped
+
+
+def test_roundings_behind_folded_constants_are_counted():
+    """(a b - c) as a weight: the float32 result is within as many roundings of itself, or nothing is said."""
+    random = np.random.default_rng(2)
+    for close in (0.5, 1e-3, 1e-9):
+        a, b = (random.uniform(1, 2, size=(4, 2)).astype(np.float32) for _ in range(2))
+        c = (a * b * np.float32(1 - close)).astype(np.float32)
+        nodes = [("Mul", ["a", "b"], "p", {}), ("Sub", ["p", "c"], "w", {}), ("MatMul", ["x", "w"], "y", {})]
+        roundings = read_operators(model(nodes, {"a": a, "b": b, "c": c})).roundings
+        exact, executed = a.astype(np.float64) * b - c, (a * b - c).astype(np.float64)
+        if roundings is None:
+            assert close < 1e-6
+        else:
+            assert np.all(abs(executed - exact) <= roundings * 2.0**-24 * abs(exact)) and (roundings > 100) == (
+                close < 0.1
+            )
