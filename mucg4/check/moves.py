@@ -271,6 +271,8 @@ def _resize(r: Reading, node: Node, xs: Values) -> list[Value]:
     x, a = given(xs, 0), node.attributes
     if a.get("mode", "nearest") != "nearest":
         raise Fallback(f"mode {a['mode']!r}")
+    if a.get("antialias", 0):
+        raise Fallback("antialias")
     old = node.op == "Upsample" or r.opset < 11
     scales = np.array(a["scales"]) if "scales" in a else fixed(xs, 1 if old else 2)
     sizes = None if old else whole(node, xs, 3, "")
@@ -343,6 +345,7 @@ MOVES: dict[str, tuple[Meaning, str]] = {
     "Upsample": (_resize, "mode scales"),
     "Resize": (
         _resize,
-        "mode coordinate_transformation_mode nearest_mode cubic_coeff_a extrapolation_value keep_aspect_ratio_policy",
+        "mode coordinate_transformation_mode nearest_mode cubic_coeff_a extrapolation_value keep_aspect_ratio_policy "
+        "exclude_outside antialias",
     ),
 }
