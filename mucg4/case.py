@@ -161,7 +161,7 @@ def _read_case(path: Path, folder: Path) -> _Case:
         if queries[0] is None:
             raise InputError(f"{path}: the case holds no network")
         expected = data.get("expected")
-        if expected not in ("sat", "unsat", None):
+        if expected not in ("sat", "unsat", "not sat", "not unsat", None):
             raise ValueError("expected is neither sat nor unsat")
         seconds = number(data.get("seconds", SECONDS), "seconds")
         return _Case(queries[0], queries[1], _settings(data.get("settings", {})), expected, seconds)

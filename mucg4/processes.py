@@ -107,7 +107,7 @@ def end_with_parent(parent: int) -> None:
 
     try:
         told = ctypes.CDLL(None).prctl(1, signal.SIGKILL) == 0  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: no library that stands for the process
         told = False
     if os.getppid() != parent:  # it ended before it could be asked for
         os._exit(1)

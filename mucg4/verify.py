@@ -165,7 +165,7 @@ def stage(run: Run, name: str) -> Iterator[None]:
 def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
     """What the evidence allows to claim: nothing is `unsat` that the checker has seen and not accepted."""
     if isinstance(found, Witness):
-        return Unsafe(found, run.statistics)
+        return _witnessed(run, found)
     with stage(run, "agreement"):
         seconds = max(LEAST_SECONDS, COMPARED_SHARE * run.budget.elapsed())
         problem = agreement(run.query, run.runtime, seconds=seconds).problem
@@ -183,9 +183,20 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
         except StuckError:
             return _verdict_of(run, report)
         if isinstance(again, Witness):
-            return Unsafe(again, run.statistics)
+            return _witnessed(run, again)
         report = _examined(run, again)
     return _verdict_of(run, report)
+
+
+def _witnessed(run: Run, witness: Witness) -> Verdict:
+    """`sat`, unless a second reading of the property says that the witness is none: then a reader is wrong."""
+    if run.query.text:
+        from mucg4.check.property import denies
+
+        problem = denies(run.query.text, run.query.network.element_type, witness.x, witness.y)
+        if problem is not None:
+            return Unknown(f"a second reading of the property denies the witness: {problem}", run.statistics)
+    return Unsafe(witness, run.statistics)
 
 
 def _examined(run: Run, trees: list[Tree]) -> CheckReport:
@@ -238,7 +249,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
         return Safe(report, statistics)
     statistics.float32 = found.word
     if found.witness is not None:
-        return Unsafe(found.witness, statistics)
+        return _witnessed(run, found.witness)
     if found.holds or not demanded:
         return Safe(report, statistics)
     deviation = deviation_of(run.query)
@@ -250,7 +261,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
     except StuckError:
         return Unknown(f"float32: {found.word}", statistics)
     if isinstance(trees, Witness):
-        return Unsafe(trees, statistics)
+        return _witnessed(run, trees)
     again = _examined(run, trees)
     return _precise(run, again, last=True) if again.accepted else _verdict_of(run, again)
 

@@ -214,7 +214,8 @@ class _Maker:
         floor = DOUBLE.tiny * (1.0 + reach.max(initial=0.0) + size.max(initial=0.0))
         slack = charged * np.linalg.norm(inner.known_slack()) + outer.known_slack() + rounding + floor
         weight = np.concatenate([through @ own.weight, outer.weight[:, unstable]], axis=1)
-        return Dense(weight, outer.offset + through @ own.offset, terms, slack=slack)
+        roundings = own.roundings + outer.roundings
+        return Dense(weight, outer.offset + through @ own.offset, terms, roundings=roundings, slack=slack)
 
 
 def _row_norms(op: Affine, inputs: int) -> Array:
@@ -227,4 +228,4 @@ def _row_norms(op: Affine, inputs: int) -> Array:
 def _rows(dense: Dense, which: Array) -> Dense:
     """Some outputs of a dense map."""
     size, slack = dense.bias_magnitude()[which], None if dense.slack is None else dense.slack[which]
-    return Dense(dense.weight[which], dense.offset[which], size, slack=slack)
+    return Dense(dense.weight[which], dense.offset[which], size, roundings=dense.roundings, slack=slack)

@@ -5,8 +5,9 @@ proved: for the canonical network, its weights and biases taken as exact rationa
 trees is empty or refuted, over the box's hull, for the exact constraints. Whether the canonical network is exactly
 the one in the file is another question (`mucg4.check.exactly`).
 
-Numbers. Rows, constants and errors are integers of 64 bits at fixed scales, coefficients and constants in units of
-2**-COEF, values (bounds of neurons, offsets of lines) in units of 2**-scale, slopes in units of 2**-SLOPE. The scale
+Numbers. Everything is an integer at a fixed scale: coefficients and errors in units of 2**-COEF, values (bounds of
+neurons, offsets of lines) in units of 2**-scale, slopes in units of 2**-SLOPE, all of 64 bits; constants, Python
+integers, in units of 2**-(COEF + scale), those of a coefficient times a value. The scale
 of values is chosen by the sizes of interval bounds on the root boxes; any is sound. Bounds that are kept between
 regions are floats: each is a dyadic rational, is compared with others only, and is made from an integer by rounding
 outward. Slopes and multipliers may be any legal numbers, so they are rounded to their units beforehand and then
@@ -17,15 +18,15 @@ of limbs is an integer below 2**53: such sums are exact in float64 in any order,
 work. Each is shifted to the unit of the result and rounded DOWN, which loses less than one unit; k of them lose less
 than k. So a row's coefficients are too small by less than k units each, and on a region the functional is off by at
 most `k units * sum of magnitudes`: that is added to `error`, an integer, too. Constants are rounded down, which is the
-safe side. A row that might overflow is given up before it does: it bounds nothing.
+safe side. A row that might overflow goes on in coarser units, or is given up: then it bounds nothing.
 
 Cost on ACAS Xu: some 50 ms a region, 600 with fractions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor, log2
 
@@ -43,6 +44,7 @@ from mucg4.ops.piecewise import TwoPiece
 COEF, SLOPE = 44, 31
 LEAST_SCALE, MOST_SCALE = 13, 44  # of values
 ROOM = 1 << 60  # integers that are larger are given up
+COARSER, MOST_COARSER = 4, 8  # bits at a time, and how often
 BITS, COUNT = 20, 3  # limbs of a coefficient or value: together 60 bits
 MOST_CELLS = 1 << 21
 MOST_LIMBS, MOST_SHIFT = 6, 900  # of a weight
@@ -91,7 +93,8 @@ class Matrix:
     parts: list[Array]
     bits: int
     shift: int
-    reach: int  # at least the largest sum of sizes in a column, in units of 2**-shift
+    reach: int  # at least the largest sum of sizes in a column, in units of 2**-shift,
+    largest: int  # and the largest size
 
     @staticmethod
     def of(values: Array, shift: int) -> Matrix:
@@ -111,7 +114,8 @@ class Matrix:
             own = [(1 if v >= 0 else -1) * ((abs(v) >> (bits * i)) & mask) for v in values.ravel().tolist()]
             parts.append(np.array(own, dtype=np.float64).reshape(values.shape))
         reach = max((int(v) for v in abs(values).sum(axis=0).tolist()), default=0) if values.size else 0
-        return Matrix(parts, bits, shift, reach)
+        largest = max((abs(int(v)) for v in values.ravel().tolist()), default=0)
+        return Matrix(parts, bits, shift, reach, largest)
 
     def times(self, a: Array) -> tuple[Array, int]:
         """`(floor-like of a @ matrix, units lost)`: less than so many units below the true product, never above.
@@ -128,8 +132,39 @@ class Matrix:
 
     def fits(self, a: Array) -> Array:
         """(R,) True where the product of the row has room whatever cancels."""
-        most = (ROOM << self.shift) // max(self.reach, 1)
-        return abs(a).max(axis=1, initial=0) < min(most, ROOM)
+        size, room = abs(a), ROOM << self.shift
+        most, together = room // max(self.reach, 1), (room >> 10) // max(self.largest, 1)
+        sums = (size >> np.int64(10)).sum(axis=1) + np.int64(a.shape[1])  # at least the sums of sizes, in 2**10 units
+        each = size.max(axis=1, initial=0)
+        return (each < ROOM) & ((each < min(most, ROOM)) | (sums < min(together, ROOM)))
+
+    def exactly(self, a: Array, shift: int) -> Array:
+        """(R,) Python integers `floor(a @ matrix 2**shift)` for a matrix of one column; |a| < ROOM."""
+        total = np.zeros(len(a), dtype=object)
+        for i, x in enumerate(limbs(a)):
+            for j, w in enumerate(self.parts):
+                total += (x @ w)[:, 0].astype(np.int64).astype(object) << (BITS * i + self.bits * j)
+        move = shift - self.shift
+        return total << move if move >= 0 else total >> -move
+
+
+@dataclass(eq=False)
+class ExactRows(Rows):
+    """Rows with coefficients in units of `2**(coarse - COEF)`, `coarse (R,)` int64, larger where they must have room.
+
+    Constants are Python integers in units of 2**-(COEF + scale), errors int64 in units of 2**-COEF.
+    """
+
+    coarse: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        self.coarse = np.zeros(len(self.region), dtype=np.int64)
+
+
+def coarseness(rows: Rows) -> Array:
+    """(R,) how many bits coarser the rows' units are."""
+    assert isinstance(rows, ExactRows)
+    return rows.coarse
 
 
 class ExactEnclosure(Enclosure):
@@ -176,7 +211,9 @@ class ExactEnclosure(Enclosure):
                 self.adjoints[k].append(Matrix.of(w.T, q))
                 self.starts[k].append(_units(w.T, q, COEF))
             b, q = dyadic(np.zeros(self.nodes[k].size) if op.bias() is None else op.bias())
-            rounded = [_units(side, q, scale) for scale in (self.scale, COEF) for side in (b, -b)]
+            move = COEF + self.scale - q
+            rounded = [_units(side, q, self.scale) for side in (b, -b)]
+            rounded += [side << move if move >= 0 else side >> -move for side in (b, -b)]
             self.bias[k] = Matrix.of(b[:, None], q), rounded
         except (ValueError, OverflowError) as error:
             raise ProofError(f"a number of the network does not fit the exact mode: {error}") from error
@@ -273,7 +310,12 @@ class ExactEnclosure(Enclosure):
         return np.maximum(*least), np.maximum(*most)
 
     def _tighten_open(self, k: int, frame: Frame, lo: Array, hi: Array, refresh: Array) -> None:
-        """Backward bounds of the neurons of node k whose sign is open, in place."""
+        """Backward bounds of the neurons of node k whose sign is open, in place.
+
+        A function of a function keeps its interval bounds.
+        """
+        if k not in self.starts:
+            return
         regions, neurons = np.nonzero((lo <= 0) & (hi >= 0) & (lo < hi) & refresh[:, None])
         step = max(1, (1 << 17) // max(node.size for node in self.nodes[: k + 1]))
         for part in (slice(i, i + step) for i in range(0, len(regions), step)):
@@ -283,11 +325,11 @@ class ExactEnclosure(Enclosure):
             lo[r, j] = np.fmax(lo[r, j], value[: len(r)])
             hi[r, j] = np.fmin(hi[r, j], -value[len(r) :])
 
-    def _neurons(self, k: int, region: Array, neuron: Array, frame: Frame) -> Rows:
+    def _neurons(self, k: int, region: Array, neuron: Array, frame: Frame) -> ExactRows:
         """Rows `+v`, then `-v`, of neurons of node k over its inputs."""
         const = np.concatenate([b[neuron] for b in self.bias[k][1][2:]])
         both = np.concatenate([region, region])
-        rows = Rows(both, {}, const, np.zeros(len(both), dtype=np.int64))
+        rows = ExactRows(both, {}, const, np.zeros(len(both), dtype=np.int64))
         for i, start in zip(self.nodes[k].inputs, self.starts[k], strict=True):
             a = start[neuron]
             self.push(rows, i, np.concatenate([a, -a]), frame)
@@ -317,10 +359,28 @@ class ExactEnclosure(Enclosure):
         rows.error = np.where(fits, rows.error, GIVEN_UP)
         return np.where(fits[:, None], a, 0)
 
+    def _with_room(self, rows: Rows, k: int, a: Array, fits: Callable[[Array], Array], frame: Frame) -> Array:
+        """Coefficients on node k in coarser units where they do not fit, with the row's others; given up at last."""
+        assert isinstance(rows, ExactRows)
+        for _ in range(MOST_COARSER):
+            short = ~fits(a) & (rows.error < ROOM)
+            if not np.any(short):
+                break
+            step = np.where(short, COARSER, 0).astype(np.int64)
+            rows.coarse = rows.coarse + step
+            a = a >> step[:, None]
+            for i in rows.coef:
+                rows.coef[i] = rows.coef[i] >> step[:, None]
+            for i in (k, *rows.coef):  # rounded down to the new units
+                before = rows.error
+                self._charge(rows, i, 1, frame)
+                rows.error = np.where(short, rows.error, before)
+        return self._kept(rows, a, fits(a))
+
     def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         column, matrices = self.bias[k][0], self.adjoints[k]
-        a = self._kept(rows, a, np.logical_and.reduce([m.fits(a) for m in (column, *matrices)]))
-        self.add(rows, column.times(a)[0][:, 0])
+        a = self._with_room(rows, k, a, lambda a: np.logical_and.reduce([m.fits(a) for m in matrices]), frame)
+        self.add(rows, column.exactly(a, self.scale) << coarseness(rows).astype(object))
         for i, matrix in zip(self.nodes[k].inputs, matrices, strict=True):
             part, lost = matrix.times(a)
             self.push(rows, i, part, frame)
@@ -340,19 +400,16 @@ class ExactEnclosure(Enclosure):
         self._charge(rows, source, 1, frame)
 
     def _dot(self, rows: Rows, a: Array, values: Array) -> Array:
-        """(R,) inner products of rows and their regions' `values (B, n)`, rounded down to coefficient units."""
+        """(R,) exact inner products of rows and their regions' `values (B, n)`, in units of constants."""
         if a.shape[1] > 1 << (53 - 2 * BITS - 1):
             raise ProofError("a layer is too wide for the exact mode")
-        region, short = rows.region, np.int64(12)
-        sums = (abs(values) >> short).sum(axis=1) + np.int64(a.shape[1])  # at least the sums of sizes, in 2**12 units
-        most = np.minimum((ROOM << (self.scale - 12)) // sums.astype(object), ROOM).astype(np.int64)
-        a = self._kept(rows, a, abs(a).max(axis=1, initial=0) < most[region])
-        total = np.zeros(len(a), dtype=np.int64)
-        second = [y.take(region, axis=0) for y in limbs(values)]
+        sums = [np.zeros(len(a), dtype=np.int64) for _ in range(2 * COUNT - 1)]
+        second = [y.take(rows.region, axis=0) for y in limbs(values)]
         for i, x in enumerate(limbs(a)):
             for j, y in enumerate(second if x.any() else ()):
-                total += shifted_down(np.einsum("ij,ij->i", x, y), BITS * (i + j) - self.scale)
-        return total
+                sums[i + j] += np.einsum("ij,ij->i", x, y).astype(np.int64)
+        total = sum((s.astype(object) << (BITS * k) for k, s in enumerate(sums)), np.zeros(len(a), dtype=object))
+        return total << coarseness(rows).astype(object)
 
     def push(self, rows: Rows, i: int, part: Array, frame: Frame) -> None:
         """Add a coefficient block to node i; floats are short binary fractions (targets of tightenings)."""
@@ -367,16 +424,15 @@ class ExactEnclosure(Enclosure):
         rows.coef[i] = part
 
     def _charge(self, rows: Rows, i: int, units: int, frame: Frame) -> None:
-        """Coefficients on node i are off by less than so many units each."""
+        """Coefficients on node i are off by less than so many of their units each."""
         lost = ((frame.size[i][rows.region] * np.int64(units)) >> np.int64(self.scale)) + 1
+        coarse = coarseness(rows)
+        lost = np.where(lost >= ROOM >> coarse, GIVEN_UP, lost << coarse)
         rows.error = np.minimum(rows.error + lost, GIVEN_UP)
 
     def add(self, rows: Rows, value: Array) -> None:
         """Add to the constants."""
-        const = rows.const + value
-        fits = abs(const) < ROOM
-        rows.const = np.where(fits, const, 0)
-        rows.error = np.where(fits, rows.error, GIVEN_UP)
+        rows.const = rows.const + value
 
     def minimum(self, frame: Frame, rows: Rows) -> Array:
         """(R,) floats at most the least values of the rows (over the input alone) on their regions' boxes."""
@@ -389,14 +445,19 @@ class ExactEnclosure(Enclosure):
             self.add(rows, self._dot(rows, part, values))
         return self._least(rows)
 
-    @staticmethod
-    def _least(rows: Rows) -> Array:
+    def _sure(self, rows: Rows) -> Array:
+        """(R,) Python integers: the constants without the errors; meaningless where a row was given up."""
+        return rows.const.astype(object) - (rows.error.astype(object) << self.scale)
+
+    def _least(self, rows: Rows) -> Array:
         """The constants without the errors, as floats."""
-        return below(np.where(rows.error >= ROOM, -GIVEN_UP, rows.const - np.minimum(rows.error, ROOM)), COEF)
+        shift, sure, known = COEF + self.scale, self._sure(rows), (rows.error < ROOM).tolist()
+        return np.array([_float_below(v, 1, shift) if k else -np.inf for v, k in zip(sure, known, strict=True)])
 
     def near(self, rows: Rows, value: Array) -> list[int]:
-        """Rows whose bounds are not positive but would be without their error."""
-        return [int(r) for r in np.flatnonzero((value <= 0) & (rows.error < ROOM) & (rows.const + rows.error >= 0))]
+        """As in `Enclosure`."""
+        most = rows.const.astype(object) + (rows.error.astype(object) << self.scale)
+        return [r for r in np.flatnonzero((value <= 0) & (rows.error < ROOM)).tolist() if most[r] >= 0]
 
     # ---- what the walk adds --------------------------------------------------------------------
 
@@ -405,21 +466,21 @@ class ExactEnclosure(Enclosure):
         count, last = len(weights), len(self.nodes) - 1
         y = np.zeros((count, self.nodes[last].size), dtype=np.int64)
         x = np.zeros((count, self.nodes[0].size), dtype=np.int64)
-        const, error = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+        const, error = np.zeros(count, dtype=object), np.zeros(count, dtype=np.int64)
         known: dict[bytes, tuple[dict[int, int], dict[int, int], int]] = {}
         for r in range(count):
             key = weights[r].tobytes()
             if key not in known:
-                known[key] = _combined(conjunction, weights[r].tolist())
+                known[key] = _combined(conjunction, weights[r].tolist(), self.scale)
             cx, cy, c = known[key]
-            if any(abs(v) >= ROOM for v in (*cx.values(), *cy.values(), c)):
+            if any(abs(v) >= ROOM for v in (*cx.values(), *cy.values())):
                 error[r] = GIVEN_UP
                 continue
             for row, side in ((x[r], cx), (y[r], cy)):
                 for i, v in side.items():
                     row[i] = v
             const[r] = c
-        rows = Rows(region, {last: y}, const, error)
+        rows = ExactRows(region, {last: y}, const, error)
         self._charge(rows, last, 1, frame)
         if np.any(x):
             self.push(rows, 0, x, frame)
@@ -440,10 +501,8 @@ class ExactEnclosure(Enclosure):
         shift = np.zeros(len(rows.region), dtype=object)
         for r, m, t in zip(row.tolist(), units.tolist(), threshold.tolist(), strict=True):
             if t:
-                shift[r] += floor(-m * Fraction(t))
-        fits = np.array([abs(int(v)) < ROOM for v in shift], dtype=bool)
-        rows.error = np.where(fits, rows.error, GIVEN_UP)
-        self.add(rows, np.where(fits, shift, 0).astype(np.int64))
+                shift[r] += floor(-m * Fraction(t) * (1 << self.scale))
+        self.add(rows, shift)
 
     def shortened(self, values: Array) -> Array:
         """Whole coefficient units, as floats; what has no room becomes 0. For numbers that may be any."""
@@ -453,7 +512,7 @@ class ExactEnclosure(Enclosure):
     def least_on_hulls(self, frame: Frame, rows: Rows, start: int) -> Array:
         """As in `Enclosure`; the rows may still hold floats in whole units."""
         given_up = np.where(rows.error > 0, GIVEN_UP, 0).astype(np.int64)
-        own = Rows(rows.region, {}, np.zeros(len(rows.region), dtype=np.int64), given_up)
+        own = ExactRows(rows.region, {}, np.zeros(len(rows.region), dtype=object), given_up)
         for k, a in rows.coef.items():
             self.push(own, k, a, frame)
         for k in range(start, -1, -1):
@@ -477,7 +536,7 @@ class ExactEnclosure(Enclosure):
         except (ValueError, OverflowError) as error:
             raise ProofError(f"a cut does not fit the exact mode: {error}") from error
         m = self._kept(rows, m, np.logical_and.reduce([a.fits(m) for a in (column, *matrices.values())]))
-        self.add(rows, column.times(m)[0][:, 0])
+        self.add(rows, column.exactly(m, self.scale))
         for k, matrix in matrices.items():
             part, lost = matrix.times(m)
             self.push(rows, k, part, frame)
@@ -486,11 +545,11 @@ class ExactEnclosure(Enclosure):
     def cut(self, rows: Rows, part: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
         """Shrink the boxes `lo, hi (B, n)` to where the rows `part (B,)` can be <= 0, outward."""
         a, sure = rows.coef[0][part], rows.error[part] < ROOM
-        room = (rows.const[part] - np.minimum(rows.error[part], ROOM)).astype(object)
+        room = self._sure(rows)[part]
         first, last = whole(lo, -1, self.scale).astype(object), whole(hi, 1, self.scale).astype(object)
-        wide = a.astype(object)
+        wide = a.astype(object) << coarseness(rows)[part].astype(object)[:, None]
         least = np.where(a > 0, wide * first, wide * last)  # in units of 2**-(COEF + scale)
-        others = (-(room * (1 << self.scale)) - least.sum(axis=1))[:, None] + least
+        others = (-room - least.sum(axis=1))[:, None] + least
         lo, hi = lo.copy(), hi.copy()
         for b, i in zip(*np.nonzero((a != 0) & sure[:, None]), strict=True):
             top, bottom = others[b, i], wide[b, i]  # a x <= top in units of 2**-scale
@@ -532,8 +591,10 @@ def _units(values: Array, shift: int, scale: int) -> Array:
     return np.array(out, dtype=np.int64).reshape(values.shape)
 
 
-def _combined(conjunction: Conjunction, weights: Sequence[float]) -> tuple[dict[int, int], dict[int, int], int]:
-    """Coefficients and constant of the weighted constraints in coefficient units, rounded down."""
+def _combined(
+    conjunction: Conjunction, weights: Sequence[float], scale: int
+) -> tuple[dict[int, int], dict[int, int], int]:
+    """Coefficients and constant of the weighted constraints in their units, rounded down."""
     sums: tuple[dict[int, Fraction], dict[int, Fraction]] = {}, {}
     const = Fraction(0)
     for w, (cx, cy, c) in zip(weights, conjunction.proved, strict=True):
@@ -544,4 +605,4 @@ def _combined(conjunction: Conjunction, weights: Sequence[float]) -> tuple[dict[
                 for i, v in side.items():
                     total[i] = total.get(i, Fraction(0)) + own * v
     x, y = ({i: floor(v) for i, v in total.items()} for total in sums)
-    return x, y, floor(const)
+    return x, y, floor(const * (1 << scale))

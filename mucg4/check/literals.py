@@ -66,8 +66,8 @@ def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
     narrower = {FLOAT: (DOUBLE,), FLOAT16: (FLOAT, DOUBLE, BFLOAT16), BFLOAT16: (FLOAT, DOUBLE, FLOAT16)}
     if x.is_float and kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):
         if kind == DOUBLE or x.kind not in narrower.get(kind, ()):
-            return [replace(x, kind=kind)]
-        return [_rounded(r, x, kind)]
+            return [replace(x, kind=kind, held=x.held or x.kind)]
+        return [replace(x, kind=kind, held=0) if kind == x.held else _rounded(r, x, kind)]
     if x.rows or kind not in STORED:
         raise Fallback(f"a cast to element type {kind}")
     if kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):

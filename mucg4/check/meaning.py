@@ -178,7 +178,12 @@ def _function(f: Callable[[Array], Array], slope: float | None = None, units: fl
 
 def _step(f: Callable[[Array], Array]) -> Meaning:
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
-        return [r.n.step(f, given(xs, 0))]
+        x = given(xs, 0)
+        if x.is_float:
+            return [r.n.step(f, x)]
+        if node.op != "Sign" or x.kind == BOOL:
+            raise Fallback("a step of integers")
+        return [replace(x, v=np.sign(x.v))]
 
     return meaning
 
@@ -248,8 +253,13 @@ def _elu(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 def _power(r: Reading, node: Node, xs: Values) -> list[Value]:
     x, exponent = given(xs, 0), fixed(xs, 1)
-    if exponent is None or exponent.size == 0 or not x.is_float:
+    if exponent is None or exponent.size == 0:
         raise Fallback("no exponent")
+    if not x.is_float:
+        real = np.power(x.v.astype(np.float64), exponent)  # as onnxruntime computes it
+        if x.rows or np.any(exponent < 0) or np.any(abs(real) > 2.0**53) or np.any(real != np.rint(real)):
+            raise Fallback("powers of integers that are no small integers")
+        return [replace(x, v=real.astype(x.v.dtype))]
     p = float(exponent.ravel()[0])
     if np.any(exponent != p) or exponent.ndim > len(x.shape):
         raise Fallback("exponents that differ")

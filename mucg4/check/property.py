@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.budget import Budget
-from mucg4.check.vnnlib import MOST_DISJUNCTS, Atom, Bound, Reader, Refusal, Row, directed
+from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, Atom, Bound, Reader, Refusal, Row, directed
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
 
@@ -59,7 +59,7 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
             value = float(x[atom.input])
             return (value < atom.end if atom.upper else value > atom.end) or (value == atom.end and not atom.open)
         if isinstance(atom, Row):
-            pairs = reader.named[atom.direction]
+            pairs = () if atom.direction == NOTHING else reader.named[atom.direction]
             total = sum((c * Fraction(float(x[v] if v >= 0 else y[-1 - v])) for v, c in pairs), atom.constant)
             return total < 0 or (total == 0 and not atom.strict)
         return atom
@@ -228,6 +228,9 @@ class _Comparison:
         if nothing:
             return
         rows = self.tightest([*self.common.rows, *(r for p in choice for r in p.rows)], own)
+        never, strict = rows.pop(NOTHING, (Fraction(-1), False))
+        if never > 0 or (never == 0 and strict):
+            return
         if any(self.inside(self.query.cases[k], rows, own) for k in first):
             return
         held = False
@@ -286,7 +289,7 @@ class _Comparison:
             mine = rows.get(direction)
             if mine is not None and (mine[0] > constant or (mine[0] == constant and (mine[1] or not strict))):
                 continue
-            if direction < 0:  # a row without variables
+            if direction == NOTHING:
                 if constant < 0 or (constant == 0 and not strict):
                     continue
                 return False
@@ -312,7 +315,7 @@ class _Comparison:
         return frozenset(r for r in rows if r[0] >= 0 and (len(names[r[0]]) > 1 or names[r[0]][0][0] < 0))
 
     def known(self, conj: Conjunction) -> list[Known]:
-        """The rows of the proved set with numbered directions (-1: no variable)."""
+        """The rows of the proved set with numbered directions."""
         if id(conj) in self.rows:
             return self.rows[id(conj)]
         if not _faithful(conj):
@@ -324,7 +327,7 @@ class _Comparison:
                 direction, scale = directed(form)
                 out.append((self.reader.numbered(direction), constant / scale, strict))
             else:
-                out.append((-1, constant, strict))
+                out.append((NOTHING, constant, strict))
         self.rows[id(conj)] = out
         return out
 

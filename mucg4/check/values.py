@@ -33,13 +33,15 @@ class Fallback(Exception):
 class Value:
     """`v` holds the numbers, with a leading axis of points when `rows`; `kind` is ONNX's element type.
 
-    `e` has the shape of `v` and bounds the error of each number; None stands for 0.
+    `e` has the shape of `v` and bounds the error of each number; None stands for 0. `held` is the narrower element
+    type whose numbers a widened tensor holds: going back to that type changes nothing.
     """
 
     v: Array
     kind: int
     rows: bool = False
     e: Array | None = None
+    held: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -84,6 +84,7 @@ def _total(parts: Iterable[Reach]) -> Reach:
 
 
 NOWHERE = Reach({}, ZERO)
+NOTHING = -1
 
 
 class _Term(NamedTuple):
@@ -109,7 +110,7 @@ class Bound(NamedTuple):
 class Row(NamedTuple):
     """`direction . v + constant <= 0`, `< 0` where strict; `direction` is normalised, a number in the reader's list.
 
-    `error`, `peak`: of a constraint on inputs, in the row's scale.
+    `error`, `peak`: of a constraint on inputs, in the row's scale. The direction of no variable is `NOTHING`.
     """
 
     direction: int
@@ -413,8 +414,10 @@ class Reader:
     def atom(self, term: _Term, strict: bool) -> Atom | _Formula:
         """`term <= 0` (`< 0`)."""
         variables = sorted(term.form)
+        if not variables and term.size.inputs:  # inputs that cancel
+            return Row(NOTHING, term.constant, strict, term.error, term.peak)
         if not variables:
-            off = None if term.size.inputs else self.off(term.error, term.peak, lambda _: ZERO)
+            off = self.off(term.error, term.peak, lambda _: ZERO)
             if off is None:  # believed to say nothing
                 return _Formula((), ())
             value = term.constant - off

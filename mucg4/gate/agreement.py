@@ -34,9 +34,10 @@ from mucg4.ops.piecewise import TwoPiece
 
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside
-OTHERWISE = "; the operators agree one by one: onnxruntime's default options compute something else"
+OTHERWISE = "; the operators agree one by one: default options that change the function, or rounding that adds up"
 TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time
 RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
+HELPER = Slice(1, 1, frozenset())  # of the file that a node without a tensor stands for
 SMALL = 2_000  # neurons of a network on which a round takes about a millisecond
 LEAST_ROUNDS, MOST_ROUNDS = 2, 200
 SCALES = (10.0, 1e3)  # how many times the box is blown up
@@ -139,7 +140,7 @@ def _points(
 def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime) -> tuple[str | None, float]:
     """The first output that differs by more than rounding, as text, and how much of the allowance was used."""
     theirs = runtime.single(x).astype(np.float64)
-    every = TRIALS if network.size <= LARGE else 1
+    every = TRIALS if network.size <= LARGE / 10 else TRIALS // 2 if network.size <= LARGE else 2
     step = max(1, TOGETHER // (network.size * every))
     worst = 0.0
     for at in range(0, len(x), step):
@@ -171,7 +172,7 @@ def _sessions(network: Network, x: Array, inside: Array, runtime: Runtime, inner
         return "onnxruntime's outputs are not finite at a point of the box"
     with np.errstate(all="ignore"):
         size = abs(plain).max(axis=1)
-        units = [evaluate(network, x[i : i + 1].astype(np.float64), 1)[1].max() / size[i] for i in FEW]
+        units = [evaluate(network, x[i : i + 1].astype(np.float64), 2)[1].max() / size[i] for i in FEW]
         allowed = 2 * float(np.nanmax(units)) * size
         off = abs(default - plain)
         bad = ~(off <= allowed[:, None]) & np.isfinite(default)
@@ -229,8 +230,8 @@ class _Inner:
         """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used.
 
         A constant that operators of the file add and take away again may leave no trace in the node they were merged
-        into, but takes digits of the values inside the box, which are of its size: the allowance at the points marked
-        `inside` holds at the others too.
+        into (`Slice.hidden`), but takes digits of the values inside the box, which usually are of its size: the
+        allowance at the points marked `inside` holds at the others too.
         """
         step = max(1, TOGETHER // self.network.size)
         worst = 0.0
@@ -248,16 +249,17 @@ class _Inner:
         worst = 0.0
         for k, node in enumerate(self.network.nodes):
             inputs = [known[i] for i in node.inputs]
+            part = self.passed.get(k, HELPER)
             with np.errstate(all="ignore"):
                 if node.op is None:
                     value = x.astype(np.float64)
                     size = abs(value)
-                    error: Array = self.unit * self.passed[k].roundings * size if k in self.at else 0.0 * size
+                    error: Array = self.unit * part.roundings * (size + part.hidden)
                 else:
                     value = node.op.apply([i.value for i in inputs])
-                    roundings = self.passed[k].roundings if k in self.at else 1
-                    own, passed, size = local_error(node, inputs, value, self.unit, roundings)
-                    error = np.maximum(own, own[inside].max(axis=0, initial=0.0)) + passed
+                    own, passed, size = local_error(node, inputs, value, self.unit, part.roundings, part.hidden)
+                    known_sizes = np.where(np.isfinite(own[inside]), own[inside], 0.0)
+                    error = np.maximum(own, known_sizes.max(axis=0, initial=0.0)) + passed
             known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
             for name in self.at.get(k, ()):
                 other = theirs[name].astype(np.float64)
@@ -317,7 +319,9 @@ def _passed(network: Network, file: Skeleton, at: dict[int, list[str]]) -> dict[
         parts = [file.between(name, sources) for name in at.get(k, ())]
         if parts:
             ops = frozenset().union(*(p.ops for p in parts))
-            out[k] = Slice(max(p.nodes for p in parts), max(p.roundings for p in parts), ops)
+            out[k] = Slice(
+                max(p.nodes for p in parts), max(p.roundings for p in parts), ops, max(p.hidden for p in parts)
+            )
         nearest[k] = {*at.get(k, ()), *(own if not k else ())} or sources
     return out
 

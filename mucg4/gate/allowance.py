@@ -7,7 +7,7 @@ of summation; an elementwise node by a few units in the last place. That is rigo
 A whole network: carrying these bounds to the outputs by `|W| e` is rigorous too, but for deep networks so pessimistic
 that no mistake would show. n roundings together are most likely not n but sqrt(n) units (Higham and Mary, A New
 Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019). So errors of that size are injected
-as noise of random sign (Monte Carlo arithmetic, Parker 1997) and the largest deviation over some trials at the same
+as random noise (Monte Carlo arithmetic, Parker 1997) and the largest deviation over some trials at the same
 point is taken `FACTOR` times; measured on networks of twenty families, runs use at most a tenth of that. It counts
 unless the rigorous bound is smaller.
 """
@@ -27,9 +27,11 @@ from mucg4.ops.conv import Conv
 from mucg4.ops.curves import Gate, HardSwish
 from mucg4.ops.piecewise import TwoPiece
 
-TRIALS, STEP_TRIALS = 4, 16  # random signs tried; more where a step jumps or does not,
-FEW_OUTPUTS = 8  # and where there are so few outputs that they do not tell how far the others may be off
-FACTOR = 4.0
+TRIALS, STEP_TRIALS = 8, 16  # of noise; more where a step jumps or does not
+FEW_OUTPUTS = 8  # so few do not tell how far the others may be off
+FACTOR = 3.0
+SPREAD = 1.5  # noise is uniform, as signs alone may cancel; its usual size is 0.87 then
+PERIODIC, PHASE = ("Sin", "Cos"), 0.1  # where arguments may be off by so much, values say nothing
 MERGED = 4  # roundings allowed for operators that were merged into an affine node, where they are not counted
 
 
@@ -45,14 +47,13 @@ class Approximate(Protocol):
 
 def evaluate(network: Network, x: Array, trials: int = TRIALS, seed: int = 0) -> tuple[Array, Array, Array]:
     """Outputs at `x (batch, n)` in float64, how far a run may be off from them, both `(batch, m)`, and `(batch,)`
-    whether all numbers on the way stay well inside the range of the model's element type.
+    whether the comparison means anything: all numbers on the way stay well inside the range of the model's element
+    type, and no argument of a periodic function is off by a good part of the period.
     """
     info = np.finfo(network.element_type)
     unit, largest = float(info.eps) / 2, float(info.max) / 16
     if any(isinstance(node.op, Nonlinear) and not node.op.continuous for node in network.nodes):
         trials = max(trials, STEP_TRIALS)
-    if network.output_size < FEW_OUTPUTS:
-        trials = 2 * trials
     own = np.zeros_like(x)
     random, batch = np.random.default_rng(seed), len(x)
     known: dict[int, tuple[_Plain, Array]] = {0: (_Plain(x, np.zeros_like(x)), np.tile(x, (trials, 1)))}
@@ -65,7 +66,10 @@ def evaluate(network: Network, x: Array, trials: int = TRIALS, seed: int = 0) ->
             own, passed, size = local_error(node, [i for i, _ in inputs], y, unit, MERGED)
             noisy = node.op.apply([noise for _, noise in inputs]).reshape(trials, batch, -1)
             likely = own / _luck(node.op)
-            noisy = noisy + random.choice([-1.0, 1.0], size=noisy.shape) * likely
+            noisy = noisy + random.uniform(-SPREAD, SPREAD, noisy.shape) * likely
+            if node.op.kind in PERIODIC:
+                noise = inputs[0][1].reshape(trials, batch, -1) - inputs[0][0].value
+                fine &= abs(noise).max(axis=(0, 2)) < PHASE
             fine &= (np.maximum(abs(y), size) < largest).all(axis=1)
         known[k] = _Plain(y, own + passed), noisy.reshape(trials * batch, -1)
         for i in set(node.inputs):
@@ -91,19 +95,20 @@ class _Plain:
 
 
 def local_error(
-    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, roundings: int
+    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, roundings: int, hidden: float = 0.0
 ) -> tuple[Array, Array | float, Array]:
     """At most how far a node's own rounding takes its value off `y`, that of the inputs' values; what the errors of
     the inputs become besides; and the size of the terms. All `(batch, size)`.
 
-    `roundings` counts the operators that were merged into the node.
+    `roundings` counts the operators that were merged into the node, `hidden` is the size of constants that they add
+    and that the node's own may not show.
     """
     op, hs = node.op, [i.value for i in inputs]
     exact = all(isinstance(i.error, float) and i.error == 0.0 for i in inputs)
     es = [] if exact else [np.broadcast_to(i.error, i.value.shape) for i in inputs]
     if isinstance(op, Affine):
-        size, b = op.magnitude([abs(h) for h in hs]), op.bias_magnitude()
-        size = size if b is None else size + b
+        size, b = op.magnitude([abs(h) + hidden for h in hs]), op.bias_magnitude()
+        size = size + hidden if b is None else size + b + hidden
         n = (_terms(op) + 1 + roundings) * unit
         return n / max(1.0 - n, 0.5) * size + unit * 1e-30, 0.0 if exact else op.magnitude(es), size
     if isinstance(op, Nonlinear):
@@ -121,9 +126,16 @@ def local_error(
 def _luck(op: Op) -> float:
     """How many times smaller than its bound a node's error most likely is.
 
-    Plain sums are not lucky: adding equal terms, of a constant image, rounds the same way every time.
+    Plain sums and means are not lucky: adding equal terms, of a constant image, rounds the same way every time.
     """
-    return float(np.sqrt(_terms(op) + 1 + MERGED)) if isinstance(op, Affine) and not isinstance(op, Reduce) else 1.0
+    if not isinstance(op, Affine) or isinstance(op, Reduce):
+        return 1.0
+    if isinstance(op, (Dense, RowDense, Conv)):
+        weight = op.weight.reshape(len(op.weight), -1)
+        plain = ((weight == 0) | (weight == weight.max(axis=1, keepdims=True))).all(axis=1)
+        if np.any(plain):
+            return 1.0
+    return float(np.sqrt(_terms(op) + 1 + MERGED))
 
 
 def _terms(op: Affine) -> int:

@@ -7,13 +7,16 @@ the gates need the wiring of the file itself, whatever the reader made of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+
+import numpy as np
 
 from mucg4.errors import InputError
 
 OWN = {"BatchNormalization": 8}  # roundings beside those of its products and sums; of any other operator 2 at most
+ADDING = {"Add", "Sub", "Sum", "BatchNormalization"}
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
 ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
@@ -36,16 +39,18 @@ class Slice(NamedTuple):
     """A part of the file: how many nodes, their operators, and how many roundings they may add to those of one map.
 
     Some for each node, constant ones included, and for a product of constants as many as its longest dimension.
+    `hidden` is the size of what is added before the last node: a later one may take it away, digits do not return.
     """
 
     nodes: int
     roundings: int
     ops: frozenset[str]
+    hidden: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:
-    """Nodes in file order; `initial` maps initialisers to their longest dimension.
+    """Nodes in file order; `initial` maps initialisers to their longest dimension, `stored` constants to their bytes.
 
     `oddity` names the first trait that ordinary models lack ("" for an ordinary one).
     """
@@ -55,6 +60,7 @@ class Skeleton:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     oddity: str = ""
+    stored: dict[str, memoryview] = field(default_factory=dict, repr=False)
 
     @cached_property
     def producer(self) -> dict[str, int]:
@@ -73,7 +79,7 @@ class Skeleton:
     def between(self, name: str, sources: Collection[str]) -> Slice:
         """The nodes between the tensors `sources` and the tensor `name`."""
         seen: set[int] = set()
-        pending, roundings = [name], 0
+        pending, roundings, early, last = [name], 0, 0.0, 0.0
         while pending:
             at = pending.pop()
             k = self.producer.get(at)
@@ -83,9 +89,26 @@ class Skeleton:
             step = self.steps[k]
             pending += step.inputs
             roundings += OWN.get(step.op, 2)
+            if step.op in ADDING:
+                added = max((self.largest(i) for i in step.inputs), default=0.0)
+                early, last = (early, added) if name in step.outputs else (early + added, last)
             if (step.op in PRODUCTS or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
                 roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
-        return Slice(len(seen), roundings, frozenset(self.steps[k].op for k in seen))
+        ops = frozenset(self.steps[k].op for k in seen)
+        return Slice(len(seen), roundings, ops, early + last if early else 0.0)
+
+    def largest(self, name: str) -> float:
+        """The largest number in a stored constant, in size; 0 where that is not known."""
+        kind, packed = 0, memoryview(b"")
+        for number, value in _fields(self.stored.get(name, memoryview(b""))):
+            if number == 2 and isinstance(value, int):
+                kind = value
+            elif number in (4, 9, 10) and isinstance(value, memoryview):
+                packed = value
+        dtype = {1: "<f4", 10: "<f2", 11: "<f8"}.get(kind)
+        if dtype is None or len(packed) % np.dtype(dtype).itemsize:
+            return 0.0
+        return float(np.nanmax(abs(np.frombuffer(packed, dtype)), initial=0.0))
 
     @cached_property
     def _longest(self) -> int:
@@ -103,21 +126,22 @@ def skeleton(data: bytes) -> Skeleton:
     oddities.unless(len(graphs) == 1, "not one graph")
     steps: list[Step] = []
     initial: dict[str, int] = {}
+    stored: dict[str, memoryview] = {}
     ends: dict[int, list[str]] = {11: [], 12: []}
     for number, value in (f for graph in graphs for f in _fields(graph)):
         oddities.unless(number in ORDINARY_GRAPH, f"graph field {number}")
         if not isinstance(value, memoryview):
             continue
         if number == 1:
-            steps.append(_step(value, oddities))
+            steps.append(_step(value, oddities, stored))
         elif number == 5:
             name, longest = _tensor(value, oddities)
-            initial[name] = longest
+            initial[name], stored[name] = longest, value
         elif number in ends:
             ends[number].append("".join(_text(v) for n, v in _fields(value) if n == 1))
     out = Skeleton(tuple(steps), initial, tuple(ends[11]), tuple(ends[12]))
     _look_at_names(out, oddities)
-    return Skeleton(out.steps, out.initial, out.inputs, out.outputs, oddities.first)
+    return Skeleton(out.steps, out.initial, out.inputs, out.outputs, oddities.first, stored)
 
 
 def with_outputs(data: bytes, names: Collection[str]) -> bytes:
@@ -141,8 +165,9 @@ class _Oddities:
             self.first = text
 
 
-def _step(data: memoryview, oddities: _Oddities) -> Step:
+def _step(data: memoryview, oddities: _Oddities, stored: dict[str, memoryview]) -> Step:
     inputs, outputs, op, domain = [], [], "", ""
+    tensors: list[memoryview] = []
     for number, value in _fields(data):
         oddities.unless(number in ORDINARY_NODE, f"node field {number}")
         if number == 1:
@@ -155,6 +180,9 @@ def _step(data: memoryview, oddities: _Oddities) -> Step:
             domain = _text(value)
         elif number == 5 and isinstance(value, memoryview):
             _attribute(value, oddities)
+            tensors += [v for n, v in _fields(value) if n == 5 and isinstance(v, memoryview)]
+    if op == "Constant" and tensors and outputs:
+        stored[outputs[0]] = tensors[0]
     oddities.unless(domain in ("", "ai.onnx"), f"domain {domain}")
     return Step(op, tuple(inputs), tuple(outputs))
 

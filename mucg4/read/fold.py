@@ -109,7 +109,8 @@ def _reduce_product(node: OnnxNode, xs: Constants) -> Constant:
     if not axes:
         return x
     keep = bool(node.attributes.get("keepdims", 1))
-    constant.small_enough(np.prod(abs(x.double()), axis=axes), x)
+    with np.errstate(all="ignore"):
+        constant.small_enough(np.prod(abs(x.double()), axis=axes), x)
     value = np.prod(x.value, axis=axes, keepdims=keep, dtype=x.value.dtype)
     return Constant(np.asarray(value), node.outputs[0], x.kind)
 

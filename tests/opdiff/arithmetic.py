@@ -48,6 +48,8 @@ def several(m: Maker) -> Case:
     for i in range(1 if m.row.inputs[1] == 2 else m.whole(0, 3)):
         values = m.draw(_other(m, shape), low=low)
         if op == "Div":
+            if values.dtype.kind == "i" and m.likely(0.5):
+                values = values % 16 + 1
             values = np.where(values == 0, 3, values).astype(values.dtype)
             values = np.where(values == -1, 5, values).astype(values.dtype)
         names.append(m.tensor(f"c{i}", values) if not m.variable or m.likely(0.7) else _variable(m, i, shape))

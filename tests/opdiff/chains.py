@@ -46,7 +46,7 @@ def whole_numbers(m: Maker) -> Case:
             c = m.node(
                 "Where", [c, m.tensor(f"a{i}", m.draw([n], kind)), m.tensor(f"b{i}", m.draw([n], kind))], f"w{i}"
             )
-    m.kind = m.pick(FLOAT, DOUBLE)
+    m.kind, c = m.pick(FLOAT, DOUBLE), m.last_digits(c, kind) if m.likely(0.7) else c
     return m.case(m.node("Add", ["x", m.node("Cast", [c], "f", to=m.kind)], "z"), [1, n])
 
 

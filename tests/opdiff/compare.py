@@ -16,7 +16,7 @@ import onnxruntime
 
 from mucg4.errors import Mucg4Error
 from mucg4.read.onnx import read_network
-from mucg4.read.protobuf import DOUBLE, FLOAT
+from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64
 from mucg4.read.table import TABLE, Row
 
 from . import arithmetic, chains, images, moves, stored
@@ -29,6 +29,7 @@ COVERS = {
     for generator, ops in module.GENERATORS.items()
     for op in ops.split()
 }
+MANY_FORMS = frozenset("Slice Pad Clip Resize Upsample Gather Split MatMul Gemm Pow ReduceSum ReduceMax".split())
 POINTS = 5
 TOLERANCE = {FLOAT: 2e-5, DOUBLE: 1e-12}
 Target = tuple[Row, bool, int]  # a row of the table, whether the operator reads the input, an element type
@@ -130,13 +131,23 @@ def _equal(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
 
 
 def sweep(seed: int, models: int) -> Tally:
-    """Every entry of the table once, in random order, again and again; one model in eight is a chain."""
+    """Random models: one in eight a chain, three for the entries of the table in turn, four for the entries with
+    more to them more often."""
     tally, chance, every = Tally(), random.Random(seed), targets()
-    order = _endless(every, chance)
+    order, weights = _endless(list(every), chance), [_weight(target) for target in every]
     for _ in range(models):
-        target = None if chance.random() < 0.125 else next(order)
+        kind = chance.randrange(8)
+        target = None if kind == 0 else next(order) if kind < 4 else chance.choices(every, weights)[0]
         tally.judge(make(chance, target), target, chance)
     return tally
+
+
+def _weight(target: Target) -> float:
+    """How much there is to an entry: attributes, and inputs that mean as much."""
+    row, variable, kind = target
+    if not variable:
+        return 1.0 if kind in (FLOAT, INT32, INT64) else 0.2
+    return 1.0 + 2.0 * len(row.attributes) + (10.0 if row.op in MANY_FORMS else 0.0)
 
 
 def _endless(every: list[Target], chance: random.Random) -> Iterator[Target]:

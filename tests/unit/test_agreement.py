@@ -249,3 +249,42 @@ def test_large_networks_take_few_points_of_their_own(monkeypatch):
     nodes = [("DequantizeLinear", "q s", "w", {}), ("MatMul", "x w", "y", {})]
     network = read_network(model(nodes, [1, 32], {"q": stored, "s": np.float32(0.02)}))
     assert "output" in (agreement(query_on(network), seconds=0.1).problem or "output")
+
+
+@pytest.mark.parametrize("operator", ["ReduceMean", "GlobalAveragePool"])
+@pytest.mark.parametrize("side", [20, 50])
+def test_sums_of_equal_terms_round_the_same_way(operator, side):
+    network = read_network(
+        model([(operator, "x", "y", {"axes": [2, 3]} if operator[0] == "R" else {})], [1, 2, side, side])
+    )
+    query = query_on(network, 0.3, 0.3)
+    assert agreement(query, seconds=0.0).problem is None
+
+
+def test_digits_that_a_constant_takes_are_allowed_where_it_leaves_no_trace():
+    tensors = {"a": np.float32(100), "b": np.float32(99.5)}
+    nodes = [("Add", "x a", "t", {}), ("Sub", "t b", "y", {})]
+    for lower in (0.25, -3, 50):
+        query = query_on(read_network(model(nodes, X2, tensors)), lower, lower + 0.25)
+        assert agreement(query, seconds=0.1).problem is None
+
+
+def test_random_networks_agree():
+    random = np.random.default_rng(5)
+    for _ in range(40):
+        at, size, nodes, tensors = "x", 6, [], {}
+        for k in range(int(random.integers(1, 7))):
+            if random.random() < 0.5:
+                wide = int(random.integers(1, 30))
+                tensors |= {f"w{k}": f32(size, wide), f"b{k}": f32(wide) * np.float32(random.choice([0, 1, 50]))}
+                nodes.append(("Gemm", f"{at} w{k} b{k}", f"t{k}", {}))
+                size = wide
+            else:
+                operator = random.choice(
+                    ["Relu", "Sigmoid", "Tanh", "Elu", "Abs", "Floor", "Sin", "Softmax", "HardSwish"]
+                )
+                nodes.append((str(operator), at, f"t{k}", {}))
+            at = f"t{k}"
+        network = read_network(model([*nodes, ("Identity", at, "y", {})], X2, tensors, opset=14))
+        lower = float(random.choice([-1, 0, 0.5, -20]))
+        assert agreement(query_on(network, lower, lower + 0.5), seconds=0.0).problem is None

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_check import SHORT, box_of, build_tree, dense_net, proof_of, query_of, random_network, single_leaf
 
-from mucg4.check.enclose import Rows
 from mucg4.check.exact import (
     BITS,
     COEF,
     ROOM,
     SLOPE,
     ExactEnclosure,
+    ExactRows,
     Matrix,
     below,
     limbs,
@@ -103,7 +103,7 @@ def test_rows_stay_below_exactly(seed):
     last = len(network.nodes) - 1
     target = rng.normal(size=(8, network.output_size))
     units = np.floor(np.ldexp(target, COEF)).astype(np.int64)
-    rows = Rows(np.zeros(8, dtype=int), {last: units}, np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64))
+    rows = ExactRows(np.zeros(8, dtype=int), {last: units}, np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64))
     for k, lines in frame.lines.items():
         any_slope = rng.uniform(*lines.reach, size=(8, network.nodes[k].size))
         rows.slopes[k] = np.where(lines.unstable, any_slope, lines.low)
@@ -113,16 +113,21 @@ def test_rows_stay_below_exactly(seed):
     assert np.all(value <= most + 1e-11)
 
 
-def test_rows_that_might_overflow_bound_nothing():
-    net = dense_net([([[1.0] * 1], [0.0]), ([[30000.0]] * 4, [0.0] * 4), ([[30000.0] * 4], [0.0])])
+@pytest.mark.parametrize("size", [1, 1 << 44, 1 << 52, 1 << 56, (1 << 59) + 12345])
+def test_rows_that_need_room_go_on_in_coarser_units(size):
+    """y = 4 * 3e4 * relu(3e4 x) on [1, 2] is 3.6e9 x: large coefficients lose digits or the row, never soundness."""
+    net = dense_net([([[30000.0]] * 4, [0.5] * 4), ([[30000.0] * 4], [-1.0])])
     enclosure = ExactEnclosure(net, [box_of([1], [2])])
     far, flags = np.full((1, enclosure.width), np.inf), np.ones(1, dtype=bool)
     frame, _ = enclosure.sweep((np.ones((1, 1)), 2 * np.ones((1, 1))), -far, far, flags, flags)
-    for size in (1, 1 << 59):
-        one = np.full((1, 1), size, dtype=np.int64)
-        rows = Rows(np.zeros(1, dtype=int), {len(net.nodes) - 1: one}, np.zeros(1, dtype=np.int64), one[0] * 0)
-        value = enclosure.minimum(frame, enclosure.pull(frame, rows, len(net.nodes) - 1))
-        assert value[0] == -np.inf or size == 1
+    for sign in (1, -1):
+        one = np.full((1, 1), sign * size, dtype=np.int64)
+        rows = ExactRows(np.zeros(1, dtype=int), {3: one}, np.zeros(1, dtype=object), np.zeros(1, dtype=np.int64))
+        value = float(enclosure.minimum(frame, enclosure.pull(frame, rows, 3))[0])
+        exact = F(sign * size, 2**COEF) * (4 * 30000 * (30000 * (1 if sign > 0 else 2) + F(1, 2)) - 1)
+        assert F(value) <= exact if value > -np.inf else size > 1 << 52
+        if size == 1 << 44:
+            assert exact - F(value) <= abs(exact) / 10**6
 
 
 def test_equality_needs_a_strict_constraint():

@@ -543,6 +543,9 @@ def test_nothing_is_covered_by_nothing() -> None:
     assert covers(RICH + "(assert (<= 2 1))", replace(query_of(RICH), cases=())) is None
     assert covers(RICH, replace(query_of(RICH), cases=())) is not None
     assert covers(BOXED + "(assert (< X_0 0.5))(assert (>= X_0 0.5))", replace(query_of(RICH), cases=())) is None
+    assert covers(RICH + "(assert (<= (- X_0 X_0) -0.1))", replace(query_of(RICH), cases=())) is None
+    for text in (RICH + "(assert (<= (- X_0 X_0) -0.1))", RICH + "(assert (<= (- X_0 X_0) 0))"):
+        assert covers(text, query_of(text)) is None
 
 
 def test_properties_of_the_benchmarks_are_covered(benchmarks: Path) -> None:

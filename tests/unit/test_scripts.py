@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from mucg4.case import layers_to_onnx
+from mucg4.memory import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 LEGAL = ("sat", "unsat", "unknown", "timeout")
@@ -268,6 +270,59 @@ def test_a_run_within_its_time_is_left_alone(harness: Harness) -> None:
     assert child.poll() is None and alive(harness.tool_pid())
     child.terminate()
     assert child.wait(timeout=60) == 0
+
+
+def hard(harness: Harness) -> None:
+    """An instance that takes longer than any test: a threshold just above what a larger network reaches."""
+    import numpy as np
+
+    random, sizes = np.random.default_rng(0), (8, 60, 60, 60, 1)
+    layers = [(random.normal(size=(b, a)) / np.sqrt(a), random.normal(size=b) / 9) for a, b in pairwise(sizes)]
+    (harness.work / "net 1.onnx").write_bytes(layers_to_onnx(layers))
+    value = random.uniform(-1, 1, (100_000, 8))
+    for k, (weights, bias) in enumerate(layers):
+        value = value @ weights.T + bias
+        value = np.maximum(value, 0) if k < 3 else value
+    inputs = "".join(f"(declare-const X_{i} Real)(assert (>= X_{i} -1))(assert (<= X_{i} 1))\n" for i in range(8))
+    bound = float(value.max() + 0.1 * np.ptp(value))
+    (harness.work / "sat.vnnlib").write_text(f"{inputs}(declare-const Y_0 Real)\n(assert (>= Y_0 {bound}))\n")
+
+
+def family(pid: int) -> list[int]:
+    return [p for p in descendants(pid) if alive(p)]
+
+
+def test_a_killed_script_takes_the_tool_and_its_workers_with_it(harness: Harness) -> None:
+    hard(harness)
+    work = REAL.replace('"$@"', '"$@" --workers 2 --split input --no-attack')
+    child = harness.tool(f'echo $$ > "$PIDS"; {work}').start()
+    wait_until(lambda: len(family(harness.tool_pid())) >= 2)
+    everyone = [harness.tool_pid(), *family(harness.tool_pid())]
+    child.kill()
+    child.wait()
+    wait_until(lambda: not any(alive(pid) for pid in everyone))
+    assert (harness.work / "out.txt").read_text() == "timeout\n"
+
+
+def test_a_killed_tool_takes_its_workers_with_it(harness: Harness) -> None:
+    hard(harness)
+    work = REAL.replace('"$@"', '"$@" --workers 2 --split input --no-attack')
+    child = harness.tool(f'echo $$ > "$PIDS"; {work}').start()
+    wait_until(lambda: len(family(harness.tool_pid())) >= 2)
+    workers = family(harness.tool_pid())
+    os.kill(harness.tool_pid(), signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in workers))
+    assert child.wait(timeout=60) == 0
+    assert (harness.work / "out.txt").read_text() == "timeout\n"
+
+
+def test_a_caller_that_is_gone_before_the_tool_runs(harness: Harness) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    command = [sys.executable, "-m", "mucg4", "verify", "net 1.onnx", "sat.vnnlib", "--caller", str(gone.pid)]
+    env = {**harness.env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=harness.work, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_prepare_takes_missing_files(harness: Harness) -> None:

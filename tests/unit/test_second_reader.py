@@ -220,6 +220,15 @@ def test_factors_made_alike_and_gates_with_further_readers_confirm():
         assert (found.problem, found.fallback) == (None, ())
 
 
+def test_there_and_back_between_element_types_is_nothing_and_integers_stay_integers():
+    back = [("Cast", "x", "t", {"to": D}), ("Cast", "t", "y", {"to": F})]
+    whole = [("Sign", "c", "s", {}), ("Add", "s c", "a", {}), ("Pow", "a e", "p", {}), ("Cast", "p", "f", {"to": F})]
+    for nodes in (back, [*whole, ("Mul", "x f", "y", {})]):
+        data = model(nodes, [1, 3], {"c": ints(-3, 0, 5), "e": ints(2)})
+        found = confirm(data, read_network(data))
+        assert (found.problem, found.fallback) == (None, ())
+
+
 def test_the_families_confirm(benchmarks):
     """One model of each family, the smallest; none falls back."""
     for family in sorted(p for p in benchmarks.iterdir() if (p / "onnx").is_dir()):

@@ -177,7 +177,7 @@ def test_handlers_are_restored() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     budget = Budget()
-    with Watch(budget, float("inf"), lambda reason: None):
+    with Watch(budget, float("inf"), lambda reason: 0):
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(1000):
             if budget.interrupted:
@@ -186,3 +186,84 @@ def test_handlers_are_restored() -> None:
         assert budget.interrupted == "interrupted by SIGTERM"
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
     assert handles == 0 or len(os.listdir("/proc/self/fd")) == handles
+
+
+OTHERS = """
+import signal, sys, time
+import mucg4.__main__ as command
+def native(*arguments, **named):
+    open({ready!r}, "w").close()
+    {body}
+{patch}
+sys.exit(command.main({arguments!r}))
+"""
+COMMANDS = {
+    "check": ("command._read = native", ["check", "n", "p", "f"]),
+    "store": ("command._look_into_store = native", ["store", "--store", "x.sqlite", "list"]),
+    "case": ("import mucg4.case; mucg4.case.run_case = native", ["case", "c.json"]),
+    "compress": (
+        "import mucg4.compress as c, mucg4.read.instance as r; r.read_bytes = lambda path: b''; c.compress = native",
+        ["compress", "n", "--method", "int8", "-o", "o.onnx"],
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ["timeout", "signal", "memory"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_with_a_line(tmp_path: Path, name: str, end: str) -> None:
+    patch, arguments = COMMANDS[name]
+    limits = {"timeout": ["--timeout", "1"], "signal": [], "memory": ["--memory", "0.4"]}[end]
+    body = NATIVE if end != "memory" else FILLS
+    ready, at = tmp_path / "ready", 3 if name == "store" else len(arguments)  # before the action of `store`
+    code = OTHERS.format(
+        ready=str(ready), body=body, patch=patch, arguments=[*arguments[:at], *limits, *arguments[at:]]
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, **pipes)
+    if end == "signal":
+        wait_for(ready, child)
+        child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=60)
+    reason = {"timeout": "timeout", "signal": "interrupted by SIGTERM", "memory": "memory limit of 0.40 GiB reached"}[
+        end
+    ]
+    if name == "check":
+        assert (child.returncode, out, err) == (1, f"rejected: {reason}\n", "")
+    else:
+        assert (child.returncode, out, err) == (130 if end == "signal" else 2, "", f"mucg4: error: {reason}\n")
+    assert [p for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
+
+
+def test_a_process_is_known_by_its_birth() -> None:
+    from mucg4.watch import birth
+
+    assert birth(os.getpid()) and birth(os.getpid()) == birth(os.getpid()) != birth(1)
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert birth(child.pid) == ""
+
+
+def test_a_worker_ends_with_its_parent_where_the_kernel_does_not_help(tmp_path: Path) -> None:
+    code = f"""
+import ctypes, os, time
+from mucg4 import processes
+ctypes.CDLL = None  # no system call
+if os.fork() == 0:
+    parent = os.getpid()
+    if os.fork() == 0:
+        processes.end_with_parent(parent)
+        open({str(tmp_path / "ready")!r}, "w").write(str(os.getpid()))
+        time.sleep(600)
+    while not os.path.exists({str(tmp_path / "ready")!r}): time.sleep(0.01)
+    os._exit(0)
+os.wait()
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    pid = int((tmp_path / "ready").read_text())
+    for _ in range(1000):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the worker outlived its parent")
