@@ -100,7 +100,8 @@ def decide(
         # bounds that overflow prove nothing, by their meaning: no case for warnings
         with blas_threads(query, settings), torch_threads(settings), stage(run, "solve"), np.errstate(all="ignore"):
             found = answer(run)
-        verdict = _conclude(run, found)
+        with blas_threads(query, settings):
+            verdict = _conclude(run, found)
     except BudgetError as error:
         return Unknown(str(error), run.statistics)
     except MemoryError:
