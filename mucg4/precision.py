@@ -27,9 +27,9 @@ from mucg4.proof.proof import Proof
 from mucg4.read.onnx import Operators, read_operators
 from mucg4.search.cancel import float_witness
 
-SHARE, LEAST_SECONDS = 0.05, 0.05  # of the run so far, and at least, where executions are not demanded
+SHARE, LEAST_SECONDS = 0.08, 0.15  # of the run so far, and at least, where executions are not demanded
 FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof
-HUNT_SHARE, LEAST_HUNT = 0.05, 0.1  # of the run so far, and at least, for looking for a witness
+HUNT_SHARE, LEAST_HUNT = 0.03, 0.1  # of the run so far, and at least, for looking for a witness
 EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`
 SAMPLES, ROOM = 64, 3.0  # points whose deviations say what margin a search should leave, and how many times it
 HOLDS, NOT_ESTABLISHED = "holds", "not established"
