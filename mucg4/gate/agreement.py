@@ -93,11 +93,11 @@ def agreement(
 def _round(done: Agreement, network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> Agreement:
     """Both comparisons at some more points."""
     if network.size <= LARGE:
-        problem, used = _outputs(network, x, inside, runtime)
+        problem, used = _outputs(network, x, inside, runtime, inner)
         fault, part = inner.compare(x, inside)
     else:
         few = list(FEW)
-        problem, used = _outputs(network, x[few], inside[few], runtime)
+        problem, used = _outputs(network, x[few], inside[few], runtime, inner)
         fault, part = inner.compare(x[few], inside[few])
         if fault is None and problem is None:
             problem = _sessions(network, x, inside, runtime, inner)
@@ -137,7 +137,7 @@ def _points(
 # --- outputs, default options ----------------------------------------------------------------------------------
 
 
-def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime) -> tuple[str | None, float]:
+def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> tuple[str | None, float]:
     """The first output that differs by more than rounding, as text, and how much of the allowance was used."""
     theirs = runtime.single(x).astype(np.float64)
     every = TRIALS if network.size <= LARGE / 10 else TRIALS // 2 if network.size <= LARGE else 2
@@ -145,7 +145,7 @@ def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime) -> tup
     worst = 0.0
     for at in range(0, len(x), step):
         part = slice(at, at + step)
-        ours, allowed, fine = evaluate(network, x[part].astype(np.float64), every)
+        ours, allowed, fine = evaluate(network, x[part].astype(np.float64), every, merged=inner.passed)
         finite = np.isfinite(theirs[part])
         if np.any(inside[part] & ~finite.all(axis=1)):
             return "onnxruntime's outputs are not finite at a point of the box", worst
@@ -172,7 +172,9 @@ def _sessions(network: Network, x: Array, inside: Array, runtime: Runtime, inner
         return "onnxruntime's outputs are not finite at a point of the box"
     with np.errstate(all="ignore"):
         size = abs(plain).max(axis=1)
-        units = [evaluate(network, x[i : i + 1].astype(np.float64), 2)[1].max() / size[i] for i in FEW]
+        units = [
+            evaluate(network, x[i : i + 1].astype(np.float64), 2, merged=inner.passed)[1].max() / size[i] for i in FEW
+        ]
         allowed = 2 * float(np.nanmax(units)) * size
         off = abs(default - plain)
         bad = ~(off <= allowed[:, None]) & np.isfinite(default)

@@ -14,12 +14,13 @@ unless the rigorous bound is smaller.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from mucg4.errors import UnsupportedError
+from mucg4.gate.wire import Slice
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Reduce, RowDense
 from mucg4.ops.base import Affine, Array, Nonlinear, Op
@@ -32,7 +33,7 @@ FEW_OUTPUTS = 8  # so few do not tell how far the others may be off
 FACTOR = 3.0
 SPREAD = 1.5  # noise is uniform, as signs alone may cancel; its usual size is 0.87 then
 PERIODIC, PHASE = ("Sin", "Cos"), 0.1  # where arguments may be off by so much, values say nothing
-MERGED = 4  # roundings allowed for operators that were merged into an affine node, where they are not counted
+UNKNOWN = Slice(1, 4, frozenset())  # roundings allowed for operators that were merged, where they are not counted
 
 
 class Approximate(Protocol):
@@ -45,10 +46,13 @@ class Approximate(Protocol):
     def error(self) -> Array | float: ...
 
 
-def evaluate(network: Network, x: Array, trials: int = TRIALS, seed: int = 0) -> tuple[Array, Array, Array]:
+def evaluate(
+    network: Network, x: Array, trials: int = TRIALS, seed: int = 0, merged: Mapping[int, Slice] | None = None
+) -> tuple[Array, Array, Array]:
     """Outputs at `x (batch, n)` in float64, how far a run may be off from them, both `(batch, m)`, and `(batch,)`
     whether the comparison means anything: all numbers on the way stay well inside the range of the model's element
-    type, and no argument of a periodic function is off by a good part of the period.
+    type, and no argument of a periodic function is off by a good part of the period. `merged` tells which part of
+    the file stands behind a node, where that is known.
     """
     info = np.finfo(network.element_type)
     unit, largest = float(info.eps) / 2, float(info.max) / 16
@@ -63,7 +67,8 @@ def evaluate(network: Network, x: Array, trials: int = TRIALS, seed: int = 0) ->
         inputs = [known[i] for i in node.inputs]
         with np.errstate(all="ignore"):
             y = node.op.apply([i.value for i, _ in inputs])
-            own, passed, size = local_error(node, [i for i, _ in inputs], y, unit, MERGED)
+            part = (merged or {}).get(k, UNKNOWN)
+            own, passed, size = local_error(node, [i for i, _ in inputs], y, unit, part.roundings, part.hidden)
             noisy = node.op.apply([noise for _, noise in inputs]).reshape(trials, batch, -1)
             likely = own / _luck(node.op)
             noisy = noisy + random.uniform(-SPREAD, SPREAD, noisy.shape) * likely
@@ -135,7 +140,7 @@ def _luck(op: Op) -> float:
         plain = ((weight == 0) | (weight == weight.max(axis=1, keepdims=True))).all(axis=1)
         if np.any(plain):
             return 1.0
-    return float(np.sqrt(_terms(op) + 1 + MERGED))
+    return float(np.sqrt(_terms(op) + 1 + UNKNOWN.roundings))
 
 
 def _terms(op: Affine) -> int:

@@ -160,7 +160,7 @@ def test_outputs_alone_show_a_wrong_reading(name):
     runtime, problems = Runtime(wrong), []
     for turn in range(10):
         x, inside = place._points(query.cases[0], turn, None, random, "float32")
-        problems.append(place._outputs(wrong, x, inside, runtime)[0])
+        problems.append(place._outputs(wrong, x, inside, runtime, place._Inner(wrong, runtime))[0])
     assert any(problems)
 
 
