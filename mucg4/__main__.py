@@ -194,7 +194,7 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
     stored = store.warnings if store is not None else []
     record["warnings"] = list(dict.fromkeys([*warnings, *stored, *record["warnings"]]))
     for text in record["warnings"]:
-        _say(f"mucg4: warning: {text}")
+        _say(f"mucg4: warning: {_plain(text)}")
     proof = getattr(verdict, "proof", None)
     if args.proof is not None and proof is not None:
         from mucg4.proof.proof import write_proof
@@ -250,7 +250,12 @@ def _refused(answer: Answer, error: Exception) -> int:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return _plain(str(error)) or type(error).__name__
+
+
+def _plain(text: str) -> str:
+    """Text on one line, without characters that do something to a terminal: it may quote a file."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _bug(answer: Answer | None, error: BaseException) -> int:
@@ -360,7 +365,7 @@ def _look_into_store(args: argparse.Namespace) -> int:
             _put(f"{store.clear()} results removed\n")
         _put(f"{path}: {len(store.entries())} results, {store.used_bytes() / 2**10:.0f} KiB\n")
         for text in store.warnings:
-            _say(f"mucg4: warning: {text}")
+            _say(f"mucg4: warning: {_plain(text)}")
     return 0
 
 

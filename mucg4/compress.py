@@ -50,7 +50,12 @@ def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     """
     edit = _method(method)
     model = _load(data)
-    edit(model, np.random.default_rng(seed))
+    try:
+        with np.errstate(all="ignore"):  # what overflows was no number that a network computes with
+            edit(model, np.random.default_rng(seed))
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        # Types, shapes and names in a model that nobody checked may contradict each other in any way.
+        raise InputError(f"the model is malformed: {_first_line(error)}") from error
     del model.graph.value_info[:]  # shapes of inner tensors may have changed
     return bytes(model.SerializeToString())
 
@@ -170,7 +175,7 @@ def _raise_opset(model: Any, version: int) -> None:
         return
     try:
         model.CopyFrom(version_converter.convert_version(model, version))
-    except (RuntimeError, onnx.checker.ValidationError) as error:
+    except (RuntimeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UnsupportedError(f"the model cannot be raised to opset {version}: {_first_line(error)}") from error
 
 
@@ -357,7 +362,7 @@ def _load(data: bytes) -> Any:
     for node in list(graph.node):
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise UnsupportedError(f"operator {node.op_type} has a subgraph; such models cannot be compressed")
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
+        if node.op_type == "Constant" and node.output and [a.name for a in node.attribute] == ["value"]:
             tensor = graph.initializer.add()
             tensor.CopyFrom(node.attribute[0].t)
             tensor.name = node.output[0]

@@ -47,7 +47,8 @@ None of this is believed: `mucg4.check.walk` re-derives every bound.
 File format: JSON (gzip when the name ends in .gz) with the fields of the dataclasses below; flags are strings of
 0 and 1. The arrays of tightenings are base64 of zlib-compressed little-endian bytes, row by row: `index` and `literals`
 int32, `side` int8, `weights`, `beta` and `cut_weights` float64, slopes and shares uint8. Version 1 had no tightenings,
-version 2 no cuts.
+version 2 no cuts. A file is validated when it is parsed: types, ranks, lengths and ranges of all values, and at most
+LARGEST bytes of text and of unpacked arrays.
 """
 
 from __future__ import annotations

@@ -57,15 +57,18 @@ class Database:
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query; raises `sqlite3.Error`."""
-        return self.connection.execute(sql, values).fetchall()
+        with _readable():
+            return self.connection.execute(sql, values).fetchall()
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """One write transaction; raises `sqlite3.Error`, and then nothing was changed."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        with _readable():
+            self.connection.execute("BEGIN IMMEDIATE")
         try:
-            yield self.connection
-            self.connection.execute("COMMIT")
+            with _readable():
+                yield self.connection
+                self.connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
@@ -112,7 +115,8 @@ class Database:
         for _ in range(3):
             refuse_foreign(self.path)
             try:
-                return self._connect(self.path)
+                with _readable():
+                    return self._connect(self.path)
             except sqlite3.Error as error:
                 if not _is_damage(error):
                     raise StoreError(f"cannot open the store {self.path}: {error}") from error
@@ -150,7 +154,8 @@ class Database:
             uri = f"{path.absolute().as_uri()}?{mode}"
             connection = self._guarded(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS))
             try:
-                _check(connection, path)
+                with _readable():
+                    _check(connection, path)
                 return connection
             except sqlite3.Error as error:
                 connection.close()
@@ -179,6 +184,15 @@ class Database:
                 raise StoreError(f"the store {path} is damaged and cannot be renamed: {failure}") from failure
         self._identity = None
         self.warnings.append(f"the store {path} was damaged ({error}); it was set aside as {target.name}")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """An error of SQLite whose text cannot be read, because it quotes damaged bytes, is an error of SQLite too."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError("malformed text") from error
 
 
 def refuse_foreign(path: Path) -> None:
@@ -267,7 +281,8 @@ def _healthy(path: Path) -> bool:
     """A second look with a fresh connection, so that a passing failure never costs a healthy file."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        return bool(connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
+        with _readable():
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
     except sqlite3.OperationalError as error:
         return not _is_damage(error)  # locked, for example
     except sqlite3.DatabaseError:

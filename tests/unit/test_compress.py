@@ -245,3 +245,19 @@ def test_methods_on_benchmark_networks(benchmarks: Path) -> None:
         data = (benchmarks / path).read_bytes()
         for method in ("int8", "qdq8", "neurons10", "permute"):
             compress(data, method)
+
+
+def test_mutants_are_compressed_or_bad_input() -> None:
+    from mutants import mutate_bytes
+
+    from mucg4.case import layers_to_onnx
+
+    random = np.random.default_rng(5)
+    layers = [(random.normal(size=(b, a)), np.zeros(b)) for a, b in ((3, 4), (4, 4), (4, 1))]
+    whole = layers_to_onnx(layers)
+    methods = ("int8", "qdq8", "permute", "neurons50", "reserialise", "prune30", "fp16", "tune2", "zeroed20")
+    for k in range(600):
+        try:
+            assert compress(mutate_bytes(random, whole), methods[k % len(methods)])
+        except InputError as error:
+            assert "\n" not in str(error)

@@ -193,6 +193,20 @@ def test_other_tables_are_not_used(kept: Path, tmp_path: Path, statements: str) 
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("part", [b"CREATE TABLE networks", b"results_used", b"fingerprint TEXT"])
+def test_a_schema_that_is_no_text_is_set_aside_or_left_alone(kept: Path, tmp_path: Path, part: bytes) -> None:
+    path = tmp_path / "store.sqlite"
+    data = kept.read_bytes()
+    assert part in data
+    path.write_bytes(data.replace(part, b"\xc0\xff\x1b" + part[3:]))
+    try:
+        with Store(path) as store:
+            assert verify(queries()["same"], SETTINGS, store, Budget.seconds(60)).word == "unsat"
+            assert store.warnings
+    except StoreError as error:
+        assert "not those of a mucg4 store" in str(error)
+
+
 def test_a_statement_that_does_not_end_is_ended(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mucg4.store.store.QUIET_SECONDS", 0.05)
     with Store(poisoned(kept, tmp_path, lambda raw: None)) as store:
