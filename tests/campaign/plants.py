@@ -32,14 +32,12 @@ MODULES = ("verify", "ladder", "oracle.smt", "check.walk", "gate.runtime", "read
 class Plant:
     """`text` says what is wrong; `put` replaces functions, raising `LookupError` where they no longer exist.
 
-    `touches`: instances that the fault can change at all; the others are drawn and counted only. `full`: the store or
-    related instances are needed to see it.
+    `touches`: instances that the fault can change at all; the others are drawn and counted only.
     """
 
     text: str
     put: Callable[[], None]
     touches: Callable[[Instance], bool] = lambda instance: True
-    full: bool = False
 
 
 def find(path: str) -> Any:
@@ -233,10 +231,6 @@ def lost_disjunct() -> None:
     everywhere("read.normal.to_cases", change)
 
 
-def shapes_for_contents() -> None:
-    method("model.network.Network.fingerprint", lambda old: property(lambda self: self.signature + "0" * 40))
-
-
 def near(instance: Instance) -> bool:
     return abs(instance.distance) < 1e-6
 
@@ -279,7 +273,6 @@ PLANTS: dict[str, Plant] = {
     "lost_disjunct": Plant("the last disjunct is not read", lost_disjunct, lambda i: len(i.unsafe) > 1),
     "tolerant_gate": Plant("witnesses are replayed with a tolerance", tolerant_gate),
     "wide_gate": Plant("witnesses may lie a little outside the box", wide_gate),
-    "shapes_for_contents": Plant("networks of one shape are the same to the store", shapes_for_contents, full=True),
 }
 
 
@@ -345,19 +338,19 @@ def hunt(names: list[str], start: int, seconds: float, jobs: int, say: Callable[
             missed += 1
             continue
         new: list[str] = []
-        family, full = FAMILY.get(name) if narrow else None, PLANTS[name].full
+        family = FAMILY.get(name) if narrow else None
 
-        def found(out: Outcome, new: list[str] = new, family: str | None = family, full: bool = full) -> bool:
+        def found(out: Outcome, new: list[str] = new, family: str | None = family) -> bool:
             more = out.events
             for _ in range(2 if more else 0):  # what hangs on the clock is not found
-                more = more - one(out.seed, family, full).events if more else more
+                more = more - one(out.seed, family, False).events if more else more
             new[:] = [f"{out.family}, seed {out.seed}: {kind}" for kind in sorted(more)] if more else new
             return bool(more)
 
         begun = time.monotonic()
         put = partial(plant, name)
         tally = campaign(
-            start, seconds, jobs, lambda text: None, None, family, put, found, None, full, PLANTS[name].touches
+            start, seconds, jobs, lambda text: None, None, family, put, found, None, False, PLANTS[name].touches
         )
         after = f"{tally.total} instances, {time.monotonic() - begun:.0f} s"
         missed += not new
