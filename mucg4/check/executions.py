@@ -22,12 +22,11 @@ import numpy as np
 from mucg4.budget import Budget
 from mucg4.check.deviation import Deviation
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import SHARED, _identify, _plan, _Regions, _report, _share_out, _Walk
-from mucg4.errors import BudgetError, ProofError
+from mucg4.check.walk import _Plan, _Regions, _report, _Walk, _walked
+from mucg4.errors import ProofError
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
-from mucg4.processes import can_fork
 from mucg4.proof.proof import Proof, Refutation
 
 HALVINGS = 40  # of a leaf's region
@@ -42,26 +41,16 @@ def check_executions(
     Ends with the first leaf that stays open; more `effort` halves leaves more often. Never raises for a bad proof, a
     network without rules or a spent budget.
     """
-    walks: list[Executions] = []
     own = (budget or Budget()).share(inf)  # a leaf that stays open ends it
-    problem = stopped = ""
-    try:
-        _identify(proof, query)
+
+    def make(plans: list[_Plan]) -> list[Executions]:
         if deviation.reason:
             raise ProofError(deviation.reason)
-        plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
-        with np.errstate(all="ignore"):  # overflow and nan close nothing
-            enclosure = Enclosure(query.network)
-            roots: dict[int, tuple[Array, Array]] = {}
-            walks = [Executions(p, enclosure, roots, own, deviation=deviation, effort=effort) for p in plans]
-            for walk in walks:
-                walk.begin()
-                walk.run(SHARED if workers > 1 and can_fork() else 0)
-            _share_out(walks, workers, own)
-    except ProofError as error:
-        problem = str(error)
-    except BudgetError as error:
-        stopped = str(error)
+        enclosure = Enclosure(query.network)
+        roots: dict[int, tuple[Array, Array]] = {}
+        return [Executions(p, enclosure, roots, own, deviation=deviation, effort=effort) for p in plans]
+
+    walks, problem, stopped = _walked(proof, query, own, workers, make)
     for walk in walks:
         walk.rejected = list({leaf: (leaf, conjunction) for leaf, conjunction in walk.rejected}.values())
         leaves = int(walk.plan.leaves[0])

@@ -38,6 +38,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 import numpy as np
 
@@ -70,24 +71,39 @@ def check(
     share the regions. Never raises for a bad proof, a network it has no rules for, or a spent budget: the report says
     so.
     """
-    budget, walks, problem, stopped = budget or Budget(), [], "", ""
+    budget = budget or Budget()
+
+    def make(plans: list[_Plan]) -> list[_Walk]:
+        boxes = [case.box for case in query.cases if not case.box.empty]
+        enclosure = ExactEnclosure(query.network, boxes) if exact else Enclosure(query.network)
+        roots: dict[int, tuple[Array, Array]] = {}
+        return [_Walk(plan, enclosure, roots, budget) for plan in plans]
+
+    return _report(proof, *_walked(proof, query, budget, workers, make))
+
+
+W = TypeVar("W", bound="_Walk")
+
+
+def _walked(
+    proof: Proof, query: Query, budget: Budget, workers: int, make: Callable[[list[_Plan]], list[W]]
+) -> tuple[list[W], str, str]:
+    """The walks that `make` makes of the validated trees, done; what was wrong with the proof, and what ended them."""
+    walks: list[W] = []
     try:
         _identify(proof, query)
         plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
-            boxes = [case.box for case in query.cases if not case.box.empty]
-            enclosure = ExactEnclosure(query.network, boxes) if exact else Enclosure(query.network)
-            roots: dict[int, tuple[Array, Array]] = {}
-            walks = [_Walk(plan, enclosure, roots, budget) for plan in plans]
+            walks = make(plans)
             for walk in walks:
                 walk.begin()
                 walk.run(SHARED if workers > 1 and can_fork() else 0)
             _share_out(walks, workers, budget)
     except ProofError as error:
-        problem = str(error)
+        return walks, str(error), ""
     except BudgetError as error:
-        stopped = str(error)
-    return _report(proof, walks, problem, stopped)
+        return walks, "", str(error)
+    return walks, "", ""
 
 
 def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) -> CheckReport:
