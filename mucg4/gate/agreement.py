@@ -232,7 +232,7 @@ class _Inner:
         """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used.
 
         A constant that operators of the file add and take away again may leave no trace in the node they were merged
-        into (`Slice.hidden`), but takes digits of the values inside the box, which usually are of its size: the
+        into (`Slice.inner`), but takes digits of the values inside the box, which usually are of its size: the
         allowance at the points marked `inside` holds at the others too.
         """
         step = max(1, TOGETHER // self.network.size)
@@ -256,10 +256,10 @@ class _Inner:
                 if node.op is None:
                     value = x.astype(np.float64)
                     size = abs(value)
-                    error: Array = self.unit * part.roundings * (size + part.hidden)
+                    error: Array = self.unit * part.roundings * (size + part.inner + part.outer)
                 else:
                     value = node.op.apply([i.value for i in inputs])
-                    own, passed, size = local_error(node, inputs, value, self.unit, part.roundings, part.hidden)
+                    own, passed, size = local_error(node, inputs, value, self.unit, part)
                     known_sizes = np.where(np.isfinite(own[inside]), own[inside], 0.0)
                     error = np.maximum(own, known_sizes.max(axis=0, initial=0.0)) + passed
             known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
@@ -320,10 +320,7 @@ def _passed(network: Network, file: Skeleton, at: dict[int, list[str]]) -> dict[
         sources = set().union(*(nearest[i] for i in node.inputs)) if k else own
         parts = [file.between(name, sources) for name in at.get(k, ())]
         if parts:
-            ops = frozenset().union(*(p.ops for p in parts))
-            out[k] = Slice(
-                max(p.nodes for p in parts), max(p.roundings for p in parts), ops, max(p.hidden for p in parts)
-            )
+            out[k] = Slice.over(parts)
         nearest[k] = {*at.get(k, ()), *(own if not k else ())} or sources
     return out
 

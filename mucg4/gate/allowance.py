@@ -68,7 +68,7 @@ def evaluate(
         with np.errstate(all="ignore"):
             y = node.op.apply([i.value for i, _ in inputs])
             part = (merged or {}).get(k, UNKNOWN)
-            own, passed, size = local_error(node, [i for i, _ in inputs], y, unit, part.roundings, part.hidden)
+            own, passed, size = local_error(node, [i for i, _ in inputs], y, unit, part)
             noisy = node.op.apply([noise for _, noise in inputs]).reshape(trials, batch, -1)
             likely = own / _luck(node.op)
             noisy = noisy + random.uniform(-SPREAD, SPREAD, noisy.shape) * likely
@@ -100,24 +100,24 @@ class _Plain:
 
 
 def local_error(
-    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, roundings: int, hidden: float = 0.0
+    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, part: Slice = UNKNOWN
 ) -> tuple[Array, Array | float, Array]:
     """At most how far a node's own rounding takes its value off `y`, that of the inputs' values; what the errors of
     the inputs become besides; and the size of the terms. All `(batch, size)`.
 
-    `roundings` counts the operators that were merged into the node, `hidden` is the size of constants that they add
-    and that the node's own may not show.
+    `part` are the operators of the file that were merged into the node, with the constants that they add and that the
+    node's own may not show.
     """
     op, hs = node.op, [i.value for i in inputs]
     exact = all(isinstance(i.error, float) and i.error == 0.0 for i in inputs)
     es = [] if exact else [np.broadcast_to(i.error, i.value.shape) for i in inputs]
     if isinstance(op, Affine):
-        size, b = op.magnitude([abs(h) + hidden for h in hs]), op.bias_magnitude()
-        size = size + hidden if b is None else size + b + hidden
-        n = (_terms(op) + 1 + roundings) * unit
+        size, b = op.magnitude([abs(h) + part.inner for h in hs]), op.bias_magnitude()
+        size = size + part.outer if b is None else size + b + part.outer
+        n = (_terms(op) + 1 + part.roundings) * unit
         return n / max(1.0 - n, 0.5) * size + unit * 1e-30, 0.0 if exact else op.magnitude(es), size
     if isinstance(op, Nonlinear):
-        own = (4 + roundings) * unit * abs(y)
+        own = (4 + part.roundings) * unit * abs(y)
         if op.continuous and not isinstance(op, TwoPiece):  # libraries approximate, up to an absolute error
             own = own + 8 * unit * (1.0 + abs(hs[0]) if isinstance(op, (Gate, HardSwish)) else 1.0)
         if exact:

@@ -6,7 +6,7 @@ the gates need the wiring of the file itself, whatever the reader made of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from mucg4.errors import InputError
 
 OWN = {"BatchNormalization": 8}  # roundings beside those of its products and sums; of any other operator 2 at most
 ADDING = {"Add", "Sub", "Sum", "BatchNormalization"}
+SCALING = {"Mul", "Div", "BatchNormalization"}
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
 ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
@@ -39,13 +40,26 @@ class Slice(NamedTuple):
     """A part of the file: how many nodes, their operators, and how many roundings they may add to those of one map.
 
     Some for each node, constant ones included, and for a product of constants as many as its longest dimension.
-    `hidden` is the size of what is added before the last node: a later one may take it away, digits do not return.
+    `inner` is the size of what is added before the last node where a product follows, `outer` where only sums do: what
+    a later node may take away again, while the digits do not return.
     """
 
     nodes: int
     roundings: int
     ops: frozenset[str]
-    hidden: float = 0.0
+    inner: float = 0.0
+    outer: float = 0.0
+
+    @staticmethod
+    def over(parts: Sequence[Slice]) -> Slice:
+        """What is at least each of the parts."""
+        return Slice(
+            max(p.nodes for p in parts),
+            max(p.roundings for p in parts),
+            frozenset().union(*(p.ops for p in parts)),
+            max(p.inner for p in parts),
+            max(p.outer for p in parts),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +93,24 @@ class Skeleton:
     def between(self, name: str, sources: Collection[str]) -> Slice:
         """The nodes between the tensors `sources` and the tensor `name`."""
         seen: set[int] = set()
-        pending, roundings, early, last = [name], 0, 0.0, 0.0
+        pending, roundings, hidden = [(name, False)], 0, [0.0, 0.0]
         while pending:
-            at = pending.pop()
+            at, scaled = pending.pop()
             k = self.producer.get(at)
             if k is None or k in seen or at in sources:
                 continue
             seen.add(k)
             step = self.steps[k]
-            pending += step.inputs
+            product = step.op in PRODUCTS
+            pending += [(i, scaled or product or step.op in SCALING) for i in step.inputs]
             roundings += OWN.get(step.op, 2)
-            if step.op in ADDING:
-                added = max((self.largest(i) for i in step.inputs), default=0.0)
-                early, last = (early, added) if name in step.outputs else (early + added, last)
-            if (step.op in PRODUCTS or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
+            if name not in step.outputs and (step.op in ADDING or product):
+                added = step.inputs[2:] if product else step.inputs
+                hidden[not scaled] += max((self.largest(i) for i in added), default=0.0)
+            if (product or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
                 roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
         ops = frozenset(self.steps[k].op for k in seen)
-        return Slice(len(seen), roundings, ops, early + last if early else 0.0)
+        return Slice(len(seen), roundings, ops, hidden[0], hidden[1])
 
     def largest(self, name: str) -> float:
         """The largest number in a stored constant, in size; 0 where that is not known."""

@@ -264,6 +264,10 @@ def test_sums_of_equal_terms_round_the_same_way(operator, side):
 def test_digits_that_a_constant_takes_are_allowed_where_it_leaves_no_trace():
     tensors = {"a": np.float32(100), "b": np.float32(99.5)}
     nodes = [("Add", "x a", "t", {}), ("Sub", "t b", "y", {})]
+    gemm = [("Gemm", "x w c", "t", {}), ("Add", "t d", "y", {})]
+    level = f32(6) * 100
+    tensors |= {"w": f32(6, 6), "c": level, "d": f32(6) * np.float32(0.01) - level}
+    assert agreement(query_on(read_network(model(gemm, X2, tensors))), seconds=0.1).problem is None
     for lower in (0.25, -3, 50):
         query = query_on(read_network(model(nodes, X2, tensors)), lower, lower + 0.25)
         assert agreement(query, seconds=0.1).problem is None
