@@ -284,11 +284,19 @@ class Judge:
                 self.problem("float32 holds, but does not", text)
             elif clearly(self.instance, x[k], y[k], margin):
                 edge = not all(slack(r, x[k], y[k])[0] <= 0 for r in self.instance.always)
-                if edge:
+                if edge and self.really(x[k], margin):
                     self.problem("a point that passes at the edge of the inputs is unsafe", text)
-                elif not real:
+                elif not real and not edge:
                     self.problem("a sampled point is unsafe", text)
             break
+
+    def really(self, x: np.ndarray, margin: float) -> bool:
+        """Whether the outputs in real arithmetic are clearly unsafe at x; what float32 makes of them where unknown."""
+        try:
+            y = exact.value_at(self.instance.graph, [Fraction(float(v)) for v in x])
+        except exact.UnknownTruth:
+            return True
+        return clearly(self.instance, x, np.array([float(v) for v in y]), margin)
 
     def related(self, query: Query) -> None:
         """A changed instance whose answer follows from this one's."""
