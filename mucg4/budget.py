@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from mucg4.errors import BudgetError
 from mucg4.memory import SOFT, family_bytes, pace, reached
 
+TIMEOUT = "timeout"  # why a run ends whose time is over
+
 
 @dataclass
 class Budget:
@@ -69,7 +71,7 @@ class Budget:
         if self.interrupted:
             raise BudgetError(self.interrupted)
         if self.left() <= 0:
-            raise BudgetError("timeout")
+            raise BudgetError(TIMEOUT)
 
     def share(self, seconds: float) -> Budget:
         """A budget that ends after `seconds`, or with this one if that is earlier."""

@@ -276,8 +276,12 @@ class ExactEnclosure(Enclosure):
             lo, hi = whole(frame.lower[i], -1, self.scale), whole(frame.upper[i], 1, self.scale)
             if not all(np.all(m.fits(a)) for m in (plus, minus) for a in (lo, hi)):
                 raise ProofError("a bound is too large for the exact mode")
-            least = least + plus.times(lo)[0] + minus.times(hi)[0]
-            most = most + plus.times(-hi)[0] + minus.times(-lo)[0]
+            for side, (a, b) in enumerate(((lo, hi), (-hi, -lo))):
+                image = plus.times(a)[0], minus.times(b)[0]
+                total = (most if side else least).astype(np.float64) + image[0] + image[1].astype(np.float64)
+                if not np.all(abs(total) < ROOM):
+                    raise ProofError("a bound is too large for the exact mode")
+                least, most = (least, most + image[0] + image[1]) if side else (least + image[0] + image[1], most)
         return below(least, self.scale), -below(most, self.scale)
 
     def _bend(self, k: int, frame: Frame) -> tuple[Array, Array]:
@@ -425,10 +429,13 @@ class ExactEnclosure(Enclosure):
 
     def _charge(self, rows: Rows, i: int, units: int, frame: Frame) -> None:
         """Coefficients on node i are off by less than so many of their units each."""
-        lost = ((frame.size[i][rows.region] * np.int64(units)) >> np.int64(self.scale)) + 1
-        coarse = coarseness(rows)
-        lost = np.where(lost >= ROOM >> coarse, GIVEN_UP, lost << coarse)
-        rows.error = np.minimum(rows.error + lost, GIVEN_UP)
+        size, coarse = frame.size[i][rows.region], coarseness(rows)
+        known = size < ROOM // max(units, 1)
+        lost = ((np.where(known, size, 0) * np.int64(units)) >> np.int64(self.scale)) + 1
+        known &= lost < ROOM >> coarse
+        # neither summand may be so large that the sum wraps: from ROOM on an error is none, whatever its size
+        total = np.minimum(rows.error, ROOM) + np.where(known, lost << np.where(known, coarse, 0), ROOM)
+        rows.error = np.where(total < ROOM, total, GIVEN_UP)
 
     def add(self, rows: Rows, value: Array) -> None:
         """Add to the constants."""
@@ -482,7 +489,7 @@ class ExactEnclosure(Enclosure):
             const[r] = c
         rows = ExactRows(region, {last: y}, const, error)
         self._charge(rows, last, 1, frame)
-        if np.any(x):
+        if any(cx for cx, _, _ in known.values()):  # what was rounded to nothing is charged, too
             self.push(rows, 0, x, frame)
             self._charge(rows, 0, 1, frame)
         return rows
@@ -492,7 +499,9 @@ class ExactEnclosure(Enclosure):
     ) -> None:
         """Add `multiplier (value - threshold)`, one entry per row and literal; multipliers are shortened to units."""
         scaled = np.trunc(np.ldexp(multiplier, COEF))
-        units = np.where(abs(scaled) < ROOM, scaled, 0.0).astype(np.int64)  # none is legal, too
+        total = np.zeros(len(rows.region))
+        np.add.at(total, row, abs(scaled))
+        units = np.where(total[row] < ROOM, scaled, 0.0).astype(np.int64)  # their sums have room; none is legal, too
         for k in np.unique(node).tolist():
             here = node == k
             block = np.zeros((len(rows.region), self.nodes[k].size), dtype=np.int64)

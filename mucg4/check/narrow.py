@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 
 def suits(enclosure: Enclosure) -> bool:
-    """True for float checks of networks of dense layers and two-piece functions of such layers."""
-    plain = all(isinstance(op, (Dense, TwoPiece)) for op in enclosure.ops[1:])
+    """True for float checks of chains of dense layers and two-piece functions of such layers.
+
+    In a chain a neuron that is off has no other reader that its argument could matter to.
+    """
+    chain = all(node.inputs == (k,) for k, node in enumerate(enclosure.nodes[1:]))
+    plain = chain and all(isinstance(op, (Dense, TwoPiece)) for op in enclosure.ops[1:])
     return plain and all(isinstance(enclosure.ops[k], Dense) for k in enclosure.slot)
 
 

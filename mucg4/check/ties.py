@@ -10,12 +10,11 @@ decimals. Then
 on a point of the unsafe set `sum_i w_i g_i < 0` if one of the `g_i < 0` with w_i > 0 is strict, while literals add
 nothing positive (`beta (z - t) <= 0`) and the bound says `sum_i w_i g_i + sum beta (z - t) >= value`.
 
-What is exact. Weights and biases as the network holds them, which have been found to be the numbers of the file
-(`mucg4.check.stored`) or to make the same function over the rationals (`mucg4.check.exactly`): no rounding of the
-reader is left that would need a charge. Bounds of neurons are the
-region's; those of maps of the input alone are derived anew, exactly. Chords are exact where few are needed, else
-their slope is a float and the offset is exact for that slope; lower slopes are floats. All are legal choices,
-so none of them is believed.
+What is exact. Weights and biases as the network holds them, which have been found to make the function of the file over
+the rationals (`mucg4.check.exactly`): no rounding of the reader is left that would need a charge. Bounds of neurons are
+the region's; those of maps of the input alone are derived anew, exactly. Chords are exact where few are needed, else
+their slope is a float and the offset is exact for that slope; lower slopes are floats. All are legal choices, so none
+of them is believed.
 
 Search and checker share this module: the search asks before it splits a region for ever, the checker on its own bounds.
 Networks are of two-piece neurons and small (`MOST_CELLS`); for others nothing is decided here.
@@ -32,7 +31,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mucg4.check.stored import verbatim
 from mucg4.model.network import Network
 from mucg4.model.query import Conjunction
 from mucg4.ops.base import Affine, Array
@@ -253,9 +251,7 @@ class ExactNetwork:
 
 
 def _is_stored(network: Network) -> bool:
-    """Whether the network is exactly the stored one: by its numbers, or, where some were computed, by its values."""
-    if verbatim(network):
-        return True
+    """Whether the network is exactly the stored one, by an exact comparison."""
     from mucg4.check.exactly import exactly_equal
 
     return bool(network.model_bytes) and exactly_equal(network.model_bytes, network, SECONDS) is None

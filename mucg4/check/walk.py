@@ -38,11 +38,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
 
-from mucg4.budget import Budget
+from mucg4.budget import TIMEOUT, Budget
 from mucg4.check.curves import Lines
 from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
 from mucg4.check.exact import ExactEnclosure
@@ -50,7 +51,7 @@ from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
-from mucg4.model.verdict import CheckReport
+from mucg4.model.verdict import SEAL, CheckReport
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.processes import can_fork, forked
@@ -58,6 +59,8 @@ from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
 BATCH = 512  # most regions handled together
 SHARED = 64  # regions from which processes share them out
+LEAST_NUMBER = Fraction(2) ** -1022  # smaller ones are not within a relative rounding of their nearest doubles
+LOST = "a part of the check was lost"  # no reason to call what is left unexamined merely late
 GRACE = 0.1  # seconds that processes get to send what they came to after the deadline
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
 
@@ -98,12 +101,12 @@ def _walked(
             for walk in walks:
                 walk.begin()
                 walk.run(SHARED if workers > 1 and can_fork() else 0)
-            _share_out(walks, workers, budget)
+            stopped = _share_out(walks, workers, budget)
     except ProofError as error:
         return walks, str(error), ""
     except BudgetError as error:
         return walks, "", str(error)
-    return walks, "", ""
+    return walks, "", stopped
 
 
 def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) -> CheckReport:
@@ -116,16 +119,19 @@ def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) ->
         reason = f"tree {number}: leaf {leaf} has no valid refutation of conjunction {conjunction}"
     reason = reason or stopped
     accepted = not reason and not failed and not skipped
-    in_time = not stopped or bool(problem) or failed > 0 or not walks
-    late = not in_time and all(walk.states_evidence() for walk in walks)
-    return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late)
+    time_alone = stopped == TIMEOUT and not problem and not failed and len(walks) == len(proof.trees)
+    late = time_alone and all(walk.states_evidence() for walk in walks)
+    return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late, SEAL)
 
 
-def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> None:
-    """Finish the walks in forked processes, regions dealt by the leaves below them."""
+def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> str:
+    """Finish the walks in forked processes, regions dealt by the leaves below them; what ended them early, if anything.
+
+    Raises `BudgetError` with LOST where a process did not tell what it saw: nobody knows then whether a leaf failed.
+    """
     items = [(int(w.plan.leaves[at]), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
     if not items:
-        return
+        return ""
     parts: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
     loads = [0] * workers
     for leaves, k, i in sorted(items, reverse=True):
@@ -141,15 +147,16 @@ def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> None:
         if budget.interrupted or budget.left() < -GRACE:
             budget.poll()
 
-    found = [part for part in forked([job(part) for part in parts if part], poll) if part is not None]
+    try:
+        found = [part for part in forked([job(part) for part in parts if part], poll) if part is not None]
+    except BudgetError as error:
+        raise BudgetError(f"{LOST}: {error}") from error
     for k, walk in enumerate(walks):
         mine = [progress[k] for progress in found]
         walk.checked += sum(p.checked for p in mine)
         walk.rejected += [leaf for p in mine for leaf in p.rejected]
         walk.unexamined = np.concatenate([p.left for p in mine])
-    stopped = next((p.stopped for progress in found for p in progress if p.stopped), "")
-    if stopped:
-        raise BudgetError(stopped)
+    return next((p.stopped for progress in found for p in progress if p.stopped), "")
 
 
 def _identify(proof: Proof, query: Query) -> None:
@@ -427,6 +434,8 @@ class _Constraints:
     def of(conjunction: Conjunction, start: int) -> _Constraints:
         rows = slice(start, start + len(conjunction))
         numbers = conjunction.x_coeffs, conjunction.y_coeffs, conjunction.constants
+        if any(0 < abs(v) < LEAST_NUMBER for cx, cy, c in conjunction.proved for v in (*cx.values(), *cy.values(), c)):
+            raise ProofError("the property has a number that is too small for doubles")
         return _Constraints(*numbers, rows, conjunction)
 
 
@@ -459,9 +468,11 @@ class _Walk:
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
     unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
+    begun: bool = False
 
     def begin(self) -> None:
         """Put the root on the stack."""
+        self.begun = True
         e, case = self.enclosure, self.plan.case
         starts = np.cumsum([0, *(len(c) for c in case.conjunctions)]).tolist()
         self.constraints = [_Constraints.of(c, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
@@ -512,6 +523,8 @@ class _Walk:
 
     def states_evidence(self) -> bool:
         """True when each leaf that was not examined has stated refutations of all that the tree answers for."""
+        if not self.begun:
+            return _covered(self.plan, np.zeros(1, dtype=np.int64))
         return _covered(self.plan, self.waiting() if self.unexamined is None else self.unexamined)
 
     def _turn(self, batch: _Regions) -> _Regions:
@@ -530,7 +543,7 @@ class _Walk:
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
         self._clip(batch, frame, np.flatnonzero(live))
-        live &= np.all(batch.lo <= batch.hi, axis=1)
+        live &= ~np.any(batch.lo > batch.hi, axis=1)
         self._close(batch.take(np.flatnonzero(~live)))
         stuck = np.flatnonzero(live & (tree.left[batch.at] < 0))
         halves = self._halve(batch, stuck) if len(stuck) else None

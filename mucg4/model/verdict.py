@@ -55,6 +55,9 @@ class Statistics:
         return asdict(self)
 
 
+SEAL = object()  # the checker's alone (`mucg4.check.walk`): a report without it is no evidence
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What the independent checker says about `proof`.
@@ -75,6 +78,7 @@ class CheckReport:
     leaves: int = 0
     rejected: tuple[tuple[int, int, int], ...] = ()
     late: bool = False
+    seal: object = field(default=None, compare=False, repr=False)
     fallback: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,8 +92,8 @@ class CheckReport:
 class Safe:
     """`unsat`: no unsafe point exists. It is made of the checker's report on the very proof it holds.
 
-    Raises `UnsoundError` for a report that is neither accepted nor merely late. `checked` tells them apart: what the
-    checker could not finish in time is never stored.
+    Raises `UnsoundError` for a report that is not the checker's, or neither accepted nor merely late. `checked` tells
+    them apart: what the checker could not finish in time is never stored.
     """
 
     report: CheckReport
@@ -97,7 +101,7 @@ class Safe:
     word = "unsat"
 
     def __post_init__(self) -> None:
-        if not (self.report.accepted or self.report.late):
+        if self.report.seal is not SEAL or not (self.report.accepted or self.report.late):
             raise UnsoundError(f"no unsat without evidence: {self.report.reason}")
 
     @property
