@@ -33,6 +33,7 @@ HUNT_SHARE, LEAST_HUNT = 0.03, 0.1  # of the run so far, and at least, for looki
 EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`
 SAMPLES, ROOM = 64, 3.0  # points whose deviations say what margin a search should leave, and how many times it
 HOLDS, NOT_ESTABLISHED = "holds", "not established"
+TOO_LITTLE = "there was too little time"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ def settle(
     demanded: bool = False,
     workers: int = 1,
     seed: int = 0,
+    checked_in: float = 0.0,
 ) -> Precision:
     """Whether the proof, which holds in real arithmetic, holds for executions; if not, a hunt for a witness.
 
-    It takes a share of the time so far, or where it is `demanded` of the time that is left. No `runtime`: no hunt.
+    It takes a share of the time so far, or where it is `demanded` of the time that is left. The walk for executions is
+    never quicker than the plain check, which took `checked_in` seconds, so where that is more than there is the walk is
+    left out. No `runtime`: no hunt.
     Raises `BudgetError` when the whole run's time is over.
     """
     budget.poll()
@@ -67,16 +71,18 @@ def settle(
     deviation = deviation_of(query)
     if isinstance(deviation, str):
         return Precision(f"{NOT_ESTABLISHED}: {deviation}")
-    own = budget.share(seconds)
-    report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT, workers)
-    if report.accepted:
-        return Precision(HOLDS)
+    reason = TOO_LITTLE
+    if checked_in <= seconds:
+        own = budget.share(seconds)
+        report = check_executions(proof, query, deviation, own, DEMANDED_EFFORT if demanded else EFFORT, workers)
+        if report.accepted:
+            return Precision(HOLDS)
+        reason = TOO_LITTLE if own.spent() else report.reason
     budget.poll()
     witness = None
     if runtime is not None:
         seconds = min(budget.left(), max(LEAST_HUNT, HUNT_SHARE * budget.elapsed()))
         witness = float_witness(query, runtime, deviation, seconds, seed)
-    reason = "there was too little time" if own.spent() else report.reason
     return Precision(f"{NOT_ESTABLISHED}: {reason}", witness)
 
 

@@ -241,7 +241,8 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
     try:
         with stage(run, "float32"), np.errstate(all="ignore"):
             runtime = run.runtime if settings.attack else None
-            found = settle(run.query, report.proof, runtime, run.budget, demanded, run.workers, settings.seed)
+            proof, checked_in = report.proof, statistics.times["check"]
+            found = settle(run.query, proof, runtime, run.budget, demanded, run.workers, settings.seed, checked_in)
     except BudgetError:
         if demanded:
             raise
