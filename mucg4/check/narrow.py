@@ -60,7 +60,7 @@ class Block:
                 argument = enclosure.nodes[k].inputs[0]
                 block.keep[k] = kept
                 # what feeds a neuron that is off matters only to other readers
-                if argument and [j for j in enclosure.network.users[argument] if j < start] == [k]:
+                if argument and [j for j in enclosure.network.users[argument] if j <= start] == [k]:
                     block.keep[argument] = kept
         return block
 
