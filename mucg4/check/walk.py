@@ -51,7 +51,7 @@ from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Conjunction, Query
-from mucg4.model.verdict import SEAL, CheckReport
+from mucg4.model.verdict import CheckReport, Seal
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.processes import can_fork, forked
@@ -121,7 +121,8 @@ def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) ->
     accepted = not reason and not failed and not skipped
     time_alone = stopped == TIMEOUT and not problem and not failed and len(walks) == len(proof.trees)
     late = time_alone and all(walk.states_evidence() for walk in walks)
-    return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late, SEAL)
+    seal = Seal(proof, accepted, late)
+    return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late, seal)
 
 
 def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> str:
@@ -470,18 +471,22 @@ class _Walk:
     unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
     begun: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises `ProofError` for constraints that this arithmetic cannot hold."""
+        conjunctions = self.plan.case.conjunctions
+        starts = np.cumsum([0, *map(len, conjunctions)]).tolist()
+        self.constraints = [_Constraints.of(c, k) for c, k in zip(conjunctions, starts[:-1], strict=True)]
+
     def begin(self) -> None:
         """Put the root on the stack."""
         self.begun = True
         e, case = self.enclosure, self.plan.case
-        starts = np.cumsum([0, *(len(c) for c in case.conjunctions)]).tolist()
-        self.constraints = [_Constraints.of(c, k) for c, k in zip(case.conjunctions, starts[:-1], strict=True)]
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf)
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
-        slack, at = np.full((1, starts[-1]), np.inf), np.zeros(1, dtype=np.int64)
+        slack, at = np.full((1, sum(map(len, case.conjunctions))), np.inf), np.zeros(1, dtype=np.int64)
         self.stack = [_Regions(at, lo, hi, low.copy(), up.copy(), open_, slack, at.copy())]
 
     def run(self, enough: int = 0) -> None:

@@ -55,7 +55,13 @@ class Statistics:
         return asdict(self)
 
 
-SEAL = object()  # the checker's alone (`mucg4.check.walk`): a report without it is no evidence
+@dataclass(frozen=True, eq=False)
+class Seal:
+    """The checker's mark on its report, which nobody else makes: which proof it examined, and the outcome."""
+
+    proof: Proof
+    accepted: bool
+    late: bool
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class CheckReport:
     leaves: int = 0
     rejected: tuple[tuple[int, int, int], ...] = ()
     late: bool = False
-    seal: object = field(default=None, compare=False, repr=False)
+    seal: Seal | None = field(default=None, compare=False, repr=False)
     fallback: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -101,7 +107,9 @@ class Safe:
     word = "unsat"
 
     def __post_init__(self) -> None:
-        if self.report.seal is not SEAL or not (self.report.accepted or self.report.late):
+        report, seal = self.report, self.report.seal
+        known = seal is not None and seal.proof is report.proof
+        if seal is None or not known or not (report.accepted and seal.accepted or report.late and seal.late):
             raise UnsoundError(f"no unsat without evidence: {self.report.reason}")
 
     @property

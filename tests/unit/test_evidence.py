@@ -62,6 +62,9 @@ def test_a_verdict_is_made_of_the_report_on_the_proof_it_holds(proved):
     ):
         with pytest.raises(UnsoundError, match="no unsat without evidence"):
             Safe(replace(verdict.report, **change), Statistics())
+    other = replace(verdict.proof, trees=(replace(verdict.proof.trees[0], refutations=()),))
+    with pytest.raises(UnsoundError, match="no unsat without evidence"):
+        Safe(replace(verdict.report, proof=other), Statistics())
     for change in ({"checked": 0}, {"reason": "no"}, {"failed": 1}, {"late": True}, {"leaves": 0}):
         with pytest.raises(UnsoundError, match="contradicts itself"):
             replace(verdict.report, **change)
