@@ -109,7 +109,8 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
     p = precision(low[0])
     with np.errstate(over="ignore"):
         norms = [float(xp(v).linalg.norm(v)) for v in value]
-        moved = max(p.tiny, LEAST) * (1.0 + sum(norms))
+        # of the nodes so far: what overflows behind a node does not spoil the bounds in front of it
+        moved = max(p.tiny, LEAST) * (1.0 + np.cumsum(norms))
     error, every = [], 2 * len(network.nodes)
     for k, node in enumerate(network.nodes):
         apart = 0.0
@@ -130,5 +131,5 @@ def scales(network: Network, low: list[Array], up: list[Array]) -> Scales:
         with np.errstate(over="ignore"):
             # a row's product with a bias or with line offsets sums over its own size, constants over all nodes
             share = gamma(fan + node.size + len(network.users[k]) + every, p.unit)
-            error.append((share * float(xp(m).linalg.norm(m)) + apart) * (1 + 1e-6) + moved)
+            error.append((share * float(xp(m).linalg.norm(m)) + apart) * (1 + 1e-6) + float(moved[k]))
     return Scales(tuple(error), tuple(value), tuple(norms), gamma(network.input_size, p.unit), p.tiny)
