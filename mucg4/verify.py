@@ -209,8 +209,10 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     statistics.leaves = report.proof.leaves
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
     statistics.fallback = report.fallback
-    word = "accepted" if report.accepted else "unfinished" if report.late else "rejected: " + report.reason
-    statistics.checker = word
+    out_of_time = report.late or (not report.failed and run.budget.spent())
+    statistics.checker = "unfinished" if out_of_time else f"rejected: {report.reason}"
+    if report.accepted:
+        statistics.checker = "accepted"
     return report
 
 

@@ -161,6 +161,7 @@ class Bounder:
         """
         self.poll, self.caution = poll, caution
         self.threads = 1  # that share out the rows of many neurons
+        self.folded = False  # the network stands for a larger one, which the checker bounds
         self.network = network
         self.pre = network.pre_activations
         self.slices: dict[int, slice] = {}
@@ -336,12 +337,14 @@ class Bounder:
 
         It is for smooth functions of other pre-activations, and for neurons of large affine nodes that it finds
         stable: they need no backward rows. Two pieces in a row and neurons that stay unstable are left alone: their
-        bounds decide which default slope the checker takes. `hulls` are the bounds of nodes derived so far in this
+        bounds decide which default slope the checker takes. Nor are affine nodes of a folded network intersected: where
+        stable neurons are composed away interval arithmetic is tighter than on the network that the checker bounds, and
+        a refutation that rests on it would not be one there. `hulls` are the bounds of nodes derived so far in this
         refresh, complemented here.
         """
         node = self.network.nodes[k]
         affine = isinstance(node.op, Affine)
-        if isinstance(node.op, TwoPiece) or (affine and node.size < LARGE):
+        if isinstance(node.op, TwoPiece) or (affine and (node.size < LARGE or self.folded)):
             return
         low, up = self.pre_bounds(regions, k)
         a, b = self._hull(regions, k, hulls, own=False)

@@ -65,6 +65,7 @@ class Twin:
             return self
         lo, hi = bounder.lo[special.columns], bounder.hi[special.columns]
         there = Bounder(special.network.cast(self.backend), lo, hi, bounder.poll, bounder.caution)
+        there.folded = True
         twin = replace(self, bounder=there, special=special, folded=self, _roots=[])
         there.tighten_scales(twin.place(root))
         return twin

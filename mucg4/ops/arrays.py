@@ -32,7 +32,8 @@ class Precision(NamedTuple):
     `unit`: unit roundoff. `least`: above the underflow error of one elementary function. `tiny`: above the
     underflow errors of 1e17 operations together. `floor`: squares of numbers below it may underflow even if
     1e7 of them are added. `huge`: close to the largest number. `narrow`: relative width below which a
-    difference is mostly rounding. `tie`: relative difference that counts as none.
+    difference is mostly rounding. `tie`: relative difference that counts as none; rounding charges of search and checker
+    stay far below it, else symmetric boxes tip to different slopes.
     """
 
     unit: float
@@ -44,7 +45,7 @@ class Precision(NamedTuple):
     tie: float
 
 
-DOUBLE = Precision(2.0**-53, 1e-300, 1e-290, 1e-150, 1e300, 1e-9, 2.0**-30)
+DOUBLE = Precision(2.0**-53, 1e-300, 1e-290, 1e-150, 1e300, 1e-9, 2.0**-20)
 SINGLE = Precision(2.0**-24, 1e-36, 1e-20, 1e-15, 1e38, 1e-4, 2.0**-12)
 SMALLEST = 2.0**-126  # smallest normal float32
 
