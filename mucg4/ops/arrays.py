@@ -32,8 +32,8 @@ class Precision(NamedTuple):
     `unit`: unit roundoff. `least`: above the underflow error of one elementary function. `tiny`: above the
     underflow errors of 1e17 operations together. `floor`: squares of numbers below it may underflow even if
     1e7 of them are added. `huge`: close to the largest number. `narrow`: relative width below which a
-    difference is mostly rounding. `tie`: relative difference that counts as none; rounding charges of search and checker
-    stay far below it, else symmetric boxes tip to different slopes.
+    difference is mostly rounding. `tie`: relative difference that counts as none; charges for rounding in search and
+    checker stay far below it, else symmetric boxes tip to different slopes.
     """
 
     unit: float
