@@ -30,7 +30,7 @@ from samples import (
 
 from mucg4.budget import Budget
 from mucg4.case import run_case
-from mucg4.model.verdict import Safe
+from mucg4.model.verdict import Safe, Seal
 from mucg4.proof.proof import Refutation, single_leaf
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -92,7 +92,8 @@ def test_a_wrong_verdict_is_found_shrunk_and_kept(tmp_path: Path, monkeypatch: p
 
     def hasty(query, settings, store, budget):  # claims unsat with another query's empty proof
         report = first[1].report
-        return replace(first[1], report=replace(report, proof=replace(report.proof, property=query.property_hash)))
+        proof = replace(report.proof, property=query.property_hash)
+        return replace(first[1], report=replace(report, proof=proof, seal=Seal(proof, True, False)))  # forged
 
     first = first_unsat()
     monkeypatch.setattr(samples, "verify", hasty)
