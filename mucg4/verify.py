@@ -236,7 +236,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
 
     Where that is demanded and this proof does not, another one is searched that leaves room for the deviation.
     """
-    from mucg4.precision import Deviation, deviation_of, enlarged_query, settle
+    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, Deviation, deviation_of, enlarged_query, settle
 
     settings, statistics = run.settings, run.statistics
     demanded = settings.arithmetic == "float32"
@@ -248,7 +248,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
     except BudgetError:
         if demanded:
             raise
-        statistics.float32 = "not established: there was too little time"
+        statistics.float32 = f"{NOT_ESTABLISHED}: {TOO_LITTLE}"
         return Safe(report, statistics)
     statistics.float32 = found.word
     if found.witness is not None:

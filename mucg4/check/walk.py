@@ -411,9 +411,6 @@ class _Regions:
     def take(self, which: Array | slice) -> _Regions:
         return _Regions(*(getattr(self, f.name)[which] for f in fields(self)))
 
-    def copy(self) -> _Regions:
-        return self.take(np.arange(len(self.at)))
-
     @staticmethod
     def join(parts: Sequence[_Regions]) -> _Regions:
         if len(parts) == 1:
@@ -503,8 +500,8 @@ class _Walk:
             if count > most:
                 self.stack.append(batch.take(slice(most, None)))
                 batch = batch.take(slice(most))
-            self.stack.append(batch)  # what is interrupted has not been examined
-            children = self._turn(batch.copy())
+            self.stack.append(batch)  # what is interrupted has not been examined: then only its tree nodes count
+            children = self._turn(batch)
             self.stack.pop()
             if len(children.at):
                 self.stack.append(children)
