@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.compress import compress
 from mucg4.gate.runtime import replay_witness
+from mucg4.lab.compress import compress
 from mucg4.model.query import Conjunction, Query
 from mucg4.read.instance import read_query
 

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mucg4.budget import Budget
     from mucg4.check.walk import check
     from mucg4.errors import Mucg4Error
+    from mucg4.limits.budget import Budget
     from mucg4.model.network import Network
+    from mucg4.model.proof import Proof
     from mucg4.model.query import Query, Witness
     from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
-    from mucg4.proof.proof import Proof
     from mucg4.read.instance import read_query as read_instance
     from mucg4.settings import Settings
     from mucg4.store.store import Store
     from mucg4.verify import replay, verify
 
 _PUBLIC = {
-    "Budget": ("mucg4.budget", "Budget"),
+    "Budget": ("mucg4.limits.budget", "Budget"),
     "Mucg4Error": ("mucg4.errors", "Mucg4Error"),
     "Network": ("mucg4.model.network", "Network"),
-    "Proof": ("mucg4.proof.proof", "Proof"),
+    "Proof": ("mucg4.model.proof", "Proof"),
     "Query": ("mucg4.model.query", "Query"),
     "Safe": ("mucg4.model.verdict", "Safe"),
     "Settings": ("mucg4.settings", "Settings"),

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mucg4 import __version__
-from mucg4.budget import Budget
 from mucg4.errors import BudgetError, InputError, Mucg4Error, ProofError, StoreError, UnsoundError, UnsupportedError
-from mucg4.memory import is_exhaustion, limit_bytes
+from mucg4.limits.budget import Budget
+from mucg4.limits.memory import is_exhaustion, limit_bytes
+from mucg4.limits.watch import Watch, limits, process_age, started_ago
 from mucg4.settings import Settings
-from mucg4.watch import Watch, limits, process_age, started_ago
 
 LEAVING = 0.5  # seconds a command other than verify gets to end by itself after a signal
 STORE_HELP = "SQLite file of stored proofs, or off (default: MUCG4_STORE, else a file in the user's cache folder)"
@@ -197,7 +197,7 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
         _say(f"mucg4: warning: {_plain(text)}")
     proof = getattr(verdict, "proof", None)
     if args.proof is not None and proof is not None:
-        from mucg4.proof.proof import write_proof
+        from mucg4.model.proof import write_proof
 
         try:
             write_proof(proof, args.proof)
@@ -317,9 +317,9 @@ def _check(args: argparse.Namespace) -> int:
 
     def run(budget: Budget) -> int:
         from mucg4.evidence import established
+        from mucg4.limits.processes import usable_cores
+        from mucg4.model.proof import read_proof
         from mucg4.precision import settle
-        from mucg4.processes import usable_cores
-        from mucg4.proof.proof import read_proof
 
         query = _read(args.onnx, args.vnnlib)
         budget.poll()
@@ -376,7 +376,7 @@ def _case(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
 
         def run(budget: Budget) -> int:
-            from mucg4.case import run_case
+            from mucg4.lab.case import run_case
 
             failing = 0
             for number, path in enumerate(args.files):
@@ -397,7 +397,7 @@ def _case(args: argparse.Namespace) -> int:
 
 def _compress(args: argparse.Namespace) -> int:
     def run(budget: Budget) -> int:
-        from mucg4.compress import compress
+        from mucg4.lab.compress import compress
         from mucg4.read.instance import read_bytes
         from mucg4.report import check_writable, write_atomic
 
@@ -430,7 +430,7 @@ def _bench(args: argparse.Namespace) -> int:
     theirs = _theirs(args)  # read before anything runs, so that a wrong file costs no time
     if args.source is None:
         from mucg4.bench.claims import read_reference
-        from mucg4.bench.side import run_compare
+        from mucg4.bench.side_by_side import run_compare
 
         out = args.out or Path("bench-out") / "compare"
         return run_compare(theirs, read_reference(args.benchmarks or []), out, args.plots, say)
@@ -440,7 +440,7 @@ def _bench(args: argparse.Namespace) -> int:
     status = run_bench(plan, Console(stderr=True), say)
     if not theirs or status not in (0, 1):
         return status
-    from mucg4.bench.side import own_results, planned, run_compare
+    from mucg4.bench.side_by_side import own_results, planned, run_compare
 
     say("")
     return max(status, run_compare([*own_results(plan), *theirs], planned(plan), plan.out, args.plots, say, only=True))
@@ -450,7 +450,7 @@ def _theirs(args: argparse.Namespace) -> list[Any]:
     """The result files to compare with, empty without `--compare`. Raises `InputError`."""
     if not args.compare:
         return []
-    from mucg4.bench.side import check_pictures, read_all
+    from mucg4.bench.side_by_side import check_pictures, read_all
 
     if args.plots:
         check_pictures()
@@ -465,7 +465,7 @@ def _extra_options(args: argparse.Namespace) -> list[str]:
     """Settings given to `bench` as options of its child processes."""
     out = []
     if args.jobs > 1 and not args.workers:  # rows that run at the same time share the cores
-        from mucg4.processes import usable_cores
+        from mucg4.limits.processes import usable_cores
 
         args.workers = max(1, usable_cores() // args.jobs)
     for f in fields(Settings):

@@ -15,14 +15,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from mucg4.budget import Budget
 from mucg4.check.confirm import confirm
 from mucg4.check.property import covers
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof, Tree, from_text, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
-from mucg4.proof.proof import Proof, Tree, from_text, to_text
 
 READING_SHARE, LEAST_SECONDS = 0.05, 0.06  # of the run so far the second reading may take, and at least
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mucg4.budget import Budget
 from mucg4.check.deviation import Deviation, enlarged
 from mucg4.check.executions import check_executions
 from mucg4.errors import InputError
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Node
+from mucg4.model.proof import Proof
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Proof
 from mucg4.read.onnx import Operators, read_operators
 from mucg4.search.cancel import float_witness
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mucg4.bound.kernels import steady_allocator
-from mucg4.budget import Budget
+from mucg4.bound.inner_loops import steady_allocator
 from mucg4.errors import BudgetError, StuckError
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
-from mucg4.memory import limit_bytes
+from mucg4.limits.budget import Budget
+from mucg4.limits.memory import limit_bytes
+from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown, Unsafe, Verdict
-from mucg4.proof.proof import Proof, Tree
+from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
-from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def verify(
 
     def answer(run: Run) -> Witness | list[Tree]:
         if run.settings.engine == "smt":
-            from mucg4.oracle.smt import solve_smt
+            from mucg4.smt.smt import solve_smt
 
             return solve_smt(run.query, run.budget, runtime=run.runtime)
         found = None
         if store is not None and run.settings.reuse:
-            from mucg4.ladder import replay_best
+            from mucg4.reuse.replay import replay_best
 
             found = replay_best(run, store)
         return solve(run) if found is None else found
@@ -73,7 +73,7 @@ def replay(proof: Proof, query: Query, settings: Settings | None = None, budget:
     The ladder without a store; the proof must speak of this network's nodes (a variant with the same
     canonical graph). Guarantees and errors as for `verify`.
     """
-    from mucg4.ladder import replay_all
+    from mucg4.reuse.replay import replay_all
 
     return decide(query, lambda run: replay_all(run, list(proof.trees), "duals"), settings, budget)
 
@@ -173,7 +173,7 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
         return Unknown(problem, run.statistics)
     report = _examined(run, found)
     if report.rejected:
-        from mucg4.ladder import reopen
+        from mucg4.reuse.replay import reopen
 
         run.report(f"the checker rejects {len(report.rejected)} leaves: they are searched again")
         run.statistics.reopened = len(report.rejected)
@@ -271,7 +271,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
 
 def _kept_case(run: Run, reason: str) -> str:
     """Write a replayable case of a proof that was rejected; its path, empty where that is not possible."""
-    from mucg4.case import cases_folder, save_case
+    from mucg4.lab.case import cases_folder, save_case
 
     if not (run.query.text and run.query.network.model_bytes):
         return ""
@@ -296,7 +296,7 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
     else:
         proof = verdict.proof
         if settings.compact and scratch is not None:
-            from mucg4.compact import compact
+            from mucg4.reuse.compact import compact
 
             with stage(run, "compact"):
                 proof = compact(run, proof, scratch)

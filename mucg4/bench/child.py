@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mucg4.memory import family_bytes
+from mucg4.limits.memory import family_bytes
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from mucg4.bench.results import (
     read_methods,
     write_csv,
 )
-from mucg4.memory import SHARE, free_bytes
+from mucg4.limits.memory import SHARE, free_bytes
 from mucg4.report import json_text
 
 TOOL = (sys.executable, "-m", "mucg4")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mucg4.bound.kernels import row_norms
-from mucg4.bound.planes import Planes
+from mucg4.bound.inner_loops import row_norms
+from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
 from mucg4.bound.rounding import LEAST, gamma
 from mucg4.model.query import Case
@@ -80,7 +80,7 @@ class Objective:
         weights: Array,
         trace: dict[int, Array] | None = None,
         extra: dict[int, Array] | None = None,
-        cuts: tuple[Planes, Array] | None = None,
+        cuts: tuple[CutPlanes, Array] | None = None,
     ) -> Rows:
         """Backward rows of `sum_m weights[r, m] g_m` on region `region[r]`; weights `(rows, M)` nonnegative.
 

@@ -20,20 +20,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mucg4.bound.kernels import row_norms
+from mucg4.bound.inner_loops import row_norms
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Regions
 from mucg4.bound.rounding import gamma
 from mucg4.model.network import Network
+from mucg4.model.proof import Alpha, Cuts
 from mucg4.ops.arrays import arange, backend_of, chunk, full, row_dots, xp, zeros
 from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.proof import Alpha, Cuts
 
 LEAST_VIOLATION = 1e-4  # of the neuron's largest value: cuts that remove less of a point are not worth a row
 
 
 @dataclass(eq=False)
-class Planes:
+class CutPlanes:
     """C inequalities `sum_k coeffs[k] . v_k + offset <= 0` on node values; `coeffs[k] (C, size_k)`, `offset (C,)`.
 
     `size (C,)` is at least the sum of the sizes of an inequality's terms, by norms (`mucg4.bound.rounding`). In NumPy:
@@ -51,12 +51,12 @@ class Planes:
         return len(self.neuron)
 
     @staticmethod
-    def none(like: Array) -> Planes:
+    def none(like: Array) -> CutPlanes:
         """No inequality, on the backend of `like`."""
         none = np.zeros(0, dtype=np.int64)
-        return Planes({}, zeros((0,), like), zeros((0,), like), none, none)
+        return CutPlanes({}, zeros((0,), like), zeros((0,), like), none, none)
 
-    def joined(self, other: Planes) -> Planes:
+    def joined(self, other: CutPlanes) -> CutPlanes:
         """The inequalities of both, this one's first."""
         m, coeffs = xp(self.offset), {}
         for k in sorted(self.coeffs.keys() | other.coeffs.keys()):
@@ -64,13 +64,13 @@ class Planes:
             coeffs[k] = m.concatenate([p.coeffs.get(k, zeros((len(p), width), self.offset)) for p in (self, other)])
         there = (m.concatenate([getattr(self, f), getattr(other, f)]) for f in ("offset", "size"))
         here = (np.concatenate([getattr(self, f), getattr(other, f)]) for f in ("neuron", "number"))
-        return Planes(coeffs, *there, *here)
+        return CutPlanes(coeffs, *there, *here)
 
-    def take(self, which: Array) -> Planes:
+    def take(self, which: Array) -> CutPlanes:
         """The chosen inequalities; `which` is in NumPy."""
         at = backend_of(self.offset).place(which)
         coeffs = {k: a[at] for k, a in self.coeffs.items()}
-        return Planes(coeffs, self.offset[at], self.size[at], self.neuron[which], self.number[which])
+        return CutPlanes(coeffs, self.offset[at], self.size[at], self.neuron[which], self.number[which])
 
     def weighted(self, bounder: Bounder, multipliers: Array) -> tuple[dict[int, Array], Array, Array]:
         """Sums of inequalities times `multipliers (R, C)`: coefficients per node, constants, rounding error `(R,)`."""
@@ -108,7 +108,7 @@ def _hull(bounder: Bounder, region: Regions, k: int) -> tuple[Array, Array]:
     return node.op.interval([b[0] for b in bounds], [b[1] for b in bounds])
 
 
-def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> Planes:
+def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> CutPlanes:
     """The planes that `cuts` propose, on a batch of one region (NumPy); sound on that region, rounding included.
 
     Their numbers count from `first`. Believes nothing but that nodes and neurons exist (`ladder.fits` sees to that).
@@ -122,7 +122,7 @@ def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> Planes:
         low, up = _hull(bounder, region, k)
         slopes = tuple(zeros(low.shape, low) for _ in network.nodes[k].inputs)
         flat[k] = Relaxation(slopes, low, slopes, up)
-    parts = Planes.none(bounder.lo)
+    parts = CutPlanes.none(bounder.lo)
     step = max(16, chunk(CHUNK_ELEMENTS, bounder.lo) // max(n.size for n in network.nodes))
     for at in range(0, len(cuts.index), step):
         index = cuts.index[at : at + step].astype(np.int64)
@@ -152,7 +152,7 @@ def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> Planes:
         size = abs(offset)
         for k, a in coeffs.items():
             size = size + row_norms(a) * bounder.scales.norm[k]
-        found = Planes(coeffs, offset, size, bounder.slices[node].start + index, first + at + np.arange(len(index)))
+        found = CutPlanes(coeffs, offset, size, bounder.slices[node].start + index, first + at + np.arange(len(index)))
         parts = parts.joined(found)
     return parts
 
@@ -164,7 +164,7 @@ def propose(
 
     `values[k] (1, size_k)` are the point's node values: those of neurons may be any that a relaxation allows.
     `weight[node] (size,)` tells per two-piece node what a smaller value of a neuron is worth; neurons with
-    weight 0 are left alone. `after`: see `mucg4.proof.proof.Cuts`.
+    weight 0 are left alone. `after`: see `mucg4.model.proof.Cuts`.
     """
     found: list[tuple[int, Array, Array, dict[int, Array]]] = []
     for user, worth in weight.items():

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mucg4.bound.cone import Cone, Images
-from mucg4.bound.joint import Ends, sharpened
-from mucg4.bound.kernels import relax_rows, row_norms
+from mucg4.bound.inner_loops import relax_rows, row_norms
+from mucg4.bound.products import MovingRanges, sharpened
 from mucg4.bound.rounding import Scales, gamma, scales
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Index, Sum
@@ -317,11 +317,11 @@ class Bounder:
                     out.lines[user] = line
         return out
 
-    def _ends(self, regions: Regions, k: int, rows: dict[int, NeuronRows]) -> Ends:
+    def _ends(self, regions: Regions, k: int, rows: dict[int, NeuronRows]) -> MovingRanges:
         """Linear bounds over the input of all components of node k: its rows, and constants where it has none."""
         low, up = self.pre_bounds(regions, k)
         shape = (*low.shape, regions.lo.shape[1])
-        ends = Ends(zeros(shape, low), low + 0.0, zeros(shape, low), -up, up - low)
+        ends = MovingRanges(zeros(shape, low), low + 0.0, zeros(shape, low), -up, up - low)
         if k == 0:
             every = arange(shape[2], low)
             ends.below[:, every, every], ends.above[:, every, every] = 1.0, -1.0

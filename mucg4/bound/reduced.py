@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.bound.objective import Objective
-from mucg4.bound.planes import Planes
+from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.ops.arrays import NUMPY, Backend, arange, as_type, at_least, at_most, empty, largest_size, nonzero, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
@@ -57,7 +57,7 @@ class Block:
 
 
 @dataclass
-class Lines:
+class ReducedLines:
     """Lines of all units on r regions, each `(r, U)`; `unstable` marks units whose lower slope is alpha's."""
 
     lower: Array
@@ -68,17 +68,17 @@ class Lines:
     low: Array
     up: Array
 
-    def take(self, index: Array) -> Lines:
+    def take(self, index: Array) -> ReducedLines:
         """The chosen regions."""
-        return Lines(*(getattr(self, f)[index] for f in self.__dataclass_fields__))
+        return ReducedLines(*(getattr(self, f)[index] for f in self.__dataclass_fields__))
 
-    def on(self, backend: Backend) -> Lines:
+    def on(self, backend: Backend) -> ReducedLines:
         """The same lines on another backend."""
-        return Lines(*(backend.place(getattr(self, f)) for f in self.__dataclass_fields__))
+        return ReducedLines(*(backend.place(getattr(self, f)) for f in self.__dataclass_fields__))
 
 
 @dataclass
-class Rows:
+class ReducedDuals:
     """R rows and their duals: `weights (R, m + C)`, `alpha, beta (R, U)`, and optionally targets `unit, sign (R,)`.
 
     `signs (r, U)`: +1 / -1 where the region has the literal z >= 0 / z <= 0, r in (1, R).
@@ -91,18 +91,18 @@ class Rows:
     unit: Array | None = None
     sign: Array | None = None
 
-    def take(self, index: Array) -> Rows:
+    def take(self, index: Array) -> ReducedDuals:
         """The chosen rows."""
 
         def one(a: Array | None) -> Array | None:
             return a if a is None or (len(a) == 1 and len(self.alpha) != 1) else a[index]
 
-        return Rows(*(one(getattr(self, f)) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")))
+        return ReducedDuals(*(one(getattr(self, f)) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")))
 
-    def on(self, backend: Backend) -> Rows:
+    def on(self, backend: Backend) -> ReducedDuals:
         """The same rows on another backend."""
         found = [getattr(self, f) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")]
-        return Rows(*(a if a is None else backend.place(a) for a in found))
+        return ReducedDuals(*(a if a is None else backend.place(a) for a in found))
 
 
 @dataclass
@@ -139,11 +139,11 @@ class Placed(NamedTuple):
 class _Climb:
     """Rows on their way up: where they are, the best so far, and the moments of Adam (Kingma and Ba, 2015)."""
 
-    current: Rows
+    current: ReducedDuals
     done: Pass
-    best: Rows
+    best: ReducedDuals
     top: Pass
-    lines: Lines
+    lines: ReducedLines
     rates: dict[str, Array]
     moments: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
@@ -290,7 +290,7 @@ class Reduced:
         """Number of cuts."""
         return 0 if self.cut is None else len(self.cut)
 
-    def with_cuts(self, planes: Planes) -> Reduced:
+    def with_cuts(self, planes: CutPlanes) -> Reduced:
         """The same network with these cuts after the constraints; the matrices are shared."""
         m = len(self.gc) - self.cuts
         constraints = self.ga[:m], self.gl[:m], self.gc[:m]
@@ -332,7 +332,7 @@ class Reduced:
 
     # ---- lines ---------------------------------------------------------------------------------
 
-    def lines(self, low: Array, up: Array) -> Lines:
+    def lines(self, low: Array, up: Array) -> ReducedLines:
         """Lines of all units for bounds `low, up (r, U)` of their arguments, computed on the backend."""
         low, up, p = self.backend.array(low), self.backend.array(up), self.placed
         where = xp(low).where
@@ -341,7 +341,7 @@ class Reduced:
         stable = where(low >= 0, p.left + p.gap, p.left)
         upper = where(across, p.left + p.gap * up / width, stable)
         upper_offset = where(across, -p.gap * low * up / width, 0.0)
-        lines = Lines(stable, zeros(low.shape, low), upper, upper_offset, across, low, up)
+        lines = ReducedLines(stable, zeros(low.shape, low), upper, upper_offset, across, low, up)
         for b in self.blocks:
             if not isinstance(b.op, TwoPiece) and b.where.stop > b.where.start:
                 exact = self.bounder.network.backend
@@ -351,18 +351,18 @@ class Reduced:
                 lines.unstable[:, b.where] = False
         return lines
 
-    def default_alpha(self, lines: Lines) -> Array:
+    def default_alpha(self, lines: ReducedLines) -> Array:
         """The default slopes as `(r, U)` values in [0, 1], a NumPy array."""
         return NUMPY.place(lines.up > -lines.low).astype(F)
 
     # ---- one step ------------------------------------------------------------------------------
 
-    def backward(self, rows: Rows, lines: Lines) -> Pass:
+    def backward(self, rows: ReducedDuals, lines: ReducedLines) -> Pass:
         """Lower bounds of the rows at their duals; cuts of neurons that are stable count nothing."""
         there = lines.on(self.backend)
         return self._backward(self._live(rows.on(self.backend), there), there).plain()
 
-    def _live(self, rows: Rows, lines: Lines) -> Rows:
+    def _live(self, rows: ReducedDuals, lines: ReducedLines) -> ReducedDuals:
         """The rows without cuts of stable neurons: those are exact by themselves, and a cut's offset costs."""
         if self.cut is None:
             return rows
@@ -379,7 +379,7 @@ class Reduced:
         out[:, self.backend.place(known)] = as_type(values, out.dtype)[:, self.backend.place(self.cut[known])]
         return out
 
-    def _backward(self, rows: Rows, lines: Lines) -> Pass:
+    def _backward(self, rows: ReducedDuals, lines: ReducedLines) -> Pass:
         p = self.placed
         self.bounder.poll(len(rows.weights) * sum(self.a.shape))
         on = rows.weights @ p.gl
@@ -410,7 +410,9 @@ class Reduced:
         offset = offset + moved @ p.c
         return Pass(offset - abs(coeffs).sum(axis=1), coeffs, on)
 
-    def _gradient(self, rows: Rows, lines: Lines, done: Pass) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+    def _gradient(
+        self, rows: ReducedDuals, lines: ReducedLines, done: Pass
+    ) -> tuple[Array, Array, Array, tuple[Array, Array]]:
         """Derivatives of the bounds in alpha, beta and the weights, and the points `t, h` where they were taken."""
         p, where = self.placed, xp(done.coeffs).where
         t = -xp(done.coeffs).sign(done.coeffs)
@@ -439,13 +441,13 @@ class Reduced:
 
     def ascend(
         self,
-        rows: Rows,
-        lines: Lines,
+        rows: ReducedDuals,
+        lines: ReducedLines,
         steps: int,
         simplex: bool,
         reach: Array | None = None,
         points: list[tuple[Array, Array]] | None = None,
-    ) -> tuple[Rows, Pass]:
+    ) -> tuple[ReducedDuals, Pass]:
         """`steps` ascent steps; returns the best duals per row (slopes in multiples of 1/255) and their bounds.
 
         `simplex`: weights of constraints stay on the simplex they start on; otherwise each is free, moved in steps
@@ -460,13 +462,13 @@ class Reduced:
 
     def _ascend(
         self,
-        rows: Rows,
-        lines: Lines,
+        rows: ReducedDuals,
+        lines: ReducedLines,
         steps: int,
         simplex: bool,
         reach: Array | None,
         points: list[tuple[Array, Array]] | None = None,
-    ) -> tuple[Rows, Pass]:
+    ) -> tuple[ReducedDuals, Pass]:
         best = self._rounded(self._live(rows, lines))
         top = self._backward(best, lines)
         current, done = best, top
@@ -484,7 +486,7 @@ class Reduced:
         if reach is not None:
             rates["weights"] = RATE_WEIGHT * reach
         climb = _Climb(current, done, best, top, lines, rates)
-        finished: list[tuple[Array, Rows, Pass]] = []
+        finished: list[tuple[Array, ReducedDuals, Pass]] = []
         at = arange(len(top.value), top.value)
         rate = F(1)  # kept in float32, so that NumPy's steps do not depend on where numbers meet arrays
         for step in range(1, steps + 1):
@@ -539,5 +541,5 @@ class Reduced:
         climb.keep_best()
 
     @staticmethod
-    def _rounded(rows: Rows) -> Rows:
+    def _rounded(rows: ReducedDuals) -> ReducedDuals:
         return replace(rows, alpha=xp(rows.alpha).round(rows.alpha * 255.0) / 255.0)

@@ -36,9 +36,9 @@ agree. They do, and norms are never replaced by products that may cancel:
   Smooth functions are evaluated there with allowances for the elementary functions, SMOOTH roundings and FLAT
   absolutely.
 * constraints, literals, cuts: their coefficients may cancel each other, so they are charged by themselves: norms of the
-  absolute coefficients times ||values||, with as many roundings as there are terms (`Objective.functional`, `Planes`).
+  absolute coefficients times ||values||, with as many roundings as terms (`Objective.functional`, `CutPlanes`).
 * intervals of affine nodes: gamma(2 fan + ...) |W| M on both sides. Clips: see `clip_box`.
-* `mucg4.bound.special` skips nodes and inputs that the checker passes: its slack has their charges, norm by norm.
+* `mucg4.bound.folded` skips nodes and inputs that the checker passes: its slack has their charges, norm by norm.
 * magnitudes: those of a region are at most those of the root box, which serve here (the induction's differences aside).
 * additions of 1e-50 and less (`TINY` there): `LEAST` times all magnitudes.
 

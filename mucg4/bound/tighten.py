@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mucg4.bound.objective import Objective
-from mucg4.bound.planes import Planes
+from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Refreshed, Regions, Rows
+from mucg4.model.proof import Alpha, Tightening
 from mucg4.ops.arrays import NUMPY, arange, at_least, at_most, chunk, largest_size, xp, zeros
 from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.proof import Alpha, Tightening
 
 RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93
 NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved
@@ -68,7 +68,7 @@ class Ascent:
         regions: Regions,
         refreshed: Refreshed,
         phases: Array | None,
-        planes: Planes | None = None,
+        planes: CutPlanes | None = None,
     ) -> None:
         """`phases (B, P)`: +1 where the region has the literal z >= 0, -1 for z <= 0, 0 for none.
 
@@ -238,7 +238,7 @@ def evaluate_tightening(
     tightening: Tightening,
     position: Array,
     sign: Array,
-    planes: Planes | None = None,
+    planes: CutPlanes | None = None,
 ) -> Array:
     """(R,) lower bounds of `side * value[index]` on the points of one region that are unsafe for the conjunction.
 
@@ -314,7 +314,7 @@ def apply_tightening(
     tightening: Tightening,
     position: Array,
     sign: Array,
-    planes: Planes | None = None,
+    planes: CutPlanes | None = None,
 ) -> Array:
     """Intersect the bounds of one region in place with `evaluate_tightening`; `(R,)` which rows improved them.
 

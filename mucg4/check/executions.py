@@ -19,15 +19,15 @@ from math import inf
 
 import numpy as np
 
-from mucg4.budget import Budget
 from mucg4.check.deviation import Deviation
 from mucg4.check.enclose import Enclosure, Frame, Rows
 from mucg4.check.walk import _Plan, _Regions, _report, _Walk, _walked
 from mucg4.errors import ProofError
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof, Refutation
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Proof, Refutation
 
 HALVINGS = 40  # of a leaf's region
 PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in one unit of effort

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mucg4.budget import Budget
 from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, Atom, Bound, Reader, Refusal, Row, directed
+from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
 

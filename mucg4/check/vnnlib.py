@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mucg4.budget import Budget
+from mucg4.limits.budget import Budget
 
 DEPTH = 250  # open parentheses
 MOST_DISJUNCTS = 1_000_000

@@ -43,19 +43,19 @@ from typing import TypeVar
 
 import numpy as np
 
-from mucg4.budget import TIMEOUT, Budget
 from mucg4.check.curves import Lines
 from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
 from mucg4.check.exact import ExactEnclosure
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
+from mucg4.limits.budget import TIMEOUT, Budget
+from mucg4.limits.processes import can_fork, forked
 from mucg4.model.network import Network
+from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.verdict import CheckReport, Seal
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.processes import can_fork, forked
-from mucg4.proof.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 
 BATCH = 512  # most regions handled together
 SHARED = 64  # regions from which processes share them out

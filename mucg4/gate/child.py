@@ -14,7 +14,7 @@ import signal
 import warnings
 from collections.abc import Callable
 
-from mucg4.memory import PAGE, free_bytes
+from mucg4.limits.memory import PAGE, free_bytes
 
 GRACE = 1  # whole seconds that a child outlives its limit at most, should its parent be gone
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mucg4.errors import UnsoundError
+from mucg4.model.proof import Proof
 from mucg4.model.query import Witness
-from mucg4.proof.proof import Proof
 
 RELATIONS = (
     "identical",

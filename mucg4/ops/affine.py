@@ -21,7 +21,7 @@ class Dense(Affine):
     from the real number that it stands for (constants folded in float64); when it is None the offset is exact.
     `roundings` is a number r such that every weight is within `r 2**-53` of itself from what it stands for: it counts
     in `fan_in`, so that whoever charges the rounding of sums and products charges folding with them. `slack (m,)`,
-    when given, bounds how far the map is from the one it stands for on the box at hand (`mucg4.bound.special`).
+    when given, bounds how far the map is from the one it stands for on the box at hand (`mucg4.bound.folded`).
     """
 
     weight: Array

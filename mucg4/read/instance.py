@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.foreign import inflate, read_limited
+from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 

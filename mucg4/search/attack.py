@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from mucg4.bound.objective import Objective
-from mucg4.budget import Budget
 from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness
+from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array

@@ -2,7 +2,7 @@
 
 A worker inherits everything by fork, bounds a fixed number of regions of its part and sends back what it added to
 the proof, what it left open, and a witness if it found one. The parent merges in the order in which the parts were
-handed out, so a run repeats exactly whatever the processes' speed. See `mucg4.processes` for how they live.
+handed out, so a run repeats exactly whatever the processes' speed. See `mucg4.limits.processes` for how they live.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from mucg4.bound.planes import Planes
+from mucg4.bound.planes import CutPlanes
 from mucg4.errors import BudgetError
+from mucg4.limits.processes import can_fork, forked
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
-from mucg4.processes import can_fork, forked
-from mucg4.search.bab import Search
+from mucg4.search.loop import Search
 from mucg4.search.record import Growth
 
 SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork
@@ -34,7 +34,7 @@ class Outcome:
     counters: dict[str, int]
     gains: tuple[float, bool, float]
     work: int
-    root: tuple[Array, Array, Planes] | None
+    root: tuple[Array, Array, CutPlanes] | None
     witness: Witness | None = None
     stopped: BudgetError | None = None
 

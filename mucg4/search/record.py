@@ -9,8 +9,8 @@ import numpy as np
 
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
+from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, kept_rows
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Alpha, Cuts, Refutation, Tightening, Tree, kept_rows
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Recorder:
             while parent[k] >= 0:
                 p = parent[k]
                 node = int(self.arrays["node"][p])
-                if node > 0 and self.arrays["threshold"][p] == 0.0:  # others are no phase, see `cut_regions`
+                if node > 0 and self.arrays["threshold"][p] == 0.0:  # others are no phase, see `apply_literals`
                     found.setdefault(self.bounder.slices[node].start + int(self.arrays["index"][p]), int(k))
                 k = int(p)
             out.append(found)

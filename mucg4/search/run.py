@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mucg4.bound.compute import Compute
+from mucg4.bound.folded import free_inputs
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import Reduced
-from mucg4.bound.special import free_inputs
-from mucg4.bound.twin import Twin
-from mucg4.budget import Budget
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
+from mucg4.limits.processes import usable_cores
+from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
-from mucg4.processes import usable_cores
-from mucg4.proof.proof import Tree
 from mucg4.search.attack import Attack
-from mucg4.search.bab import Open, Plan, Search
+from mucg4.search.loop import Batch, Plan, Search
 from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 
@@ -71,7 +71,7 @@ class CaseState:
     objective: Objective
     root: Regions
     plan: Plan
-    twin: Twin
+    compute: Compute
     trees: list[Tree] = field(default_factory=list)
     others: dict[str, CaseState] = field(default_factory=dict)  # per mode, made when first asked for
 
@@ -79,11 +79,11 @@ class CaseState:
         """The same case, searched in another mode; the trees are shared."""
         self.others.setdefault(self.plan.mode, self)
         if mode not in self.others:
-            twin = self.twin.whole
+            compute = self.compute.whole
             if mode == "input":
-                twin = twin.specialised(self.bounder, self.root)
+                compute = compute.folded_on(self.bounder, self.root)
             plan = plan_for(self.bounder, settings, len(self.objective.owner), mode)
-            self.others[mode] = replace(self, plan=plan, twin=twin)
+            self.others[mode] = replace(self, plan=plan, compute=compute)
         return self.others[mode]
 
 
@@ -121,18 +121,18 @@ def open_case(run: Run, number: int) -> CaseState | None:
         return None
     bounder = Bounder(run.query.network, case.box.lo, case.box.hi, run.budget.poll, run.caution)
     root, objective = bounder.root(), Objective(case)
-    twin = Twin.of(bounder, objective, run.backend)
-    twin.bounder.threads = run.workers
-    there, _ = twin.refresh(root, settle=True)
-    twin.bounder.threads = 1
+    compute = Compute.of(bounder, objective, run.backend)
+    compute.bounder.threads = run.workers
+    there, _ = compute.refresh(root, settle=True)
+    compute.bounder.threads = 1
     bounder.tighten_scales(root)
-    if twin.bounder is not bounder:
-        twin.bounder.tighten_scales(there)
+    if compute.bounder is not bounder:
+        compute.bounder.tighten_scales(there)
     mode = preferred_mode(bounder, root, run.settings)
     if mode == "input":
-        twin = twin.specialised(bounder, root)
+        compute = compute.folded_on(bounder, root)
     plan = plan_for(bounder, run.settings, len(objective.owner), mode)
-    return CaseState(number, case, bounder, objective, root, plan, twin)
+    return CaseState(number, case, bounder, objective, root, plan, compute)
 
 
 def attack_of(run: Run, case: Case) -> Attack | None:
@@ -146,14 +146,14 @@ def points(run: Run, least: int, most: int) -> int:
     return int(np.clip(ATTACK_CELLS // size, np.clip(MOST_ATTACK_CELLS // size, 1, least), most))
 
 
-def root_work(state: CaseState, open_: np.ndarray) -> Open:
+def root_work(state: CaseState, open_: np.ndarray) -> Batch:
     """The root region with the conjunctions `open_ (K,)` to refute."""
     phases = np.zeros((1, state.bounder.width), dtype=np.int8)
-    return Open.fresh(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases)
+    return Batch.fresh(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases)
 
 
 def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
     """A search with an empty frontier and a tree of the root alone."""
     recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
     parts = state.bounder, state.objective, state.plan, state.root, recorder
-    return Search(*parts, run.statistics, run.budget, attack, run.progress, state.twin)
+    return Search(*parts, run.statistics, run.budget, attack, run.progress, state.compute)

@@ -21,7 +21,7 @@ from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
 if TYPE_CHECKING:
-    from mucg4.search.bab import Open, Search
+    from mucg4.search.loop import Batch, Search
 
 CLOSE = 1e-3  # share of a functional's terms within which ascent may be of a tie between several constraints
 NEAR = 8.0  # charges for rounding that a bound may be away from 0
@@ -46,8 +46,8 @@ class Ties:
         strict = self.search.objective.conjunctions[conjunction].strict
         return len(strict) > 1 and bool(np.any(strict)) and self.network is not None
 
-    def worth_a_program(self, work: Open, alive: Array, value: Array) -> Array:
-        """Open regions, `alive (B,)`, whose bound `value (B,)` by ascent may be a tie between several constraints."""
+    def worth_a_program(self, work: Batch, alive: Array, value: Array) -> Array:
+        """Batch regions, `alive (B,)`, whose bound `value (B,)` by ascent may be a tie between several constraints."""
         joint = [k for k in range(self.search.objective.count) if self.is_joint(k)] if alive.any() else []
         if not joint or self.failures > PATIENCE:
             return np.zeros(0, dtype=np.int64)
@@ -56,7 +56,7 @@ class Ties:
         near = alive & work.open[:, joint].any(axis=1) & ((value > -CLOSE * size) | (work.ids == 0))
         return np.flatnonzero(near)
 
-    def close_single(self, work: Open, value: Array, error: Array) -> None:
+    def close_single(self, work: Batch, value: Array, error: Array) -> None:
         """Refute conjunctions by single constraints whose `value (B, M)` is within `error (B, M)` of 0, in place."""
         near = (value <= 0) & (value >= -NEAR * error) & np.isfinite(error)
         for b, m in zip(*np.nonzero(near), strict=True):
@@ -72,7 +72,7 @@ class Ties:
                 self.search.recorder.close_plain(work.ids[[b]], np.array([k]), one, np.zeros(1))
                 work.open[b, k] = False
 
-    def closed_by(self, work: Open, conjunction: int, duals: Duals, value: Array, error: Array) -> Array:
+    def closed_by(self, work: Batch, conjunction: int, duals: Duals, value: Array, error: Array) -> Array:
         """`(B,)` which regions the duals (as they would be stored) refute although `value (B,)` does not exceed 0.
 
         `error (B,)`: the charge for rounding in it.
@@ -87,7 +87,7 @@ class Ties:
             out[b] = self._holds(work, b, self.search.objective.conjunctions[conjunction], weights, duals)
         return out
 
-    def _holds(self, work: Open, b: int, conjunction: Conjunction, weights: Array, duals: Duals | None) -> bool:
+    def _holds(self, work: Batch, b: int, conjunction: Conjunction, weights: Array, duals: Duals | None) -> bool:
         """Whether the exact bound on region b refutes the conjunction; default slopes where `duals` is None."""
         self.asked += 1
         if self.network is None or (self.failures > PATIENCE and self.asked % PATIENCE):
@@ -117,7 +117,7 @@ class Ties:
         self.failures += not found
         return found
 
-    def _literals(self, work: Open, b: int, beta: Array) -> list[Literal]:
+    def _literals(self, work: Batch, b: int, beta: Array) -> list[Literal]:
         """What the multipliers of phase literals add: `beta z` where z <= 0, `-beta z` where z >= 0."""
         out = []
         for k, where in self.search.bounder.slices.items():

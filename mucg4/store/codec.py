@@ -20,7 +20,7 @@ import numpy as np
 
 import mucg4.ops
 from mucg4.errors import StoreError
-from mucg4.foreign import inflate, json_value, plausible, text_of, whole, wholes
+from mucg4.limits.foreign import inflate, json_value, plausible, text_of, whole, wholes
 from mucg4.model.network import Network, Node
 from mucg4.ops.base import Array, Op
 

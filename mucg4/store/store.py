@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mucg4.errors import StoreError
-from mucg4.foreign import plausible
+from mucg4.limits.foreign import plausible
 from mucg4.model.network import Network
+from mucg4.model.proof import Proof, to_text
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
-from mucg4.proof.proof import Proof, to_text
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
 from mucg4.store.database import Database
 from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes

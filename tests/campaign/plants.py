@@ -25,7 +25,16 @@ from .instance import Instance
 from .judge import Outcome
 from .run import campaign, one
 
-MODULES = ("verify", "ladder", "oracle.smt", "check.walk", "gate.runtime", "read.instance", "store.store", "compact")
+MODULES = (
+    "verify",
+    "reuse.replay",
+    "smt.smt",
+    "check.walk",
+    "gate.runtime",
+    "read.instance",
+    "store.store",
+    "reuse.compact",
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ def stuck_arm() -> None:
     def change(old: Any) -> Any:
         return property(lambda self: old.fget(self) if self.stuck is None else np.ones_like(old.fget(self)))
 
-    method("search.solve.Arm.closed", change)
+    method("search.portfolio.Arm.closed", change)
 
 
 def strictness(strict: bool) -> Callable[[], None]:

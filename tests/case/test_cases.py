@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mucg4.case import run_case
+from mucg4.lab.case import run_case
 
 CASES = sorted(Path(__file__).parent.glob("*.json"))
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from handmade import chain, one, random_layers
 
-from mucg4.budget import Budget
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, UnsupportedError
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
-from mucg4.oracle.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, encode, short
-from mucg4.oracle.relax import Relaxation
-from mucg4.oracle.smt import Core, refute, reuse, solve_smt
-from mucg4.oracle.transfer import align, move
-from mucg4.proof.proof import Proof
+from mucg4.smt.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, encode, short
+from mucg4.smt.relax import SmtRelaxation
+from mucg4.smt.smt import Core, refute, reuse, solve_smt
+from mucg4.smt.transfer import align, move
 
 pytest.importorskip("z3")
 pytest.importorskip("onnx")
@@ -188,7 +188,7 @@ def test_cores_are_infeasible_and_irreducible(seed):
     query = gap_query(chain(random_layers(seed, SIZES)), seed, 1.1)
     result = refute(query)
     conj, e = query.cases[0].conjunctions[0], encode(query.network, query.cases[0].box, Budget())
-    relaxation = Relaxation(e, constraint_rows(e, conj.exact), [False], Budget())
+    relaxation = SmtRelaxation(e, constraint_rows(e, conj.exact), [False], Budget())
     assert result.witness is not None or result.cores
     for core in result.cores:
         assert relaxation.decide(core.literals) is not None

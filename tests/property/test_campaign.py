@@ -21,7 +21,7 @@ from campaign.run import one
 from campaign.scorer import Scorer, violates
 from campaign.shrink import keep, shrink
 
-from mucg4.case import run_case
+from mucg4.lab.case import run_case
 
 EACH = 1  # instances per family
 START = 2000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from examples import Example, examples, query_of
 
-from mucg4.budget import Budget
 from mucg4.check.walk import check
 from mucg4.gate.witness import replay_witness
+from mucg4.limits.budget import Budget
 from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
 from mucg4.settings import Settings
 from mucg4.store.store import Store

@@ -28,10 +28,10 @@ from samples import (
     variants,
 )
 
-from mucg4.budget import Budget
-from mucg4.case import run_case
+from mucg4.lab.case import run_case
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Refutation, single_leaf
 from mucg4.model.verdict import Safe, Seal
-from mucg4.proof.proof import Refutation, single_leaf
 from mucg4.settings import Settings
 from mucg4.verify import verify
 

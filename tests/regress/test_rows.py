@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mucg4.bench.results import read_expected
-from mucg4.budget import Budget
 from mucg4.check.walk import check
 from mucg4.gate.witness import replay_witness
+from mucg4.limits.budget import Budget
 from mucg4.model.verdict import Safe, Unsafe
 from mucg4.read.instance import Instance, read_instances, read_query
 from mucg4.verify import verify

@@ -20,35 +20,28 @@ LAZY += ("torch",)
 HEAVY = ("numpy", *LAZY)
 
 # Who may import whom at all (inside functions too): a layer may import itself and the layers named here.
-BASE = {"mucg4", "errors", "memory", "budget", "settings", "processes", "foreign"}
+BASE = {"mucg4", "errors", "settings", "limits"}
+MODEL = BASE | {"ops", "model"}
 MAY_IMPORT = {
     "mucg4": set(),
     "errors": set(),
-    "memory": {"mucg4"},
-    "budget": BASE,
-    "processes": {"mucg4", "errors"},
-    "settings": BASE,
-    "foreign": {"mucg4"},
-    "watch": BASE,
+    "settings": {"mucg4", "errors"},
+    "limits": {"mucg4", "errors"},
     "report": BASE,
     "ops": BASE,
-    "model": BASE | {"ops", "proof.proof"},
-    "proof.proof": BASE | {"ops", "model"},
-    "proof": BASE | {"ops", "model"},
-    "check": BASE | {"ops", "model", "proof.proof"},
-    "gate": BASE | {"ops", "model", "proof.proof"},
-    "read": BASE | {"ops", "model"},
-    "compress": BASE | {"ops", "model", "read"},
-    "oracle": BASE | {"ops", "model", "proof", "check", "read", "gate"},
-    "bound": BASE | {"ops", "model", "proof"},
-    "search": BASE | {"ops", "model", "proof", "check", "bound", "gate", "oracle"},
-    "store": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search"},
-    "ladder": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store"},
-    "compact": BASE | {"ops", "model", "proof", "bound", "gate", "oracle", "search", "store", "ladder"},
-    "evidence": BASE | {"ops", "model", "proof", "check", "read"},
-    "precision": BASE | {"ops", "model", "proof", "check", "read", "gate", "search"},
+    "model": BASE | {"ops"},
+    "check": MODEL,
+    "gate": MODEL,
+    "read": MODEL,
+    "bound": MODEL,
+    "smt": MODEL | {"check", "read", "gate"},
+    "search": MODEL | {"check", "bound", "gate", "smt"},
+    "store": MODEL,
+    "reuse": MODEL | {"bound", "gate", "search", "store"},
+    "evidence": MODEL | {"check", "read"},
+    "precision": MODEL | {"check", "read", "gate", "search"},
+    "lab": None,  # runs the pipeline
     "verify": None,  # the pipeline: every stage
-    "case": BASE | {"search", "ops", "model", "proof", "check", "gate", "oracle", "read", "store", "verify", "report"},
     "bench": BASE | {"read", "report"},
     "__main__": None,  # everything
 }
@@ -57,10 +50,8 @@ CHECKER = tuple(m for m in MODULES if m.startswith("mucg4.check."))
 
 
 def layer(module: str) -> str:
-    """`mucg4.read.onnx` -> `read`; the proof's data type is a layer of its own."""
+    """`mucg4.read.onnx` -> `read`."""
     parts = module.split(".")
-    if parts[:3] == ["mucg4", "proof", "proof"]:
-        return "proof.proof"
     return parts[1] if len(parts) > 1 else "mucg4"
 
 
@@ -90,14 +81,14 @@ def test_imports_point_left_only(module: str) -> None:
     own = layer(module)
     if module == "mucg4" or MAY_IMPORT[own] is None:
         return  # the public names are loaded lazily
-    allowed = MAY_IMPORT[own] | {own} | ({"proof.proof"} if "proof" in MAY_IMPORT[own] | {own} else set())
+    allowed = MAY_IMPORT[own] | {own}
     wrong = sorted(m for m in imports(MODULES[module]) if m.startswith("mucg4") and layer(m) not in allowed)
     assert not wrong, f"{module} imports {wrong}"
 
 
 @pytest.mark.parametrize("module", CHECKER)
 def test_the_checker_stands_alone(module: str) -> None:
-    allowed = {"mucg4", "errors", "budget", "processes", "model", "ops", "proof.proof"}
+    allowed = {"mucg4", "errors", "limits", "model", "ops"}
     own = {m for m in imports(MODULES[module]) if m.startswith("mucg4") and m not in CHECKER}
     assert not sorted(m for m in own if layer(m) not in allowed)
 
@@ -137,7 +128,7 @@ def test_only_the_command_line_prints() -> None:
 
 def test_no_broad_handlers_below_the_command_line() -> None:
     # the command line has the last word; what is stored is a hint, and whatever it breaks may cost no verdict
-    boundaries = ("mucg4.__main__", "mucg4.ladder", "mucg4.store.store")
+    boundaries = ("mucg4.__main__", "mucg4.reuse.replay", "mucg4.store.store")
     for module, path in MODULES.items():
         if module in boundaries:
             continue

@@ -13,11 +13,10 @@ from handmade import chain, model_bytes, one, random_layers
 from samples import random_sample
 from test_ops import AFFINE, boxes
 
+from mucg4.bound.compute import Compute
 from mucg4.bound.objective import Objective, clip_box
 from mucg4.bound.propagate import Bounder
-from mucg4.bound.reduced import Reduced
-from mucg4.bound.reduced import Rows as ReducedRows
-from mucg4.bound.twin import Twin
+from mucg4.bound.reduced import Reduced, ReducedDuals
 from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.model.network import Network, Node
@@ -385,21 +384,21 @@ def test_a_device_keeps_to_one_process(monkeypatch):
 
 
 def test_arrays_and_rows_of_a_device_come_back_as_numpy():
-    """The two boundaries: the twin of a bounder, and the reduced network."""
+    """The two boundaries: the compute of a bounder, and the reduced network."""
     pytest.importorskip("torch")
     query = conv_query(2, 0.02)
     case, backend = query.cases[0], Backend("float64", "cpu")
     bounder, objective = Bounder(query.network, case.box.lo, case.box.hi), Objective(case)
     found = []
     for there in (NUMPY, backend):
-        twin, root = Twin.of(bounder, objective, there), bounder.root()
-        regions, _ = twin.refresh(root)
+        compute, root = Compute.of(bounder, objective, there), bounder.root()
+        regions, _ = compute.refresh(root)
         assert isinstance(root.low, np.ndarray) and same_place(regions.low, there)
-        red = Reduced.build(twin.bounder, root).constrained(twin.objective, 0)
+        red = Reduced.build(compute.bounder, root).constrained(compute.objective, 0)
         lines = red.lines(root.low[:, red.positions], root.up[:, red.positions])
         assert same_place(lines.upper, Backend("float32", there.device))
         alpha = red.default_alpha(lines)
-        rows = ReducedRows(np.ones((1, 1), dtype=np.float32), alpha, 0 * alpha, 0 * alpha)
+        rows = ReducedDuals(np.ones((1, 1), dtype=np.float32), alpha, 0 * alpha, 0 * alpha)
         best, top = red.ascend(rows, lines, 8, simplex=True)
         assert all(isinstance(a, np.ndarray) for a in (best.alpha, best.beta, best.weights, top.value, top.on))
         found.append((root.low, root.up, red.a, red.mix, top.value))

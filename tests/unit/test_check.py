@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mucg4.budget import Budget
 from mucg4.check import enclose as enclose_module
 from mucg4.check import walk as check_module
 from mucg4.check.curves import enclose
@@ -16,12 +15,13 @@ from mucg4.check.enclose import Enclosure, Rows
 from mucg4.check.exact import ExactEnclosure
 from mucg4.check.walk import check
 from mucg4.errors import ProofError
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree, from_bytes, single_leaf, to_bytes
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.affine import Concat, Dense, Sum
 from mucg4.ops.base import Nonlinear
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.proof.proof import Alpha, Proof, Refutation, Tree, from_bytes, single_leaf, to_bytes
 
 F = Fraction
 

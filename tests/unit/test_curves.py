@@ -7,12 +7,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mucg4.budget import Budget
 from mucg4.check.curves import enclose
 from mucg4.check.walk import check
 from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Concat, Dense
@@ -35,9 +36,8 @@ from mucg4.ops.curves import (
     Elu,
 )
 from mucg4.ops.smooth import ATAN, ERF, SOFTSIGN
-from mucg4.proof.proof import Proof
+from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
-from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 rng = np.random.default_rng(3)

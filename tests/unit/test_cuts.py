@@ -12,18 +12,13 @@ from handmade import chain, one, random_layers
 from test_check import PIECES, proof_of, random_network, random_query, smooth_ops
 from test_search import run_of
 
-from mucg4.bound.planes import Planes, carrier_rows, derive, propose
+from mucg4.bound.planes import CutPlanes, carrier_rows, derive, propose
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.reduced import Reduced
 from mucg4.check.walk import check
-from mucg4.compact import compact
 from mucg4.errors import ProofError
-from mucg4.ladder import Replay, fits
 from mucg4.model.network import Network, Node
-from mucg4.model.query import Query
-from mucg4.ops.affine import Dense
-from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.proof.proof import (
+from mucg4.model.proof import (
     Alpha,
     Cuts,
     Proof,
@@ -35,11 +30,16 @@ from mucg4.proof.proof import (
     to_bytes,
     to_text,
 )
+from mucg4.model.query import Query
+from mucg4.ops.affine import Dense
+from mucg4.ops.piecewise import RELU, TwoPiece
+from mucg4.reuse.align import Alignment
+from mucg4.reuse.compact import compact
+from mucg4.reuse.replay import Replay, fits
+from mucg4.reuse.translate import translate
+from mucg4.search.portfolio import solve
 from mucg4.search.run import open_case
-from mucg4.search.solve import solve
-from mucg4.store.align import Alignment
 from mucg4.store.store import lighter_forms
-from mucg4.store.translate import translate
 
 
 def two_piece(network):
@@ -324,7 +324,7 @@ def test_branches_that_are_read_in_another_order_have_live_cuts():
     bounder = Bounder(network, -np.ones(3), np.ones(3))
     root = bounder.root()
     reduced = Reduced.build(bounder, root)
-    planes = Planes.none(bounder.lo)
+    planes = CutPlanes.none(bounder.lo)
     for node in (3, 4):
         planes = planes.joined(derive(bounder, root, random_cuts(rng, network, node), 0))
     found = reduced.with_cuts(planes).cut
@@ -344,7 +344,7 @@ def test_joined_planes_keep_their_order():
     bounder = Bounder(network, -np.ones(3), np.ones(3))
     root, rng = bounder.root(), np.random.default_rng(0)
     parts = [derive(bounder, root, random_cuts(rng, network, k), 0) for k in two_piece(network)]
-    joined = Planes.none(bounder.lo).joined(parts[0]).joined(parts[1])
+    joined = CutPlanes.none(bounder.lo).joined(parts[0]).joined(parts[1])
     values = network.values(rng.uniform(-1, 1, (7, 3)))
     np.testing.assert_allclose(excess(joined, values), np.hstack([excess(p, values) for p in parts]))
     np.testing.assert_allclose(excess(joined.take(np.array([6, 1])), values), excess(joined, values)[:, [6, 1]])

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from handmade import chain, one, random_layers
 
-from mucg4.budget import Budget
 from mucg4.check.deviation import LIBRARY, Arithmetic, Deviation
 from mucg4.check.enclose import Enclosure
 from mucg4.check.executions import check_executions
 from mucg4.check.walk import check
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Proof, Refutation, single_leaf
 from mucg4.model.query import Box, Case, Conjunction
 from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
@@ -23,7 +24,6 @@ from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.precision import enlarged_query, settle
-from mucg4.proof.proof import Proof, Refutation, single_leaf
 from mucg4.read.onnx import read_network, read_operators
 from mucg4.search.cancel import float_witness
 from mucg4.settings import Settings

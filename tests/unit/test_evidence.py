@@ -10,16 +10,16 @@ import pytest
 from examples import dense, text
 
 import mucg4.evidence as evidence
-import mucg4.search.solve as solve
-from mucg4.budget import Budget
+import mucg4.search.portfolio as solve
 from mucg4.check import walk as walk_module
 from mucg4.check.enclose import Enclosure
 from mucg4.check.walk import check
 from mucg4.errors import StuckError, UnsoundError
 from mucg4.gate.agreement import Agreement
+from mucg4.limits.budget import Budget
 from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown
 from mucg4.read.instance import query_of
-from mucg4.search.bab import Search
+from mucg4.search.loop import Search
 from mucg4.search.record import Recorder
 from mucg4.settings import Settings
 from mucg4.store.store import Store
@@ -104,7 +104,7 @@ def test_evidence_that_is_lost_is_searched_again(monkeypatch, proved):
 def test_what_stays_rejected_is_unknown_with_a_case(monkeypatch, proved, tmp_path):
     query, _ = proved
     whole = Recorder.tree
-    monkeypatch.setattr("mucg4.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
     monkeypatch.setattr(Recorder, "tree", lambda self, *a: replace(whole(self, *a), refutations=()))
     verdict = verify(query, SETTINGS, Store(":memory:"), Budget.seconds(60))
     assert isinstance(verdict, Unknown) and "checker rejects" in verdict.reason

@@ -25,9 +25,9 @@ from mucg4.check.ties import dyadic
 from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Refutation
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.proof.proof import Refutation
 
 F = Fraction
 

@@ -14,19 +14,19 @@ import pytest
 from examples import dense, model, query_of, text
 from handmade import chain, one
 
-from mucg4.budget import TIMEOUT, Budget
 from mucg4.check import narrow
 from mucg4.check import walk as walk_module
 from mucg4.check.enclose import Enclosure
 from mucg4.check.walk import check
 from mucg4.errors import UnsoundError
+from mucg4.limits.budget import TIMEOUT, Budget
+from mucg4.limits.processes import can_fork
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree, from_text, single_leaf, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport, Safe, Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU
-from mucg4.processes import can_fork
-from mucg4.proof.proof import Alpha, Proof, Refutation, Tree, from_text, single_leaf, to_text
 from mucg4.settings import Settings
 from mucg4.verify import replay
 
@@ -111,7 +111,7 @@ def test_a_constant_of_a_property_below_the_normal_doubles():
 
 def test_a_replay_does_not_lift_them_either(monkeypatch, tmp_path):
     """The whole way from a stored proof to a verdict."""
-    monkeypatch.setattr("mucg4.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
     query = query_of(RAMP, text([(0, "2.5")], 1, "(>= (* 7e-324 Y_0) 1.4e-323)"))
     settings = Settings(workers=1, attack=False)
     assert replay(proof_of(query, by_weights(1e300)), query, settings, Budget.seconds(5)).word != "unsat"

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from handmade import chain
 
-from mucg4.budget import Budget
 from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.gate.witness import holds
+from mucg4.limits.budget import Budget
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.model.verdict import Safe
 from mucg4.read.formula import Apply, Compare, Constant, Term, Variable

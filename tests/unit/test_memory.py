@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mucg4 import memory
-from mucg4.budget import Budget
 from mucg4.errors import BudgetError, InputError
-from mucg4.memory import PAGE, descendants, family_bytes, free_bytes, is_exhaustion, limit_bytes, pace
+from mucg4.limits import memory
+from mucg4.limits.budget import Budget
+from mucg4.limits.memory import PAGE, descendants, family_bytes, free_bytes, is_exhaustion, limit_bytes, pace
 from mucg4.settings import Settings
 
 KIB, GIB = 1024, 2**30
@@ -137,7 +137,7 @@ def test_failed_allocations(error: Exception, is_one: bool) -> None:
 
 
 def query() -> object:
-    from mucg4.case import layers_to_onnx
+    from mucg4.lab.case import layers_to_onnx
     from mucg4.model.query import Query
     from mucg4.read.onnx import read_network
     from mucg4.read.vnnlib import parse_vnnlib, to_cases

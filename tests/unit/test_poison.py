@@ -15,11 +15,11 @@ import pytest
 from examples import dense, query_of, text
 from mutants import mutate_bytes, mutate_json
 
-from mucg4.budget import Budget
-from mucg4.compress import compress
 from mucg4.errors import StoreError, StuckError
+from mucg4.lab.compress import compress
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import to_text
 from mucg4.model.query import Query
-from mucg4.proof.proof import to_text
 from mucg4.settings import Settings
 from mucg4.store.codec import boxes_to_bytes, network_to_bytes
 from mucg4.store.store import Store
@@ -222,7 +222,7 @@ def test_a_replay_that_fails_is_followed_by_a_search(
     def fail(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("mucg4.ladder.replay_all", fail)
+    monkeypatch.setattr("mucg4.reuse.replay.replay_all", fail)
     with Store(poisoned(kept, tmp_path, lambda raw: None)) as store:
         verdict = verify(queries()["same"], SETTINGS, store, Budget.seconds(60))
     assert verdict.word == "unsat"

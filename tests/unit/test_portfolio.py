@@ -9,17 +9,17 @@ import pytest
 from handmade import chain, clauses, formula_layers, formula_query, satisfiable
 
 import mucg4.search.parallel as parallel
-import mucg4.search.solve as solve
-from mucg4.budget import Budget
+import mucg4.search.portfolio as solve
 from mucg4.check.walk import check
 from mucg4.errors import StuckError
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
-from mucg4.search.bab import Search
+from mucg4.search.loop import Search
+from mucg4.search.portfolio import Arm
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
-from mucg4.search.solve import Arm
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
 

@@ -9,9 +9,9 @@ import pytest
 from handmade import one
 
 from mucg4.bound.propagate import Bounder
-from mucg4.budget import Budget
 from mucg4.check.walk import check
 from mucg4.gate.agreement import Agreement
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Dense, Index, Sum

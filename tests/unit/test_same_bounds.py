@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from handmade import one
 
+from mucg4.bound.compute import Compute
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import LARGE, Bounder
-from mucg4.bound.twin import Twin
 from mucg4.check.enclose import Enclosure
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense
@@ -44,9 +44,9 @@ def test_a_folded_network_gives_no_tighter_bounds_than_the_checker_finds(seed):
     root = bounder.root()
     bounder.refresh(root)
     bounder.tighten_scales(root)
-    twin = Twin.of(bounder, objective, NUMPY).specialised(bounder, root)
-    assert twin.special is not None
-    twin.refresh(root)
+    compute = Compute.of(bounder, objective, NUMPY).folded_on(bounder, root)
+    assert compute.fold is not None
+    compute.refresh(root)
     enclosure = Enclosure(net)
     far = np.full((1, enclosure.width), np.inf)
     low, up, all_ = -far, far.copy(), np.ones(1, dtype=bool)

@@ -12,20 +12,20 @@ from handmade import chain, one
 import mucg4.search.attack as attack_module
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
-from mucg4.budget import Budget
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError
 from mucg4.gate.runtime import Runtime
-from mucg4.ladder import replay_all
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Alpha, Proof, single_leaf
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU
-from mucg4.proof.proof import Alpha, Proof, single_leaf
+from mucg4.reuse.replay import replay_all
 from mucg4.search.attack import Attack
+from mucg4.search.portfolio import solve
 from mucg4.search.run import Run, open_case
-from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 F = Fraction

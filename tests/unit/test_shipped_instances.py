@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mucg4.compress import compress
+from mucg4.lab.compress import compress
 from mucg4.read.instance import read_instances, read_query
 
 FOLDER = Path(__file__).resolve().parents[2] / "instances"

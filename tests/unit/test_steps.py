@@ -15,9 +15,9 @@ from mucg4.check.curves import enclose
 from mucg4.check.walk import check
 from mucg4.errors import UnsupportedError
 from mucg4.gate.gradient import gradient
+from mucg4.model.proof import Proof
 from mucg4.ops.arrays import NUMPY, Backend
 from mucg4.ops.steps import FLOOR, ROUND, SIGN
-from mucg4.proof.proof import Proof
 from mucg4.read.onnx import read_network
 from mucg4.settings import Settings
 from mucg4.verify import verify

@@ -19,11 +19,11 @@ from handmade import chain, one, random_layers
 
 from mucg4.errors import StoreError
 from mucg4.model.network import Network, Node
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree
 from mucg4.ops.affine import Concat, Index, Place, Reduce, RowDense, Scale, Sum
 from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.ops.piecewise import RELU
 from mucg4.ops.smooth import SIGMOID
-from mucg4.proof.proof import Alpha, Proof, Refutation, Tree
 from mucg4.store import database
 from mucg4.store.codec import boxes_from_bytes, boxes_to_bytes, narrowed, network_from_bytes, network_to_bytes
 from mucg4.store.related import box_relation, witness_from_bytes, witness_to_bytes
@@ -226,7 +226,7 @@ def test_more_evidence_wins_at_equal_leaves():
 
 
 def size(proof):
-    from mucg4.proof.proof import to_bytes
+    from mucg4.model.proof import to_bytes
 
     return len(to_bytes(proof))
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from examples import dense, model, query_of, text
 
-from mucg4.budget import Budget
 from mucg4.check.ties import ExactNetwork
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, StuckError
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
-from mucg4.proof.proof import Proof
+from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
-from mucg4.search.solve import solve
 from mucg4.settings import Settings
 
 WORK = 1_500_000
@@ -172,7 +172,7 @@ def test_equality_refutes_strict_constraints(case, engine):
     onnx, box, outputs, asserts = case
     query = query_of(onnx, text(box, outputs, *asserts))
     if engine == "smt":
-        from mucg4.oracle.smt import solve_smt
+        from mucg4.smt.smt import solve_smt
 
         found = solve_smt(query, Limited())
     else:

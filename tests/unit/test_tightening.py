@@ -27,18 +27,13 @@ from test_check import (
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
-from mucg4.budget import Budget
 from mucg4.check import walk as check_module
 from mucg4.check.walk import check
-from mucg4.compact import compact
 from mucg4.errors import ProofError
 from mucg4.gate.runtime import Runtime
-from mucg4.ladder import fits, replay_all
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
-from mucg4.model.verdict import Statistics
-from mucg4.ops.affine import Dense
-from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.proof.proof import (
+from mucg4.model.proof import (
     VERSION,
     Alpha,
     Proof,
@@ -52,15 +47,20 @@ from mucg4.proof.proof import (
     to_text,
     write_proof,
 )
+from mucg4.model.verdict import Statistics
+from mucg4.ops.affine import Dense
+from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.report import stored_text
-from mucg4.search.bab import cut_regions
+from mucg4.reuse.align import Alignment
+from mucg4.reuse.compact import compact
+from mucg4.reuse.replay import fits, replay_all
+from mucg4.reuse.translate import translate
+from mucg4.search.loop import apply_literals
+from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
-from mucg4.search.solve import solve
 from mucg4.settings import Settings
-from mucg4.store.align import Alignment
 from mucg4.store.store import Store, lighter_forms
-from mucg4.store.translate import translate
 
 TRIES = 6  # rows per neuron and side: the best of some random duals
 
@@ -109,7 +109,7 @@ def test_values_stay_below_on_the_unsafe_points_of_a_region():
         for _ in range(2):  # two phase literals on the path
             k = int(rng.choice(hidden(network)))
             j, upper = int(rng.integers(network.nodes[k].size)), bool(rng.random() < 0.5)
-            cut_regions(bounder, region, *(np.array([v]) for v in (k, j, 0.0, upper)), phases)
+            apply_literals(bounder, region, *(np.array([v]) for v in (k, j, 0.0, upper)), phases)
             position.append(bounder.slices[k].start + j)
             z = network.values(points)[k][:, j]
             points = points[z >= 0 if upper else z <= 0]

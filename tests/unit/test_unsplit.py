@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from handmade import model_bytes, random_layers
-from test_phase import hard_query
-from test_phase import layers as hard_layers
+from test_phases import hard_query
+from test_phases import layers as hard_layers
 
 from mucg4.check.walk import check
 from mucg4.gate.runtime import Runtime

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mucg4.watch import process_age, started_ago
+from mucg4.limits.watch import process_age, started_ago
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
@@ -122,7 +122,7 @@ STORES = """with store._database.change() as connection:
 
 @pytest.mark.parametrize("how", ["signal", "memory", "timeout"])
 def test_the_store_survives_a_run_that_leaves_while_writing(tmp_path: Path, how: str) -> None:
-    from mucg4.case import layers_to_onnx
+    from mucg4.lab.case import layers_to_onnx
     from mucg4.store.store import Store
 
     path = tmp_path / "store.sqlite"
@@ -171,8 +171,8 @@ def test_process_age_includes_interpreter_start() -> None:
 
 
 def test_handlers_are_restored() -> None:
-    from mucg4.budget import Budget
-    from mucg4.watch import Watch
+    from mucg4.limits.budget import Budget
+    from mucg4.limits.watch import Watch
 
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
@@ -200,9 +200,10 @@ sys.exit(command.main({arguments!r}))
 COMMANDS = {
     "check": ("command._read = native", ["check", "n", "p", "f"]),
     "store": ("command._look_into_store = native", ["store", "--store", "x.sqlite", "list"]),
-    "case": ("import mucg4.case; mucg4.case.run_case = native", ["case", "c.json"]),
+    "case": ("import mucg4.lab.case; mucg4.lab.case.run_case = native", ["case", "c.json"]),
     "compress": (
-        "import mucg4.compress as c, mucg4.read.instance as r; r.read_bytes = lambda path: b''; c.compress = native",
+        "import mucg4.lab.compress as c, mucg4.read.instance as r; "
+        "r.read_bytes = lambda path: b''; c.compress = native",
         ["compress", "n", "--method", "int8", "-o", "o.onnx"],
     ),
 }
@@ -236,7 +237,7 @@ def test_every_command_ends_with_a_line(tmp_path: Path, name: str, end: str) -> 
 
 
 def test_a_process_is_known_by_its_birth() -> None:
-    from mucg4.watch import birth
+    from mucg4.limits.watch import birth
 
     assert birth(os.getpid()) and birth(os.getpid()) == birth(os.getpid()) != birth(1)
     child = subprocess.Popen(["true"])
@@ -247,7 +248,7 @@ def test_a_process_is_known_by_its_birth() -> None:
 def test_a_worker_ends_with_its_parent_where_the_kernel_does_not_help(tmp_path: Path) -> None:
     code = f"""
 import ctypes, os, time
-from mucg4 import processes
+from mucg4.limits import processes
 ctypes.CDLL = None  # no system call
 if os.fork() == 0:
     parent = os.getpid()

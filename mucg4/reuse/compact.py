@@ -1,0 +1,162 @@
+"""After the verdict: a smaller proof with wider margins, so that variants can re-check it cheaply.
+
+One walk over the proof's own tree on its own network (the replay's walk, so every change is
+re-established on the way). (1) Where both children are leaves, the parent is tried with more ascent than the search
+spends: closed, it replaces its children (design section 7, compaction). (2) A leaf closed by a hair
+gets its duals improved until the margin is comfortable, because a compressed copy moves every margin.
+(3) Cores: half of each leaf's literals, the ones its functional leans on least, are dropped and all
+leaves are re-checked in one batch; what still closes keeps the smaller core (BICCOS, arXiv 2501.00200).
+Each step is optional work: when its share of time is spent, the proof stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+
+from mucg4.bound.propagate import Regions
+from mucg4.bound.tighten import Ascent
+from mucg4.errors import BudgetError
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.verdict import Statistics
+from mucg4.ops.base import Array
+from mucg4.reuse.replay import Replay, parts, suited
+from mucg4.search.loop import Batch, apply_literals
+from mucg4.search.run import CaseState, Run, open_case
+
+SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much
+CORE_LEAVES = 2000  # cores are sought for proofs up to this size
+MERGE_STEPS, POLISH_STEPS = 48, 12
+
+
+class Compaction(Replay):
+    """The replay's walk with merging and widening at the nodes it passes."""
+
+    def improve(self, at: Array, work: Batch) -> None:
+        """Merge: try to close parents of two leaves; called with the batch's bounds derived."""
+        tree = self.tree
+        inner = tree.left[at] >= 0
+        pair = inner & (tree.left[tree.left[at]] < 0) & (tree.left[tree.right[at]] < 0)
+        which = np.flatnonzero(pair & (work.open.sum(axis=1) == 1))
+        if not len(which):
+            return
+        part = work.take(which)
+        refreshed = self.lines(part, which)
+        ascent = self.ascent(part, refreshed)
+        conjunction = part.open.argmax(axis=1)
+        allowed = self.state.objective.owner[None] == conjunction[:, None]
+        value = self.compute.objective.values(
+            self.compute.bounder, self.compute.place(part.regions), refreshed, part.open
+        )
+        weights = np.eye(allowed.shape[1])[self.state.objective.best_row(value, conjunction)]
+        duals, bounded = ascent.run(ascent.default_duals(weights), MERGE_STEPS, allowed)
+        closed = bounded.value > 0
+        for c in np.unique(conjunction[closed]).tolist():
+            self.record(part, ascent, duals, bounded, closed & (conjunction == c), int(c))
+        work.open[which[closed]] = False
+
+
+def compact(run: Run, proof: Proof, solve_seconds: float) -> Proof:
+    """A proof of the same query with at most as many leaves; the given one when time does not allow better."""
+    budget = run.budget.share(max(LEAST_SECONDS, SHARE * solve_seconds))
+    trees: list[Tree] = []
+    states: dict[int, CaseState | None] = {}
+    quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
+    for tree in proof.trees:
+        trees.append(tree)
+        if len(tree) == 1 or budget.spent():
+            continue
+        try:
+            if tree.case not in states:
+                states[tree.case] = open_case(quiet, tree.case)
+            case = states[tree.case]
+            state = None if case is None else suited(run.settings, case, tree)
+            if state is not None and len(parts(state, tree)) == 1:
+                trees[-1] = _compact_tree(quiet, state, tree)
+        except BudgetError:
+            continue
+    return replace(proof, trees=tuple(trees))
+
+
+def _compact_tree(run: Run, state: CaseState, tree: Tree) -> Tree:
+    """Merge and widen, then seek cores; keeps the old tree unless the new one is closed and no larger."""
+    walk = Compaction(run, state, tree, widen=POLISH_STEPS)
+    search = walk.walk()
+    if not len(search.frontier) and len(search.recorder.tree().leaves) <= len(tree.leaves):
+        tree = search.recorder.tree(state.number, tree.conjunctions)
+    if len(tree.leaves) <= CORE_LEAVES:
+        tree = with_cores(run.budget, state, tree)
+    return tree
+
+
+def with_cores(budget: Budget, state: CaseState, tree: Tree) -> Tree:
+    """Refutations with `core` where half of the literals suffice (bounds re-derived from the root alone)."""
+    parents = tree.parents()
+    paths = {k: _path(parents, k) for k in {r.at for r in tree.refutations}}
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, r in enumerate(tree.refutations):
+        if len(paths[r.at]) >= 2 and not r.beta and r.cuts is None:
+            groups[r.conjunction].append(number)
+    refutations = list(tree.refutations)
+    for conjunction, numbers in groups.items():
+        for begin in range(0, len(numbers), 256):
+            budget.poll()
+            part = numbers[begin : begin + 256]
+            kept = [_leaning(state, tree, parents, paths[refutations[n].at]) for n in part]
+            closed = _closes(state, tree, parents, kept, [refutations[n] for n in part], conjunction)
+            for n, core, ok in zip(part, kept, closed.tolist(), strict=True):
+                if ok:
+                    refutations[n] = replace(refutations[n], core=tuple(core))
+    return replace(tree, refutations=tuple(refutations))
+
+
+def _path(parents: Array, k: int) -> list[int]:
+    """Tree nodes of the literals from the root to node k."""
+    out = []
+    while parents[k] >= 0:
+        out.append(k)
+        k = int(parents[k])
+    return out[::-1]
+
+
+def _leaning(state: CaseState, tree: Tree, parents: Array, path: list[int]) -> list[int]:
+    """The half of a path's literals kept as core: per component the last cut counts, wide cuts first."""
+    last: dict[tuple[int, int, bool], int] = {}
+    for k in path:
+        p = int(parents[k])
+        last[int(tree.node[p]), int(tree.index[p]), bool(tree.right[p] == k)] = k
+    strongest = sorted(last.values())
+    return strongest[-max(1, (len(path) + 1) // 2) :]
+
+
+def _closes(
+    state: CaseState, tree: Tree, parents: Array, kept: list[list[int]], refutations: list, conjunction: int
+) -> Array:
+    """(B,) whether the stored duals refute the regions given by the kept literals alone."""
+    count = len(kept)
+    regions = state.root.take(np.zeros(count, dtype=np.int64))
+    phases = np.zeros((count, state.bounder.width), dtype=np.int8)
+    for depth in range(max(len(k) for k in kept)):
+        own = [b for b in range(count) if len(kept[b]) > depth]
+        child = np.array([kept[b][depth] for b in own])
+        p = parents[child]
+        sub = Regions(regions.lo[own], regions.hi[own], regions.low[own], regions.up[own])
+        signs = phases[own]
+        apply_literals(
+            state.bounder, sub, tree.node[p], tree.index[p], tree.threshold[p], tree.right[p] == child, signs
+        )
+        for f in ("lo", "hi", "low", "up"):
+            getattr(regions, f)[own] = getattr(sub, f)
+        phases[own] = signs
+    refreshed = state.bounder.refresh(regions, backward=state.plan.refresh)
+    ascent = Ascent(state.bounder, state.objective, regions, refreshed, phases)
+    weights = np.zeros((count, len(state.objective.owner)))
+    weights[:, state.objective.rows_of(conjunction)] = [r.weights for r in refutations]
+    duals = ascent.default_duals(weights)
+    for b, r in enumerate(refutations):
+        for a in r.alpha:
+            duals.alpha[b, state.bounder.slices[a.node].start + a.index] = a.value / 255.0
+    return ascent.bound(duals)[0].value > 0

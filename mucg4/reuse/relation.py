@@ -1,0 +1,248 @@
+"""How a new network comes from an old one: the relation in one word, details, and the neuron map.
+
+Decided from the weights alone, by the first rule that holds: equal; no fitting shapes; equal after
+reordering; neurons removed; neurons zeroed, then single weights zeroed, and the rest kept; weights
+rounded to a grid or a short float type; neurons, then weights zeroed and the rest moved; weights moved a
+little; unrelated. Only reports and the order of work depend on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mucg4.model.network import Network
+from mucg4.model.query import Query
+from mucg4.ops.base import Array
+from mucg4.reuse.align import Alignment, UnitMap, by_position, from_units, match_units
+from mucg4.reuse.grid import scheme_of
+from mucg4.reuse.layers import Form, form_of, tensors_of
+from mucg4.reuse.translate import translate
+from mucg4.store.related import Related
+
+__all__ = ["Alignment", "Match", "match", "relate", "relation_of", "translate"]
+
+FAR = 0.5  # relative distance of the median layer beyond which networks count as unrelated
+ROUNDING = 5e-7  # relative difference of two float32 serialisations of one network
+ZERO_RATE = 0.005  # share of newly zero weights that counts as pruning
+REST_MOVED = 0.3  # relative distance of the other weights up to which zeros count as pruning
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """`relation` is one of `mucg4.model.verdict.RELATIONS`; `alignment` is None for unrelated networks."""
+
+    relation: str
+    detail: str = ""
+    alignment: Alignment | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """One tensor of both networks, entries facing each other; `live` marks entries between live units."""
+
+    old: Array
+    new: Array
+    is_bias: bool
+    live: Array | None = None
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Counts over the hidden units of all layers."""
+
+    total: int = 0
+    removed: int = 0
+    added: int = 0
+    moved: int = 0
+    zeroed: int = 0
+
+
+def match(old: Network, new: Network) -> Match:
+    """Relation and neuron map of two networks; a heuristic, see the module text."""
+    if old.fingerprint == new.fingerprint:
+        word = "identical" if old.source_hash == new.source_hash else "re-serialised"
+        return Match(word, "", by_position(old, new))
+    if (old.input_size, old.output_size) != (new.input_size, new.output_size):
+        return Match("unrelated", "other input or output size")
+    return _match_forms(old, new) or _match_tensors(old, new)
+
+
+def relate(related: Related, query: Query) -> Match:
+    """The relation of a query to a stored result, the property included, with the neuron map.
+
+    On the same network (`identical` or `re-serialised`) another property is `other-box` when only the
+    box differs, else `other-property`.
+    """
+    network = query.network
+    if related.fingerprint == network.fingerprint:
+        word = "identical" if network.source_hash in related.sources else "re-serialised"
+        found = Match(word, "", by_position(network, network))
+    elif related.network is None:
+        return Match("unrelated", "the stored network cannot be read")
+    else:
+        found = match(related.network, network)
+    if found.relation in ("identical", "re-serialised") and related.property_hash != query.property_hash:
+        word = "other-box" if related.same_unsafe else "other-property"
+        return replace(found, relation=word, detail=f"box {related.box_relation}")
+    return found
+
+
+def relation_of(related: Related, query: Query) -> str:
+    """The word of `relate`."""
+    return relate(related, query).relation
+
+
+# --- from layers to facing tensors ---------------------------------------------------------------------------------
+
+
+def _match_forms(old: Network, new: Network) -> Match | None:
+    """By units of layers; None where the layered form does not exist or does not fit."""
+    ours, theirs = form_of(old), form_of(new)
+    maps = match_units(ours, theirs) if ours is not None and theirs is not None else None
+    if ours is None or theirs is None or maps is None:
+        return None
+    relation, detail = _classify(_face(ours, theirs, maps), _count(ours, theirs, maps))
+    alignment = None if relation == "unrelated" else from_units(old, ours, theirs, maps)
+    return Match(relation, detail, alignment)
+
+
+def _match_tensors(old: Network, new: Network) -> Match:
+    """By parameter arrays in graph order; neurons keep their places."""
+    alignment = by_position(old, new)
+    ours, theirs = tensors_of(old), tensors_of(new)
+    shapes = [[(is_bias, t.shape) for is_bias, t in side] for side in (ours, theirs)]
+    if alignment is None or shapes[0] != shapes[1]:
+        return Match("unrelated", "other architecture")
+    pairs = [_Pair(a, b, is_bias) for (is_bias, a), (_, b) in zip(ours, theirs, strict=True)]
+    relation, detail = _classify(pairs, _Units())
+    return Match(relation, detail, None if relation == "unrelated" else alignment)
+
+
+def _face(ours: Form, theirs: Form, maps: list[UnitMap]) -> list[_Pair]:
+    """Weights and biases of all layers on the units that both networks have, in the old order."""
+    out = []
+    for a, b, units in zip(ours.layers, theirs.layers, maps, strict=True):
+        source = maps[a.reads] if a.reads >= 0 else None
+        columns = np.arange(a.weight.shape[1]) if source is None else source.new
+        at, there, lives = units.new >= 0, columns >= 0, _lives(units)
+        alive = np.ones(len(columns), dtype=bool) if source is None else _lives(source)
+        old = _take(_take(a.weight, np.flatnonzero(at), 0), np.flatnonzero(there), 1)
+        new = _take(_take(b.weight, units.new[at], 0), columns[there], 1)
+        live = lives[at][:, None] & alive[there][None, :]
+        out.append(_Pair(old, new, False, None if live.all() else np.broadcast_to(live[:, :, None], old.shape)))
+        out.append(_Pair(a.bias[lives], b.bias[units.new[lives]], True))
+    return out
+
+
+def _lives(units: UnitMap) -> Array:
+    return (units.new >= 0) & (units.sign >= 0) & ~units.unread
+
+
+def _take(array: Array, index: Array, axis: int) -> Array:
+    """`np.take` that copies nothing when everything stays in place."""
+    whole = len(index) == array.shape[axis] and np.array_equal(index, np.arange(len(index)))
+    return array if whole else np.take(array, index, axis=axis)
+
+
+def _count(ours: Form, theirs: Form, maps: list[UnitMap]) -> _Units:
+    total = removed = added = moved = zeroed = 0
+    for number, (a, b, units) in enumerate(zip(ours.layers, theirs.layers, maps, strict=True)):
+        if number == ours.last or a.tied >= 0:
+            continue
+        there = units.new[units.new >= 0]
+        total += a.units
+        removed += a.units - len(there)
+        added += b.units - len(there)
+        moved += int(np.count_nonzero(np.diff(there) < 0))
+        had = a.weight.reshape(a.units, -1).any(axis=1)
+        zeroed += int(np.count_nonzero(had & ((units.sign < 0) | units.unread)))
+    return _Units(total, removed, added, moved, zeroed)
+
+
+# --- from tensors to a word ----------------------------------------------------------------------------------------
+
+
+def _classify(pairs: list[_Pair], units: _Units) -> tuple[str, str]:
+    """The first rule that holds, see the module text."""
+    place = "neurons permuted" if units.moved else ""
+    if all(_equal(p) for p in pairs) and not units.removed and not units.added:
+        return ("permuted", "") if units.moved else ("re-serialised", "equal up to rounding")
+    weights = [p for p in pairs if not p.is_bias]
+    distance = _distance([_Pair(p.old[p.live], p.new[p.live], False) if p.live is not None else p for p in weights])
+    if units.removed or units.added:
+        if distance > FAR:
+            return "unrelated", f"distance {distance:.2g}"
+        count = f"{units.removed} of {units.total} removed" if units.removed else f"{units.added} neurons more"
+        return "pruned-neurons", _join(count, place, _moved(distance))
+    zeroed = ""
+    if units.zeroed and distance <= FAR and _zeros_lie_in_dead_units(weights):
+        zeroed = f"{units.zeroed} of {units.total} zeroed"
+    if zeroed and distance <= ROUNDING:
+        return "pruned-neurons", _join(zeroed, place)
+    zeros, rest, level = _zero_rates(weights)
+    if zeros > ZERO_RATE and rest <= ROUNDING:
+        return "pruned-weights", _join(f"zero rate {level:.2f}", place)
+    scheme = scheme_of([(p.old, p.new) for p in weights])
+    if scheme is not None:
+        return "quantised", _join(scheme, place)
+    if zeroed:
+        return "pruned-neurons", _join(zeroed, place, _moved(distance))
+    if zeros > ZERO_RATE and rest <= REST_MOVED:
+        return "pruned-weights", _join(f"zero rate {level:.2f}", place, _moved(rest))
+    return _classify_distance(weights, place)
+
+
+def _classify_distance(weights: list[_Pair], place: str) -> tuple[str, str]:
+    distance = _distance(weights)
+    if distance <= FAR:
+        return "fine-tuned", _join(f"distance {distance:.2g}", place)
+    coarser = scheme_of([(p.new, p.old) for p in weights])
+    if coarser is not None and not place:
+        return "fine-tuned", _join(f"distance {distance:.2g}", f"the stored network is {coarser}")
+    return "unrelated", f"distance {distance:.2g}"
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(p for p in parts if p)
+
+
+def _moved(distance: float) -> str:
+    return f"the rest moved by {distance:.1g}" if distance > ROUNDING else ""
+
+
+def _equal(pair: _Pair) -> bool:
+    if not pair.old.size:
+        return True
+    if not pair.is_bias and np.any((pair.new == 0) & (pair.old != 0)):
+        return False
+    scale = abs(pair.old) + 0.1 * abs(pair.old).max()  # sums of terms may cancel
+    return bool(np.all(abs(pair.new - pair.old) <= ROUNDING * scale))
+
+
+def _distance(pairs: list[_Pair]) -> float:
+    """Relative distance of the median layer; layers that were zero do not count."""
+    norms = [(float(np.linalg.norm(p.new - p.old)), float(np.linalg.norm(p.old))) for p in pairs]
+    found = [gap / norm for gap, norm in norms if norm > 0]
+    return float(np.median(found)) if found else 0.0
+
+
+def _zero_rates(weights: list[_Pair]) -> tuple[float, float, float]:
+    """Share of newly zero weights, relative distance of the weights that are not, share of zero weights."""
+    count = sum(p.old.size for p in weights)
+    fresh = [(p.new == 0) & (p.old != 0) for p in weights]
+    rest = _distance([_Pair(p.old[~f], p.new[~f], False) for p, f in zip(weights, fresh, strict=True)])
+    zero = sum(int(np.count_nonzero(p.new == 0)) for p in weights)
+    return sum(int(np.count_nonzero(f)) for f in fresh) / max(count, 1), rest, zero / max(count, 1)
+
+
+def _zeros_lie_in_dead_units(weights: list[_Pair]) -> bool:
+    """True when dead units, not single small weights, explain the new zeros."""
+    fresh = dead = 0
+    for p in weights:
+        zero = (p.new == 0) & (p.old != 0)
+        fresh += int(np.count_nonzero(zero))
+        if p.live is not None:
+            dead += int(np.count_nonzero(zero & ~p.live))
+    return fresh > 0 and dead >= 0.8 * fresh
