@@ -197,7 +197,7 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
         _say(f"mucg4: warning: {_plain(text)}")
     proof = getattr(verdict, "proof", None)
     if args.proof is not None and proof is not None:
-        from mucg4.model.proof import write_proof
+        from mucg4.model.proof_text import write_proof
 
         try:
             write_proof(proof, args.proof)
@@ -318,7 +318,7 @@ def _check(args: argparse.Namespace) -> int:
     def run(budget: Budget) -> int:
         from mucg4.evidence import established
         from mucg4.limits.processes import usable_cores
-        from mucg4.model.proof import read_proof
+        from mucg4.model.proof_text import read_proof
         from mucg4.precision import settle
 
         query = _read(args.onnx, args.vnnlib)

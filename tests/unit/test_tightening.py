@@ -33,20 +33,8 @@ from mucg4.errors import ProofError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import (
-    VERSION,
-    Alpha,
-    Proof,
-    Refutation,
-    Tightening,
-    from_bytes,
-    from_text,
-    read_proof,
-    single_leaf,
-    to_bytes,
-    to_text,
-    write_proof,
-)
+from mucg4.model.proof import Alpha, Proof, Refutation, Tightening, single_leaf
+from mucg4.model.proof_text import VERSION, from_bytes, from_text, read_proof, to_bytes, to_text, write_proof
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
