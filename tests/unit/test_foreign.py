@@ -19,8 +19,8 @@ from examples import dense, query_of, text
 from mutants import mutate_json, proof_texts
 
 import mucg4.limits.foreign as foreign
-from mucg4.__main__ import main
 from mucg4.check.walk import check
+from mucg4.cli.main import main
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.lab.case import run_case, save_case
 from mucg4.limits.budget import Budget

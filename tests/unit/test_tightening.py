@@ -29,6 +29,7 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.check import walk as check_module
 from mucg4.check.walk import check
+from mucg4.cli.report import stored_text
 from mucg4.errors import ProofError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
@@ -38,7 +39,6 @@ from mucg4.model.proof_text import VERSION, from_bytes, from_text, read_proof, t
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.report import stored_text
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.replay import fits, replay_all
