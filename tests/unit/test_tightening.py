@@ -43,9 +43,9 @@ from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.replay import fits, replay_all
 from mucg4.reuse.translate import translate
-from mucg4.search.loop import apply_literals
 from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
+from mucg4.search.region import apply_literals
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
 from mucg4.store.store import Store, lighter_forms
