@@ -53,7 +53,8 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.report import stored_text
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
-from mucg4.reuse.replay import fits, replay_all
+from mucg4.reuse.fits import fits
+from mucg4.reuse.replay import replay_all
 from mucg4.reuse.translate import translate
 from mucg4.search.loop import apply_literals
 from mucg4.search.portfolio import solve
