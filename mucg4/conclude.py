@@ -1,4 +1,4 @@
-"""From what a run found to its verdict: no `unsat` that the checker has not seen, no `sat` that a second reader denies."""
+"""From what a run found to its verdict: no `unsat` without the checker, no `sat` that a second reader denies."""
 
 from __future__ import annotations
 
