@@ -23,7 +23,8 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
-from mucg4.reuse.replay import Replay, parts, suited
+from mucg4.reuse.fits import parts, suited
+from mucg4.reuse.replay import Replay
 from mucg4.search.region import Batch, apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "evidence": MODEL | {"check", "read"},
     "precision": MODEL | {"check", "read", "gate", "search"},
     "lab": None,  # runs the pipeline
+    "conclude": None,  # the end of the pipeline
     "verify": None,  # the pipeline: every stage
     "bench": BASE | {"files", "read"},
     "cli": None,  # everything

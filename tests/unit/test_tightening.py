@@ -41,7 +41,8 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
-from mucg4.reuse.replay import fits, replay_all
+from mucg4.reuse.fits import fits
+from mucg4.reuse.replay import replay_all
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
