@@ -61,7 +61,7 @@ as closed; overflow gives inf, which closes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,6 +70,7 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import DOUBLE, Array, precision, xp
 from mucg4.ops.base import Affine, Nonlinear
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 SLACK = 64
 HEADROOM = 5.0  # over Higham's bound, see the module text

@@ -32,7 +32,7 @@ The exact mode (`mucg4.check.exact`) keeps (I) in integers instead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 TINY = 1e-150  # added to norms: dominates every underflow, vanishes beside every real margin
 CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache)

@@ -14,7 +14,7 @@ of each conjunction on the path is tried where there is no own one, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 
 import numpy as np
@@ -28,6 +28,7 @@ from mucg4.model.proof import Proof, Refutation
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 HALVINGS = 40  # of a leaf's region
 PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in one unit of effort

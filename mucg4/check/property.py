@@ -13,7 +13,7 @@ doubles of these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from itertools import product
 from math import inf, isfinite, prod
@@ -25,6 +25,7 @@ from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, Atom, Bound, Reader, Ref
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain
 

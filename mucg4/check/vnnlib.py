@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from itertools import chain, product
 from math import inf, isfinite, nextafter, prod
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mucg4.limits.budget import Budget
+from mucg4.records import dataclass
 
 DEPTH = 250  # open parentheses
 MOST_DISJUNCTS = 1_000_000

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from fractions import Fraction
 from typing import TypeVar
 
@@ -56,6 +56,7 @@ from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.verdict import CheckReport, Seal
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 BATCH = 512  # most regions handled together
 SHARED = 64  # regions from which processes share them out

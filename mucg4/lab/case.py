@@ -14,7 +14,7 @@ import base64
 import binascii
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mucg4.limits.budget import Budget
 from mucg4.limits.foreign import fields_of, items, json_value, member, number, numbers, read_limited, text_of
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unsafe, Verdict
+from mucg4.records import dataclass
 from mucg4.settings import Settings
 
 FORMAT = "mucg4-case"

@@ -59,7 +59,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ from mucg4.limits.foreign import (
     wholes,
 )
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 FORMAT = "mucg4-proof"
 VERSION = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from functools import cached_property
 
@@ -18,6 +18,7 @@ import numpy as np
 from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 ELEMENTS = ("float16", "float32", "float64")  # types of inputs whose rounding is known here
 

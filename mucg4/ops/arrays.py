@@ -13,7 +13,6 @@ PyTorch is imported only when a backend with a device is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.records import dataclass
 
 Array = Any  # numpy.ndarray or torch.Tensor
 DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache

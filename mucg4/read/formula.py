@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
+
+from mucg4.records import dataclass
 
 RELATIONS = ("<=", ">=", "<", ">", "=", "==", "!=")
 

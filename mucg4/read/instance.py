@@ -10,13 +10,13 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
+from mucg4.records import dataclass
 
 LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
 LARGEST_TEXT = 2**29  # most bytes of a property or of a list

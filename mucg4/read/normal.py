@@ -13,7 +13,7 @@ loosened over the box they stand with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from itertools import chain, product
 from math import prod
@@ -23,6 +23,7 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
 from mucg4.read.rounding import Rounding, calculates, rounding_of
+from mucg4.records import dataclass
 
 MOST_DISJUNCTS = 1_000_000
 MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB

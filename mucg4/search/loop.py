@@ -15,7 +15,6 @@ row per open constraint, and with `refresh` two per unstable neuron; duals are i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +31,7 @@ from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.phases import FORGET, STRETCH, PhaseSearch

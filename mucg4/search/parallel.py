@@ -8,7 +8,7 @@ handed out, so a run repeats exactly whatever the processes' speed. See `mucg4.l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mucg4.errors import BudgetError
 from mucg4.limits.processes import can_fork, forked
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.loop import Search
 from mucg4.search.record import Growth
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, kept_rows
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 
 @dataclass

@@ -10,7 +10,7 @@ are chosen, where the relaxation is exact. Nothing here is evidence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from mucg4.model.proof import Alpha, Refutation, Tree
 from mucg4.model.query import Case, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 from mucg4.smt.program import least_violation, simple_multipliers
 
 RAISED = 1e-4

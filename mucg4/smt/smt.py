@@ -23,7 +23,7 @@ one core with random networks: 25-30 open neurons take 5-10 s, 50 of them in fou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.smt.certify import Branch, Certifier, Leaf
 from mucg4.smt.encode import Encoding, Literal, constraint_rows, encode
 from mucg4.smt.relax import SmtRelaxation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from mucg4.limits.foreign import plausible
 from mucg4.model.network import Network
 from mucg4.model.proof import Proof, from_bytes
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.store.codec import boxes_from_bytes, network_from_bytes
 
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")

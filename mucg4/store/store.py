@@ -12,7 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from mucg4.model.network import Network
 from mucg4.model.proof import Proof, to_text
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
 from mucg4.store.database import Database
 from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes
