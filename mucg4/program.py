@@ -65,7 +65,7 @@ def least_violation(
     lp.a_matrix_.start_ = np.arange(rows + 1) * (n + 1)
     lp.a_matrix_.index_ = np.tile(np.arange(n + 1), rows)
     lp.a_matrix_.value_ = np.concatenate([matrix / scale[:, None], np.where(soft, -1.0, 0.0)[:, None]], axis=1).ravel()
-    solver = highspy._Highs()  # highspy.Highs prints a banner on standard output
+    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
     solver.setOptionValue("output_flag", False)
     if seconds < np.inf:
         solver.setOptionValue("time_limit", max(seconds, LEAST_SECONDS))
