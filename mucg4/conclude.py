@@ -126,7 +126,8 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
 
 def _kept_case(run: Run, reason: str) -> str:
     """Write a replayable case of a proof that was rejected; its path, empty where that is not possible."""
-    from mucg4.lab.case import cases_folder, save_case
+    from mucg4.read.case import save_case
+    from mucg4.store.store import cases_folder
 
     if not (run.query.text and run.query.network.model_bytes):
         return ""

@@ -47,6 +47,11 @@ def default_path() -> Path:
     return Path(user_cache_path("mucg4", appauthor=False)) / "store.sqlite"
 
 
+def cases_folder() -> Path:
+    """Where runs leave the cases of their own failures: beside the store, in the user's cache folder."""
+    return default_path().with_name("cases")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One stored result as `mucg4 store list` shows it; times are seconds since the epoch."""

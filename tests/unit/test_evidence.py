@@ -104,7 +104,7 @@ def test_evidence_that_is_lost_is_searched_again(monkeypatch, proved):
 def test_what_stays_rejected_is_unknown_with_a_case(monkeypatch, proved, tmp_path):
     query, _ = proved
     whole = Recorder.tree
-    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.store.store.cases_folder", lambda: tmp_path)
     monkeypatch.setattr(Recorder, "tree", lambda self, *a: replace(whole(self, *a), refutations=()))
     verdict = verify(query, SETTINGS, Store(":memory:"), Budget.seconds(60))
     assert isinstance(verdict, Unknown) and "checker rejects" in verdict.reason

@@ -22,9 +22,10 @@ import mucg4.limits.foreign as foreign
 from mucg4.check.walk import check
 from mucg4.cli.main import main
 from mucg4.errors import BudgetError, InputError, ProofError
-from mucg4.lab.case import run_case, save_case
+from mucg4.lab.case import run_case
 from mucg4.limits.budget import Budget
 from mucg4.model.proof_text import from_bytes, from_text, read_proof, to_text
+from mucg4.read.case import save_case
 from mucg4.read.instance import read_bytes, read_text
 from mucg4.settings import Settings
 from mucg4.verify import verify
