@@ -49,7 +49,7 @@ LIBM = 2.0**-47  # absolute error of one evaluation of f or f' (|f| <= 1; libm i
 TURN = 2 * np.pi
 STEP = 2.0**-52  # generous relative error of one operation
 TINY = 1e-150  # dominates underflow
-HALVINGS = 40  # of a piece, to find where its tangent has a given slope
+HALVINGS = 52  # of a piece, to find where its tangent has a given slope: to the last digit, which is what lines lose
 
 
 @dataclass(eq=False)
@@ -486,7 +486,8 @@ def _two_piece(op: TwoPiece, lo: Array, hi: Array) -> tuple[Lines, Array, Array]
     flo = np.minimum(np.where(unstable, np.minimum(first, 0.0), first), last)
     fhi = np.maximum(first, last)
     if (left, right) != (0.0, 1.0):
-        flo, fhi = flo - (abs(flo) * 2 * STEP + TINY), fhi + (abs(fhi) * 2 * STEP + TINY)
+        tiny = np.where((lo == 0) & (hi == 0), 0.0, TINY)  # the image of 0 is exactly 0
+        flo, fhi = flo - (abs(flo) * 2 * STEP + tiny), fhi + (abs(fhi) * 2 * STEP + tiny)
     steep = max(abs(op.left), abs(op.right))
     return Lines(low, chord, offset, None, unstable, (op.left, op.right), steep), flo, fhi
 
@@ -500,7 +501,8 @@ def _s_shaped(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]
     up_offset = centre - _lowest(f, slope_at, inverse, up, -hi, -lo)
     up_offset = up_offset + 4 * STEP * abs(up_offset)
     lines = Lines(low, up, up_offset, low_offset, np.zeros(lo.shape, dtype=bool), (0.0, 0.0), 1.0)
-    return lines, f(lo) - LIBM, f(hi) + LIBM
+    least = centre - 1.0  # the range is [0, 1] or [-1, 1]
+    return lines, np.maximum(f(lo) - LIBM, least), np.minimum(f(hi) + LIBM, 1.0)
 
 
 def _functions(kind: str) -> tuple[Any, Any, Any]:
