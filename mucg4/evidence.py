@@ -20,7 +20,8 @@ from mucg4.check.property import covers
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Proof, Tree, from_text, to_text
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from mucg4.errors import InputError, Mucg4Error, UnsupportedError
+from mucg4.files import json_text, write_atomic
 from mucg4.limits.budget import Budget
 from mucg4.limits.foreign import fields_of, items, json_value, member, number, numbers, read_limited, text_of
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unsafe, Verdict
-from mucg4.report import json_text, write_atomic
 from mucg4.settings import Settings
 
 FORMAT = "mucg4-case"

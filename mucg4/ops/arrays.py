@@ -16,13 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from mucg4.errors import InputError
 
-Array = Any  # numpy.ndarray or torch.Tensor
+Array: TypeAlias = Any
+"""An array of either library, NumPy's or PyTorch's, of any dtype: what code takes that runs on both. PyTorch need not
+be installed, so the type checker cannot know its arrays. Code for NumPy alone says which numbers it takes."""
+FloatArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]]"  # float64 where nothing else is said
+IntArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]"
+BoolArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]"
+
 DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache
 
 

@@ -24,7 +24,7 @@ from mucg4.model.proof import Proof, Tree
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
 from mucg4.reuse.replay import Replay, parts, suited
-from mucg4.search.loop import Batch, apply_literals
+from mucg4.search.region import Batch, apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much

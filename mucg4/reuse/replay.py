@@ -39,9 +39,10 @@ from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.reuse.relation import Match, relate, translate
-from mucg4.search.loop import Batch, Search, apply_literals
+from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
 from mucg4.search.portfolio import solve, solve_case
+from mucg4.search.region import Batch, apply_literals
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work, splits_phases
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy as np
 from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.ops.base import Array
-from mucg4.search.loop import Batch, Search, apply_literals
+from mucg4.search.loop import Search
+from mucg4.search.region import Batch, apply_literals
 from mucg4.smt.program import simple_multipliers
 
 RAISED = 1e-4  # share of a functional's terms

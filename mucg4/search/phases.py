@@ -34,7 +34,8 @@ from mucg4.ops.piecewise import TwoPiece
 from mucg4.search.split import Choice, locate, loss
 
 if TYPE_CHECKING:
-    from mucg4.search.loop import Batch, Search
+    from mucg4.search.loop import Search
+    from mucg4.search.region import Batch
 
 F = np.float32
 CANDIDATES = 32  # neurons tried by a backward pass per region: the estimate that picks them is a poor judge of them

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
+from mucg4.errors import BudgetError
 from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, kept_rows
+from mucg4.model.query import Witness
 from mucg4.ops.base import Array
 
 
@@ -74,6 +77,20 @@ class Growth:
     tightenings: list[Tightening]
     cuts: list[Cuts]
     plain: list[tuple[Array, Array, Array, Array]]
+
+
+@dataclass
+class Outcome:
+    """What a worker on a search, or on a part of its frontier, sends back; `stopped` is what ended it early."""
+
+    growth: Growth
+    frontier: dict[str, Array]
+    counters: dict[str, int]
+    gains: tuple[float, bool, float]
+    work: int
+    root: tuple[Array, Array, CutPlanes] | None
+    witness: Witness | None = None
+    stopped: BudgetError | None = None
 
 
 class Recorder:

@@ -20,8 +20,9 @@ from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
 from mucg4.search.attack import Attack
-from mucg4.search.loop import Batch, Plan, Search
+from mucg4.search.loop import Search
 from mucg4.search.record import Recorder
+from mucg4.search.region import Batch, Plan
 from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits

@@ -265,7 +265,7 @@ class _Search:
     def _cost(self, key: Key) -> tuple[float, float]:
         """How much the relaxation of a neuron matters at the last LP: its multipliers, then its violation."""
         optimum, rows = self.relaxation.optimum, self.relaxation.chords[key]
-        if optimum is None:
+        if optimum is None or optimum.point is None:
             return 0.0, 0.0
         weight = float(optimum.multipliers[rows].sum() * abs(self.relaxation.base[rows, -1]).max())
         z, gap = self._value(key, optimum.point), 0.0

@@ -12,7 +12,8 @@ import numpy as np
 from mucg4.errors import ProofError, StoreError
 from mucg4.limits.foreign import plausible
 from mucg4.model.network import Network
-from mucg4.model.proof import Proof, from_bytes
+from mucg4.model.proof import Proof
+from mucg4.model.proof_text import from_bytes
 from mucg4.ops.base import Array
 from mucg4.store.codec import boxes_from_bytes, network_from_bytes
 

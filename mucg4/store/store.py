@@ -22,7 +22,8 @@ import numpy as np
 from mucg4.errors import StoreError
 from mucg4.limits.foreign import plausible
 from mucg4.model.network import Network
-from mucg4.model.proof import Proof, to_text
+from mucg4.model.proof import Proof
+from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes

@@ -17,7 +17,8 @@ from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import Alpha, Proof, Refutation, Tree, from_bytes, single_leaf, to_bytes
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree, single_leaf
+from mucg4.model.proof_text import from_bytes, to_bytes
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.affine import Concat, Dense, Sum
 from mucg4.ops.base import Nonlinear

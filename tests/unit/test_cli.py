@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mucg4.__main__ import main
+from mucg4.cli.main import main
 from mucg4.lab.case import layers_to_onnx
 
 LAYERS = [([[1.0, 1.0], [1.0, -1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [0.0])]  # at most 2 on the box [-1, 1]^2
@@ -240,24 +240,25 @@ def test_bad_input_leaves_a_legal_result_file(call: Call) -> None:
 
 
 def test_a_bug_is_no_verdict(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mucg4.__main__ as command
+    from mucg4.read import instance
 
-    def broken(onnx: str, vnnlib: str) -> None:
+    def broken(onnx: Path, vnnlib: Path) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(command, "_read", broken)
+    monkeypatch.setattr(instance, "read_query", broken)
     status, out, err = call("verify", "net.onnx", "unsat.vnnlib", "--result", "out.txt")
     assert (status, out) == (3, "unknown\n")
     assert "internal error: ZeroDivisionError" in err and Path("out.txt").read_text() == "unknown\n"
 
 
 def test_disk_full(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mucg4 import report
+    from mucg4.cli import answer
 
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "write_atomic", full)
+    monkeypatch.setattr(answer, "write_atomic", full)
+    monkeypatch.setattr("mucg4.files.write_atomic", full)
     status, out, err = call("verify", "net.onnx", "unsat.vnnlib", "--json", "run.json", "--result", "out.txt")
     assert (status, out) == (2, "unsat\n")
     assert err == "mucg4: error: cannot write run.json: No space left on device\n"

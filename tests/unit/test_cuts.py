@@ -18,18 +18,8 @@ from mucg4.bound.reduced import Reduced
 from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import (
-    Alpha,
-    Cuts,
-    Proof,
-    Refutation,
-    from_bytes,
-    from_text,
-    keep_cuts,
-    single_leaf,
-    to_bytes,
-    to_text,
-)
+from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, keep_cuts, single_leaf
+from mucg4.model.proof_text import from_bytes, from_text, to_bytes, to_text
 from mucg4.model.query import Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece

@@ -22,7 +22,8 @@ from mucg4.errors import UnsoundError
 from mucg4.limits.budget import TIMEOUT, Budget
 from mucg4.limits.processes import can_fork
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import Alpha, Proof, Refutation, Tree, from_text, single_leaf, to_text
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree, single_leaf
+from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport, Safe, Statistics
 from mucg4.ops.affine import Dense

@@ -226,7 +226,7 @@ def test_more_evidence_wins_at_equal_leaves():
 
 
 def size(proof):
-    from mucg4.model.proof import to_bytes
+    from mucg4.model.proof_text import to_bytes
 
     return len(to_bytes(proof))
 
