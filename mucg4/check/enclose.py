@@ -18,7 +18,9 @@ Each step keeps (I) for the stored floats, charging its rounding to `error`:
 * elementwise node k over z: positive entries of a take a lower line of f, negative ones an upper
   line. Slopes are floats taken as exact numbers and the offsets are computed outward for those very
   slopes (`mucg4.check.curves`), so only `a * low + min(a, 0) * (up - low)` and the
-  dot with the offsets round: at most ||a|| (gamma(8) s ||M|| + gamma(m) ||offset||), s the largest slope size.
+  dot with the offsets round. The coefficient of component j is off by at most gamma(8) |a_j| s_j, s_j the largest size
+  of a slope there, so the functional by sum_j gamma(8) |a_j| s_j M_j: at most
+  ||a|| (gamma(8) ||s M|| + gamma(m) ||offset||).
 * adding two coefficient blocks or a constant: u times the result's size.
 * what is not added up at all does not round: see `_live`.
 * the end: `min over the box` is a dot of length n, gamma ||a_0|| ||M_0||.
@@ -266,8 +268,14 @@ class Enclosure:
         lines, flo, fhi = enclose(self.ops[k], [frame.lower[i] for i in inputs], [frame.upper[i] for i in inputs])
         frame.lines[k] = lines
         dot = norms(lines.up_offset) + (0.0 if lines.low_offset is None else norms(lines.low_offset))
-        size = sum(frame.size[i] for i in inputs)
-        return flo, fhi, gamma(8) * (lines.steep + 1e-50) * size + gamma(self.nodes[k].size + 8) * dot
+        size = 1e-50 * sum(frame.size[i] for i in inputs)
+        if isinstance(lines.steep, np.ndarray):
+            size = size + norms(lines.steep * frame.magnitude[inputs[0]])
+        else:
+            size = size + lines.steep * frame.size[inputs[0]]
+        if lines.other is not None:
+            size = size + norms(np.maximum(abs(lines.other[0]), abs(lines.other[1])) * frame.magnitude[inputs[1]])
+        return flo, fhi, gamma(8) * size + gamma(self.nodes[k].size + 8) * dot
 
     def _ends(self, lo: Array, hi: Array, k: int) -> Ends:
         """Lines of node k over the input: constant ones, exact ones of the input itself."""

@@ -682,12 +682,12 @@ class _Walk:
         return out
 
     def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:
-        """Replace default lower slopes of one region by those of each row where the neuron is unstable."""
+        """Replace default lower slopes of one region by those of each row where that is legal."""
         for a in alphas:
             for k in self.enclosure.network.users[a.node]:
                 if k in frame.lines:
                     lines = frame.lines[k]
-                    free = lines.unstable[0, a.index]
+                    free = lines.free[0, a.index]
                     slopes = rows.slopes.get(k, lines.low[rows.region])
                     slopes[:, a.index[free]] = self._slopes_at(lines, a.value[part][:, free])
                     rows.slopes[k] = slopes
@@ -808,7 +808,7 @@ class _Walk:
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
-        """Replace default lower slopes by the stored ones where the neuron is unstable."""
+        """Replace default lower slopes by the stored ones where that is legal."""
         stored: dict[int, list[tuple[int, Alpha]]] = defaultdict(list)
         for row, r in enumerate(group):
             for a in r.alpha:
@@ -824,7 +824,7 @@ class _Walk:
         row = np.repeat([row for row, _ in items], [len(a.index) for _, a in items])
         index = np.concatenate([np.asarray(a.index, dtype=np.int64) for _, a in items])
         slope = self._slopes_at(lines, np.concatenate([np.asarray(a.value) for _, a in items]))
-        free = lines.unstable[region[row], index]
+        free = lines.free[region[row], index]
         slopes = lines.low[region]
         slopes[row[free], index[free]] = slope[free]
         return slopes
