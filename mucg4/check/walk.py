@@ -693,12 +693,12 @@ class _Walk:
         return out
 
     def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:
-        """Replace default lower slopes of one region by those of each row where the neuron is unstable."""
+        """Replace default lower slopes of one region by those of each row where that is legal."""
         for a in alphas:
             for k in self.enclosure.network.users[a.node]:
                 if k in frame.lines:
                     lines = frame.lines[k]
-                    free = lines.unstable[0, a.index]
+                    free = lines.free[0, a.index]
                     slopes = rows.slopes.get(k, lines.low[rows.region])
                     slopes[:, a.index[free]] = self._slopes_at(lines, a.value[part][:, free])
                     rows.slopes[k] = slopes
@@ -829,7 +829,7 @@ class _Walk:
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: Array, frame: Frame) -> None:
-        """Replace default lower slopes by those of the refutations `group (R,)` where the neuron is unstable."""
+        """Replace default lower slopes by those of the refutations `group (R,)` where that is legal."""
         table, network = self.plan.table, self.enclosure.network
         row, slopes = self._held("group_count", group)
         ends, nodes = table.ends["slope_count"], table.slope_node[slopes]
@@ -843,7 +843,7 @@ class _Walk:
 
     def _stored_slopes(self, lines: Lines, region: Array, row: Array, index: Array, value: Array) -> Array:
         """(R, n) lower slopes: the default ones with entries `(row, index, value)` filled in, later ones last."""
-        free = lines.unstable[region[row], index]
+        free = lines.free[region[row], index]
         slopes = lines.low[region]
         slopes[row[free], index[free]] = self._slopes_at(lines, value[free])
         return slopes
