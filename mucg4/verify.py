@@ -15,7 +15,7 @@ import numpy as np
 from mucg4.bound.inner_loops import steady_allocator
 from mucg4.errors import BudgetError, StuckError
 from mucg4.gate.agreement import agreement
-from mucg4.gate.runtime import Runtime
+from mucg4.gate.joint import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.limits.memory import limit_bytes
 from mucg4.model.proof import Proof, Tree
@@ -91,7 +91,7 @@ def decide(
     steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
-    run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)
+    run = Run(query, settings, budget, Statistics(), runtime_of(query), progress)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:
@@ -191,12 +191,22 @@ def _conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
 def _witnessed(run: Run, witness: Witness) -> Verdict:
     """`sat`, unless a second reading of the property says that the witness is none: then a reader is wrong."""
     if run.query.text:
-        from mucg4.check.property import denies
-
-        problem = denies(run.query.text, run.query.network.element_type, witness.x, witness.y)
+        problem = _denied(run.query, witness)
         if problem is not None:
             return Unknown(f"a second reading of the property denies the witness: {problem}", run.statistics)
     return Unsafe(witness, run.statistics)
+
+
+def _denied(query: Query, witness: Witness) -> str | None:
+    """What a second reading of the property says against a witness."""
+    if query.joint is None:
+        from mucg4.check.property import denies
+
+        return denies(query.text, query.network.element_type, witness.x, witness.y)
+    from mucg4.check.vnnlib2 import denies as denies_declared
+
+    assert witness.values is not None
+    return denies_declared(query.text, query.network.element_type, *witness.values)
 
 
 def _examined(run: Run, trees: list[Tree]) -> CheckReport:
@@ -273,7 +283,7 @@ def _kept_case(run: Run, reason: str) -> str:
     """Write a replayable case of a proof that was rejected; its path, empty where that is not possible."""
     from mucg4.lab.case import cases_folder, save_case
 
-    if not (run.query.text and run.query.network.model_bytes):
+    if not (run.query.text and run.query.network.model_bytes):  # several models have no case file
         return ""
     path = cases_folder() / f"{run.query.key[:16]}.json"
     try:
