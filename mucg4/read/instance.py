@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mucg4.errors import InputError, UnsupportedError
+from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
@@ -74,15 +74,27 @@ def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> 
 
     Raises `InputError` or `UnsupportedError` whose text starts with the file at fault.
     """
-    several = _network_names(os.fspath(onnx))
-    if several:
-        raise UnsupportedError(f"queries over several networks ({', '.join(several)}) are not supported yet")
     text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
+    several = _network_paths(os.fspath(onnx))
+    if several:
+        from mucg4.read.networks import query_of_models
+
+        models = {name: read_bytes(path) for name, path in several.items()}
+        with _blaming(os.fspath(vnnlib)):
+            return query_of_models(models, text)
     return query_of(read_bytes(onnx), text, os.fspath(onnx), os.fspath(vnnlib))
 
 
 def query_of(data: bytes, text: str, onnx: str = "the network", vnnlib: str = "the property") -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
+    if "(declare-network" in text:
+        from mucg4.read.vnnlib2 import is_version_2
+
+        if is_version_2(text):
+            from mucg4.read.networks import query_of_models
+
+            with _blaming(vnnlib):
+                return query_of_models({onnx: data}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):
@@ -148,12 +160,14 @@ def _instance(cells: list[str], folder: Path, place: str) -> Instance:
     return Instance(network, folder / vnnlib, timeout, onnx, vnnlib)
 
 
-def _network_names(text: str) -> list[str]:
-    """The names in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
+def _network_paths(text: str) -> dict[str, str]:
+    """The paths by name in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
     if not text.startswith("["):
-        return []
+        return {}
     try:
-        pairs = ast.literal_eval(text)
-        return [str(name) for name, _ in pairs]
+        pairs = [(str(name), str(path)) for name, path in ast.literal_eval(text)]
     except (ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{text}: not a list of (name, path) pairs") from error
+    if len(dict(pairs)) != len(pairs) or not pairs:
+        raise InputError(f"{text}: each network needs a name of its own")
+    return dict(pairs)

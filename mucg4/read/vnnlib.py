@@ -1,4 +1,4 @@
-"""VNN-LIB text -> syntax tree (`read/formula.py`).
+"""VNN-LIB text -> syntax tree (`model/formula.py`).
 
 Two layers: a reader of s-expressions, the same for every version of the format, and a table of
 commands and operators. The table holds version 1.0 so far; version 2.0 adds rows to it
@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.read.formula import (
+from mucg4.model.formula import (
     RELATIONS,
     Apply,
     Compare,
@@ -76,7 +76,7 @@ def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
 
 
 class _Parser:
-    """Owner of one parse; `run` is called once."""
+    """Owner of one parse; `run` is called once. Its tables are another version's where that differs."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -86,6 +86,11 @@ class _Parser:
         self.newlines: list[int] | None = None
 
     def run(self, short: re.Pattern[str] | None) -> ParsedProperty:
+        self.scan(short)
+        return self._finish()
+
+    def scan(self, short: re.Pattern[str] | None) -> None:
+        """Every command of the text."""
         text, pos = self.text, 0
         while True:
             if short is not None:
@@ -94,7 +99,7 @@ class _Parser:
             skipped = _SKIP.match(text, pos)
             pos = skipped.end() if skipped else pos
             if pos == len(text):
-                return self._finish()
+                return
             if text[pos] != "(":
                 raise self._error(pos, f"expected '(' but found {text[pos : pos + 20].split()[0]!r}")
             form, pos = self._read(pos)

@@ -86,7 +86,7 @@ class Arm:
         except StuckError as error:
             self.stuck = error
             self.masks = [mask & self._known for mask in self.masks]
-            judged = len(error.points) and self.run.query.network.model_bytes
+            judged = len(error.points) and self.run.query.executable
             return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable, decimal
 from mucg4.model.query import Case
-from mucg4.read.formula import Apply, Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable, decimal
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
 DECLARED = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)\n"
