@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mucg4.errors import InputError, UnsupportedError
@@ -62,11 +62,15 @@ def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The file's content as UTF-8 text; `InputError` like `read_bytes`, or when it is not text."""
-    try:
-        return read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{os.fspath(path)}: not a text file (byte {error.start})") from error
+    """The file's content as text; `InputError` like `read_bytes`, or when it is not text.
+
+    Bytes that are no UTF-8 become U+FFFD: they mean nothing in comments, and are no part of any word of a property.
+    """
+    data = read_bytes(path, LARGEST_TEXT)
+    zero = data.find(b"\0")
+    if zero >= 0:
+        raise InputError(f"{os.fspath(path)}: not a text file (byte {zero})")
+    return data.decode("utf-8-sig", "replace")
 
 
 def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> Query:
@@ -93,8 +97,9 @@ def query_of(data: bytes, text: str, onnx: str = "the network", vnnlib: str = "t
         (prop.inputs, network.input_size, "inputs"),
         (prop.outputs, network.output_size, "outputs"),
     ):
-        if stated != has:
+        if stated > has or (stated < has and word == "inputs"):
             raise InputError(f"{vnnlib}: declares {stated} {word}, but the network has {has}")
+    prop = replace(prop, outputs=network.output_size)  # those that are not declared are not asked about
     with _blaming(vnnlib):
         cases = to_cases(prop, network.element_type)
     return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest(), text=text)
