@@ -53,7 +53,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _amount(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number (without a unit): {text}") from None
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"not a number from 0 up: {text}")
     return value
@@ -188,7 +191,10 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
     def announce(verdict: Any) -> None:
         answer.announce(verdict.word, getattr(verdict, "witness", None))
 
-    verdict = verify(query, settings, store, budget, _say if args.verbose else None, announce)
+    try:
+        verdict = verify(query, settings, store, budget, _say if args.verbose else None, announce)
+    except InputError as error:  # of onnxruntime, which does not know what the file is called
+        raise error if str(onnx) in str(error) else type(error)(f"{onnx}: {error}") from error
     announce(verdict)
     record = run_record(verdict)
     stored = store.warnings if store is not None else []
@@ -398,11 +404,11 @@ def _case(args: argparse.Namespace) -> int:
 def _compress(args: argparse.Namespace) -> int:
     def run(budget: Budget) -> int:
         from mucg4.lab.compress import compress
-        from mucg4.read.instance import read_bytes
+        from mucg4.read.instance import read_model
         from mucg4.report import check_writable, write_atomic
 
         check_writable(args.output, "-o")
-        data = read_bytes(args.network)
+        data, _ = read_model(args.network)
         budget.poll()
         write_atomic(args.output, compress(data, args.method, args.seed))
         return 0

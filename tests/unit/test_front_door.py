@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import random
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from mucg4.__main__ import main
+from mucg4.check.confirm import confirm
 from mucg4.check.property import covers, denies
 from mucg4.errors import InputError
+from mucg4.gate.agreement import agreement
+from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import holds
 from mucg4.model.query import Query
-from mucg4.read.instance import query_of, read_text
+from mucg4.read.instance import query_of, read_query, read_text
 from tests.handmade import model_bytes
 
 PLAIN = model_bytes([(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3))])  # y = (x0, x1, x0 + x1)
@@ -166,3 +174,140 @@ def test_comments_may_be_in_any_encoding(tmp_path: Path, comment: str) -> None:
     (tmp_path / "q.vnnlib").write_bytes(f"{BOX}(assert (>= Y_0 {comment}))".encode("latin-1"))
     with pytest.raises(InputError):
         query_of(PLAIN, read_text(tmp_path / "q.vnnlib"))
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def layers(seed: int = 0, sizes: tuple[int, ...] = (2, 8, 3)) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [(rng.normal(size=(m, n)), rng.normal(size=m)) for n, m in zip(sizes, sizes[1:], strict=False)]
+
+
+def scattered(data: bytes, folder: Path, names: list[str], gap: int = 0, length: bool = True) -> bytes:
+    """The model with its initialisers in other files, in turn; what is in these goes to `folder`."""
+    model = onnx.load_model_from_string(data)
+    files: dict[str, bytes] = dict.fromkeys(names, b"")
+    for i, tensor in enumerate(model.graph.initializer):
+        name = names[i % len(names)]
+        start = len(files[name]) + gap
+        files[name] += b"\7" * gap + tensor.raw_data
+        for key, v in (("location", name), ("offset", start), ("length", len(tensor.raw_data))):
+            if key != "length" or length:
+                tensor.external_data.add(key=key, value=str(v))
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return model.SerializeToString()
+
+
+def stored_in(folder: Path, data: bytes, text: str = BOX + "(assert (>= Y_0 1))") -> tuple[Path, Path]:
+    (folder / "n.onnx").write_bytes(data)
+    (folder / "p.vnnlib").write_text(text)
+    return folder / "n.onnx", folder / "p.vnnlib"
+
+
+@pytest.mark.parametrize(
+    ("names", "gap", "length"),
+    [(["n.onnx.data"], 0, True), (["a", "weights/deep/b", "c d"], 64, True), (["a", "b", "c", "d"], 16, False)],
+)
+def test_weights_in_other_files_are_read(tmp_path: Path, names: list[str], gap: int, length: bool) -> None:
+    inside = model_bytes(layers())
+    query = read_query(*stored_in(tmp_path, scattered(inside, tmp_path, names, gap, length)))
+    same = query_of(inside, query.text)
+    assert query.network.fingerprint == same.network.fingerprint and query.key == same.key
+    x = np.array([0.3, -1.5])
+    assert np.array_equal(Runtime(query.network).single(x), Runtime(same.network).single(x))
+    assert agreement(query).problem is None and confirm(query.network.model_bytes, query.network).problem is None
+    (tmp_path / names[0]).write_bytes(b"\0" * 4096)  # what was read is what counts
+    assert np.array_equal(Runtime(query.network).single(x), Runtime(same.network).single(x))
+    other = read_query(tmp_path / "n.onnx", tmp_path / "p.vnnlib")
+    assert other.network.source_hash != query.network.source_hash
+
+
+def test_onnxruntime_puts_the_parts_together_by_itself(tmp_path: Path) -> None:
+    query = read_query(*stored_in(tmp_path, scattered(model_bytes(layers()), tmp_path, ["w"])))
+    original = query.network.original
+    assert original is not None
+    content = bytearray(original.files[0][1])
+    content[:4] = np.float32(0.25).tobytes()
+    network = replace(query.network, original=replace(original, files=(("w", bytes(content)),)))
+    assert "disagrees with onnxruntime" in (agreement(replace(query, networks=(network,))).problem or "")
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("missing.data", "'missing.data': .*missing.data: no such file"),
+        ("../outside", "outside the model's folder"),
+        ("sub/../../outside", "outside the model's folder"),
+        ("/etc/hostname", "outside the model's folder"),
+        ("C:\\weights", "outside the model's folder"),
+        ("link", "a link to outside the model's folder"),
+        ("link/again", "a link to outside the model's folder|no such file"),
+        ("short", "'short' has 5 bytes, but byte .* is asked for"),
+        ("", "does not say in which"),
+        (".", "directory"),
+        ("empty", "the file is empty"),
+    ],
+)
+def test_other_files_stay_in_the_models_folder(tmp_path: Path, location: str, words: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "outside").write_bytes(b"\0" * 4096)
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "short").write_bytes(b"12345")
+    (folder / "empty").write_bytes(b"")
+    model = onnx.load_model_from_string(scattered(model_bytes(layers()), tmp_path / "elsewhere", ["w"]))
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    with pytest.raises(InputError, match=f"^{folder}/n.onnx: tensor 'w0'.*({words})"):
+        read_query(*stored_in(folder, model.SerializeToString()))
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "-4"), ("offset", "1e3"), ("length", "9" * 30), ("length", "3")])
+def test_places_in_other_files_are_checked(tmp_path: Path, key: str, value: str) -> None:
+    model = onnx.load_model_from_string(scattered(model_bytes(layers()), tmp_path, ["w"]))
+    next(e for e in model.graph.initializer[0].external_data if e.key == key).value = value
+    with pytest.raises(InputError, match="tensor 'w0'"):
+        read_query(*stored_in(tmp_path, model.SerializeToString()))
+
+
+@pytest.mark.parametrize("name", ["n.onnx", "n.onnx.gz", "n.bin"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_archives_are_known_by_their_content(tmp_path: Path, name: str, packed: bool) -> None:
+    if name.endswith(".gz") and not packed:
+        return
+    (tmp_path / name).write_bytes(gzip.compress(PLAIN) if packed else PLAIN)
+    (tmp_path / "p").write_bytes(gzip.compress((BOX + "(assert (>= Y_0 1))").encode()))
+    assert read_query(tmp_path / name, tmp_path / "p").network.fingerprint == query_of(PLAIN, BOX).network.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["p.vnnlib", "n.onnx"], "p.vnnlib: this is a property; the network comes first"),
+        (["n.onnx", "p.vnnlib", "--timeout", "5s"], "--timeout: not a number (without a unit): 5s"),
+        (["n.onnx", "none.vnnlib"], "none.vnnlib: no such file"),
+        (["none.onnx", "p.vnnlib"], "none.onnx: no such file"),
+        (["n.onnx", "n.onnx"], "n.onnx: not a text file"),
+        (["p.vnnlib", "p.vnnlib"], "p.vnnlib: the network file is not ONNX"),
+        (["zero.onnx", "p.vnnlib", "--timeout", "20"], "zero.onnx: the model's input shape [0, 2] holds no values"),
+    ],
+)
+def test_every_message_names_its_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored_in(tmp_path, PLAIN)
+    (tmp_path / "zero.onnx").write_bytes(model_bytes(layers(), dims=[0, 2]))
+    with suppress(SystemExit):
+        assert main(["verify", *arguments, "--store", "off"]) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and not said.out
