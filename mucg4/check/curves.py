@@ -138,8 +138,8 @@ def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, A
     rules: dict[str, Any] = {"Square": _square, "Reciprocal": _reciprocal, "Exp": _exponential, "Sign": _sign}
     for kinds, shared in ((PHASE, _wave), (S_SHAPED, _s_shaped), (STEPS, _stairs), (SHAPES, _pieces)):
         rules.update(dict.fromkeys(kinds, shared))
-    rule = rules[op.kind]
-    return rule(op, lo[0], hi[0])
+    lines: tuple[Lines, Array, Array] = rules[op.kind](op, lo[0], hi[0])
+    return lines
 
 
 def _steepest(*slopes: Array) -> Array:

@@ -239,7 +239,7 @@ class Enclosure:
         rad = [np.maximum(b - m, m - a) for a, b, m in zip(low, up, mid, strict=True)]
         y, r = op.apply(mid), op.magnitude(rad)
         scale = affine_magnitude(op, [frame.magnitude[i] for i in node.inputs])
-        guard, tiny = 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None], TINY
+        guard, tiny = 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None], np.array(TINY)
         if not np.all(scale):
             live = self._live(k, frame, scale)
             guard, tiny = np.where(live, guard, 0.0), np.where(live, TINY, 0.0)

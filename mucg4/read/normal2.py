@@ -373,11 +373,11 @@ class _Evaluation:
             for part in parts[1:]:
                 total = self.product(total, part, kind)
             return total
-        size, error = sum(p.size for p in parts), sum(p.error for p in parts)
+        size, error = Fraction(sum(p.size for p in parts)), Fraction(sum(p.error for p in parts))
         leaves = sum(p.leaves for p in parts)
         if len(parts) > 1:
             error += (size + error) * _growth(leaves, kind.unit)
-        return _Reach(Fraction(size), Fraction(error), sum(p.peak for p in parts) + size + error, leaves)
+        return _Reach(size, error, sum(p.peak for p in parts) + size + error, leaves)
 
     @staticmethod
     def product(a: _Reach, b: _Reach, kind: Kind) -> _Reach:

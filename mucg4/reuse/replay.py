@@ -253,7 +253,7 @@ class Replay:
         parent = int(self.parents[literal])
         if parent < 0 or self.tree.node[parent] <= 0:
             return None
-        return self.state.bounder.slices[int(self.tree.node[parent])].start + int(self.tree.index[parent])
+        return int(self.state.bounder.slices[int(self.tree.node[parent])].start) + int(self.tree.index[parent])
 
     def _leaves(self, work: Batch, which: Array) -> None:
         """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier."""

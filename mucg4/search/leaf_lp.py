@@ -196,7 +196,7 @@ def largest_violation(
     lp.a_matrix_.start_ = np.arange(rows + 1) * (d + 1)
     lp.a_matrix_.index_ = np.tile(np.arange(d + 1), rows)
     lp.a_matrix_.value_ = full.ravel()
-    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
+    solver = highspy._Highs()  # highspy.Highs prints a banner on standard output
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("time_limit", max(seconds, 0.01))
     solver.passModel(lp)

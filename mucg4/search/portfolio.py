@@ -101,7 +101,8 @@ class Arm:
         """(K,) conjunctions that this arm, or another, has refuted everywhere."""
         if self.stuck is not None or not self._begun:
             return self._known
-        return np.all([search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)], axis=0)
+        closed = [search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)]
+        return np.asarray(np.all(closed, axis=0))
 
     def forget(self, closed: np.ndarray) -> None:
         """Leave conjunctions that another arm refuted, `(K,)`, to that one."""
