@@ -196,7 +196,7 @@ def largest_violation(
     lp.a_matrix_.start_ = np.arange(rows + 1) * (d + 1)
     lp.a_matrix_.index_ = np.tile(np.arange(d + 1), rows)
     lp.a_matrix_.value_ = full.ravel()
-    solver = highspy._Highs()  # highspy.Highs prints a banner on standard output
+    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("time_limit", max(seconds, 0.01))
     solver.passModel(lp)
@@ -208,7 +208,7 @@ def largest_violation(
     if status == highspy.HighsModelStatus.kInfeasible:
         solver.setOptionValue("presolve", "off")
         solver.run()
-        _, has_ray, ray = solver.getDualRay()  # type: ignore[attr-defined]
+        _, has_ray, ray = solver.getDualRay()
         if has_ray:
             return None, np.maximum(-np.array(ray), 0)
     return None, None
