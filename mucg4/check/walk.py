@@ -54,6 +54,7 @@ from mucg4.model.network import Network
 from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.verdict import CheckReport, Seal
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.records import dataclass
@@ -720,7 +721,7 @@ class _Walk:
             triples = [(row, *pair) for row, (_, r) in enumerate(group) for pair in r.beta if pair[1] > 0]
             at, literal, beta = (np.array([t[i] for t in triples]) for i in range(3))
             self._add_literals(rows, at, literal, beta, frame)
-            used = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(r.cuts[0] for _, r in group if r.cuts)]))
+            used = distinct(np.concatenate([np.zeros(0, dtype=np.int64), *(r.cuts[0] for _, r in group if r.cuts)]))
             multipliers = np.zeros((len(group), len(used)))
             for row, (_, r) in enumerate(group):
                 if r.cuts is not None:
@@ -795,7 +796,7 @@ class _Walk:
             e.add_literals(rows, row, node, index, multiplier, threshold, frame)
             return
         reach = e.zeros(len(row))
-        for k in np.unique(node).tolist():
+        for k in distinct(node).tolist():
             here = node == k
             block = e.zeros(len(rows.region), e.nodes[k].size)
             np.add.at(block, (row[here], index[here]), multiplier[here])
@@ -849,7 +850,7 @@ class _Walk:
         clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
-        for conjunction in np.unique(which).tolist():
+        for conjunction in distinct(which).tolist():
             g = self.constraints[conjunction]
             members, m = clipped[which == conjunction], len(g.c)
             step = max(1, 4 * CELLS // (widest * max(m, 1)))

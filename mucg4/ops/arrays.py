@@ -248,6 +248,17 @@ def batched_product(a: Array, b: Array, out: Array) -> None:
     xp(a).matmul(a, b, out=out)
 
 
+def distinct(values: Array) -> Array:
+    """The different values `(n,)` of an array, ascending.
+
+    `np.unique` does the same, but loads NumPy's masked arrays to do it, which takes longer than most small runs search.
+    """
+    ordered = np.sort(values, axis=None)
+    first = np.ones(len(ordered), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
 def groups(index: Array) -> tuple[Array, ...]:
     """What `add_groups` needs to know of an index with repetitions."""
     if not isinstance(index, np.ndarray):

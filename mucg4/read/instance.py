@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import csv
 import hashlib
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -118,6 +115,9 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     source = Path(path)
     if source.is_dir():
         source = source / "instances.csv"
+    import csv
+    import io
+
     text = read_text(source)
     rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     out: list[Instance] = []
@@ -152,6 +152,8 @@ def _network_names(text: str) -> list[str]:
     """The names in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
     if not text.startswith("["):
         return []
+    import ast
+
     try:
         pairs = ast.literal_eval(text)
         return [str(name) for name, _ in pairs]

@@ -101,6 +101,13 @@ def test_heavy_packages_are_imported_where_they_are_used(module: str) -> None:
     assert not top & set(LAZY)
 
 
+def test_classes_of_fields_compile_nothing_at_import() -> None:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())) if module != "mucg4.records" else ():
+            if isinstance(node, ast.ImportFrom) and node.module == "dataclasses":
+                assert "dataclass" not in [a.name for a in node.names], f"{module}: take it from mucg4.records"
+
+
 @pytest.mark.parametrize("module", ["mucg4", "mucg4.__main__", *(m for m in MODULES if layer(m) == "cli")])
 def test_import_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({set(HEAVY)!r} & set(sys.modules)))"
