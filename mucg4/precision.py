@@ -11,7 +11,7 @@ the run record:
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from mucg4.model.proof import Proof
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.read.onnx import Operators, read_operators
-from mucg4.records import dataclass
 from mucg4.search.cancel import float_witness
 
 SHARE, LEAST_SECONDS = 0.08, 0.15  # of the run so far, and at least, where executions are not demanded

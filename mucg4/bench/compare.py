@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from mucg4.bench.claims import DECIDED, Entry, Parts, Results, category_key, parts_of, same_name
 from mucg4.bench.table import geometric_mean
-from mucg4.records import dataclass
 
 RIGHT, WRONG = 10, -150
 LEAST = 0.001  # seconds; shorter times count as this much in means and pictures

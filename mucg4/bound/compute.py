@@ -10,7 +10,7 @@ rounding accounted for (`mucg4.bound.rounding`), so bounds of either may be inte
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Reduced
 from mucg4.bound.tighten import Duals
 from mucg4.ops.arrays import NUMPY, Array, Backend
-from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,7 +32,6 @@ from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.records import dataclass
 
 WORK_PER_SECOND = 2_000_000_000  # of one core, in operations as `Reading` counts them
 ROOM = 4.0

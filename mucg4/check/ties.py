@@ -23,6 +23,7 @@ Networks are of two-piece neurons and small (`MOST_CELLS`); for others nothing i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import gcd, isfinite, lcm
@@ -34,7 +35,6 @@ from mucg4.model.network import Network
 from mucg4.model.query import Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.records import dataclass
 
 MOST_CELLS = 1 << 17  # numbers in all matrices together
 SECONDS = 1.0  # of work for the comparison with the stored network

@@ -9,7 +9,7 @@ section 3.3): every operation adds its own rounding to what its arguments bring 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm, prod
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from mucg4.check.wire import DOUBLE, FLOAT
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 
 UNIT = 2.0**-53
 ULPS = 16.0  # units of rounding of one library function, with room

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 
 from mucg4.errors import InputError
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 
 MOST_ENTRIES = 2**28  # numbers in one tensor
 FLOAT, DOUBLE, FLOAT16, BFLOAT16, BOOL, INT64 = 1, 11, 10, 16, 9, 7

@@ -46,7 +46,10 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _amount(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number (without a unit): {text}") from None
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"not a number from 0 up: {text}")
     return value

@@ -65,7 +65,8 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         from mucg4.read.onnx import read_network  # noqa: F401
         from mucg4.verify import verify
 
-    query = read_query(*_paths(args))
+    onnx, vnnlib = _paths(args)
+    query = read_query(onnx, vnnlib)
     store, warnings = None, []
     try:
         store = open_store(args.store)
@@ -75,7 +76,10 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
     def announce(verdict: Any) -> None:
         answer.announce(verdict.word, getattr(verdict, "witness", None))
 
-    verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+    try:
+        verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+    except InputError as error:  # of onnxruntime, which does not know what the file is called
+        raise error if str(onnx) in str(error) else type(error)(f"{onnx}: {error}") from error
     announce(verdict)
     record = run_record(verdict)
     stored = store.warnings if store is not None else []
@@ -84,7 +88,7 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         say(f"mucg4: warning: {printable(text)}")
     proof = getattr(verdict, "proof", None)
     if args.proof is not None and proof is not None:
-        from mucg4.model.proof import write_proof
+        from mucg4.model.proof_text import write_proof
 
         try:
             write_proof(proof, args.proof)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 
 # ops through which a hidden neuron keeps its own channel
 _ELEMENTWISE = (

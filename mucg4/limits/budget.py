@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from mucg4.errors import BudgetError
 from mucg4.limits.memory import SOFT, family_bytes, pace, reached
-from mucg4.records import dataclass
 
 TIMEOUT = "timeout"  # why a run ends whose time is over
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from math import frexp, prod
@@ -11,7 +11,6 @@ from typing import Any
 
 from mucg4.ops.arrays import add_groups, groups, xp, zeros
 from mucg4.ops.base import Affine, Array
-from mucg4.records import dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Dense(Affine):
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return max(self.weight.shape) + 1 + self.roundings
+        return int(max(self.weight.shape)) + 1 + self.roundings
 
     @cached_property
     def abs_weight(self) -> Array:
@@ -231,7 +230,7 @@ class RowDense(Affine):
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return max(self.weight.shape) + self.roundings
+        return int(max(self.weight.shape)) + self.roundings
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return self._each(xs[0], self.weight.T)

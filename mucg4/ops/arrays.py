@@ -13,16 +13,22 @@ PyTorch is imported only when a backend with a device is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from mucg4.errors import InputError
-from mucg4.records import dataclass
 
-Array = Any  # numpy.ndarray or torch.Tensor
+Array: TypeAlias = Any
+"""An array of either library, NumPy's or PyTorch's, of any dtype: what code takes that runs on both. PyTorch need not
+be installed, so the type checker cannot know its arrays. Code for NumPy alone says which numbers it takes."""
+FloatArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]]"  # float64 where nothing else is said
+IntArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]"
+BoolArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]"
+
 DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache
 
 
@@ -248,8 +254,8 @@ def batched_product(a: Array, b: Array, out: Array) -> None:
     xp(a).matmul(a, b, out=out)
 
 
-def distinct(values: Array) -> Array:
-    """The different values `(n,)` of an array, ascending.
+def distinct(values: IntArray) -> IntArray:
+    """The different numbers `(n,)` in an array, ascending.
 
     `np.unique` does the same, but loads NumPy's masked arrays to do it, which takes longer than most small runs search.
     """

@@ -8,7 +8,7 @@ One-dimensional convolutions are two-dimensional ones of height one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 from mucg4.errors import InputError
 from mucg4.ops.arrays import batched_product, chunk, empty, windows, zeros
 from mucg4.ops.base import Affine, Array
-from mucg4.records import dataclass
 
-CHUNK_ELEMENTS = 1 << 17  # window elements handled together: 1 MiB, so that they are still cached in the GEMM
+# window elements handled together: 1 MiB, so that they are still cached in the GEMM; not measured
+CHUNK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class _Sliding(Affine):
     @property
     def fan_in(self) -> int:  # type: ignore[override]
         taps = self.window.kernel[0] * self.window.kernel[1]
-        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1 + self.roundings
+        rows, columns = int(len(self.weight)), int(self.weight.shape[1])
+        return taps * max(columns, rows // self.window.group) + 1 + self.roundings
 
     @cached_property
     def abs_weight(self) -> Array:

@@ -6,12 +6,11 @@ Other piecewise operators (Clip, Max, Min, MaxPool) are rewritten by the reader 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mucg4.ops.arrays import as_type, at_least, at_most, choose, precision, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
-from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ moves a constant, and what comes out is the index map (see `Builder.move`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import frexp, prod
 
 import numpy as np
@@ -22,7 +22,6 @@ from mucg4.ops.smooth import Sigmoid
 from mucg4.read.constant import Constant
 from mucg4.read.protobuf import LARGEST_TENSOR, shortened
 from mucg4.read.roundoff import magnitude
-from mucg4.records import dataclass
 
 NODE_ENTRIES = 1024  # what a node costs beside its values, in entries
 DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix

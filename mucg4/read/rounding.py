@@ -21,7 +21,7 @@ Outputs have size 0: their rounding belongs to the network's, which is outside t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from math import isfinite
@@ -29,8 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mucg4.read.formula import Apply, Compare, Constant, Term
-from mucg4.records import dataclass
+from mucg4.model.formula import Apply, Compare, Constant, Term
 
 ZERO, ONE = Fraction(0), Fraction(1)
 

@@ -7,13 +7,12 @@ heuristic: a wrong pair costs time in the replay, never soundness.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 from mucg4.reuse.layers import Form, Layer, elementwise, silent_when_low
 
 IN_PLACE = 0.98  # similarity in place above which nothing better is looked for

@@ -7,7 +7,7 @@ operators by writing small ones out as matrices. Other networks are compared ope
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from mucg4.ops.affine import Dense, Sum
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.records import dataclass
 
 _LARGEST = 1 << 23  # entries of a matrix that may be written out
 

@@ -8,14 +8,13 @@ little; unrelated. Only reports and the order of work depend on it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 from mucg4.reuse.align import Alignment, UnitMap, by_position, from_units, match_units
 from mucg4.reuse.grid import scheme_of
 from mucg4.reuse.layers import Form, form_of, tensors_of

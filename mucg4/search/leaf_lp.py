@@ -16,7 +16,8 @@ import numpy as np
 from mucg4.bound.propagate import Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.ops.base import Array
-from mucg4.search.loop import Batch, Search, apply_literals
+from mucg4.search.loop import Search
+from mucg4.search.region import Batch, apply_literals
 from mucg4.smt.program import simple_multipliers
 
 RAISED = 1e-4  # share of a functional's terms
@@ -195,7 +196,7 @@ def largest_violation(
     lp.a_matrix_.start_ = np.arange(rows + 1) * (d + 1)
     lp.a_matrix_.index_ = np.tile(np.arange(d + 1), rows)
     lp.a_matrix_.value_ = full.ravel()
-    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
+    solver = highspy._Highs()  # highspy.Highs prints a banner on standard output
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("time_limit", max(seconds, 0.01))
     solver.passModel(lp)

@@ -15,7 +15,6 @@ row per open constraint, and with `refresh` two per unstable neuron; duals are i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from mucg4.bound.compute import Compute
 from mucg4.bound.objective import Evaluation, Objective, clip_box
 from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder, Refreshed, Regions
-from mucg4.bound.reduced import ReducedDuals
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.errors import StuckError, UnsoundError
 from mucg4.limits.budget import Budget
@@ -31,55 +29,19 @@ from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY, distinct
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.phases import FORGET, STRETCH, PhaseSearch
-from mucg4.search.record import Recorder
+from mucg4.search.record import Outcome, Recorder
+from mucg4.search.region import Batch, Plan, apply_literals
 from mucg4.search.split import Choice, locate, split_input, split_widest
 from mucg4.search.ties import Ties
-
-if TYPE_CHECKING:
-    from mucg4.search.parallel import Outcome
 
 FRONTIER_BYTES = 1 << 30
 ROWS_CELLS = 1 << 26  # most numbers that rows of neurons may take on one side
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
 LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps
 LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one search works, chosen from measured features of the query (see `plan`)."""
-
-    mode: str  # "input" or "phase"
-    refresh: bool  # re-derive intermediate bounds in every region
-    steps: int  # ascent steps per region
-    batch: int  # regions popped per turn
-
-
-@dataclass
-class Batch:
-    """A batch of regions on its way through one turn."""
-
-    ids: Array
-    regions: Regions
-    open: Array  # (B, K) conjunctions not refuted yet
-    phases: Array  # (B, P) int8, +1 / -1 / 0
-    parent_value: Array  # (B,) bound of the parent, nan where there is none
-    duals: ReducedDuals | None = None  # phase splits: duals to start from, on units
-
-    @staticmethod
-    def fresh(ids: Array, regions: Regions, open_: Array, phases: Array) -> Batch:
-        """Regions without a history."""
-        return Batch(ids, regions, open_, phases, np.full(len(ids), np.nan))
-
-    def take(self, index: Array) -> Batch:
-        """The chosen regions."""
-        duals = None if self.duals is None else self.duals.take(index)
-        parts = (self.ids[index], self.regions.take(index), self.open[index], self.phases[index])
-        return Batch(*parts, self.parent_value[index], duals)
 
 
 class Search:
@@ -511,19 +473,3 @@ class Search:
         wide = split_widest(self.bounder, work.regions.take(left))
         choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
         return rest
-
-
-def apply_literals(
-    bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None
-) -> None:
-    """Apply one literal to each region in place: value <= threshold, or >= threshold where `upper (B,)`."""
-    every = np.arange(len(node))
-    for k in distinct(node).tolist():
-        own = every[node == k]
-        low, up = (regions.lo, regions.hi) if k == 0 else bounder.pre_bounds(regions, k)
-        j, t, high = index[own], threshold[own], upper[own]
-        low[own[high], j[high]] = np.maximum(low[own[high], j[high]], t[high])
-        up[own[~high], j[~high]] = np.minimum(up[own[~high], j[~high]], t[~high])
-        if k > 0 and phases is not None:
-            zero = t == 0.0
-            phases[own[zero], bounder.slices[k].start + j[zero]] = np.where(high[zero], 1, -1)

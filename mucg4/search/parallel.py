@@ -12,32 +12,16 @@ from dataclasses import fields
 
 import numpy as np
 
-from mucg4.bound.planes import CutPlanes
 from mucg4.errors import BudgetError
 from mucg4.limits.processes import can_fork, forked
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 from mucg4.search.loop import Search
-from mucg4.search.record import Growth
+from mucg4.search.record import Outcome
 
 SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork
 TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent
 OVERTIME = 1.0  # share of the work asked for that workers may do more, so that meetings are not forced
-
-
-@dataclass
-class Outcome:
-    """What a worker sends back; `stopped` is what ended it early."""
-
-    growth: Growth
-    frontier: dict[str, Array]
-    counters: dict[str, int]
-    gains: tuple[float, bool, float]
-    work: int
-    root: tuple[Array, Array, CutPlanes] | None
-    witness: Witness | None = None
-    stopped: BudgetError | None = None
 
 
 def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import field, replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,10 +21,10 @@ from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
-from mucg4.records import dataclass
 from mucg4.search.attack import Attack
-from mucg4.search.loop import Batch, Plan, Search
+from mucg4.search.loop import Search
 from mucg4.search.record import Recorder
+from mucg4.search.region import Batch, Plan
 from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
@@ -48,6 +50,16 @@ class Run:
         """Tell the user something in one line."""
         if self.progress is not None:
             self.progress(text)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to `statistics.times[name]`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            times = self.statistics.times
+            times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
 
     @property
     def workers(self) -> int:

@@ -21,7 +21,8 @@ from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
 if TYPE_CHECKING:
-    from mucg4.search.loop import Batch, Search
+    from mucg4.search.loop import Search
+    from mucg4.search.region import Batch
 
 CLOSE = 1e-3  # share of a functional's terms within which ascent may be of a tie between several constraints
 NEAR = 8.0  # charges for rounding that a bound may be away from 0

@@ -23,18 +23,18 @@ one core with random networks: 25-30 open neurons take 5-10 s, 50 of them in fou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mucg4.errors import BudgetError
+from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness, snap
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
-from mucg4.records import dataclass
 from mucg4.smt.certify import Branch, Certifier, Leaf
 from mucg4.smt.encode import Encoding, Literal, constraint_rows, encode
 from mucg4.smt.relax import SmtRelaxation
@@ -139,7 +139,7 @@ def refute(
 
 def _run(query: Query, budget: Budget, related: Sequence[Core], runtime: Runtime | None) -> tuple[SmtResult, int]:
     result, kept = SmtResult(), 0
-    runtime = Runtime(query.network) if runtime is None else runtime
+    runtime = runtime_of(query) if runtime is None else runtime
     for number, case in enumerate(query.cases):
         if case.box.empty or not case.conjunctions:
             result.trees.append(single_leaf() if number == 0 else _empty_tree(number))
@@ -266,7 +266,7 @@ class _Search:
     def _cost(self, key: Key) -> tuple[float, float]:
         """How much the relaxation of a neuron matters at the last LP: its multipliers, then its violation."""
         optimum, rows = self.relaxation.optimum, self.relaxation.chords[key]
-        if optimum is None:
+        if optimum is None or optimum.point is None:
             return 0.0, 0.0
         weight = float(optimum.multipliers[rows].sum() * abs(self.relaxation.base[rows, -1]).max())
         z, gap = self._value(key, optimum.point), 0.0
@@ -278,7 +278,7 @@ class _Search:
     def _value(self, key: Key, point: Array) -> float:
         """A neuron's argument at an LP point."""
         row = self.encoding.argument_of(key)
-        return float(row.constant) + sum(float(c) * point[a] for a, c in row.coeffs.items())
+        return float(row.constant) + sum(float(c) * float(point[a]) for a, c in row.coeffs.items())
 
     def _attack(self, point: Array | None) -> bool:
         """Offer the point, and the worst point with its phases, to the witness gate."""

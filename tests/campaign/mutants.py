@@ -31,7 +31,7 @@ import numpy as np
 from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import from_text, to_text
+from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe
 from mucg4.settings import Settings

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mucg4.cli.main import main
-from mucg4.lab.case import layers_to_onnx
+from mucg4.read.case import layers_to_onnx
 
 LAYERS = [([[1.0, 1.0], [1.0, -1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [0.0])]  # at most 2 on the box [-1, 1]^2
 Call = Callable[..., tuple[int, str, str]]
@@ -328,7 +328,7 @@ def test_compress(call: Call) -> None:
 
 
 def test_case(call: Call) -> None:
-    from mucg4.lab.case import save_case
+    from mucg4.read.case import save_case
 
     save_case(Path("good.json"), LAYERS, UNSAT, kind="example", related=layers_to_onnx(LAYERS), expected="unsat")
     save_case(Path("bad.json"), layers_to_onnx(LAYERS), UNSAT, kind="example", expected="sat")

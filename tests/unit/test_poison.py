@@ -18,7 +18,7 @@ from mutants import mutate_bytes, mutate_json
 from mucg4.errors import StoreError, StuckError
 from mucg4.lab.compress import compress
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import to_text
+from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
 from mucg4.settings import Settings
 from mucg4.store.codec import boxes_to_bytes, network_to_bytes

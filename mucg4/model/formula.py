@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from fractions import Fraction
-
-from mucg4.records import dataclass
 
 RELATIONS = ("<=", ">=", "<", ">", "=", "==", "!=")
 
