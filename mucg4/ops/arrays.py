@@ -265,6 +265,14 @@ def distinct(values: IntArray) -> IntArray:
     return ordered[first]
 
 
+def median(values: FloatArray) -> FloatArray:
+    """The median along the last axis, nan where a value is nan: `np.median` without masked arrays, see `distinct`."""
+    ordered = np.sort(values, axis=-1)
+    n = ordered.shape[-1]
+    middle: FloatArray = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    return np.where(np.isnan(ordered[..., -1]), np.nan, middle)
+
+
 def groups(index: Array) -> tuple[Array, ...]:
     """What `add_groups` needs to know of an index with repetitions."""
     if not isinstance(index, np.ndarray):
