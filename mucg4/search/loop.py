@@ -27,7 +27,7 @@ from mucg4.errors import StuckError, UnsoundError
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
-from mucg4.ops.arrays import NUMPY
+from mucg4.ops.arrays import NUMPY, distinct
 from mucg4.ops.base import Array
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
@@ -307,7 +307,7 @@ class Search:
         fold, slices = self.compute.fold, self.compute.bounder.slices
         assert fold is not None
         node, index = choice.node.copy(), choice.index.copy()
-        for k in np.unique(node).tolist():
+        for k in distinct(node).tolist():
             own = node == k
             if k == 0:
                 index[own] = fold.columns[index[own]]
@@ -346,10 +346,10 @@ class Search:
         closed = bound > 0
         default, plain = compute.on_neurons(ascent.default_alpha()), compute.plain(duals)
         error = NUMPY.place(bounded.rows.error)
-        for c in np.unique(conjunction[~closed]).tolist():
+        for c in distinct(conjunction[~closed]).tolist():
             closed |= (conjunction == c) & self.ties.closed_by(part, int(c), plain, bound, error)
         self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
-        for c in np.unique(conjunction[closed]).tolist():
+        for c in distinct(conjunction[closed]).tolist():
             self.close_duals(part, default, int(c), plain, bound, closed & (conjunction == c))
         work.open[which[closed]] = False
         alive = alive.copy()
@@ -380,7 +380,7 @@ class Search:
         if not len(which):
             return
         conjunction = work.open[which].argmax(axis=1)
-        for c in np.unique(conjunction):
+        for c in distinct(conjunction):
             own = which[conjunction == c]
             self.recorder.clip[work.ids[own]] = True
             for row in range(int(self.objective.starts[c]), int(self.objective.starts[c + 1])):

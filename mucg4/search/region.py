@@ -8,6 +8,7 @@ import numpy as np
 
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import ReducedDuals
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 
 
@@ -49,7 +50,7 @@ def apply_literals(
 ) -> None:
     """Apply one literal to each region in place: value <= threshold, or >= threshold where `upper (B,)`."""
     every = np.arange(len(node))
-    for k in np.unique(node).tolist():
+    for k in distinct(node).tolist():
         own = every[node == k]
         low, up = (regions.lo, regions.hi) if k == 0 else bounder.pre_bounds(regions, k)
         j, t, high = index[own], threshold[own], upper[own]
