@@ -39,11 +39,13 @@ from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.reuse.relation import Match, relate, translate
+from mucg4.search.inputs import InputWay, clip
 from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
+from mucg4.search.phases import PhaseWay
 from mucg4.search.portfolio import solve, solve_case
 from mucg4.search.region import Batch, apply_literals
-from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work, splits_phases
+from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
 if TYPE_CHECKING:
     from mucg4.settings import Settings
@@ -120,7 +122,7 @@ class Replay:
         leaf = tree.left[at] < 0
         if giving_up:
             leaf = np.ones(len(at), dtype=bool)
-        if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
+        if self.state.way.refreshes:  # whatever the stored tree did: the new one says so, and the checker will
             self.refreshed = self.compute.refresh(work.regions)[1]
         self._tighten(at, work)
         self._close_by_duals(at, work)
@@ -162,7 +164,7 @@ class Replay:
         other sign, so that they hold nothing unsafe, ever show it.
         """
         bounder, objective = self.state.bounder, self.state.objective
-        if self.state.plan.refresh or not (self.tightenings or self.tree.cuts):
+        if self.state.way.refreshes or not (self.tightenings or self.tree.cuts):
             return
         for b, k in enumerate(at.tolist()):
             region = work.regions.one(b)
@@ -189,9 +191,9 @@ class Replay:
         search, first = self.search, len(self.planes)
         self.state.bounder.refresh(region, backward=False)
         self.planes = self.planes.joined(derive(self.state.bounder, region, cuts, first))
-        compute = search.compute.bounder
+        compute, way = self.state.compute.bounder, search.way
         same = compute is self.state.bounder
-        search.planes = self.planes if same else search.planes.joined(derive(compute, region, cuts, first))
+        way.planes = self.planes if same else way.planes.joined(derive(compute, region, cuts, first))
         search.recorder.cuts.append(replace(cuts, after=search.recorder.root_tightenings))
 
     def _close_by_duals(self, at: Array, work: Batch) -> None:
@@ -266,7 +268,7 @@ class Replay:
         statistics.replay_regions += statistics.regions - regions_before
         statistics.regions = regions_before
         closed = len(which) - (len(search.frontier) - open_before)
-        statistics.rungs["literals" if self.state.plan.mode == "input" else "reoptimised"] += closed
+        statistics.rungs["literals" if self.state.way.joint else "reoptimised"] += closed
         self.closed += closed
 
     def _children(self, at: Array, work: Batch, which: Array) -> list[tuple[Array, Batch]]:
@@ -279,7 +281,7 @@ class Replay:
             part = which[begin : begin + half]
             k, sub = at[part], work.take(part)
             node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
-            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.plan.refresh)
+            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.way.refreshes)
             both = np.concatenate([np.arange(len(part))] * 2)
             children = sub.take(both)
             upper = np.arange(len(both)) >= len(part)
@@ -300,7 +302,8 @@ class Replay:
         compute = self.compute
         evaluation = compute.objective.evaluate(compute.bounder, compute.place(sub.regions), refreshed, sub.open)
         evaluation.coeffs = compute.on_inputs(evaluation.coeffs)
-        self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
+        clipped = clip(self.state.objective, sub, evaluation, np.ones(len(own), dtype=bool))
+        self.search.recorder.clip[sub.ids[clipped]] = True
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)
 
@@ -383,17 +386,17 @@ def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], node
 def parts(state: CaseState, tree: Tree) -> list[Tree]:
     """The tree in the form this case's search works in: one conjunction at a time when it splits phases."""
     covers = range(state.objective.count) if tree.conjunctions is None else tree.conjunctions
-    if state.plan.mode == "input" or len(covers) == 1:
+    if state.way.joint or len(covers) == 1:
         return [tree]
     return [replace(tree, conjunctions=(c,)) for c in covers]
 
 
 def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
-    """The case in the mode in which the stored tree was searched, where settings and network allow that."""
+    """The case in the way in which the stored tree was searched, where settings and network allow that."""
     phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
-    mode = "phase" if phases else state.plan.mode if len(tree) == 1 else "input"
-    possible = mode == "input" or splits_phases(state.bounder, state.root)
-    return state.in_mode(mode, settings) if possible and settings.split in ("auto", mode) else state
+    way = PhaseWay if phases else state.way if len(tree) == 1 else InputWay
+    possible = way.possible(state.bounder, state.root)
+    return state.by(way) if possible and settings.split in ("auto", way.name) else state
 
 
 def replay_case(run: Run, case: CaseState, trees: list[Tree], rung: str) -> Witness | None:
