@@ -14,12 +14,10 @@ from mucg4.ops.base import Array
 
 @dataclass(frozen=True)
 class Plan:
-    """How one search works, chosen from measured features of the query (see `plan`)."""
+    """How much one turn of a search does, chosen by the size of the network."""
 
-    mode: str  # "input" or "phase"
-    refresh: bool  # re-derive intermediate bounds in every region
     steps: int  # ascent steps per region
-    batch: int  # regions popped per turn
+    batch: int  # regions popped
 
 
 @dataclass
@@ -59,3 +57,8 @@ def apply_literals(
         if k > 0 and phases is not None:
             zero = t == 0.0
             phases[own[zero], bounder.slices[k].start + j[zero]] = np.where(high[zero], 1, -1)
+
+
+def unstable_units(bounder: Bounder, root: Regions) -> int:
+    """How many neurons are unstable on the root."""
+    return sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
