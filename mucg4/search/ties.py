@@ -109,7 +109,9 @@ class Ties:
             alpha = op.default_alpha(*bounds[k])
             if duals is not None:
                 alpha = np.round(duals.alpha[b, bounder.slices[k]] * 255) / 255
-            slopes[user] = np.clip(op.left + alpha * (op.right - op.left), op.left, op.right)
+            open_ = np.clip(op.left + alpha * (op.right - op.left), op.left, op.right)
+            low, up = bounds[k]
+            slopes[user] = np.where(low >= 0, op.right, np.where(up <= 0, op.left, open_))
         literals = [] if duals is None else self._literals(work, b, duals.beta[b])
         try:
             value = self.network.value(
