@@ -236,7 +236,8 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
 
     Where that is demanded and this proof does not, another one is searched that leaves room for the deviation.
     """
-    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, Deviation, deviation_of, enlarged_query, settle
+    from mucg4.check.deviation import Deviation
+    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, deviation_of, enlarged_query, settle
 
     settings, statistics = run.settings, run.statistics
     demanded = settings.arithmetic == "float32"

@@ -18,8 +18,8 @@ from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
-LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
-LARGEST_TEXT = 2**29  # most bytes of a property or of a list
+LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
+LARGEST_TEXT = 2**29  # most bytes of a property or of a list; not measured
 
 
 @dataclass(frozen=True)

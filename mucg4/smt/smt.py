@@ -277,7 +277,7 @@ class _Search:
     def _value(self, key: Key, point: Array) -> float:
         """A neuron's argument at an LP point."""
         row = self.encoding.argument_of(key)
-        return float(row.constant) + sum(float(c) * point[a] for a, c in row.coeffs.items())
+        return float(row.constant) + sum(float(c) * float(point[a]) for a, c in row.coeffs.items())
 
     def _attack(self, point: Array | None) -> bool:
         """Offer the point, and the worst point with its phases, to the witness gate."""

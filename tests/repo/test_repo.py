@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from repo.graph import MODULES, ROOT, imports
+from repo.graph import MODULES, ROOT, imports, layer
 
 LAZY = ("onnx", "onnxruntime", "z3", "scipy", "highspy", "matplotlib", "rich", "sklearn", "psutil", "platformdirs")
 LAZY += ("torch",)
