@@ -16,7 +16,8 @@ from mucg4.read.operators import Handler, Values, optional_constant, required_co
 from mucg4.read.protobuf import OnnxNode
 
 Image = tuple[int, int, int]
-LARGEST_WINDOW = 2**24  # kernel sizes, strides, pads and the like beyond this are no numbers to compute with
+# kernel sizes, strides, pads and the like beyond this are no numbers to compute with; not measured
+LARGEST_WINDOW = 2**24
 
 
 def _image(node: OnnxNode, x: Variable) -> Image:
