@@ -23,7 +23,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _amount(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number (without a unit): {text}") from None
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"not a number from 0 up: {text}")
     return value

@@ -62,7 +62,8 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
             check_writable(path, what)
     from mucg4.read.instance import read_query
 
-    query = read_query(*_paths(args))
+    onnx, vnnlib = _paths(args)
+    query = read_query(onnx, vnnlib)
     store, warnings = None, []
     try:
         store = open_store(args.store)
@@ -73,7 +74,10 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
     def announce(verdict: Any) -> None:
         answer.announce(verdict.word, getattr(verdict, "witness", None))
 
-    verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+    try:
+        verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+    except InputError as error:  # of onnxruntime, which does not know what the file is called
+        raise error if str(onnx) in str(error) else type(error)(f"{onnx}: {error}") from error
     announce(verdict)
     record = run_record(verdict)
     stored = store.warnings if store is not None else []

@@ -249,13 +249,11 @@ def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
         raise ProofError("malformed proof: too large for the memory") from None
 
 
-def to_bytes(proof: Proof) -> bytes:
-    """Compressed form for the store."""
-    return zlib.compress(to_text(proof).encode(), 6)
-
-
 def from_bytes(blob: bytes, most: int = LARGEST) -> Proof:
-    """Inverse of `to_bytes`; raises `ProofError`, also for more than `most` bytes of text or of arrays."""
+    """The proof in a zlib-compressed text, as stores once held them.
+
+    Raises `ProofError`, also for more than `most` bytes of text or of arrays.
+    """
     try:
         text = inflate(blob, most)
     except ValueError as error:

@@ -20,10 +20,11 @@ from mucg4.bound.propagate import Regions
 from mucg4.bound.tighten import Ascent
 from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Proof, Tree
+from mucg4.model.proof import Proof, Refutation, Tree
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
-from mucg4.reuse.replay import Replay, parts, suited
+from mucg4.reuse.fits import parts, suited
+from mucg4.reuse.replay import Replay
 from mucg4.search.region import Batch, apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 
@@ -133,7 +134,7 @@ def _leaning(state: CaseState, tree: Tree, parents: Array, path: list[int]) -> l
 
 
 def _closes(
-    state: CaseState, tree: Tree, parents: Array, kept: list[list[int]], refutations: list, conjunction: int
+    state: CaseState, tree: Tree, parents: Array, kept: list[list[int]], refutations: list[Refutation], conjunction: int
 ) -> Array:
     """(B,) whether the stored duals refute the regions given by the kept literals alone."""
     count = len(kept)

@@ -349,7 +349,7 @@ class PhaseSearch:
         cost = rows * 2 * (LATER_STEPS + ROW_PASSES)
         depth = min(STRETCH * -value / drop, 40.0)
         saved = 2.0**depth - 2.0 ** (depth * (1 - share))
-        return saved * REGION_PASSES > cost
+        return bool(saved * REGION_PASSES > cost)
 
     def _round(self, one: Batch, done: Pass, steps: int) -> bool:
         """One sweep over the layers of a region; its bounds shrink in place. True when the region is empty."""

@@ -86,7 +86,7 @@ class Arm:
         except StuckError as error:
             self.stuck = error
             self.masks = [mask & self._known for mask in self.masks]
-            judged = len(error.points) and self.run.query.network.model_bytes
+            judged = len(error.points) and self.run.query.executable
             return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before
@@ -101,7 +101,8 @@ class Arm:
         """(K,) conjunctions that this arm, or another, has refuted everywhere."""
         if self.stuck is not None or not self._begun:
             return self._known
-        return np.all([search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)], axis=0)
+        closed = [search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)]
+        return np.asarray(np.all(closed, axis=0))
 
     def forget(self, closed: np.ndarray) -> None:
         """Leave conjunctions that another arm refuted, `(K,)`, to that one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +50,16 @@ class Run:
         """Tell the user something in one line."""
         if self.progress is not None:
             self.progress(text)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to `statistics.times[name]`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            times = self.statistics.times
+            times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
 
     @property
     def workers(self) -> int:

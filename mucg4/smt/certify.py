@@ -215,7 +215,7 @@ class Certifier:
             op = self.network.nodes[k].op
             assert isinstance(op, TwoPiece)
             own = np.clip(op.left + level / 255 * (op.right - op.left), op.left, op.right)
-            slopes[k] = np.where((level >= 0) & lines.unstable[0], own, lines.low[0])
+            slopes[k] = np.where((level >= 0) & lines.free[0], own, lines.low[0])
         box = frame.lower[0][0], frame.upper[0][0]
         for values in simple_multipliers(multipliers):
             self.budget.poll(network.work)

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mucg4.errors import BudgetError
+from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness, snap
 from mucg4.limits.budget import Budget
@@ -138,7 +139,7 @@ def refute(
 
 def _run(query: Query, budget: Budget, related: Sequence[Core], runtime: Runtime | None) -> tuple[SmtResult, int]:
     result, kept = SmtResult(), 0
-    runtime = Runtime(query.network) if runtime is None else runtime
+    runtime = runtime_of(query) if runtime is None else runtime
     for number, case in enumerate(query.cases):
         if case.box.empty or not case.conjunctions:
             result.trees.append(single_leaf() if number == 0 else _empty_tree(number))

@@ -157,12 +157,12 @@ def test_too_little_memory_is_unknown() -> None:
 
 
 def test_a_failed_allocation_is_unknown() -> None:
-    from mucg4.verify import decide
+    from mucg4.verify import begin, decide
 
     def answer(run: object) -> None:
         raise MemoryError
 
-    verdict = decide(query(), answer)
+    verdict = decide(begin(query()), answer)
     assert (verdict.word, verdict.reason) == ("unknown", "out of memory")
 
 
