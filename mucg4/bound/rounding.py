@@ -44,9 +44,13 @@ agree. They do, and norms are never replaced by products that may cancel:
 * magnitudes: those of a region are at most those of the root box, which serve here (the induction's differences aside).
 * additions of 1e-50 and less (`TINY` there): `LEAST` times all magnitudes.
 
-Networks cast to float32 only propose; what closes is computed in float64. Not argued: joint lines of products, and a
-default slope that tips because both sides' hulls differ by rounding (see `TwoPiece.default_alpha`): there a proof may
-be rejected, never a wrong one accepted.
+Networks cast to float32 only propose; what closes is computed in float64. Slopes have to be the same ones: those of two
+pieces are stored or tip where no rounding reaches (`TwoPiece.default_alpha`; a neuron that is stable by a hair there
+takes the stored slope all the same), those of smooth functions and products are chosen on a grid (`mucg4.ops.base`,
+`coarse`). Not argued: joint lines of products; bounds that lie on both sides of a line of that grid; chords, where a
+row reaches far beyond a hull that it is bent at. There a proof may be rejected (and is searched again with charges
+many times these), never a wrong one accepted. `tests/property/test_dominance.py` compares both sides on networks of all
+kinds.
 
 A map that stands for another one within a known distance per output (`Dense.slack`) adds the norm of the
 distances to E_k.
@@ -106,17 +110,18 @@ def image(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Arra
         return low, high
     m, p = xp(low), precision(low)
     below, above = abs(low), abs(high)
-    if op.kind not in BY_ENDS:
-        far = [m.maximum(abs(a), abs(b)) for a, b in zip(lo, hi, strict=True)]
-        below = far[0] * far[1] if op.kind == "Product" else m.maximum(below, above)
-        if op.kind not in NO_NOISE:
-            below = below + 1.0 + far[0] / 8 + (hi[0] - lo[0])
-        above = below
-    tiny = max(p.tiny, LEAST**3)
-    least = low - (max(IMAGE, p.unit) * below + tiny)
-    if op.kind in NONNEGATIVE:
-        least = m.where(low >= 0, m.maximum(least, 0.0 * least), least)
-    return least, high + (max(IMAGE, p.unit) * above + tiny)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if op.kind not in BY_ENDS:
+            far = [m.maximum(abs(a), abs(b)) for a, b in zip(lo, hi, strict=True)]
+            below = far[0] * far[1] if op.kind == "Product" else m.maximum(below, above)
+            if op.kind not in NO_NOISE:
+                below = below + 1.0 + far[0] / 8 + (hi[0] - lo[0])
+            above = below
+        share, tiny = max(IMAGE, p.unit), max(p.tiny, LEAST**3)
+        least = low - (share * below + tiny)
+        if op.kind in NONNEGATIVE:
+            least = m.where(low >= 0, m.maximum(least, 0.0 * least), least)
+        return least, high + (share * above + tiny)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ from mucg4.model.proof import Cuts, Proof, Tightening, Tree
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.refutations import Alpha, Refutation, Refutations
 from mucg4.model.verdict import CheckReport, Seal
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -721,7 +722,7 @@ class _Walk:
         every, where = self._refutations(batch.at)
         open_ = batch.open[where, table.conjunction[every]]
         every, where = every[open_], where[open_]
-        for conjunction in np.unique(table.conjunction[every]).tolist():
+        for conjunction in distinct(table.conjunction[every]).tolist():
             chosen = table.conjunction[every] == conjunction
             group, region = every[chosen], where[chosen]
             rows = self._rows_of(group, region, conjunction, frame)
@@ -815,7 +816,7 @@ class _Walk:
             e.add_literals(rows, row, node, index, multiplier, threshold, frame)
             return
         reach = e.zeros(len(row))
-        for k in np.unique(node).tolist():
+        for k in distinct(node).tolist():
             here = node == k
             block = e.zeros(len(rows.region), e.nodes[k].size)
             np.add.at(block, (row[here], index[here]), multiplier[here])
@@ -833,7 +834,7 @@ class _Walk:
         table, network = self.plan.table, self.enclosure.network
         row, slopes = self._held("group_count", group)
         ends, nodes = table.ends["slope_count"], table.slope_node[slopes]
-        for node in np.unique(nodes).tolist():
+        for node in distinct(nodes).tolist():
             own = slopes[nodes == node]
             which, entry = expanded(ends[own], ends[own + 1])
             row_of, index, value = row[nodes == node][which], table.slope_index[entry], table.slope_value[entry]
@@ -867,7 +868,7 @@ class _Walk:
         clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
-        for conjunction in np.unique(which).tolist():
+        for conjunction in distinct(which).tolist():
             g = self.constraints[conjunction]
             members, m = clipped[which == conjunction], len(g.c)
             step = max(1, 4 * CELLS // (widest * max(m, 1)))

@@ -60,6 +60,7 @@ from mucg4.model.refutations import Alpha as Alpha
 from mucg4.model.refutations import Refutation as Refutation
 from mucg4.model.refutations import Refutations as Refutations
 from mucg4.model.refutations import check_arrays
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 
 
@@ -177,7 +178,7 @@ class Tree:
         if not np.array_equal(inner, self.right >= 0) or not np.array_equal(inner, self.node >= 0):
             raise ProofError("a tree node has only one child")
         children = np.concatenate([self.left[inner], self.right[inner]])
-        if len(children) != n - 1 or len(np.unique(children)) != n - 1 or (len(children) and children.max() >= n):
+        if len(children) != n - 1 or len(distinct(children)) != n - 1 or (len(children) and children.max() >= n):
             raise ProofError("the tree's children do not form one tree")
         parents = np.concatenate([np.flatnonzero(inner)] * 2)
         if np.any(children <= parents):

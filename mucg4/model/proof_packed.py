@@ -322,6 +322,8 @@ class _Columns:
 
 def _trees(columns: _Columns) -> list[Tree]:
     arrays = columns.arrays
+    if len({len(arrays[f"node.{name}"]) for name in _TREE}) != 1:
+        raise ProofError("malformed proof: columns of node differ in length")
     if any(np.any(arrays[f"node.{name}"] > 1) for name in ("refresh", "clip")):
         raise ProofError("malformed proof: a flag is neither 0 nor 1")
     if any(np.any(arrays[f"node.{name}"] < -1) for name in ("node", "index", "left", "right")):

@@ -254,6 +254,25 @@ def batched_product(a: Array, b: Array, out: Array) -> None:
     xp(a).matmul(a, b, out=out)
 
 
+def distinct(values: IntArray) -> IntArray:
+    """The different numbers `(n,)` in an array, ascending.
+
+    `np.unique` does the same, but loads NumPy's masked arrays to do it, which takes longer than most small runs search.
+    """
+    ordered = np.sort(values, axis=None)
+    first = np.ones(len(ordered), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
+def median(values: FloatArray) -> FloatArray:
+    """The median along the last axis, nan where a value is nan: `np.median` without masked arrays, see `distinct`."""
+    ordered = np.sort(values, axis=-1)
+    n = ordered.shape[-1]
+    middle: FloatArray = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    return np.where(np.isnan(ordered[..., -1]), np.nan, middle)
+
+
 def groups(index: Array) -> tuple[Array, ...]:
     """What `add_groups` needs to know of an index with repetitions."""
     if not isinstance(index, np.ndarray):

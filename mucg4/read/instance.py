@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import csv
 import hashlib
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -171,6 +168,9 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     source = Path(path)
     if source.is_dir():
         source = source / "instances.csv"
+    import csv
+    import io
+
     text = read_text(source)
     rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     out: list[Instance] = []
@@ -205,6 +205,8 @@ def _network_paths(text: str) -> dict[str, str]:
     """The paths by name in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
     if not text.startswith("["):
         return {}
+    import ast
+
     try:
         pairs = [(str(name), str(path)) for name, path in ast.literal_eval(text)]
     except (ValueError, SyntaxError, TypeError) as error:

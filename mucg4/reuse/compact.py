@@ -152,7 +152,7 @@ def _closes(
         for f in ("lo", "hi", "low", "up"):
             getattr(regions, f)[own] = getattr(sub, f)
         phases[own] = signs
-    refreshed = state.bounder.refresh(regions, backward=state.plan.refresh)
+    refreshed = state.bounder.refresh(regions, backward=state.way.refreshes)
     ascent = Ascent(state.bounder, state.objective, regions, refreshed, phases)
     weights = np.zeros((count, len(state.objective.owner)))
     weights[:, state.objective.rows_of(conjunction)] = [r.weights for r in refutations]

@@ -39,6 +39,7 @@ from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.reuse.fits import parts, suited, usable_trees
 from mucg4.reuse.relation import Match, relate, translate
+from mucg4.search.inputs import clip
 from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
 from mucg4.search.portfolio import solve, solve_case
@@ -119,7 +120,7 @@ class Replay:
         leaf = tree.left[at] < 0
         if giving_up:
             leaf = np.ones(len(at), dtype=bool)
-        if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
+        if self.state.way.refreshes:  # whatever the stored tree did: the new one says so, and the checker will
             self.refreshed = self.compute.refresh(work.regions)[1]
         self._tighten(at, work)
         self._close_by_duals(at, work)
@@ -161,7 +162,7 @@ class Replay:
         other sign, so that they hold nothing unsafe, ever show it.
         """
         bounder, objective = self.state.bounder, self.state.objective
-        if self.state.plan.refresh or not (self.tightenings or self.tree.cuts):
+        if self.state.way.refreshes or not (self.tightenings or self.tree.cuts):
             return
         for b, k in enumerate(at.tolist()):
             region = work.regions.one(b)
@@ -188,9 +189,9 @@ class Replay:
         search, first = self.search, len(self.planes)
         self.state.bounder.refresh(region, backward=False)
         self.planes = self.planes.joined(derive(self.state.bounder, region, cuts, first))
-        compute = search.compute.bounder
+        compute, way = self.state.compute.bounder, search.way
         same = compute is self.state.bounder
-        search.planes = self.planes if same else search.planes.joined(derive(compute, region, cuts, first))
+        way.planes = self.planes if same else way.planes.joined(derive(compute, region, cuts, first))
         search.recorder.cuts.append(replace(cuts, after=search.recorder.root_tightenings))
 
     def _close_by_duals(self, at: Array, work: Batch) -> None:
@@ -265,7 +266,7 @@ class Replay:
         statistics.replay_regions += statistics.regions - regions_before
         statistics.regions = regions_before
         closed = len(which) - (len(search.frontier) - open_before)
-        statistics.rungs["literals" if self.state.plan.mode == "input" else "reoptimised"] += closed
+        statistics.rungs["literals" if self.state.way.joint else "reoptimised"] += closed
         self.closed += closed
 
     def _children(self, at: Array, work: Batch, which: Array) -> list[tuple[Array, Batch]]:
@@ -278,7 +279,7 @@ class Replay:
             part = which[begin : begin + half]
             k, sub = at[part], work.take(part)
             node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
-            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.plan.refresh)
+            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.way.refreshes)
             both = np.concatenate([np.arange(len(part))] * 2)
             children = sub.take(both)
             upper = np.arange(len(both)) >= len(part)
@@ -299,7 +300,8 @@ class Replay:
         compute = self.compute
         evaluation = compute.objective.evaluate(compute.bounder, compute.place(sub.regions), refreshed, sub.open)
         evaluation.coeffs = compute.on_inputs(evaluation.coeffs)
-        self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
+        clipped = clip(self.state.objective, sub, evaluation, np.ones(len(own), dtype=bool))
+        self.search.recorder.clip[sub.ids[clipped]] = True
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)
 

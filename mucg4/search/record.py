@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.errors import BudgetError
@@ -99,9 +99,10 @@ class Outcome:
     growth: Growth
     frontier: dict[str, Array]
     counters: dict[str, int]
-    gains: tuple[float, bool, float]
+    gain: float  # mean gain of one split, if there was any
+    has_split: bool
     work: int
-    root: tuple[Array, Array, CutPlanes] | None
+    learned: Any  # about the way of splitting: see `Way.learned`
     witness: Witness | None = None
     stopped: BudgetError | None = None
 
