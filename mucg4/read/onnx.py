@@ -18,7 +18,7 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.network import Network, Original
 from mucg4.ops.affine import Dense, Scale
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant
 from mucg4.read.fold import FOLDERS, folded_shape
@@ -175,7 +175,7 @@ class _Reading:
         self.values: dict[str, Value] = {first.name: Variable(0, first.shape)}
         self.kinds, self.element_type = {first.name: element_type}, element_type
         self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
-        self.terms: dict[int, Array] = {}  # drafts -> sizes of the terms that an execution adds up in their offsets
+        self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         self.narrow = {0} if element_type == FLOAT else set()
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
@@ -237,7 +237,7 @@ class _Reading:
             if node.op in ("Mul", "Div", "Neg", "Abs", "Sqrt", "Reciprocal", "Concat", "Relu", "Cast"):
                 count = sum(behind) + 2
             elif node.op in ("Add", "Sub"):
-                size = abs(given[0].double()) + abs(given[1].double())
+                size: FloatArray = abs(given[0].double()) + abs(given[1].double())
                 count = 2 + max(behind) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
             elif node.op == "MatMul" and all(c.value.ndim >= 1 for c in given):
                 size, inner = abs(given[0].double()) @ abs(given[1].double()), given[0].shape[-1]
@@ -293,7 +293,7 @@ class _Reading:
         if isinstance(x, Constant):
             parts = mover(x.value, node, further)
             self.builder.count(sum(p.size for p in parts))
-            errors: list[Array | None] = [None] * len(parts)
+            errors: list[FloatArray | None] = [None] * len(parts)
             if x.error is not None:
                 errors = list(mover(x.error, node, further))
             return [replace(x, value=p, error=e) for p, e in zip(parts, errors, strict=True)]
@@ -326,7 +326,7 @@ class _Reading:
         return out
 
 
-def _shift_terms(out: Variable, inputs: list[Value | None]) -> Array:
+def _shift_terms(out: Variable, inputs: list[Value | None]) -> FloatArray:
     """(n,) sizes of the terms `shift - mean scale / sqrt(variance + epsilon)` in the offset of a BatchNormalization."""
     scale, shift, mean, variance = (abs(x.double()) for x in inputs[1:5] if isinstance(x, Constant))
     with np.errstate(all="ignore"):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
 
 FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16  # given: ONNX's numbers of its types
 # entries of a tensor that is computed; larger ones are refused before they are allocated; not measured
@@ -257,7 +257,7 @@ def _decode_attribute(attribute: Any, node: OnnxNode) -> Any:
     return tuple(getattr(attribute, repeated)) if repeated else None
 
 
-def decode_tensor(tensor: Any, name: str = "") -> Array:
+def decode_tensor(tensor: Any, name: str = "") -> FloatArray:
     """TensorProto -> array of its own type (bfloat16 becomes float32, 4-bit integers 8-bit ones).
 
     Raises `InputError` when the data does not fill the shape, `UnsupportedError` for other element
@@ -297,7 +297,7 @@ def decode_tensor(tensor: Any, name: str = "") -> Array:
     return values.reshape(dims)
 
 
-def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
+def _from_field(field: Sequence[Any], kind: int, dtype: str) -> AnyArray:
     if kind == FLOAT16:  # the bits, one value per integer
         return _from_field(field, 4, "<u2").view(np.float16)
     values = np.array(field, dtype=np.int64 if dtype[1] in "iub" and dtype != "<u8" else dtype)
@@ -307,6 +307,6 @@ def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
     return out
 
 
-def _unpack_nibbles(packed: Array, signed: bool) -> Array:
+def _unpack_nibbles(packed: IntArray, signed: bool) -> IntArray:
     out = np.stack([packed & 15, packed >> 4], axis=1).ravel()
     return ((out.astype(np.int8) ^ 8) - 8).astype(np.int8) if signed else out

@@ -24,7 +24,7 @@ from mucg4.model.network import Network
 from mucg4.model.proof import Proof
 from mucg4.model.proof_packed import to_packed, unpacked_bytes
 from mucg4.model.query import Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
 from mucg4.store.database import Database
 from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes
@@ -119,7 +119,7 @@ class Store:
         word: str,
         *,
         proof: Proof | None = None,
-        witness_x: Array | None = None,
+        witness_x: FloatArray | None = None,
         scratch_seconds: float | None = None,
         regions: int = 0,
         max_proof_bytes: int = 32 * 2**20,
@@ -281,7 +281,7 @@ class Store:
         return removed
 
     @staticmethod
-    def _evidence(proof: Proof | None, witness_x: Array | None, limit: int) -> tuple[bytes | None, int]:
+    def _evidence(proof: Proof | None, witness_x: FloatArray | None, limit: int) -> tuple[bytes | None, int]:
         """The bytes to store and how much of the evidence they hold (3: all of it)."""
         if proof is None:
             assert witness_x is not None
