@@ -9,6 +9,7 @@ clips are compared. See `mucg4.bound.rounding`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from campaign.judge import query_of
 
 from mucg4.bound.compute import Compute
 from mucg4.bound.objective import Objective, clip_box
+from mucg4.bound.planes import carrier_rows, derive
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Ascent, Duals, evaluate_tightening
 from mucg4.check.enclose import Enclosure, Frame, Rows
 from mucg4.check.walk import _plan, _Walk
 from mucg4.errors import Mucg4Error
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Alpha, Refutation, Tightening, Tree
+from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree
 from mucg4.model.query import Query
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.piecewise import TwoPiece
@@ -282,6 +284,33 @@ def assert_tightenings(s: Sides) -> None:
     assert np.all((theirs >= mine)[known]), (theirs, mine)
 
 
+def assert_cuts(s: Sides) -> None:
+    """Random combinations of constraints and random cuts of the root."""
+    users = [k for k in s.network.nonlinear if isinstance(s.network.nodes[k].op, TwoPiece)]
+    if not users or s.path:
+        return
+    rng, user, m = s.rng, int(s.rng.choice(users)), len(s.objective.owner)
+    index = rng.permutation(s.network.nodes[user].size)[:3].astype(np.int32)
+    shares = []
+    for k in carrier_rows(s.network, s.network.nodes[user].inputs[0], index.astype(np.int64)):
+        size = s.network.nodes[k].size
+        value = rng.integers(0, 256, (len(index), size)).astype(np.uint8)
+        shares.append(Alpha(k, np.arange(size, dtype=np.int32), value))
+    cuts = Cuts(user, index, tuple(shares), 0)
+    planes, walk = derive(s.bounder, s.region, cuts, 0), s.walk()
+    walk._derive(cuts, s.frame)
+    multipliers = abs(rng.normal(size=(2, len(index)))) * 10.0 ** rng.integers(-3, 4, size=(2, 1))
+    weight, twice = abs(rng.normal(size=(2, m))), np.zeros(2, dtype=np.int64)
+    ascent = Ascent(s.bounder, s.objective, s.region.take(twice), s.lines.take(twice), None, planes)
+    mine = ascent.bound(replace(ascent.default_duals(weight), cuts=multipliers))[0].value
+    e = s.enclosure
+    rows = walk._functional(walk.constraints[0], weight, twice, s.frame)
+    walk._add_cuts(rows, np.arange(len(index)), multipliers, s.frame)
+    theirs = e.minimum(s.frame, e.pull(s.frame, rows, len(e.nodes) - 1))
+    known = np.isfinite(mine)
+    assert np.all((theirs >= mine)[known]), (theirs, mine)
+
+
 def assert_clips(s: Sides) -> None:
     """Boxes cut by each constraint."""
     compute, every = s.compute, np.zeros(1, dtype=np.int64)
@@ -311,6 +340,7 @@ def compare(seed: int, query: Query) -> None:
             assert_clips(s)
             if s.compute.fold is None:
                 assert_tightenings(s)
+                assert_cuts(s)
             s.step()
 
 
