@@ -88,7 +88,7 @@ def _models(query: Query) -> list[tuple[Network, list[int]]]:
     joint = query.joint
     if joint is None or joint.plain:
         return [(query.network, list(range(query.network.input_size)))]
-    out = {}
+    out: dict[int, tuple[Network, list[int]]] = {}
     for k, part in enumerate(joint.parts):
         at = [joint.links[v.start + i] for v in joint.declared.of(k, True) for i in range(v.size)]
         out.setdefault(id(part), (part, at))

@@ -74,7 +74,8 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
 def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
     """None when the query's cases contain the unsafe set of the text; else one line that says why not.
 
-    The text is VNN-LIB 1.0, or 2.0 where the query has a `joint`. Never raises for any text; a spent budget raises `BudgetError`.
+    The text is VNN-LIB 1.0, or 2.0 where the query has a `joint`. Never raises for any text; a spent budget raises
+    `BudgetError`.
     """
     if query.joint is not None:
         from mucg4.check.vnnlib2 import covers as covers_declared

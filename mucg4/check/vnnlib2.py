@@ -10,7 +10,7 @@ one free input have to be equal by equations that hold everywhere; what the outp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mucg4.check.joint import meaning
-from mucg4.check.property import Known, Side, End, _Comparison, _faithful, _tighter
+from mucg4.check.property import End, Known, Side, _Comparison, _faithful, _tighter
 from mucg4.check.vnnlib import (
+    _COMMENT,
+    _COMPARED,
     MOST_BITS,
     NOTHING,
     NOWHERE,
@@ -33,8 +35,6 @@ from mucg4.check.vnnlib import (
     Reader,
     Refusal,
     Row,
-    _COMMENT,
-    _COMPARED,
     _Formula,
     _outward,
     _shown,
@@ -43,7 +43,7 @@ from mucg4.check.vnnlib import (
     directed,
 )
 from mucg4.limits.budget import Budget
-from mucg4.model.query import Case, Conjunction, Query
+from mucg4.model.query import Conjunction, Query
 from mucg4.ops.base import Array
 
 FIRST = 1 << 40  # codes of monomials: from here on of inputs alone, from -FIRST down with outputs
@@ -210,7 +210,9 @@ class Reader2(Reader):
         error = _total([self.crossed(a.size, b.error), self.crossed(a.error, b.size), self.crossed(a.error, b.error)])
         error = _total([error, _total([size, error]).times(self.unit), Reach({}, self.least)])
         constant = a.constant * b.constant
-        if any(max(c.numerator.bit_length(), c.denominator.bit_length()) > MOST_BITS for c in (*form.values(), constant)):
+        if any(
+            max(c.numerator.bit_length(), c.denominator.bit_length()) > MOST_BITS for c in (*form.values(), constant)
+        ):
             raise Refusal("a number is too long")
         peak = _total([a.peak, b.peak, self.crossed(a.peak, b.peak), size, error])
         return _Term(form, constant, size, error, peak, True)
@@ -369,7 +371,9 @@ def _outputs(reader: Reader2, query: Query) -> list[int]:
         inputs.append([links[i] for i in reader.of(k, True)])
         outputs.append(reader.of(k, False))
         if (len(inputs[k]), len(outputs[k])) != (part.input_size, part.output_size):
-            raise Refusal(f"the text declares {len(inputs[k])} inputs and {len(outputs[k])} outputs of network {names[k]}")
+            raise Refusal(
+                f"the text declares {len(inputs[k])} inputs and {len(outputs[k])} outputs of network {names[k]}"
+            )
     if joint.places:
         values = meaning(network, joint.parts, joint.places, inputs, outputs)
     else:

@@ -78,7 +78,9 @@ def part_queries(query: Query) -> list[tuple[Query, list[int]]]:
     """A query for each model, on the boxes of the joint one, and the free inputs that are its input."""
     assert query.joint is not None
     out = []
-    for part, links in {id(p): (p, at) for p, at in zip(query.joint.parts, part_links(query.joint), strict=True)}.values():
+    for part, links in {
+        id(p): (p, at) for p, at in zip(query.joint.parts, part_links(query.joint), strict=True)
+    }.values():
         anything = Conjunction.build([({}, {}, Fraction(0), False)], part.input_size, part.output_size)
         boxes = [case.box for case in query.cases if not case.box.empty]
         cases = [Case(_part_box(box, links), (anything,)) for box in boxes]

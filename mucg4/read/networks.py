@@ -46,6 +46,8 @@ def _named(declared: Declared, models: Mapping[str, bytes]) -> dict[str, bytes]:
     if len(models) == 1 and len(wanted) == 1 and not set(models) & set(known):
         return {wanted[0]: next(iter(models.values()))}
     unknown = [name for name in models if name not in known]
+    if unknown and len(models) == 1:
+        raise InputError(f"one model is given, but the query declares the networks {', '.join(known)}")
     if unknown:
         raise InputError(f"the query declares no network {unknown[0]!r}, only {', '.join(known)}")
     missing = [name for name in wanted if name not in models]
@@ -98,4 +100,6 @@ def _fit(declared: Declared, k: int, network: Network) -> None:
             if kind is None:
                 raise UnsupportedError(f"variable {v.name} is of type {v.element}, which is not supported")
             if kind and kind != network.element_type:
-                raise InputError(f"variable {v.name} is declared {kind}, but the model computes in {network.element_type}")
+                raise InputError(
+                    f"variable {v.name} is declared {kind}, but the model computes in {network.element_type}"
+                )

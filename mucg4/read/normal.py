@@ -20,8 +20,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.model.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
+from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.rounding import Rounding, calculates, rounding_of
 
 MOST_DISJUNCTS = 1_000_000

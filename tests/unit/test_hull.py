@@ -16,9 +16,9 @@ from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.gate.witness import holds
 from mucg4.limits.budget import Budget
+from mucg4.model.formula import Apply, Compare, Constant, Term, Variable
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.model.verdict import Safe
-from mucg4.model.formula import Apply, Compare, Constant, Term, Variable
 from mucg4.read.rounding import rounding_of
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 from mucg4.settings import Settings
