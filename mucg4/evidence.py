@@ -1,11 +1,11 @@
 """From the trees of a search to a report of the independent checker: the way every `unsat` has to take.
 
-The checker is given nothing that the search made but the proof's text. The network and the property are read again
-from the original bytes of both files, so what a search did to its own copies cannot matter; the proof is decoded
-from its text, so what is written and stored is what was checked. Then two readings of the files have to agree with
-each other: the network with the checker's own reading of the model (`mucg4.check.confirm`), the cases with its own
-reading of the property (`mucg4.check.property`). Queries that were built in a program have no files: they are checked
-as they are.
+The checker is given nothing that the search made but the proof's bytes (`mucg4.model.proof_packed`). The network and
+the property are read again from the original bytes of both files, so what a search did to its own copies cannot matter;
+the proof is decoded from its bytes, so what is written and stored is what was checked. Then two readings of the files
+have to agree with each other: the network with the checker's own reading of the model (`mucg4.check.confirm`), the
+cases with its own reading of the property (`mucg4.check.property`). Queries that were built in a program have no files:
+they are checked as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
-from mucg4.model.proof import Proof, Tree, from_text, to_text
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.proof_packed import from_packed, to_packed
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 
@@ -32,7 +33,7 @@ def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 
     """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget."""
     made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
     try:
-        proof, again = from_text(to_text(made)), read_again(query)
+        proof, again = from_packed(to_packed(made)), read_again(query)
     except (ProofError, InputError) as error:
         return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
     return established(proof, again, budget, workers)

@@ -28,8 +28,8 @@ from mucg4.bench.results import (
     read_methods,
     write_csv,
 )
+from mucg4.files import json_text
 from mucg4.limits.memory import SHARE, free_bytes
-from mucg4.report import json_text
 
 TOOL = (sys.executable, "-m", "mucg4")
 EARLIER = 0.95  # of the memory at which a row is killed: its own limit, so that it ends by itself with a record

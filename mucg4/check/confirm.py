@@ -30,6 +30,7 @@ from mucg4.check.reading import ELEMENT_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value
 from mucg4.errors import InputError
 from mucg4.model.network import Network
+from mucg4.ops.arrays import median
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
 
@@ -182,7 +183,7 @@ class Walk:
     def _free(self, true: Array) -> Array:
         """Random numbers in many sizes, and halves of integers, for the points whose values are free."""
         finite = abs(true[np.isfinite(true)])
-        typical = float(np.median(finite)) if finite.size else 1.0
+        typical = float(median(finite)) if finite.size else 1.0
         out = self.random.normal(size=(self.free, *true.shape[1:]))
         for row, size in enumerate(SIZES[: self.free]):
             if row == HALVES:

@@ -44,12 +44,12 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
         reader = Reader(text, element_type)
         with np.errstate(all="ignore"):
             reader.run(None)
-        sizes = reader.sizes()
+        misses = reader.misses(len(x), len(y))
     except Refusal as refusal:
         return str(refusal)
     except OverflowError:
         return "a number is outside the range of doubles"
-    if (len(x), len(y)) != sizes:
+    if misses:
         return f"the text does not declare {len(x)} inputs and {len(y)} outputs"
     if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
         return "the point is not finite"
@@ -176,7 +176,7 @@ class _Comparison:
     def sizes(self) -> None:
         network = self.query.networks[0]
         stated, has = self.reader.sizes(), (network.input_size, network.output_size)
-        if stated != has:
+        if self.reader.misses(*has):
             raise Refusal("the text declares {} inputs and {} outputs, the network has {} and {}".format(*stated, *has))
         if any(case.box.size != has[0] for case in self.query.cases):
             raise Refusal("a box of the query has another number of inputs")

@@ -18,7 +18,7 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.gate.child import ordeal
 from mucg4.gate.wire import Skeleton, skeleton, with_outputs
-from mucg4.model.network import Network
+from mucg4.model.network import Network, Original
 from mucg4.ops.base import Array
 
 ELEMENTS: dict[str, Any] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
@@ -85,7 +85,7 @@ class Runtime:
         """
         self._open()
         if self._threaded is None:
-            self._threaded = _session(self.network.model_bytes, THREADS)
+            self._threaded = self._load(THREADS)
         return self._each(self._threaded, self._cast(x))
 
     def rest(self) -> None:
@@ -100,8 +100,7 @@ class Runtime:
 
     def tensors(self, names: Sequence[str], sizes: Sequence[int]) -> Tensors:
         """The model without optimisations that also returns the tensors `names` of so many values."""
-        data = with_outputs(self.network.model_bytes, [n for n in names if n not in self.file.outputs])
-        session = _session(data, 1, optimised=False)
+        session = self._load(1, False, [n for n in names if n not in self.file.outputs])
         return Tensors(self, session, tuple(names), tuple(sizes))
 
     def _each(self, session: Any, points: Array) -> Array:
@@ -131,19 +130,25 @@ class Runtime:
             import onnxruntime
 
             onnxruntime.set_default_logger_severity(4)
-            if not _ordinary(data):
+            if self.network.original is not None or not _ordinary(data):
                 fate = ordeal(self._try, PATIENCE + len(data) / PACE)
                 if fate:
                     raise InputError(f"onnxruntime {fate} on the model")
-            session = _session(data, 1)
+            session = self._load(1)
             self._inspect(session)
             self._session = session
         return self._session
 
+    def _load(self, threads: int, optimised: bool = True, more: Sequence[str] = ()) -> Any:
+        """A session of the file as it stands, with its weights where it keeps them; `more` outputs are added."""
+        original = self.network.original
+        data = self.network.model_bytes if original is None else original.data
+        return _session(with_outputs(data, more) if more else data, threads, optimised, original)
+
     def _try(self) -> None:
         """What may crash: load, with and without optimisations, and run."""
         for optimised in (True, False):
-            session = _session(self.network.model_bytes, 1, optimised)
+            session = self._load(1, optimised)
             self._inspect(session)
             self._each(session, self._cast(np.zeros(self.network.input_size)))
 
@@ -202,7 +207,7 @@ def _ordinary(data: bytes) -> bool:
         return False
 
 
-def _session(data: bytes, threads: int, optimised: bool = True) -> Any:
+def _session(data: bytes, threads: int, optimised: bool = True, original: Original | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()  # optimisations stay at their default: a scorer's are
@@ -214,6 +219,9 @@ def _session(data: bytes, threads: int, optimised: bool = True) -> Any:
     if threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
+        if original is not None:
+            names, contents = [name for name, _ in original.files], [content for _, content in original.files]
+            options.add_external_initializers_from_files_in_memory(names, contents, [len(c) for c in contents])
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except _failures() as error:
         raise InputError(f"onnxruntime cannot load the model: {_first_line(error)}") from error

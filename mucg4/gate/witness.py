@@ -49,7 +49,8 @@ class Held(NamedTuple):
 def legal_bounds(box: Box, element_type: str = "float32") -> tuple[Array, Array]:
     """The stated bounds rounded to the element type: what a replayed input is compared with."""
     with np.errstate(over="ignore"):
-        return tuple(b.astype(element_type) for b in box.stated)  # type: ignore[return-value]
+        lo, hi = (b.astype(element_type) for b in box.stated)
+        return lo, hi
 
 
 def snap(box: Box, x: Array, element_type: str = "float32") -> Array:

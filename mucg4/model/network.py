@@ -34,12 +34,21 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
+class Original:
+    """A model as it stands on disk, whose weights lie in other files: its bytes, and each file's name and content."""
+
+    data: bytes = field(repr=False)
+    files: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """Nodes in topological order; node 0 is the input, the last node is the output.
 
     `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
     itself computes in ("float32" or "float64"). `model_bytes` are the (decompressed) ONNX bytes, kept for
-    onnxruntime, and `tensors` tells which tensors of the file have the value of which node. Concrete evaluation here
+    onnxruntime, with the weights of other files put in; `original` is there in such a case, and is what onnxruntime
+    gets. `tensors` tells which tensors of the file have the value of which node. Concrete evaluation here
     is in the precision of `backend`, where the operators' arrays live: float64 in NumPy on the stored weights, unless
     the network was made by `cast`.
     """
@@ -50,6 +59,7 @@ class Network:
     model_bytes: bytes = field(default=b"", repr=False)
     backend: Backend = NUMPY
     tensors: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    original: Original | None = field(default=None, repr=False)
     origin: Network | None = field(default=None, repr=False)  # what `cast` was called on
 
     def __post_init__(self) -> None:

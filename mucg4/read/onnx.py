@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.network import Network
+from mucg4.model.network import Network, Original
 from mucg4.ops.affine import Dense, Scale
 from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
@@ -58,8 +58,8 @@ FAULTS = (
 )
 
 
-def read_network(data: bytes) -> Network:
-    """The network of ONNX bytes (not compressed).
+def read_network(data: bytes, original: Original | None = None) -> Network:
+    """The network of ONNX bytes (not compressed, all weights inside); `original` is what they were made of.
 
     Raises `InputError` when the bytes are no complete model, a shape cannot be resolved or a weight is
     nan or infinite; `UnsupportedError` naming operator and node for everything mucg4 does not implement.
@@ -73,6 +73,7 @@ def read_network(data: bytes) -> Network:
         element_type=ELEMENT_TYPES[reading.element_type],
         model_bytes=data,
         tensors=tuple((name, place[k]) for name, k in read if k in place),
+        original=original,
     )
 
 

@@ -135,9 +135,8 @@ def _messages() -> Any:
     return module
 
 
-def decode_model(data: bytes) -> OnnxGraph:
-    """Parse ONNX bytes. Raises `InputError` when they are no complete ONNX model or its tensors' names contradict
-    each other, `UnsupportedError` for functions and sparse tensors."""
+def parse_model(data: bytes) -> Any:
+    """ONNX bytes as a protobuf message. Raises `InputError` when they are no complete ONNX model."""
     if not data:
         raise InputError("the network file is empty")
     messages = _messages()
@@ -149,6 +148,13 @@ def decode_model(data: bytes) -> OnnxGraph:
         raise InputError("the network file is not ONNX, or it is truncated") from error
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise InputError("the network file is not ONNX, or it is truncated: it holds no graph")
+    return model
+
+
+def decode_model(data: bytes) -> OnnxGraph:
+    """Parse ONNX bytes. Raises `InputError` when they are no complete ONNX model or its tensors' names contradict
+    each other, `UnsupportedError` for functions and sparse tensors."""
+    model = parse_model(data)
     if len(model.functions):
         raise UnsupportedError(f"model functions are not supported ({shortened(model.functions[0].name)})")
     graph = model.graph

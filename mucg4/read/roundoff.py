@@ -94,8 +94,10 @@ def over(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
 
 
 def product(a: Array, b: Array, ea: Error = None, eb: Error = None) -> Pair:
-    """Matrix product; small ones of exact matrices are rounded once per entry."""
+    """Matrix product; small ones of exact matrices are rounded once per entry. Raises `ValueError` like NumPy's."""
     inner = a.shape[-1]
+    if inner != b.shape[max(b.ndim - 2, 0)]:  # what follows would stretch a length of 1
+        raise ValueError(f"a matrix product over {inner} and {b.shape[max(b.ndim - 2, 0)]} terms")
     if ea is None and eb is None and a.ndim == b.ndim == 2 and a.size * b.shape[1] <= EXACT_PRODUCTS:
         if _single(a) and _single(b):  # then products are exact in double
             rows = [_sums((row[:, None] * b).T.tolist()) for row in a]

@@ -24,7 +24,7 @@ from mucg4.model.proof import Alpha, Refutation, Tree
 from mucg4.model.query import Case, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.smt.program import least_violation, simple_multipliers
+from mucg4.program import Optimum, least_violation, simple_multipliers
 
 RAISED = 1e-4
 CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought
@@ -148,7 +148,7 @@ class Certifier:
         """Multipliers from the LP and what they prove; also how much each open neuron costs the bound."""
         conj = self.case.conjunctions[self.conjunction]
         system = _System(self.network, frame, conj, region.path)
-        optimum = least_violation(system.matrix, system.offset, np.ones(len(system.offset)), system.low, system.high)
+        optimum = system.solve(system.offset)
         if optimum is None:
             return None, {}
         y = optimum.multipliers / max(optimum.multipliers.max(initial=0.0), 1e-300)
@@ -192,7 +192,7 @@ class Certifier:
         for offset in (None, system.offset.copy()) if len(strict) else (None,):
             if offset is not None:  # of several best multipliers those with a strict constraint are wanted
                 offset[strict] += RAISED * (1.0 + float(abs(system.offset[: len(conj)]).max()))
-                optimum = least_violation(system.matrix, offset, np.ones(len(offset)), system.low, system.high)
+                optimum = system.solve(offset)
                 if optimum is None:
                     return None
                 y = optimum.multipliers
@@ -214,7 +214,7 @@ class Certifier:
             op = self.network.nodes[k].op
             assert isinstance(op, TwoPiece)
             own = np.clip(op.left + level / 255 * (op.right - op.left), op.left, op.right)
-            slopes[k] = np.where((level >= 0) & lines.unstable[0], own, lines.low[0])
+            slopes[k] = np.where((level >= 0) & lines.free[0], own, lines.low[0])
         box = frame.lower[0][0], frame.upper[0][0]
         for values in simple_multipliers(multipliers):
             self.budget.poll(network.work)
@@ -272,6 +272,11 @@ class _System:
         self.upper = self.first + 2 + 3 * np.arange(len(self.atoms))
         free = np.full(len(self.atoms), np.inf)
         self.low, self.high = np.r_[frame.lower[0][0], -free], np.r_[frame.upper[0][0], free]
+
+    def solve(self, offset: Array) -> Optimum | None:
+        """The least violation of all rows with the given offsets."""
+        soft = np.ones(len(offset), dtype=bool)
+        return least_violation(self.matrix, offset, soft, self.low, self.high, accurate=True)
 
     def _values(self, network: Network, frame: Frame, count: int) -> list[tuple[Array, Array]]:
         """Per node the coefficients (atoms, size) and constants (size,)."""

@@ -20,8 +20,8 @@ import numpy as np
 from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
 from mucg4.ops.base import Array
+from mucg4.program import Optimum, least_violation
 from mucg4.smt.encode import Encoding, Literal, Row, chord
-from mucg4.smt.program import Optimum, least_violation
 
 LONGEST_CHECK = 3600.0  # seconds; z3 takes a finite number
 GAP = 1e-7  # an LP violation below this is left to more splits and, in the end, to z3
@@ -104,7 +104,8 @@ class SmtRelaxation:
     def _program(self, chosen: Sequence[Literal]) -> Optimum | None:
         self.budget.poll()
         table = np.concatenate([self.base, *(self.phase_floats[lit] for lit in chosen)])
-        return least_violation(table[:, :-1], table[:, -1], np.ones(len(table)), self.low, self.high)
+        soft = np.ones(len(table), dtype=bool)
+        return least_violation(table[:, :-1], table[:, -1], soft, self.low, self.high, accurate=True)
 
     def _blamed(self, chosen: Sequence[Literal], optimum: Optimum) -> tuple[list[Literal], list[int]]:
         """The literals and the positions in `rows` that carry a multiplier."""
@@ -201,7 +202,7 @@ class SmtRelaxation:
         """The input that violates the property most (in floats) where all phases are as given, or None."""
         table = np.concatenate([self.base, *(self.phase_floats[lit] for lit in literals)])
         soft = np.arange(len(table)) < len(self.strict)
-        optimum = least_violation(table[:, :-1], table[:, -1], soft, self.low, self.high)
+        optimum = least_violation(table[:, :-1], table[:, -1], soft, self.low, self.high, accurate=True)
         return None if optimum is None else optimum.point
 
 

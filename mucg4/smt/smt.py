@@ -266,7 +266,7 @@ class _Search:
     def _cost(self, key: Key) -> tuple[float, float]:
         """How much the relaxation of a neuron matters at the last LP: its multipliers, then its violation."""
         optimum, rows = self.relaxation.optimum, self.relaxation.chords[key]
-        if optimum is None:
+        if optimum is None or optimum.point is None:
             return 0.0, 0.0
         weight = float(optimum.multipliers[rows].sum() * abs(self.relaxation.base[rows, -1]).max())
         z, gap = self._value(key, optimum.point), 0.0
@@ -278,7 +278,7 @@ class _Search:
     def _value(self, key: Key, point: Array) -> float:
         """A neuron's argument at an LP point."""
         row = self.encoding.argument_of(key)
-        return float(row.constant) + sum(float(c) * point[a] for a, c in row.coeffs.items())
+        return float(row.constant) + sum(float(c) * float(point[a]) for a, c in row.coeffs.items())
 
     def _attack(self, point: Array | None) -> bool:
         """Offer the point, and the worst point with its phases, to the witness gate."""

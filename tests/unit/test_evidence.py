@@ -104,7 +104,7 @@ def test_evidence_that_is_lost_is_searched_again(monkeypatch, proved):
 def test_what_stays_rejected_is_unknown_with_a_case(monkeypatch, proved, tmp_path):
     query, _ = proved
     whole = Recorder.tree
-    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.store.store.cases_folder", lambda: tmp_path)
     monkeypatch.setattr(Recorder, "tree", lambda self, *a: replace(whole(self, *a), refutations=()))
     verdict = verify(query, SETTINGS, Store(":memory:"), Budget.seconds(60))
     assert isinstance(verdict, Unknown) and "checker rejects" in verdict.reason
@@ -118,7 +118,7 @@ def test_what_the_search_does_to_its_own_network_does_not_reach_the_checker(monk
     for node in low.network.nodes:
         if hasattr(node.op, "weight"):
             node.op.weight[:] *= 0.5
-    monkeypatch.setattr(sys.modules["mucg4.verify"], "agreement", lambda *a, **k: Agreement(None))
+    monkeypatch.setattr(sys.modules["mucg4.conclude"], "agreement", lambda *a, **k: Agreement(None))
     verdict = verify(low, Settings(workers=1, split="input", attack=False), budget=Budget.seconds(20))
     assert not isinstance(verdict, Safe)
 

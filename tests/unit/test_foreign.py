@@ -19,12 +19,13 @@ from examples import dense, query_of, text
 from mutants import mutate_json, proof_texts
 
 import mucg4.limits.foreign as foreign
-from mucg4.__main__ import main
 from mucg4.check.walk import check
+from mucg4.cli.main import main
 from mucg4.errors import BudgetError, InputError, ProofError
-from mucg4.lab.case import run_case, save_case
+from mucg4.lab.case import run_case
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import from_bytes, from_text, read_proof, to_text
+from mucg4.model.proof_text import from_bytes, from_text, read_proof, to_text
+from mucg4.read.case import save_case
 from mucg4.read.instance import read_bytes, read_text
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -171,7 +172,7 @@ def test_inflate_is_the_inverse_within_its_limit(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_bomb_takes_little_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("mucg4.model.proof.LARGEST", 1 << 20)
+    monkeypatch.setattr("mucg4.model.proof_text.LARGEST", 1 << 20)
     monkeypatch.setattr("mucg4.read.instance.LARGEST", 1 << 20)
     packed, archive = bomb(80), bomb(80, 31)
     path = tmp_path / "big.gz"

@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from campaign.mutants import STRANGE
+from campaign.packed import MAGIC, closed, mutate_packed, opened
 from examples import dense, query_of, text
 from mutants import mutate_bytes, mutate_json
 
 from mucg4.errors import StoreError, StuckError
 from mucg4.lab.compress import compress
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import to_text
+from mucg4.model.proof_packed import from_packed
+from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
 from mucg4.settings import Settings
 from mucg4.store.codec import boxes_to_bytes, network_to_bytes
@@ -63,12 +66,23 @@ def column(name: str, value: Any, table: str = "results") -> Change:
 
 
 def of_proof(edit: Callable[[dict[str, Any]], Any]) -> Change:
-    """The stored proof with a change in its JSON."""
+    """The stored proof with a change in its JSON, as stores once held it."""
 
     def change(raw: sqlite3.Connection) -> None:
-        proof = json.loads(zlib.decompress(raw.execute("SELECT evidence FROM results").fetchone()[0]))
+        proof = json.loads(to_text(from_packed(raw.execute("SELECT evidence FROM results").fetchone()[0])))
         edit(proof)
         column("evidence", zlib.compress(json.dumps(proof).encode()))(raw)
+
+    return change
+
+
+def of_packed(edit: Callable[[dict[str, Any], dict[str, Any]], Any], restate: bool = True) -> Change:
+    """The stored proof with a change of its head and columns."""
+
+    def change(raw: sqlite3.Connection) -> None:
+        head, columns = opened(raw.execute("SELECT evidence FROM results").fetchone()[0])
+        edit(head, columns)
+        column("evidence", closed(head, columns, restate))(raw)
 
     return change
 
@@ -104,6 +118,17 @@ POISONS: dict[str, Change] = {
     ),
     "no trees": of_proof(lambda p: p.update(trees=[])),
     "trees twice": of_proof(lambda p: p.update(trees=p["trees"] * 2)),
+    "packed other neurons": of_packed(lambda h, c: c.update({"node.index": np.full_like(c["node.index"], 99)})),
+    "packed too many nodes": of_packed(lambda h, c: c.update({"tree.nodes": np.array([2**31 - 1], dtype="<i4")})),
+    "packed negative count": of_packed(lambda h, c: c.update({"tree.nodes": np.array([-5], dtype="<i4")})),
+    "packed no columns": of_packed(lambda h, c: c.clear()),
+    "packed bomb": of_packed(lambda h, c: c.update({"refutation.weights": np.zeros(2**27)})),
+    "packed hidden bomb": of_packed(lambda h, c: c.update({"refutation.core": np.zeros(2**27)}), restate=False),
+    "packed huge statement": of_packed(lambda h, c: h["columns"].update({"node.node": ["i4", 2**70]}), restate=False),
+    "packed deep notes": of_packed(lambda h, c: h.update(notes=json.loads('{"a":' * 900 + "1" + "}" * 900))),
+    "packed other leaves": of_packed(lambda h, c: h.update(leaves=h["leaves"] + 1)),
+    "packed head beyond the end": column("evidence", b"mp1\n\xff\xff\xff\x7f{}"),
+    "packed nothing": column("evidence", b"mp1\n"),
     "leaves text": column("leaves", "many"),
     "leaves negative": column("leaves", -5),
     "regions blob": column("regions", b"\0"),
@@ -276,6 +301,8 @@ def mutant(kept: Path, folder: Path, random: np.random.Generator) -> Path:
             odd: list[Any] = [0, -1, 2**62, 1e300, "x", "", b"", b"\0" * 128, 9e999]
             if isinstance(old, bytes):
                 odd += [mutate_bytes(random, old)] * 6
+                if old[:4] == MAGIC:
+                    odd += [mutate_packed(old, random, lambda rng: STRANGE[int(rng.integers(len(STRANGE)))])] * 12
                 try:
                     inner = zlib.decompress(old)
                     odd += [zlib.compress(mutate_bytes(random, inner))] * 6
