@@ -59,7 +59,7 @@ def _assigned(declared: Declared, x: Array, y: Array) -> Iterator[tuple[Declarat
 
 def _tensor(variable: Declaration, values: Array, kind: int) -> bytes:
     """TensorProto: dims (1), data_type (2), name (8), raw_data (9, little-endian)."""
-    raw = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    raw: bytes = values.astype(values.dtype.newbyteorder("<")).tobytes()
     name = variable.name.encode()
     dims = b"".join(b"\x08" + _varint(d) for d in variable.shape)
     return dims + b"\x10" + _varint(kind) + b"\x42" + _varint(len(name)) + name + b"\x4a" + _varint(len(raw)) + raw

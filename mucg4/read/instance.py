@@ -93,7 +93,7 @@ def read_query(
     if several:
         from mucg4.read.networks import query_of_models
 
-        models = {name: read_bytes(path) for name, path in several.items()}
+        models = {name: read_model(path) for name, path in several.items()}
         with _blaming(os.fspath(vnnlib)):
             return query_of_models(models, text)
     data, original = read_model(onnx)
@@ -130,7 +130,7 @@ def query_of(
             from mucg4.read.networks import query_of_models
 
             with _blaming(vnnlib):
-                return query_of_models({onnx: data}, text)
+                return query_of_models({onnx: (data, original)}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):

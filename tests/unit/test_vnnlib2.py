@@ -329,12 +329,12 @@ def test_products_of_inputs_and_outputs(tmp_path: Path) -> None:
 def test_models_that_do_not_fit(tmp_path: Path) -> None:
     two = small(1, outputs=2)
     for text, models, word in (
-        (PAIR, {"f": two}, "declares 1 outputs, but its model has 2"),
+        (PAIR, {"f": two}, "has 2 values, but Y is declared with 1"),
         (PAIR, {"f": small(1), "h": small(2)}, "declares no network 'h'"),
         (PAIR.replace("(equal-to f)", ""), {"f": small(1)}, "one model is given, but the query declares"),
         (PAIR.replace("(equal-to f)", ""), {"f": small(1), "h": small(1)}, "declares no network 'h'"),
-        (PAIR, {"f": small(1), "g": small(2)}, "is not that of network 'f'|which it is equal to"),
-        (PAIR.replace("real", "float64"), {"f": small(1)}, "computes in float32"),
+        (PAIR, {"f": small(1), "g": small(2)}, "which it is equal to"),
+        (PAIR.replace("real", "float64"), {"f": small(1)}, "its model computes in float32"),
         (PAIR.replace("real", "int64"), {"f": small(1)}, "int64"),
     ):
         with pytest.raises(InputError, match=word):
@@ -376,3 +376,81 @@ def read_assignment(text: str, answer: str) -> list[float]:
         at += 1 + variable.size
     assert at == len(lines), "something follows the last value"
     return out
+
+
+HIDDEN = """(vnnlib-version <2.0>)
+(declare-network N
+  (declare-input A real [1]) (declare-input B real [1,1])
+  (declare-hidden H real [2] "h0")
+  (declare-output Y real [1]) (declare-output Z real [2]))
+(assert (and (>= A[0] -1.0) (<= A[0] 1.0) (>= B[0,0] -1.0) (<= B[0,0] 1.0)))
+"""
+
+
+def several_ends() -> bytes:
+    """Two inputs, outputs y = relu(a - 2 b) + relu(b) and z = (b, a), hidden h0 = (relu(a - 2 b), relu(b))."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.array([[1.0, 0.0], [-2.0, 1.0]], dtype=np.float32), "w")
+    ones = numpy_helper.from_array(np.ones((2, 1), dtype=np.float32), "ones")
+    nodes = [
+        helper.make_node("Concat", ["a", "b"], ["ab"], axis=1),
+        helper.make_node("MatMul", ["ab", "w"], ["m"]),
+        helper.make_node("Relu", ["m"], ["h0"]),
+        helper.make_node("MatMul", ["h0", "ones"], ["y"]),
+        helper.make_node("Concat", ["b", "a"], ["z"], axis=1),
+    ]
+    ends = {
+        n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k])
+        for n, k in zip("abyz", (1, 1, 1, 2), strict=True)
+    }
+    graph = helper.make_graph(nodes, "g", [ends["a"], ends["b"]], [ends["y"], ends["z"]], [weights, ones])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("formula", "word"),
+    [
+        ("(and (>= H[0] 2.9) (<= H[1] 0.0) (<= Z[0] -0.9))", "sat"),  # b = -1, a = 1
+        ("(and (>= H[0] 0.1) (>= H[1] 0.6))", "unsat"),  # a >= 2 b
+        ("(and (>= (* H[0] H[1]) 0.13))", "unsat"),  # (1 - 2 b) b <= 1/8
+        ("(and (>= (* H[0] H[1]) 0.12))", "sat"),
+        ("(!= Y[0] (+ H[0] H[1]))", "unsat"),
+        ("(> Z[1] (+ A[0] 0.001))", "unsat"),
+        ("(and (> Z[1] 0.5) (< Z[0] -0.5) (> Y[0] 2.5))", "sat"),
+    ],
+)
+def test_several_inputs_outputs_and_hidden_nodes(tmp_path: Path, formula: str, word: str) -> None:
+    text = HIDDEN + f"(assert {formula})\n"
+    query, verdict = answer(tmp_path, text, N=several_ends())
+    if formula.startswith("(!="):  # real arithmetic knows; whether a sum is exact in float32 depends on its terms
+        assert verdict.word in ("unsat", "sat", "unknown")
+        return
+    assert verdict.word == word
+    if word == "sat":
+        x, y = verdict.witness.values  # type: ignore[attr-defined]
+        a, b = map(float, x)
+        assert np.allclose(y, [max(a - 2 * b, 0) + max(b, 0), b, a, max(a - 2 * b, 0), max(b, 0)], atol=1e-6)
+        text = assignment_text(query, verdict.witness).split("\n")  # type: ignore[attr-defined]
+        assert [line.split()[0] for line in text if " " in line] == ["A", "B", "H", "Y", "Z"]
+
+
+def test_a_hidden_node_of_another_tensor_is_refused(tmp_path: Path) -> None:
+    text = HIDDEN + "(assert (>= H[0] 2.9))\n"
+    query = read_query(*files(tmp_path, text, N=several_ends()))
+    assert covers(text, query) is None
+    assert "hidden" in (covers(text.replace('"h0"', '"m"'), query) or "")
+    with pytest.raises(InputError):
+        read_query(*files(tmp_path, text.replace('"h0"', '"nowhere"'), N=several_ends()))
+
+
+def test_outputs_that_are_inputs(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    for level, word in (("1.01", "unsat"), ("1.0", "sat")):
+        text = ONE + f"(assert (>= (* Y[0] Y[1]) {level}))\n"
+        assert answer(tmp_path, text, N=data)[1].word == word
