@@ -27,9 +27,10 @@ from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import Product
 from mucg4.ops.piecewise import TwoPiece
 
-WORTH = 0.7  # neurons are folded where the width falls below this share
-MOST_CELLS = 1 << 24  # of the columns that maps of the input may take: a convolution's are dense
-NARROW = 1e-9  # inputs with a smaller share of the largest width are fixed: the hull gives every input some width
+WORTH = 0.7  # neurons are folded where the width falls below this share; not measured
+MOST_CELLS = 1 << 24  # of the columns that maps of the input may take: a convolution's are dense; not measured
+# inputs with a smaller share of the largest width are fixed: the hull gives every input some width; not measured
+NARROW = 1e-9
 
 
 @dataclass(frozen=True)

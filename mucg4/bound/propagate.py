@@ -48,10 +48,11 @@ from mucg4.ops.piecewise import TwoPiece
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows
-ROUGH = 1e-9  # rounding errors of interval bounds alone from which those of the root are derived anew on the way
-THREADED = 1e8  # rows times neurons from which threads share out rows
-CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
+LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows; not measured
+# rounding errors of interval bounds alone from which those of the root are derived anew on the way; not measured
+ROUGH = 1e-9
+THREADED = 1e8  # rows times neurons from which threads share out rows; not measured
+CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache; not measured
 
 
 @dataclass

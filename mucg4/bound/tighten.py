@@ -27,8 +27,8 @@ from mucg4.ops.arrays import NUMPY, arange, at_least, at_most, chunk, largest_si
 from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
-RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93
-NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved
+RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93  # first steps of the ascent, and how they shrink; not measured
+NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved; not measured
 
 
 @dataclass

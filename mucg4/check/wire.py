@@ -21,7 +21,7 @@ from mucg4.errors import InputError
 from mucg4.ops.base import Array
 
 MOST_ENTRIES = 2**28  # numbers in one tensor
-MOST_NODES = 500_000
+MOST_NODES = 50_000  # in functions that are called
 DEEPEST = 32  # functions within functions, graphs within graphs
 FLOAT, DOUBLE, FLOAT16, BFLOAT16, BOOL, INT64 = 1, 11, 10, 16, 9, 7
 UINT4, INT4 = 21, 22
@@ -285,9 +285,9 @@ class _Decoder:
         out: list[Node] = []
         for part in parts:
             found = fields(_bytes(part))
-            self.made += 1
+            self.made += depth > 0
             if self.made > MOST_NODES:
-                raise InputError(f"more than {MOST_NODES} nodes are not read a second time")
+                raise InputError(f"more than {MOST_NODES} nodes in functions are not read a second time")
             domain, op = _text(found, 7), _text(found, 4)
             domain = "" if domain == "ai.onnx" else domain
             body = self.functions.get((domain, op, _text(found, 8)))
@@ -325,13 +325,18 @@ class _Decoder:
         if len(inputs) > len(formal[0]) or len(outputs) > len(formal[1]):
             raise InputError("a call has more inputs or outputs than its function")
         given = dict(zip(formal[0], [*inputs, *[""] * (len(formal[0]) - len(inputs))], strict=True))
+        made = {_decoded(v) for part in body.get(7, ()) for v in fields(_bytes(part)).get(2, ())}
+        ends = [(inner, outer) for inner, outer in zip(formal[1], outputs, strict=False) if outer]
+        for inner, outer in ends:  # a result has the caller's name from the start, for those that read it here too
+            if inner in made and inner not in given:
+                given[inner] = outer
         opsets = _opsets(body, 9)
         defaults = [fields(_bytes(a)) for a in body.get(11, ())]
         known = {_text(a, 1): self.attribute(a, opsets, None, depth) for a in defaults}
         call = _Call(f"{self.calls} / ", given, {**known, **attributes})
         nodes = self.nodes(body.get(7, ()), opsets, call, depth)
-        for inner, outer in zip(formal[1], outputs, strict=False):
-            if outer:
+        for inner, outer in ends:
+            if call.name(inner) != outer:
                 nodes.append(Node("Identity", "", (call.name(inner),), (outer,), {}, opsets.get("", 0)))
         return nodes
 

@@ -229,6 +229,8 @@ class Tensors:
         """
         points = self.runtime._cast(x)
         out: list[Array] = []
+        if not self.names:
+            return out  # onnxruntime would take no names for all outputs
         for i, point in enumerate(points):
             got = [np.asarray(v) for v in self.runtime._run(self.session, self.names, point)]
             for name, size, value in zip(self.names, self.sizes, got, strict=True):

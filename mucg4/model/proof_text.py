@@ -40,9 +40,9 @@ from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 from mucg4.ops.base import Array
 
 FORMAT = "mucg4-proof"
-VERSION = 3
-READABLE = (1, 2, 3)  # a version is the next one without what that added
-LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together
+VERSION = 3  # of the format; given
+READABLE = (1, 2, 3)  # a version is the next one without what that added; given
+LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together; not measured
 
 
 def _tree_to_json(tree: Tree) -> dict[str, Any]:

@@ -29,7 +29,7 @@ FloatArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]]
 IntArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]"
 BoolArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]"
 
-DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache
+DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache; not measured
 
 
 class Precision(NamedTuple):
@@ -53,7 +53,7 @@ class Precision(NamedTuple):
 
 DOUBLE = Precision(2.0**-53, 1e-300, 1e-290, 1e-150, 1e300, 1e-9, 2.0**-20)
 SINGLE = Precision(2.0**-24, 1e-36, 1e-20, 1e-15, 1e38, 1e-4, 2.0**-12)
-SMALLEST = 2.0**-126  # smallest normal float32
+SMALLEST = 2.0**-126  # smallest normal float32; given
 
 
 def precision(a: Array) -> Precision:

@@ -16,7 +16,7 @@ import numpy as np
 from mucg4.ops.arrays import full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 
-JOINT_INPUTS = 64  # networks with so few inputs get lines that know how the arguments move together
+JOINT_INPUTS = 64  # networks with so few inputs get lines that know how the arguments move together; not measured
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from mucg4.ops.arrays import at_least, at_most, erfc, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 from mucg4.ops.smooth import SIGMOID, ULPS
 
-SPAN = 48.0  # gates are 0 and 1 beyond it, to all digits
-HALVINGS = 20
-FAR = 1e4  # beyond it sine and cosine are only known to lie in [-1, 1]
+SPAN = 48.0  # gates are 0 and 1 beyond it, to all digits; given
+HALVINGS = 20  # of a box, to find where a function has a given slope; what is missed is charged; not measured
+FAR = 1e4  # beyond it sine and cosine are only known to lie in [-1, 1]; not measured
 
 
 class Curve(Nonlinear):

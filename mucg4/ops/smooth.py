@@ -17,8 +17,9 @@ import numpy as np
 from mucg4.ops.arrays import at_least, at_most, erf, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 
-BISECTIONS = 16  # of the tangent point; more would not change a bound visibly, and none is needed for soundness
-ULPS = 8  # unit roundoffs of relative error of exp, log and tanh in the libraries, with room
+# of the tangent point; more would not change a bound visibly, and none is needed for soundness; not measured
+BISECTIONS = 16
+ULPS = 8  # unit roundoffs of relative error of exp, log and tanh in the libraries, with room; not measured
 
 
 class SShaped(Nonlinear):

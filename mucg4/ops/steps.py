@@ -23,7 +23,7 @@ import numpy as np
 from mucg4.ops.arrays import choose, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 
-LOPSIDED = 8.0  # how many times longer the longer side of zero is where the sign gets a sloping line
+LOPSIDED = 8.0  # how many times longer the longer side of zero is where the sign gets a sloping line; not measured
 
 
 class Step(Nonlinear):

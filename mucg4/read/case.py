@@ -25,9 +25,9 @@ from mucg4.model.query import Query
 from mucg4.settings import Settings
 
 FORMAT = "mucg4-case"
-VERSION = 1
-SECONDS = 60.0
-LARGEST = 2**30  # most bytes of a case file
+VERSION = 1  # of the format; given
+SECONDS = 60.0  # of one engine where the case does not say; not measured
+LARGEST = 2**30  # most bytes of a case file; not measured
 Layers = Sequence[tuple[Any, Any]]
 
 

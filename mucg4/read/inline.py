@@ -6,7 +6,7 @@ Names within get a prefix, `caller::name`, so that they stay apart. Works on pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mucg4.errors import InputError, UnsupportedError
@@ -20,7 +20,7 @@ from mucg4.read.protobuf import (
     text_of,
 )
 
-MOST_NODES = 500_000
+MOST_NODES = 50_000  # in functions that are called
 DEEPEST = 32  # calls within calls
 
 Functions = Mapping[tuple[str, str, str], Any]
@@ -40,7 +40,7 @@ class Scope:
     prefix: str = ""
     bound: Mapping[str, Any] | None = None  # attributes of the function's call; None outside functions
     depth: int = 0
-    made: list[int] | None = None  # how many nodes, of all scopes
+    made: list[int] = field(default_factory=lambda: [0])  # how many nodes, of all calls
 
     def name(self, name: str) -> str:
         return self.names.get(name, name)
@@ -107,10 +107,10 @@ def expanded(nodes: Iterable[Any], scope: Scope) -> Iterator[OnnxNode]:
         if function is not None:
             yield from _body(node, function, scope)
             continue
-        if scope.made is not None:
+        if scope.depth:
             scope.made[0] += 1
             if scope.made[0] > MOST_NODES:
-                raise UnsupportedError(f"the network has more than {MOST_NODES} nodes")
+                raise UnsupportedError(f"the network has more than {MOST_NODES} nodes in functions that are called")
         yield _plain(node, scope)
 
 
@@ -208,7 +208,7 @@ def decode_model(data: bytes) -> OnnxGraph:
     if len(constants) < len(graph.initializer) + len(graph.sparse_initializer):
         raise InputError("two initialisers have one name")
     taken = {*constants, *(t.name for t in graph.input), *(name for n in graph.node for name in n.output)}
-    scope = Scope(functions, opsets, taken, {}, made=[0])
+    scope = Scope(functions, opsets, taken, {})
     out = OnnxGraph(
         tuple(expanded(graph.node, scope)),
         constants,

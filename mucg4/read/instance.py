@@ -16,10 +16,10 @@ from mucg4.model.network import Original
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
-LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
+LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
 GZIP = b"\x1f\x8b"  # how every gzip archive starts, and no model and no text
 EXTERNAL = b"location"  # the key by which a tensor names the file that holds it
-LARGEST_TEXT = 2**29  # most bytes of a property or of a list
+LARGEST_TEXT = 2**29  # most bytes of a property or of a list; not measured
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from mucg4.model.formula import Compare, Constant, Formula, Junction, ParsedProp
 from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.rounding import Rounding, calculates, rounding_of
 
-MOST_DISJUNCTS = 1_000_000
-MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB
-MOST_BITS = 200_000  # of the numerator and denominator of one number
-_LARGEST = Fraction(1.7976931348623157e308)
+MOST_DISJUNCTS = 1_000_000  # of one property; not measured
+MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB; not measured
+MOST_BITS = 200_000  # of the numerator and denominator of one number; not measured
+_LARGEST = Fraction(1.7976931348623157e308)  # given: the largest double
 
 Coefficients = tuple[tuple[int, Fraction], ...]
 Row = tuple[Coefficients, Coefficients, Fraction, bool, Compare | None]  # inputs, outputs, constant, strict; `<= 0`

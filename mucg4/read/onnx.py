@@ -43,7 +43,7 @@ from mucg4.read.table import check_types, lookup
 from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
 
-LARGEST_FOLDED = 4096.0  # roundings behind a constant
+LARGEST_FOLDED = 4096.0  # roundings behind a constant; not measured
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
 ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS}

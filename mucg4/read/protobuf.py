@@ -20,9 +20,10 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.base import Array
 
-FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16
-LARGEST_TENSOR = 2**26  # entries of a tensor that is computed; larger ones are refused before they are allocated
-LARGEST_RANK = 32
+FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16  # given: ONNX's numbers of its types
+# entries of a tensor that is computed; larger ones are refused before they are allocated; not measured
+LARGEST_TENSOR = 2**26
+LARGEST_RANK = 32  # axes of a tensor; not measured
 # data type -> (NumPy type, field that holds the values when raw_data does not)
 TYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),

@@ -32,9 +32,9 @@ from mucg4.read.normal import to_cases
 
 __all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
 
-DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit
-EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory
-DIGITS = 2000
+DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit; not measured
+EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory; given
+DIGITS = 2000  # characters of one number; not measured
 
 _NUMBER_TEXT = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)

@@ -21,7 +21,7 @@ from mucg4.store.codec import boxes_from_bytes, network_from_bytes
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
 """How the query's boxes lie to the stored ones, most helpful first (`inside`: the query's box is smaller)."""
 
-LARGEST_PROOF = 2**27  # most bytes of a stored proof when unpacked
+LARGEST_PROOF = 2**27  # most bytes of a stored proof when unpacked; not measured
 T = TypeVar("T")
 Boxes = Sequence[tuple[Array, Array]]
 

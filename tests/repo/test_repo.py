@@ -6,10 +6,14 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from repo.graph import MODULES, ROOT, imports, layer
+from repo.options import PAGE, settings_without_row, unread_settings
+
+from mucg4.settings import Settings
 
 LAZY = ("onnx", "onnxruntime", "z3", "scipy", "highspy", "matplotlib", "rich", "sklearn", "psutil", "platformdirs")
 LAZY += ("torch",)
@@ -61,14 +65,8 @@ def test_no_broad_handlers_below_the_command_line() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    from dataclasses import fields
-
-    from mucg4.settings import Settings
-
-    names = {f.name for f in fields(Settings)} - {"timeout", "engine"}
-    text = "\n".join(p.read_text() for m, p in MODULES.items() if m != "mucg4.settings" and layer(m) != "cli")
-    assert not sorted(n for n in names if not re.search(rf"\.{n}\b", text))
-    assert len(names) <= 25
+    assert not unread_settings(Settings)
+    assert len(fields(Settings)) <= 25
 
 
 FAMILIES = "acas|mnist|cifar|oval21|safenlp|rl_benchmark|cora_|collins|tllverify|dist_shift|metaroom|sri_resnet"
@@ -136,24 +134,14 @@ def test_readme_commands_are_one_line(name: str) -> None:
     assert "\n" not in command and "-m venv" in command and "pip install" in command
 
 
-OPTIONS = (ROOT / "docs" / "options.md").read_text()
-
-
 def test_every_setting_has_its_row() -> None:
-    from dataclasses import fields
-
-    from mucg4.settings import Settings
-
-    for f in fields(Settings):
-        flag = f"--{f.name.replace('_', '-')}"
-        rows = [line for line in OPTIONS.splitlines() if line.startswith(f"| `{flag}`")]
-        assert rows and f.metadata["help"] in rows[0].replace("\\|", "|"), flag
+    assert not settings_without_row(Settings)
 
 
 def test_every_key_of_the_run_record_is_explained() -> None:
     from mucg4.model.verdict import Statistics
 
-    explained = OPTIONS[OPTIONS.index("## The run record") :]
+    explained = PAGE.read_text().partition("## The run record")[2]
     assert not [key for key in Statistics().record() if f"`{key}`" not in explained]
 
 
