@@ -166,10 +166,27 @@ def _open_store(text: str | None) -> Any:
     return Store(path)
 
 
-def _read(onnx: str, vnnlib: str) -> Any:
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`[NAME=]N,N,...`: the shape of an input of the network."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(n) for n in sizes.strip("[]() ").replace("x", ",").split(",") if n.strip())
+    except ValueError:
+        shape = (0,)
+    if min(shape, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"not a shape like 1,3,32,32 or NAME=1,3,32,32: {text}")
+    return name, shape
+
+
+def _add_shape(p: argparse.ArgumentParser) -> None:
+    text = "shape of an input whose sizes the network leaves open; once for each such input"
+    p.add_argument("--shape", type=_shape, action="append", default=[], metavar="[NAME=]N,N,...", help=text)
+
+
+def _read(onnx: str, vnnlib: str, shapes: Sequence[tuple[str, tuple[int, ...]]] = ()) -> Any:
     from mucg4.read.instance import read_query
 
-    return read_query(Path(onnx), Path(vnnlib))
+    return read_query(Path(onnx), Path(vnnlib), dict(shapes))
 
 
 def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
@@ -180,8 +197,9 @@ def _run_verify(args: argparse.Namespace, answer: Answer, budget: Budget) -> Non
         if path is not None:
             check_writable(path, what)
     onnx, vnnlib = _paths(args)
-    query = _read(onnx, vnnlib)
-    store, warnings = None, []
+    query = _read(onnx, vnnlib, args.shape)
+    note = query.network.note
+    store, warnings = None, [f"{onnx}: {note} (--shape states another)"] if note else []
     try:
         store = _open_store(args.store)
     except StoreError as error:
@@ -327,7 +345,7 @@ def _check(args: argparse.Namespace) -> int:
         from mucg4.model.proof import read_proof
         from mucg4.precision import settle
 
-        query = _read(args.onnx, args.vnnlib)
+        query = _read(args.onnx, args.vnnlib, args.shape)
         budget.poll()
         try:
             report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), args.exact)
@@ -517,6 +535,7 @@ def _add_verify(commands: Any) -> None:
     p.set_defaults(run=_verify)
     p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
     p.add_argument("--network", action="append", metavar="NAME=NET", help="with QUERY as the only path")
+    _add_shape(p)
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
     p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
@@ -589,6 +608,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
+    _add_shape(p)
     _add_limits(p)
     p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
     _add_bench(commands)
