@@ -66,8 +66,9 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         from mucg4.verify import verify
 
     onnx, vnnlib = _paths(args)
-    query = read_query(onnx, vnnlib)
-    store, warnings = None, []
+    query = read_query(onnx, vnnlib, dict(args.shape))
+    note = query.network.note
+    store, warnings = None, [f"{onnx}: {note} (--shape states another)"] if note else []
     try:
         store = open_store(args.store)
     except StoreError as error:
