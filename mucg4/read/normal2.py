@@ -39,8 +39,8 @@ from mucg4.read.normal import (
 from mucg4.read.rounding import Kind, _fits, _growth, kind_of
 from mucg4.read.vnnlib2 import ParsedQuery
 
-MOST_DEGREE = 16
-MOST_MONOMIALS = 10_000
+MOST_DEGREE = 16  # of one monomial; not measured
+MOST_MONOMIALS = 10_000  # of one polynomial; not measured
 ZERO, ONE = Fraction(0), Fraction(1)
 
 Polynomial = dict[Monomial, Fraction]  # the empty monomial is the constant

@@ -18,7 +18,7 @@ from mucg4.model.formula import Compare, Constant, Formula, Term, Variable
 from mucg4.model.joint import Declaration, Declared, DeclaredNetwork
 from mucg4.read.vnnlib import _NUMBER_TEXT, _Form, _List, _Parser, _shown, _Word, _word
 
-MOST_COMPONENTS = 2**28  # of all variables together
+MOST_COMPONENTS = 2**28  # of all variables together; not measured
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _ELEMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*", re.ASCII)
