@@ -106,7 +106,10 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
 
 def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
-    p.add_argument("--network", action="append", metavar="NAME=NET", help="with QUERY as the only path")
+    text = "the model of a declared network, with a VNN-LIB 2.0 query as the only path; once for each"
+    p.add_argument("--network", action="append", metavar="NAME=NET", help=text)
+    text = "write the values of a sat answer to a 2.0 query as ONNX tensors into this folder, instead of printing them"
+    p.add_argument("--serialise-assignments", type=Path, metavar="DIR", help=text)
     _add_shape(p)
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
@@ -188,8 +191,17 @@ def _add_compress(p: argparse.ArgumentParser) -> None:
     _add_limits(p)
 
 
+def _add_supports(p: argparse.ArgumentParser) -> None:
+    from mucg4.read.capabilities import CAPABILITIES
+
+    group = p.add_mutually_exclusive_group(required=True)
+    for name in CAPABILITIES:
+        group.add_argument(f"--{name}", dest="capability", action="store_const", const=name)
+
+
 COMMANDS = {
     "verify": (_add_verify, "decide one property of one network"),
+    "supports": (_add_supports, "say what is supported, in the words of the VNN-LIB standard"),
     "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
     "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
     "store": (_add_store, "look into the proof store"),
@@ -201,7 +213,8 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `command` of what it gives is the name of the command."""
     parser = _Parser(prog="mucg4", description="Neural-network verifier that reuses proofs across compressed networks.")
-    parser.add_argument("--version", action="version", version=f"mucg4 {__version__}")
+    parser.add_argument("--name", action="version", version="mucg4", help="print the name")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (fill, text) in COMMANDS.items():
         commands.add_parser(name, help=text, fill=fill)
