@@ -49,7 +49,8 @@ def read_again(query: Query) -> Query:
         return query_of_models(models_of(query), query.text)
     from mucg4.read.instance import query_of
 
-    return query_of(query.network.model_bytes, query.text)
+    network = query.network
+    return query_of(network.model_bytes, query.text, original=network.original, shapes=dict(network.inputs))
 
 
 def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:

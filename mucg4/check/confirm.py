@@ -84,7 +84,7 @@ def confirm(
     if plan is None:
         return Confirmation(None, (f"the model: {work(network)} products a point are too many for {seconds} s",), 0)
     try:
-        reading = Reading(data, round(2 * allowed))
+        reading = Reading(data, round(2 * allowed), inputs=network.inputs)
     except InputError as error:
         return Confirmation(None, (f"the model: {error}",), 0)
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(data).digest()[:8], "little"))
@@ -304,7 +304,7 @@ class Walk:
         users = [self.network.nodes[i].op for i in self.network.users[k]]
         readers = [node.op for node in self.reading.nodes if name in node.inputs]
         first = all(isinstance(op, TwoPiece) and op.left == 0.0 for op in users)
-        return first and bool(users) and all(op == "Relu" for op in readers) and name != self.reading.output
+        return first and bool(users) and all(op == "Relu" for op in readers) and name not in self.reading.outputs
 
 
 def _uncut(network: Network, reading: Reading, cuts: dict[str, int]) -> set[str]:

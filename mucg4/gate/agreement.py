@@ -237,7 +237,8 @@ class _Inner:
         for k, node in enumerate(network.nodes):
             if k not in self.at and node.name in file.producer and node.name not in known:
                 self.at[k] = [node.name]
-        self.at.setdefault(len(network.nodes) - 1, [file.outputs[0]])
+        if len(file.outputs) == 1:
+            self.at.setdefault(len(network.nodes) - 1, [file.outputs[0]])
         self.names = [name for names in self.at.values() for name in names]
         sizes = [network.nodes[k].size for k, names in self.at.items() for _ in names]
         self.tensors: Tensors = runtime.tensors(self.names, sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,10 +73,13 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> Query:
+def read_query(
+    onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Query:
     """Read a network and a property, and check that they belong together.
 
-    Raises `InputError` or `UnsupportedError` whose text starts with the file at fault.
+    `shapes` are what the user says about the network's inputs, "" for the only one. Raises `InputError` or
+    `UnsupportedError` whose text starts with the file at fault.
     """
     try:
         text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
@@ -94,7 +97,7 @@ def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> 
         with _blaming(os.fspath(vnnlib)):
             return query_of_models(models, text)
     data, original = read_model(onnx)
-    return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original)
+    return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original, shapes)
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[bytes, Original | None]:
@@ -112,7 +115,12 @@ def read_model(path: str | os.PathLike[str]) -> tuple[bytes, Original | None]:
 
 
 def query_of(
-    data: bytes, text: str, onnx: str = "the network", vnnlib: str = "the property", original: Original | None = None
+    data: bytes,
+    text: str,
+    onnx: str = "the network",
+    vnnlib: str = "the property",
+    original: Original | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
     if "(declare-network" in text:
@@ -128,7 +136,7 @@ def query_of(
     with _blaming(vnnlib):
         prop = parse_vnnlib(text)
     with _blaming(onnx):
-        network = read_network(data, original)
+        network = read_network(data, original, prop.inputs, shapes)
     for stated, has, word in (
         (prop.inputs, network.input_size, "inputs"),
         (prop.outputs, network.output_size, "outputs"),

@@ -180,6 +180,8 @@ def _max_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _global_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
+    if len(x.shape) < 3:
+        raise node.invalid(f"an input of shape {list(x.shape)}, which is no image")
     axes = tuple(range(2, len(x.shape)))
     shape = (*x.shape[:2], *(1 for _ in axes))
     if node.op == "GlobalMaxPool":

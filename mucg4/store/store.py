@@ -34,9 +34,8 @@ from mucg4.store.sketch import box_sketch, network_sketch
 MAX_BYTES = 512 * 2**20  # of one store file; not measured
 LARGEST_BLOB = 2**28  # bytes of a stored blob that are read at all; not measured
 QUIET_SECONDS = 5.0  # most time of one statement of a run (a hostile file can hold anything); not measured
-PACKING_LEVEL = (
-    1  # of zlib; measured: 9 ms for 620 KB of a 7 500-leaf proof (6: 22 ms for 3 % less; zstandard: 1 ms, as large)
-)
+# of zlib; measured: 9 ms for 620 KB of a 7 500-leaf proof (6: 22 ms for 3 % less; zstandard: 1 ms, as large)
+PACKING_LEVEL = 1
 _SOURCES = 16  # file hashes remembered per network; not measured
 _COLUMNS = {"evidence": ("results", "key"), "boxes": ("results", "key"), "weights": ("networks", "fingerprint")}
 T = TypeVar("T")

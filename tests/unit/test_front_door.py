@@ -16,12 +16,16 @@ import pytest
 from mucg4.__main__ import main
 from mucg4.check.confirm import confirm
 from mucg4.check.property import covers, denies
+from mucg4.check.reading import Reading
 from mucg4.errors import InputError
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import holds
 from mucg4.model.query import Query
 from mucg4.read.instance import query_of, read_query, read_text
+from mucg4.read.onnx import read_network, read_operators
+from mucg4.settings import Settings
+from mucg4.verify import verify
 from tests.handmade import model_bytes
 
 PLAIN = model_bytes([(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3))])  # y = (x0, x1, x0 + x1)
@@ -311,3 +315,401 @@ def test_every_message_names_its_file(
         assert main(["verify", *arguments, "--store", "off"]) == 2
     said = capsys.readouterr()
     assert words in said.err and said.err.count("\n") == 1 and not said.out
+
+
+# --- models ----------------------------------------------------------------------------------------------------
+
+F, B = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
+    """`-` stands for an absent input."""
+    domain = {"domain": attributes.pop("domain")} if "domain" in attributes else {}
+    names = [n if n != "-" else "" for n in inputs.split()]
+    return onnx.helper.make_node(op, names, outputs.split(), name=f"n_{outputs.split()[0]}", **domain, **attributes)
+
+
+def built(
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, list[object] | None],
+    outputs: str,
+    constants: dict[str, np.ndarray] | None = None,
+    opset: int = 17,
+    **more: object,
+) -> bytes:
+    """An ONNX model; `more`: functions, sparse."""
+    ends = [onnx.helper.make_tensor_value_info(n, F, s) for n, s in inputs.items()]
+    made = [onnx.helper.make_tensor_value_info(n, F, None) for n in outputs.split()]
+    stored = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
+    graph = onnx.helper.make_graph(nodes, "g", ends, made, stored, sparse_initializer=more.get("sparse", []))
+    sets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("local", 1)]
+    functions = more.get("functions", [])
+    return onnx.helper.make_model(graph, opset_imports=sets, ir_version=10, functions=functions).SerializeToString()
+
+
+def weights(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def property_of(inputs: int, outputs: int, more: str = "") -> str:
+    names = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
+    text = "".join(f"(declare-const {n} Real)" for n in names)
+    text += "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(inputs))
+    return text + (more or "(assert (<= Y_0 -1e6))")
+
+
+def read_twice(data: bytes, count: int | None = None, partly: bool = False, **more: object) -> Query:
+    """The query, after both readers, onnxruntime and the analysis of executions agreed on the model."""
+    network = read_network(data, count=count, **more)
+    text = property_of(network.input_size, network.output_size)
+    query = query_of(data, text, **more)
+    found = confirm(data, query.network)
+    assert found.problem is None and (partly or not found.fallback), found
+    assert agreement(query).problem is None
+    read_operators(data, dict(network.inputs), network.input_size)
+    return query
+
+
+def answer(query: Query, more: str, seconds: float = 20.0) -> str:
+    """The verdict on the query's own box with another condition on the outputs."""
+    text = property_of(query.network.input_size, query.network.output_size, more)
+    network = query.network
+    asked = query_of(network.model_bytes, text, original=network.original, shapes=dict(network.inputs))
+    return verify(asked, Settings(timeout=seconds)).word
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ({"a": [1, 2], "b": [1, 3]}, "y"),
+        ({"b": [1, 2], "a": ["N", 3]}, "y z"),
+        ({"a": [2], "b": [3], "e": []}, "z y q"),
+        ({"a": [1, 2], "b": [1, 3]}, "y c"),
+    ],
+)
+def test_several_inputs_and_outputs_stand_one_behind_the_other(inputs: dict[str, list[object]], outputs: str) -> None:
+    first, second, *third = inputs
+    sizes = [int(np.prod([d if isinstance(d, int) else 1 for d in s])) for s in inputs.values()]
+    nodes = [
+        node("MatMul", f"{first} v", "p"),
+        node("MatMul", f"{second} w", "r"),
+        node("Add", "p r", "s"),
+        node("Relu", "s", "y"),
+        node("Mul", f"y {third[0] if third else 'half'}", "z"),
+        node("Neg", "r", "q"),
+        node("Identity", "half", "c"),
+    ]
+    nodes = [n for n in nodes if n.output[0] != "q" or "q" in outputs]
+    data = built(
+        nodes, inputs, outputs, {"v": weights(sizes[0], 4), "w": weights(sizes[1], 4, seed=1), "half": np.float32(0.5)}
+    )
+    query = read_twice(data)
+    assert query.network.input_size == sum(sizes)
+    assert [name for name, _ in query.network.inputs] == list(inputs)
+    x = np.random.default_rng(5).normal(size=(4, sum(sizes)))
+    assert np.allclose(Runtime(query.network).single(x), query.network(x), atol=1e-5)
+    assert np.allclose(Runtime(query.network).outputs(x), query.network(x), atol=1e-5)
+    assert answer(query, "(assert (>= Y_1 0.001))") == "sat"
+    last = query.network.output_size - 1
+    assert answer(query, f"(assert (or (<= Y_{last} -100) (>= Y_{last} 100)))") == "unsat"
+
+
+def test_outputs_that_are_constants_are_outputs_too() -> None:
+    data = built([node("Add", "k k", "y"), node("Neg", "k", "z")], {"x": [1, 2]}, "y z", {"k": weights(1, 3)})
+    query = read_twice(data)
+    assert query.network.output_size == 6 and answer(query, "(assert (>= Y_0 50))") == "unsat"
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL])
+def test_an_input_that_nothing_reads(kind: int) -> None:
+    proto = onnx.load_model_from_string(model_bytes(layers()))
+    proto.graph.input.insert(0, onnx.helper.make_tensor_value_info("unread", kind, [1, 3]))
+    data = proto.SerializeToString()
+    assert read_twice(data).network.input_size == 2
+    if kind == F:
+        query = query_of(data, property_of(5, 3, "(assert (>= Y_0 -50))"))
+        assert [n for n, _ in query.network.inputs] == ["unread", "x"] and confirm(data, query.network).fallback == ()
+        assert verify(query, Settings(timeout=20.0)).word == "sat"
+    with pytest.raises(InputError, match="declares 4 inputs, but the network has 2"):
+        query_of(data, property_of(4, 3))
+
+
+def test_a_second_reading_wants_the_inputs_that_are_read() -> None:
+    data = built([node("Sub", "a b", "y")], {"a": [1, 2], "b": [1, 2]}, "y")
+    network = read_network(data)
+    assert confirm(data, network).problem is None and confirm(data, network).fallback == ()
+    for inputs in ((("b", (1, 2)), ("a", (1, 2))), (("a", (1, 4)),), (("a", (1, 1)), ("b", (1, 3))), (("a", (1, 2)),)):
+        found = confirm(data, replace(network, inputs=inputs))
+        assert found.problem or found.fallback
+
+
+def sparse(name: str, dense: np.ndarray, flat: bool) -> onnx.SparseTensorProto:
+    places = np.flatnonzero(dense) if flat else np.argwhere(dense)
+    values = onnx.numpy_helper.from_array(dense[dense != 0], name)
+    return onnx.helper.make_sparse_tensor(values, onnx.numpy_helper.from_array(places, ""), dense.shape)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 1), (4, 8)])
+def test_sparse_initialisers(flat: bool, shape: tuple[int, int]) -> None:
+    dense = weights(*shape) * (weights(*shape, seed=3) > 0)
+    nodes = [node("MatMul", "x w", "a"), node("Add", "a k", "y")]
+    data = built(nodes, {"x": [1, 4]}, "y", {"k": weights(shape[1])}, sparse=[sparse("w", dense, flat)])
+    query = read_twice(data)
+    whole = built(nodes, {"x": [1, 4]}, "y", {"k": weights(shape[1]), "w": dense})
+    assert query.network.fingerprint == read_network(whole).fingerprint
+
+
+@pytest.mark.parametrize("change", ["outside", "twice", "short", "kind"])
+def test_sparse_initialisers_that_are_none(change: str) -> None:
+    dense = np.array([[1.0, 0, 2.0], [0, 3.0, 0]], dtype=np.float32)
+    tensor = sparse("w", dense, True)
+    places = {"outside": [0, 2, 6], "twice": [0, 2, 2], "short": [0, 2], "kind": [0.0, 2.0, 4.0]}[change]
+    tensor.indices.CopyFrom(onnx.numpy_helper.from_array(np.array(places), ""))
+    data = built([node("MatMul", "x w", "y")], {"x": [1, 2]}, "y", sparse=[tensor])
+    with pytest.raises(InputError, match="'w'"):
+        read_network(data)
+
+
+def function(name: str, inputs: str, outputs: str, nodes: list[onnx.NodeProto], **more: object) -> onnx.FunctionProto:
+    sets = [onnx.helper.make_opsetid("", more.get("opset", 17)), onnx.helper.make_opsetid("local", 1)]
+    return onnx.helper.make_function(
+        "local",
+        name,
+        inputs.split(),
+        outputs.split(),
+        nodes,
+        sets,
+        more.get("attributes", []),
+        more.get("defaults", []),
+    )
+
+
+def referring(proto: onnx.NodeProto, kind: int, **names: str) -> onnx.NodeProto:
+    """The node with attributes that its function's call gives."""
+    for name, reference in names.items():
+        proto.attribute.append(onnx.AttributeProto(name=name, ref_attr_name=reference, type=kind))
+    return proto
+
+
+def test_functions_stand_where_they_are_called() -> None:
+    bent = referring(node("LeakyRelu", "t", "r"), onnx.AttributeProto.FLOAT, alpha="slope")
+    block = function(
+        "Block", "a w k", "r", [node("MatMul", "a w", "m"), node("Add", "m k", "t"), bent], attributes=["slope"]
+    )
+    twice = function(
+        "Twice",
+        "a w k",
+        "r a2",
+        [
+            node("Block", "a w k", "t", domain="local", slope=0.25),
+            referring(node("Block", "t w k", "r", domain="local"), onnx.AttributeProto.FLOAT, slope="bend"),
+            node("Identity", "a", "a2"),
+        ],
+        defaults=[onnx.helper.make_attribute("bend", 0.5)],
+    )
+    nodes = [
+        node("Twice", "x w k", "t u", domain="local"),
+        node("Twice", "t w k", "m -", domain="local", bend=0.75),
+        node("Add", "m u", "y"),
+    ]
+    nodes[1].output[1] = ""
+    constants = {"w": weights(3, 3), "k": weights(3, seed=2)}
+    query = read_twice(built(nodes, {"x": [1, 3]}, "y", constants, functions=[block, twice]))
+
+    def bend(v: np.ndarray, s: float) -> np.ndarray:
+        return np.where(v > 0, v, s * v)
+
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    w, k = constants["w"].astype(float), constants["k"].astype(float)
+    t = bend(bend(x @ w + k, 0.25) @ w + k, 0.5)
+    right = bend(bend(t @ w + k, 0.25) @ w + k, 0.75) + x
+    assert np.allclose(query.network(x), right) and answer(query, "(assert (>= Y_0 0.01))") == "sat"
+
+
+def test_a_function_has_its_own_operator_set() -> None:
+    old = function("Old", "a", "r", [node("Softmax", "a", "s"), node("ReduceSum", "s", "r", axes=[1])], opset=11)
+    both = function("Both", "a -", "p q", [node("Relu", "a", "p"), node("Neg", "p", "q")])
+    both.input[1] = "b"
+    nodes = [
+        node("Old", "x", "t", domain="local"),
+        node("Both", "t", "v w", domain="local"),
+        node("Sub", "v w", "y"),
+    ]
+    data = built(nodes, {"x": [1, 3]}, "y", functions=[old, both])
+    network = read_network(data)  # onnxruntime refuses: it inlines old functions into the newer model as they are
+    assert np.allclose(network(np.zeros((1, 3))), 2.0) and confirm(data, network).problem is None
+
+
+@pytest.mark.parametrize(
+    ("functions", "words"),
+    [
+        ([function("F", "a", "r", [node("F", "a", "r", domain="local")])], "call each other"),
+        ([function("F", "a", "r", [node("Relu", "b", "r")])], "is not defined before it"),
+        ([function("F", "", "r", [node("Relu", "a", "r")])], "more inputs or outputs than its function"),
+        ([function("F", "a", "r", [node("Relu", "a", "r")])] * 2, "two functions are called 'F'"),
+    ],
+)
+def test_functions_that_are_none(functions: list[onnx.FunctionProto], words: str) -> None:
+    data = built([node("F", "x", "y", domain="local")], {"x": [1, 3]}, "y", functions=functions)
+    with pytest.raises(InputError, match=words):
+        read_network(data)
+    with pytest.raises(InputError):
+        Reading(data, 10**6).run(np.zeros((1, 3)), lambda name, value: value)
+
+
+def test_functions_do_not_multiply_without_end() -> None:
+    chain = [function("F0", "a", "r", [node("Relu", "a", "r")])]
+    for i in range(1, 25):
+        twice = [node(f"F{i - 1}", "a", "t", domain="local"), node(f"F{i - 1}", "t", "r", domain="local")]
+        chain.append(function(f"F{i}", "a", "r", twice))
+    data = built([node("F24", "x", "y", domain="local")], {"x": [1, 3]}, "y", functions=chain)
+    with pytest.raises(InputError, match="nodes in functions"):
+        read_network(data)
+    with pytest.raises(InputError, match="nodes in functions"):
+        Reading(data, 10**6)
+
+
+def branch(name: str, nodes: list[onnx.NodeProto], outputs: str, **constants: np.ndarray) -> onnx.GraphProto:
+    ends = [onnx.helper.make_tensor_value_info(n, F, None) for n in outputs.split()]
+    return onnx.helper.make_graph(
+        nodes, name, [], ends, [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()]
+    )
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("how", ["stored", "shape", "computed"])
+def test_the_branch_that_is_decided_is_read(taken: bool, how: str) -> None:
+    unknown = [node("Nothing", "x", "odd", domain="local"), node("Identity", "odd", "r2"), node("Neg", "x", "q2")]
+    known = [node("MatMul", "x v", "m1"), node("Relu", "m1", "r1"), node("Add", "r1 k", "q1")]
+    branches = (branch("a", known, "r1 q1", v=weights(2, 2)), branch("b", unknown, "r2 q2"))
+    then, other = branches if taken else branches[::-1]
+    test = {
+        "stored": [],
+        "shape": [
+            node("Shape", "h", "s"),
+            node("Gather", "s one", "g"),
+            node("Equal", f"g {'two' if taken else 'one'}", "c"),
+        ],
+        "computed": [node("Less", "one two", "l"), node("Not" if not taken else "Identity", "l", "c")],
+    }[how]
+    nodes = [node("Gemm", "x w k", "h"), *test, node("If", "c", "r q", then_branch=then, else_branch=other)]
+    nodes.append(node("Sub", "r q", "y"))
+    constants = {"w": weights(2, 2), "k": weights(2), "one": np.int64(1), "two": np.int64(2)}
+    if how == "stored":
+        constants["c"] = np.array(taken)
+    data = built(nodes, {"x": [1, 2]}, "y r", constants)
+    query = query_of(data, property_of(2, 4, "(assert (<= Y_2 -0.1))"))
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    m = np.maximum(x @ weights(2, 2).astype(float), 0)
+    assert np.allclose(query.network(x), np.concatenate([-weights(2) + 0 * m, m], axis=1))
+    found = confirm(data, query.network)
+    assert found.problem is None and found.fallback == ()
+
+
+def test_branches_run_in_onnxruntime_and_nest() -> None:
+    deep = branch("d", [node("Mul", "t k", "z")], "z")
+    flat = branch("f", [node("Neg", "x", "n")], "n")
+    inner = [node("Relu", "x", "t"), node("If", "c", "i", then_branch=deep, else_branch=flat), node("Add", "i x", "o")]
+    nodes = [
+        node(
+            "If", "c", "r", then_branch=branch("g", inner, "o"), else_branch=branch("h", [node("Abs", "x", "t")], "t")
+        ),
+        node(
+            "If",
+            "d",
+            "u",
+            then_branch=branch("g2", [node("Sub", "x r", "t")], "t"),
+            else_branch=branch("h2", [node("Identity", "r", "t")], "t"),
+        ),
+        node("MatMul", "u w", "y"),
+    ]
+    constants = {"c": np.array([True]), "d": np.array(False), "k": weights(3), "w": weights(3, 2)}
+    query = read_twice(built(nodes, {"x": [1, 3]}, "y", constants))
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    right = (np.maximum(x, 0) * weights(3) + x) @ weights(3, 2).astype(float)
+    assert np.allclose(query.network(x), right) and answer(query, "(assert (>= Y_0 100))") == "unsat"
+
+
+def test_a_branch_within_a_function() -> None:
+    inside = branch("a", [node("Mul", "t t", "m"), node("Add", "m b", "o")], "o")
+    body = [
+        node("Relu", "a", "t"),
+        node("If", "c", "s", then_branch=inside, else_branch=branch("b", [node("Neg", "a", "o")], "o")),
+        node("Sub", "s t", "r"),
+    ]
+    nodes = [node("F", "x k c", "m", domain="local"), node("F", "m k d", "y", domain="local")]
+    constants = {"k": weights(3), "c": np.array(True), "d": np.array(False)}
+    query = read_twice(built(nodes, {"x": [1, 3]}, "y", constants, functions=[function("F", "a b c", "r", body)]))
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    m = np.maximum(x, 0) ** 2 + weights(3) - np.maximum(x, 0)
+    assert np.allclose(query.network(x), -m - np.maximum(m, 0))
+
+
+def test_an_undecided_branch_is_refused() -> None:
+    choice = {"then_branch": branch("a", [], "x"), "else_branch": branch("b", [node("Neg", "x", "t")], "t")}
+    data = built([node("Cast", "x", "c", to=B), node("If", "c", "y", **choice)], {"x": [1]}, "y")
+    with pytest.raises(InputError, match=r"operator (Cast|If)"):
+        read_network(data)
+
+
+@pytest.mark.parametrize(
+    ("dims", "count", "shape"),
+    [
+        (["N", 1, "h", "w"], 16, (1, 1, 4, 4)),
+        ([None, 1, None, None], 36, (1, 1, 6, 6)),
+        (["N", 1, 4, "w"], 20, (1, 1, 4, 5)),
+        (["N", 1, "h", "h"], 25, (1, 1, 5, 5)),
+        ([1, 1, "N", 5], 20, (1, 1, 4, 5)),
+        (["N", 1, "N", 5], 5, None),
+        (["N", 1, "h", "w"], 17, None),
+        (["N", 1, 3, "w"], 20, None),
+    ],
+)
+def test_open_sizes_come_from_the_number_of_inputs(
+    dims: list[object], count: int, shape: tuple[int, ...] | None
+) -> None:
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("Relu", "c", "r"),
+        node("GlobalAveragePool", "r", "p"),
+        node("Flatten", "p", "y"),
+    ]
+    data = built(nodes, {"x": dims}, "y", {"w": weights(2, 1, 3, 3)})
+    if shape is None:
+        with pytest.raises(InputError):
+            query_of(data, property_of(count, 2))
+        return
+    query = query_of(data, property_of(count, 2))
+    assert query.network.inputs == (("x", shape),) and confirm(data, query.network).fallback == ()
+    assert agreement(query).problem is None
+    assert bool(query.network.note) == (dims[2] != dims[3] and shape[2] == shape[3]) or dims[2] is None
+
+
+def test_shapes_that_the_user_states() -> None:
+    nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "p"), node("Flatten", "p", "y")]
+    data = built(nodes, {"x": ["N", 1, "h", "w"]}, "y", {"w": weights(2, 1, 3, 3)})
+    query = query_of(data, property_of(20, 2), shapes={"": (1, 1, 4, 5)})
+    assert query.network.inputs == (("x", (1, 1, 4, 5)),) and confirm(data, query.network).fallback == ()
+    assert query_of(data, property_of(20, 2), shapes={"x": (1, 1, 5, 4)}).network.inputs[0][1] == (1, 1, 5, 4)
+    for wrong, words in (
+        ({"": (1, 2, 4, 5)}, "is declared as"),
+        ({"z": (1, 1, 4, 5)}, "no input 'z'"),
+        ({"": (20,)}, "is declared as"),
+    ):
+        with pytest.raises(InputError, match=words):
+            query_of(data, property_of(20, 2), shapes=wrong)
+    with pytest.raises(InputError, match="declares 20 inputs, but the network has 36"):
+        query_of(data, property_of(20, 2), shapes={"": (1, 1, 6, 6)})
+
+
+def test_an_input_without_a_shape() -> None:
+    data = built([node("MatMul", "x w", "h"), node("Relu", "h", "y")], {"x": None}, "y", {"w": weights(5, 3)})
+    query = query_of(data, property_of(5, 3))
+    assert query.network.inputs == (("x", (1, 5)),) and agreement(query).problem is None
+    assert confirm(data, query.network).problem is None and not confirm(data, query.network).fallback
+    assert query_of(data, property_of(10, 6), shapes={"x": (2, 5)}).network.output_size == 6
+    image = built([node("GlobalAveragePool", "x", "y")], {"x": None}, "y")
+    with pytest.raises(InputError):
+        query_of(image, property_of(12, 3))
+    assert query_of(image, property_of(12, 3), shapes={"": (1, 3, 2, 2)}).network.input_size == 12
