@@ -29,10 +29,10 @@ from mucg4.ops.conv import Conv
 from mucg4.ops.curves import Gate, HardSwish
 from mucg4.ops.piecewise import TwoPiece
 
-TRIALS, STEP_TRIALS = 8, 16  # of noise; more where a step jumps or does not
-FEW_OUTPUTS = 8  # so few do not tell how far the others may be off
-FACTOR = 3.0
-SPREAD = 1.5  # noise is uniform, as signs alone may cancel; its usual size is 0.87 then
+TRIALS, STEP_TRIALS = 8, 16  # of noise; more where a step jumps or does not; not measured
+FEW_OUTPUTS = 8  # so few do not tell how far the others may be off; not measured
+FACTOR = 3.0  # of the largest change that noise makes; measured, see the module text
+SPREAD = 1.5  # noise is uniform, as signs alone may cancel; its usual size is 0.87 then; given
 PERIODIC, PHASE = ("Sin", "Cos"), 0.1  # where arguments may be off by so much, values say nothing
 UNKNOWN = Slice(1, 4, frozenset())  # roundings allowed for operators that were merged, where they are not counted
 

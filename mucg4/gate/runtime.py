@@ -27,10 +27,10 @@ OTHERS = {
     "bool": "bool",
     **{f"{u}int{n}": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
 }
-THREADS = 12  # the other number of threads a scorer uses
-REMEMBERED = 16  # points
-MESSAGE = 160  # characters of onnxruntime's own words that are passed on
-PATIENCE, PACE = 10.0, 5e6  # seconds a child may take, and bytes a second it reads besides
+THREADS = 12  # the other number of threads a scorer uses; given
+REMEMBERED = 16  # points; not measured
+MESSAGE = 160  # characters of onnxruntime's own words that are passed on; not measured
+PATIENCE, PACE = 10.0, 5e6  # seconds a child may take, and bytes a second it reads besides; not measured
 
 
 class Runtime:

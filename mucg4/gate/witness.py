@@ -28,12 +28,13 @@ from mucg4.model.joint import Joint
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.base import Array
 
-REPLAYS = 64  # most candidates of one batch that are handed to onnxruntime, best first
-SCREEN = 1e-4  # relative slack of the float64 screening; generous against float32 rounding
-HAIR = 64.0  # margins below so many units in the last place of the largest term may be a matter of rounding
-COMPARED = 8  # candidates looked at after one that holds by a hair
-EASY = 200_000  # neurons of a network that is evaluated at a few points more without a second thought
-NUDGES = 3  # gradients taken to move such a one inward
+REPLAYS = 64  # most candidates of one batch that are handed to onnxruntime, best first; not measured
+SCREEN = 1e-4  # relative slack of the float64 screening; generous against float32 rounding; not measured
+# margins below so many units in the last place of the largest term may be a matter of rounding; not measured
+HAIR = 64.0
+COMPARED = 8  # candidates looked at after one that holds by a hair; not measured
+EASY = 200_000  # neurons of a network that is evaluated at a few points more without a second thought; not measured
+NUDGES = 3  # gradients taken to move such a one inward; not measured
 STEPS = 2.0 ** -np.arange(1, 24, 2)  # tried along each, as shares of the box
 
 
