@@ -187,7 +187,7 @@ class _Parser:
         if len(words) != 1 or not words[0].startswith("<1."):
             version = " ".join(words).strip("<>") or "?"
             raise UnsupportedError(
-                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported yet, only version 1.0 is")
+                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported, only 1.0 and 2.0 are")
             )
 
     def _declare_const(self, form: _List) -> None:
