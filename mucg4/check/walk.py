@@ -883,9 +883,9 @@ class _Walk:
     def _children(self, batch: _Regions) -> _Regions:
         """Both children of every region, cut by their literal."""
         tree, e, count = self.plan.tree, self.enclosure, len(batch.at)
-        both = batch.take(np.tile(np.arange(count), 2))
+        both = batch.take(np.repeat(np.arange(count), 2))  # siblings side by side: what is near is stable alike
         parent = both.at
-        left = np.arange(2 * count) < count
+        left = np.arange(2 * count) % 2 == 0
         both.at = np.where(left, tree.left[parent], tree.right[parent]).astype(np.int64)
         node, index, threshold = tree.node[parent], tree.index[parent], e.numbers(tree.threshold[parent])
         start = np.zeros(len(e.nodes), dtype=np.int64)
