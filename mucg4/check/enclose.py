@@ -50,6 +50,7 @@ from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
 
 CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache)
+NODE_WORK, UNSTABLE_SHARE = 2e4, 0.3  # for estimates of work, see `Enclosure.work`
 UNIT_CELLS = 2**21  # largest adjoint kept as a matrix to start unit rows from
 
 
@@ -131,6 +132,20 @@ class Enclosure:
         if op is None or (isinstance(op, Nonlinear) and knows(op, len(node.inputs))):
             return op
         raise ProofError(f"the checker has no rule for operator {op.kind} (node {node.name!r})")
+
+    @cached_property
+    def work(self) -> tuple[float, float]:
+        """About how many multiplications one row over the last node takes, and all bounds of one region.
+
+        Measured on networks of 10 to 41 nodes: a third of the neurons is unstable, and a node costs NODE_WORK on top.
+        """
+        row, region = 0.0, float(NODE_WORK * len(self.nodes))
+        for k, node in enumerate(self.nodes):
+            if isinstance(node.op, Affine):
+                row += node.size * min(node.op.fan_in, sum(self.nodes[i].size for i in node.inputs))
+            if k in self.slot:
+                region += UNSTABLE_SHARE * 2 * node.size * row
+        return row, region
 
     @cached_property
     def rational(self) -> ExactNetwork | None:

@@ -159,6 +159,8 @@ def test_a_leaf_without_stated_evidence_is_never_merely_late(proved):
 @pytest.mark.parametrize("seed", range(3))
 def test_processes_share_the_regions_and_say_the_same(seed, monkeypatch):
     monkeypatch.setattr(walk_module, "SHARED", 4)
+    monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
+    monkeypatch.setattr(walk_module, "LEAVES_EACH", 1)
     query = split_query(seed)
     verdict = verify(query, SETTINGS, budget=Budget.seconds(60))
     assert isinstance(verdict, Safe)
