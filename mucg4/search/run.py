@@ -17,7 +17,6 @@ from mucg4.bound.reduced import Reduced
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import usable_cores
-from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
@@ -85,11 +84,10 @@ class CaseState:
     root: Regions
     plan: Plan
     compute: Compute
-    trees: list[Tree] = field(default_factory=list)
     others: dict[str, CaseState] = field(default_factory=dict)  # per mode, made when first asked for
 
     def in_mode(self, mode: str, settings: Settings) -> CaseState:
-        """The same case, searched in another mode; the trees are shared."""
+        """The same case, searched in another mode."""
         self.others.setdefault(self.plan.mode, self)
         if mode not in self.others:
             compute = self.compute.whole

@@ -17,7 +17,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.search.loop import Search
-from mucg4.search.portfolio import Arm
+from mucg4.search.portfolio import Fresh
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
@@ -85,7 +85,7 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
     run = run_of(query)
     state = open_case(run, 0)
     assert state is not None and state.plan.mode == "input"
-    arms = [Arm(run, state.in_mode(mode, run.settings), None, np.ones(3, dtype=bool)) for mode in ("phase", "input")]
+    arms = [Fresh(run, state.in_mode(mode, run.settings), None, np.ones(3, dtype=bool)) for mode in ("phase", "input")]
     for arm in arms:
         arm.begin()
         assert not arm.closed.any()
@@ -93,9 +93,7 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
         assert arm.closed.tolist() == [False, True, False] and arm.is_open
         arm.advance(float("inf"))
         assert arm.closed.all() and not arm.is_open
-        state.trees.clear()
-        arm.leave_trees()
-        assert sorted(c for t in state.trees for c in t.conjunctions) == [0, 2]
+        assert sorted(c for t in arm.trees() for c in t.conjunctions) == [0, 2] and not list(arm.trees())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -125,7 +123,7 @@ def test_the_outlook_is_never_better_than_what_was_spent():
     run = run_of(query)
     state = open_case(run, 0)
     assert state is not None
-    arm = Arm(run, state.in_mode("input", run.settings), None, np.ones(1, dtype=bool))
+    arm = Fresh(run, state.in_mode("input", run.settings), None, np.ones(1, dtype=bool))
     arm.begin()
     while arm.is_open:
         assert arm.outlook() >= np.log2(arm.spent)
