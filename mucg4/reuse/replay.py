@@ -41,7 +41,8 @@ SAMPLE = 96  # leaves tried before the walk may give up
 LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on
 BATCH = 512
 NOT_THERE = "stored evidence was re-established in NumPy; the device searched what stayed open"
-FINDING = {"phase": 8.0, "input": 4.0}  # the most work of finding a proof over that of walking it, see `ReplayedArm`
+FINDING = 8.0  # work of finding a proof by phase splits over that of walking it, see `ReplayedArm`
+PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of the walk
 
 
 class Replay:
@@ -93,6 +94,12 @@ class Replay:
             at, work = stack.pop()
             stack.extend(self.visit(at, work))
         return self.search
+
+    def granted(self, work: float) -> float:
+        """The work that what is open may take, see `ReplayedArm`, after a walk that took `work`."""
+        if self.state.plan.mode == "input":
+            return PERSISTENCE * work
+        return FINDING * work * min(self.closed / int(self.below[0]), 1.0)
 
     def visit(self, at: IntArray, work: Batch) -> list[tuple[IntArray, Batch]]:
         """Bound the regions of the stored nodes `at (B,)`; returns the children as further batches."""
@@ -235,10 +242,11 @@ class Replay:
 class ReplayedArm(Replayed):
     """Walks over the stored trees of one case, then the search of what they leave open.
 
-    When it gives way. Walking a proof is a measure of finding it: measured, a proof by phase splits takes about an
-    eighth of its search to walk, one by input splits about as much as its search, which does no dear work at the root
-    and so wins little there when it begins anew. While what is open is expected to need less than that, or is not yet
-    judged (`patience`), the arm goes on alone.
+    When it gives way. What is open may take the work that was saved, but no more before an arm from the root has had
+    its chance; once `patience` is spent, an outlook of more than that is enough. Walking a proof is a measure of
+    finding it: measured, a proof by phase splits takes about an eighth of its search to walk, most of which is dear
+    work at the root; the share of its leaves that were closed is saved. A proof by input splits takes about as much to
+    walk as to find, and beginning anew wins nothing there but other splits, so that several times as much is granted.
     """
 
     patience = TRIAL * FIRST
@@ -246,7 +254,7 @@ class ReplayedArm(Replayed):
     def __init__(self, run: Run, walks: Sequence[Replay]) -> None:
         super().__init__(run, walks[0].state.number, [w.search for w in walks], [w.mask for w in walks])
         self.walks = walks
-        self.walked = self.promise = 0.0  # work of the walks, and what is promised by arms from the root
+        self.walked = self.granted = 0.0  # work of the walks, and the most of the search before it gives way
 
     def _begin(self) -> Witness | None:
         statistics, budget = self.run.statistics, self.run.budget
@@ -256,7 +264,7 @@ class ReplayedArm(Replayed):
                     before = budget.work
                     witness = walk.walk().witness
                     self.walked += budget.work - before
-                    self.promise += FINDING[walk.state.plan.mode] * (budget.work - before)
+                    self.granted += walk.granted(budget.work - before)
                     if witness is not None:
                         return witness
         finally:
@@ -278,17 +286,20 @@ class ReplayedArm(Replayed):
         return all(walk.is_bare for walk in self.walks)
 
     def turn(self, entry: float) -> float:
-        """See `Arm.turn`; the walk does not count."""
+        """As for every arm, but the walk does not count, and it is judged again at what is promised."""
         searched = self.spent - self.walked
-        return super().turn(entry) if self.is_fresh else max(entry - searched, searched)
+        if self.is_fresh:
+            return super().turn(entry)
+        most = self.granted - searched
+        return max(entry - searched, min(searched, most) if most > 0 else searched)
 
     def gives_way(self, entry: float) -> bool:
         """True when an arm from the root promises more, see the class."""
         if self.stuck is not None or self.is_fresh:
             return super().gives_way(entry)
         searched = self.spent - self.walked
-        promise = max(self.promise, entry)
-        return searched >= promise or (searched >= entry and self.outlook() > np.log2(promise))
+        granted = max(self.granted, entry)
+        return searched >= granted or (searched >= entry and self.outlook() > np.log2(granted))
 
 
 def replay(run: Run, trees: Sequence[Tree], state: CaseState) -> ReplayedArm | None:

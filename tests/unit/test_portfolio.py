@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from handmade import chain, clauses, formula_layers, formula_query, satisfiable
+from handmade import WorkBudget, chain, clauses, formula_layers, formula_query, one, satisfiable
 
 import mucg4.search.parallel as parallel
 import mucg4.search.portfolio as solve
@@ -14,13 +15,15 @@ from mucg4.check.walk import check
 from mucg4.errors import StuckError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
-from mucg4.model.query import Query
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.query import Box, Query
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.search.loop import Search
 from mucg4.search.portfolio import Fresh
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
+from mucg4.store.store import Store
 from mucg4.verify import replay, verify
 
 VARIABLES = 14  # more than LOW_DIMENSION: phases are split first
@@ -178,3 +181,88 @@ def test_a_stored_proof_is_replayed_in_the_mode_it_was_found_in():
     assert check(again.proof, variant).accepted
     broken = replace(verdict.proof, trees=tuple(replace(t, conjunctions=()) for t in verdict.proof.trees))
     assert not check(broken, query).accepted
+
+
+# --- no store may cost a verdict -----------------------------------------------------------------------------------
+
+
+def test_a_proof_of_one_leaf_leaves_the_portfolio_as_it_is():
+    """A smaller box fell at its root: the whole one is searched as from scratch, the second mode included."""
+    query = formula_query([clauses(2002, 15, 69)], 15)
+    box = query.cases[0].box
+    small = Box(box.lower, (Fraction(1, 4),) * 15)
+    part = Query(query.networks, (replace(query.cases[0], box=small),))
+    settings, scratch = Settings(workers=1), WorkBudget(np.inf)
+    assert isinstance(verify(query, settings, budget=scratch), Safe)
+    with Store(":memory:") as store:
+        stored = verify(part, settings, store, Budget.seconds(60))
+        assert isinstance(stored, Safe) and stored.proof.leaves == 1
+        verdict = verify(query, settings, store, WorkBudget(1.1 * scratch.work))
+    assert isinstance(verdict, Safe) and verdict.statistics.related_proof == part.key
+    assert verdict.statistics.second_mode == "input" and verdict.statistics.from_root == 0
+
+
+IDLE = 7  # neurons that hardly matter
+
+
+def idle_query(seed: int) -> Query:
+    """A network that work at the root decides and phase splits do not; the last IDLE neurons of its first layer are
+    open and hardly matter."""
+    random = np.random.default_rng(seed)
+    sizes = (16, 20, 20, 1)
+    layers = [
+        (random.normal(size=(m, n)) / np.sqrt(n), 0.3 * random.normal(size=m))
+        for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+    ]
+    (w, b), (v, c), *rest = layers
+    w, b = np.vstack([w, random.normal(size=(IDLE, sizes[0]))]), np.append(b, np.zeros(IDLE))
+    network = chain([(w, b), (np.hstack([v, 1e-4 * random.normal(size=(sizes[1], IDLE))]), c), *rest])
+    x = random.uniform(-1, 1, (5000, sizes[0]))
+    values = network(np.vstack([x, np.sign(x)]))[:, 0]
+    level = Fraction(float(np.round(values.max() + 2 * values.std(), 2)))
+    return one(network, [-1] * sizes[0], [1] * sizes[0], [({}, {0: -1}, level, False)])
+
+
+def idle_tree() -> Tree:
+    """A stored tree that splits all of them and refutes nothing."""
+    k = np.arange(2 ** (IDLE + 1) - 1)
+    inner, depth = k < 2**IDLE - 1, np.log2(k + 1).astype(np.int32)
+    node, index, left, right = (
+        np.where(inner, a, -1).astype(np.int32) for a in (np.ones_like(k), 20 + depth, 2 * k + 1, 2 * k + 2)
+    )
+    none = np.zeros(len(k), dtype=bool)
+    return Tree(node, index, np.zeros(len(k)), left, right, none, none, (), 0, None)
+
+
+def test_a_stored_tree_that_leads_astray_is_left_for_the_root():
+    """Its open leaves, searched without work at the root of this network, once took more than this budget."""
+    query = idle_query(0)
+    settings, scratch = Settings(workers=1, attack=False), WorkBudget(np.inf)
+    assert isinstance(verify(query, settings, budget=scratch), Safe)
+    proof = Proof(query.network.fingerprint, query.property_hash, (idle_tree(),))
+    verdict = replay(proof, query, settings, WorkBudget(solve.TRIAL * solve.FIRST + 4 * scratch.work))
+    assert isinstance(verdict, Safe) and verdict.statistics.from_root == 1
+    assert verdict.statistics.stored_leaves == 2**IDLE and verdict.statistics.reused_share == 0.0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("turns", [0, 3])
+def test_a_replay_that_gets_stuck_is_followed_by_the_portfolio(workers, turns, monkeypatch):
+    """Splits of inputs break off, in the walk or after some turns of what it leaves open: phases refute the rest."""
+    query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
+    found = verify(query, Settings(workers=1, split="input"), budget=Budget.seconds(60))
+    assert isinstance(found, Safe)
+    real = Search._require_progress
+
+    def breaks_off(self, work, which, choice):
+        real(self, work, which, choice)
+        if self.plan.mode == "input" and self.turns >= turns:
+            raise StuckError("undecided: as the test says")
+
+    monkeypatch.setattr(Search, "_require_progress", breaks_off)
+    monkeypatch.setattr(parallel, "SERIAL_TURNS", 1)
+    bare = replace(found.proof, trees=tuple(replace(t, refutations=()) for t in found.proof.trees))
+    verdict = replay(bare, query, Settings(workers=workers, batch=2), WorkBudget(200e6))
+    assert isinstance(verdict, Safe) and verdict.statistics.second_mode == "phase"
+    answered = [c for t in verdict.proof.trees for c in (range(3) if t.conjunctions is None else t.conjunctions)]
+    assert sorted(answered) == [0, 1, 2]
