@@ -54,6 +54,8 @@ class Arm:
     How the searches come to their first open regions is left to `_begin`, which returns a witness if it meets one.
     """
 
+    handicap = 0.0  # how much better (binary logarithm) its outlook must be than that of others
+
     def __init__(self, run: Run, number: int, searches: Sequence[Search], masks: Sequence[BoolArray]) -> None:
         self.run, self.number, self.searches, self.masks = run, number, list(searches), list(masks)
         self.spent = 0
@@ -183,6 +185,7 @@ class Replayed(Arm):
     """
 
     patience = 0.0
+    handicap = HELD  # measured: what stored trees leave open closed quickly at first, and promised an end throughout
 
     @property
     def is_fresh(self) -> bool:
@@ -305,7 +308,7 @@ def solve_case(run: Run, state: CaseState, replayed: Replayed | None = None) -> 
 def _next(arms: list[Arm], latest: Arm) -> Arm:
     """The arm with the best outlook, or one that is far behind in work: early outlooks are poor."""
     arms = [arm for arm in arms if arm.stuck is None]
-    best = min(arms, key=lambda arm: arm.outlook() - (HELD if arm is latest else 0.0))
+    best = min(arms, key=lambda arm: arm.outlook() + arm.handicap - (HELD if arm is latest else 0.0))
     least = min(arms, key=lambda arm: arm.spent)
     hopeless = least.regions >= JUDGED and least.outlook() > best.outlook() + HOPELESS
     return least if least.spent < FAIR * best.spent and not hopeless else best

@@ -250,8 +250,6 @@ def test_a_stored_tree_that_leads_astray_is_left_for_the_root():
 def test_a_replay_that_gets_stuck_is_followed_by_the_portfolio(workers, turns, monkeypatch):
     """Splits of inputs break off, in the walk or after some turns of what it leaves open: phases refute the rest."""
     query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
-    found = verify(query, Settings(workers=1, split="input"), budget=Budget.seconds(60))
-    assert isinstance(found, Safe)
     real = Search._require_progress
 
     def breaks_off(self, work, which, choice):
@@ -261,8 +259,11 @@ def test_a_replay_that_gets_stuck_is_followed_by_the_portfolio(workers, turns, m
 
     monkeypatch.setattr(Search, "_require_progress", breaks_off)
     monkeypatch.setattr(parallel, "SERIAL_TURNS", 1)
-    bare = replace(found.proof, trees=tuple(replace(t, refutations=()) for t in found.proof.trees))
-    verdict = replay(bare, query, Settings(workers=workers, batch=2), WorkBudget(200e6))
+    node, left, right = (np.array([k, -1, -1], dtype=np.int32) for k in (0, 1, 2))
+    flags = np.ones(3, dtype=bool)
+    halves = Tree(node, node, np.full(3, 0.5), left, right, flags, ~flags, (), 0, None)
+    proof = Proof(query.network.fingerprint, query.property_hash, (halves,))
+    verdict = replay(proof, query, Settings(workers=workers, batch=2), WorkBudget(200e6))
     assert isinstance(verdict, Safe) and verdict.statistics.second_mode == "phase"
     answered = [c for t in verdict.proof.trees for c in (range(3) if t.conjunctions is None else t.conjunctions)]
     assert sorted(answered) == [0, 1, 2]
