@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from mucg4.cli.main import main
+from mucg4.cli.main import main, process  # noqa: F401
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

@@ -9,7 +9,7 @@ import numpy as np
 from mucg4.errors import BudgetError, StuckError
 from mucg4.gate.agreement import agreement
 from mucg4.model.proof import Tree
-from mucg4.model.query import Witness
+from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Unknown, Unsafe, Verdict
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
@@ -46,12 +46,22 @@ def conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
 def _witnessed(run: Run, witness: Witness) -> Verdict:
     """`sat`, unless a second reading of the property says that the witness is none: then a reader is wrong."""
     if run.query.text:
-        from mucg4.check.property import denies
-
-        problem = denies(run.query.text, run.query.network.element_type, witness.x, witness.y)
+        problem = _denied(run.query, witness)
         if problem is not None:
             return Unknown(f"a second reading of the property denies the witness: {problem}", run.statistics)
     return Unsafe(witness, run.statistics)
+
+
+def _denied(query: Query, witness: Witness) -> str | None:
+    """What a second reading of the property says against a witness."""
+    if query.joint is None:
+        from mucg4.check.property import denies
+
+        return denies(query.text, query.network.element_type, witness.x, witness.y)
+    from mucg4.check.vnnlib2 import denies as denies_declared
+
+    assert witness.values is not None
+    return denies_declared(query.text, query.network.element_type, *witness.values)
 
 
 def _examined(run: Run, trees: list[Tree]) -> CheckReport:
@@ -91,7 +101,8 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
 
     Where that is demanded and this proof does not, another one is searched that leaves room for the deviation.
     """
-    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, Deviation, deviation_of, enlarged_query, settle
+    from mucg4.check.deviation import Deviation
+    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, deviation_of, enlarged_query, settle
 
     settings, statistics = run.settings, run.statistics
     demanded = settings.arithmetic == "float32"
@@ -126,9 +137,10 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
 
 def _kept_case(run: Run, reason: str) -> str:
     """Write a replayable case of a proof that was rejected; its path, empty where that is not possible."""
-    from mucg4.lab.case import cases_folder, save_case
+    from mucg4.read.case import save_case
+    from mucg4.store.store import cases_folder
 
-    if not (run.query.text and run.query.network.model_bytes):
+    if not (run.query.text and run.query.network.model_bytes):  # several models have no case file
         return ""
     path = cases_folder() / f"{run.query.key[:16]}.json"
     try:

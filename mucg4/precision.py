@@ -92,7 +92,7 @@ def deviation_of(query: Query) -> Deviation | str:
     if not network.model_bytes:
         return "the network was not read from a file"
     try:
-        operators = read_operators(network.model_bytes)
+        operators = read_operators(network.model_bytes, dict(network.inputs), network.input_size)
     except InputError as error:
         return str(error)
     if operators.roundings is None:

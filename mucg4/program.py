@@ -16,11 +16,11 @@ import numpy as np
 
 from mucg4.ops.arrays import BoolArray, FloatArray
 
-TOLERANCE = 1e-9  # of rows and multipliers where accuracy is asked for; HiGHS takes 1e-7 else
+TOLERANCE = 1e-9  # of rows and multipliers where accuracy is asked for; HiGHS takes 1e-7 else; not measured
 BLAME = 1e-10  # smaller shares of a certificate are taken for rounding; not measured
 LEAST_SECONDS = 0.01  # HiGHS takes no limit of 0; not measured
 DENOMINATORS = (8, 1 << 10, 1 << 25)  # of multipliers that stand for those of a solver; not measured
-LARGEST = 1 << 53  # whole numbers up to it are doubles
+LARGEST = 1 << 53  # whole numbers up to it are doubles; given
 
 
 class Optimum(NamedTuple):
@@ -65,7 +65,7 @@ def least_violation(
     lp.a_matrix_.start_ = np.arange(rows + 1) * (n + 1)
     lp.a_matrix_.index_ = np.tile(np.arange(n + 1), rows)
     lp.a_matrix_.value_ = np.concatenate([matrix / scale[:, None], np.where(soft, -1.0, 0.0)[:, None]], axis=1).ravel()
-    solver = highspy._Highs()  # highspy.Highs prints a banner on standard output
+    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
     solver.setOptionValue("output_flag", False)
     if seconds < np.inf:
         solver.setOptionValue("time_limit", max(seconds, LEAST_SECONDS))

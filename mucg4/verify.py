@@ -10,7 +10,7 @@ import numpy as np
 from mucg4.bound.inner_loops import steady_allocator
 from mucg4.conclude import conclude
 from mucg4.errors import BudgetError
-from mucg4.gate.runtime import Runtime
+from mucg4.gate.joint import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.limits.memory import limit_bytes
 from mucg4.limits.threads import blas_threads, torch_threads
@@ -96,7 +96,7 @@ def begin(
     steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
-    run = Run(query, settings, budget, Statistics(), Runtime(query.network), progress)
+    run = Run(query, settings, budget, Statistics(), runtime_of(query), progress)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:

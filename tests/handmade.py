@@ -6,25 +6,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from mucg4.errors import BudgetError
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU
-
-
-class WorkBudget(Budget):
-    """A budget that ends after so much work, whatever the time: the same on every machine."""
-
-    def __init__(self, most: float) -> None:
-        super().__init__()
-        self.most = most
-
-    def poll(self, work: int = 0) -> None:
-        super().poll(work)
-        if self.work > self.most:
-            raise BudgetError(f"more than {self.most:.3g} work")
 
 
 def model_bytes(layers, dtype=np.float32, dims=None, activation="Relu") -> bytes:

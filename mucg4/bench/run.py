@@ -32,8 +32,10 @@ from mucg4.files import json_text
 from mucg4.limits.memory import SHARE, free_bytes
 
 TOOL = (sys.executable, "-m", "mucg4")
-EARLIER = 0.95  # of the memory at which a row is killed: its own limit, so that it ends by itself with a record
-KILL_AFTER = 2.0  # seconds past its timeout at which a child is killed; its answer no longer counts by then
+# of the memory at which a row is killed: its own limit, so that it ends by itself with a record; not measured
+EARLIER = 0.95
+# seconds past its timeout at which a child is killed; its answer no longer counts by then; not measured
+KILL_AFTER = 2.0
 
 
 def _row_memory(plan: Plan) -> float:

@@ -29,7 +29,8 @@ from mucg4.ops.arrays import arange, backend_of, chunk, full, row_dots, xp, zero
 from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
-LEAST_VIOLATION = 1e-4  # of the neuron's largest value: cuts that remove less of a point are not worth a row
+# of the neuron's largest value: cuts that remove less of a point are not worth a row; not measured
+LEAST_VIOLATION = 1e-4
 
 
 @dataclass(eq=False)

@@ -30,6 +30,7 @@ from mucg4.check.reading import ELEMENT_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value
 from mucg4.errors import InputError
 from mucg4.model.network import Network
+from mucg4.ops.arrays import median
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
 
@@ -83,7 +84,7 @@ def confirm(
     if plan is None:
         return Confirmation(None, (f"the model: {work(network)} products a point are too many for {seconds} s",), 0)
     try:
-        reading = Reading(data, round(2 * allowed))
+        reading = Reading(data, round(2 * allowed), inputs=network.inputs)
     except InputError as error:
         return Confirmation(None, (f"the model: {error}",), 0)
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(data).digest()[:8], "little"))
@@ -182,7 +183,7 @@ class Walk:
     def _free(self, true: Array) -> Array:
         """Random numbers in many sizes, and halves of integers, for the points whose values are free."""
         finite = abs(true[np.isfinite(true)])
-        typical = float(np.median(finite)) if finite.size else 1.0
+        typical = float(median(finite)) if finite.size else 1.0
         out = self.random.normal(size=(self.free, *true.shape[1:]))
         for row, size in enumerate(SIZES[: self.free]):
             if row == HALVES:
@@ -303,7 +304,7 @@ class Walk:
         users = [self.network.nodes[i].op for i in self.network.users[k]]
         readers = [node.op for node in self.reading.nodes if name in node.inputs]
         first = all(isinstance(op, TwoPiece) and op.left == 0.0 for op in users)
-        return first and bool(users) and all(op == "Relu" for op in readers) and name != self.reading.output
+        return first and bool(users) and all(op == "Relu" for op in readers) and name not in self.reading.outputs
 
 
 def _uncut(network: Network, reading: Reading, cuts: dict[str, int]) -> set[str]:

@@ -45,7 +45,7 @@ def exactly_equal(data: bytes, network: Network, seconds: float = 10.0) -> str |
         return f"{work(network)} products a point are too many to compare exactly in {seconds} s"
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(data).digest()[8:16], "little"))
     try:
-        reading = Reading(data, round(100 * allowed), exact=True)
+        reading = Reading(data, round(100 * allowed), exact=True, inputs=network.inputs)
         walk = _ExactWalk(network, reading, random, (0, points))
         start = np.full((points, network.input_size), Fraction(0), dtype=object)
         walk.finish(reading.run(start, walk.seen))

@@ -150,7 +150,7 @@ class ExactNetwork:
         """The exact lower bound of `sum_i weights[i] g_i + literals` over the region.
 
         `box (d,)` pair; `bounds[k] (n,)` pairs for every pre-activation that is no input, `slopes[k] (n,)` the lower
-        slopes of two-piece node k where its argument's sign is open.
+        slopes of two-piece node k: any between its pieces' are legal whatever the argument's sign.
         """
         nodes, pending, const = self.network.nodes, *self._start(conjunction, weights, literals)
         corners: dict[bool, list[Fraction]] = {}
@@ -218,11 +218,12 @@ class ExactNetwork:
                 if t < 0:
                     raise OverflowError("a neuron has no bounds")
                 lo, hi = Fraction(-1), Fraction(1)
-            if lo >= 0 or hi <= 0:
+            if t > 0 and slopes is not None:
+                factors[j] = min(max(Fraction(float(slopes[j])), left), right)
+            elif lo >= 0 or hi <= 0:
                 factors[j] = right if lo >= 0 else left
             elif t > 0:
-                own = Fraction(0 if slopes is None else float(slopes[j]))
-                factors[j] = min(max(own, left), right)
+                factors[j] = min(max(Fraction(0), left), right)
             else:
                 chord = (right * hi - left * lo) / (hi - lo)
                 if negative > EXACT_CHORDS:

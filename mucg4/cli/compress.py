@@ -14,10 +14,10 @@ def run(args: argparse.Namespace) -> int:
 
     def write(budget: Budget) -> int:
         from mucg4.lab.compress import compress
-        from mucg4.read.instance import read_bytes
+        from mucg4.read.instance import read_model
 
         check_writable(args.output, "-o")
-        data = read_bytes(args.network)
+        data, _ = read_model(args.network)
         budget.poll()
         write_atomic(args.output, compress(data, args.method, args.seed))
         return 0

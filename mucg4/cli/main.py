@@ -7,8 +7,12 @@ in a benchmark), 2 bad input or a spent limit with one line on stderr, 3 a bug i
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from mucg4.cli.options import make_parser
 from mucg4.cli.streams import internal_error, one_line, say
@@ -39,3 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         return internal_error(error)
+
+
+def process() -> NoReturn:
+    """`main` as a process of its own, which leaves without taking its objects apart: 20 ms of a run of 300.
+
+    With `MUCG4_DEBUG` it takes its time: profilers write their files then.
+    """
+    status = main()
+    if os.environ.get("MUCG4_DEBUG"):
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,13 +19,37 @@ OWN_TO_BENCH = ("timeout", "memory")  # settings that `bench` gives its children
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that gets its options when it is used: a run uses one command of six."""
+
+    def __init__(self, *, fill: Callable[[_Parser], None] | None = None, **named: Any) -> None:
+        super().__init__(formatter_class=_formatter, **named)
+        self._fill = fill
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._fill is not None:
+            self._fill(self)
+            self._fill = None
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         say(f"mucg4: error: {message}")
         sys.exit(2)
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """The usual one. The standard library asks `shutil` for the width, which loads three compression libraries."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):  # no number, no terminal
+        columns = 0
+    return argparse.HelpFormatter(prog, width=(columns or 80) - 2)
+
+
 def _amount(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number (without a unit): {text}") from None
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"not a number from 0 up: {text}")
     return value
@@ -61,8 +87,7 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
     p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
 
 
-def _add_verify(commands: Any) -> None:
-    p = commands.add_parser("verify", help="decide one property of one network")
+def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
     p.add_argument("--network", action="append", metavar="NAME=NET", help="with QUERY as the only path")
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
@@ -76,8 +101,7 @@ def _add_verify(commands: Any) -> None:
     _add_settings(p)
 
 
-def _add_bench(commands: Any) -> None:
-    p = commands.add_parser("bench", help="run a benchmark folder, one child process per instance; compare tools")
+def _add_bench(p: argparse.ArgumentParser) -> None:
     text = "folder with instances.csv, or the list itself; may be missing with --compare"
     p.add_argument("source", type=Path, nargs="?", metavar="DIR|CSV", help=text)
     text = "where results go (default: bench-out/<name of the folder>, without one bench-out/compare)"
@@ -113,8 +137,7 @@ def _add_compare(p: argparse.ArgumentParser) -> None:
     group.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help=text)
 
 
-def _add_store(commands: Any) -> None:
-    p = commands.add_parser("store", help="look into the proof store")
+def _add_store(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="PATH", help=STORE_HELP)
     _add_limits(p)
     actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear")
@@ -125,27 +148,42 @@ def _add_store(commands: Any) -> None:
     actions.add_parser("clear", help="forget everything")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` of what it gives is the name of the command."""
-    parser = _Parser(prog="mucg4", description="Neural-network verifier that reuses proofs across compressed networks.")
-    parser.add_argument("--version", action="version", version=f"mucg4 {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_verify(commands)
-    p = commands.add_parser("check", help="re-check a proof independently: exit 0 accepted, 1 rejected")
+def _add_check(p: argparse.ArgumentParser) -> None:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
     _add_limits(p)
     p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
-    _add_bench(commands)
-    _add_store(commands)
-    p = commands.add_parser("case", help="replay saved failing cases: exit 0 fixed, 1 still failing")
+
+
+def _add_case(p: argparse.ArgumentParser) -> None:
     p.add_argument("files", type=Path, nargs="+", metavar="FILE")
     _add_limits(p)
-    p = commands.add_parser("compress", help="make a compressed variant of a network")
+
+
+def _add_compress(p: argparse.ArgumentParser) -> None:
     p.add_argument("network", type=Path, metavar="NET")
     p.add_argument("--method", required=True, help="fp16, bf16, int8, qdq8, prune30, neurons10, tune3, permute, ...")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     _add_limits(p)
+
+
+COMMANDS = {
+    "verify": (_add_verify, "decide one property of one network"),
+    "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
+    "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
+    "store": (_add_store, "look into the proof store"),
+    "case": (_add_case, "replay saved failing cases: exit 0 fixed, 1 still failing"),
+    "compress": (_add_compress, "make a compressed variant of a network"),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `command` of what it gives is the name of the command."""
+    parser = _Parser(prog="mucg4", description="Neural-network verifier that reuses proofs across compressed networks.")
+    parser.add_argument("--version", action="version", version=f"mucg4 {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, (fill, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, fill=fill)
     return parser

@@ -6,7 +6,6 @@ Whatever happens, the result file ends with a legal word; a bug leaves `unknown`
 from __future__ import annotations
 
 import argparse
-import ast
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from mucg4.cli.streams import internal_error, one_line, printable, say
 from mucg4.errors import InputError, Mucg4Error, StoreError, UnsoundError, UnsupportedError
 from mucg4.files import check_writable, reserve_result, write_result
 from mucg4.limits.budget import Budget
+from mucg4.limits.loading import loading
 from mucg4.limits.memory import is_exhaustion, limit_bytes
 from mucg4.limits.watch import Watch, limits, started_ago
 
@@ -60,20 +60,26 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
     for path, what in ((args.json, "--json"), (args.proof, "--proof")):
         if path is not None:
             check_writable(path, what)
-    from mucg4.read.instance import read_query
+    with loading():
+        from mucg4.read.instance import read_query
+        from mucg4.read.onnx import read_network  # noqa: F401
+        from mucg4.verify import verify
 
-    query = read_query(*_paths(args))
+    onnx, vnnlib = _paths(args)
+    query = read_query(onnx, vnnlib)
     store, warnings = None, []
     try:
         store = open_store(args.store)
     except StoreError as error:
         warnings.append(f"store not used: {one_line(error)}")
-    from mucg4.verify import verify
 
     def announce(verdict: Any) -> None:
         answer.announce(verdict.word, getattr(verdict, "witness", None))
 
-    verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+    try:
+        verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+    except InputError as error:  # of onnxruntime, which does not know what the file is called
+        raise error if str(onnx) in str(error) else type(error)(f"{onnx}: {error}") from error
     announce(verdict)
     record = run_record(verdict)
     stored = store.warnings if store is not None else []
@@ -113,6 +119,8 @@ def _network_list(text: str) -> list[tuple[str, str]]:
     """The competition's network argument: a path, or a Python list of (name, path)."""
     if not text.startswith("[") or Path(text).exists():
         return [("", text)]
+    import ast
+
     try:
         pairs = ast.literal_eval(text)
         return [(str(name), str(path)) for name, path in pairs]

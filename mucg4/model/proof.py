@@ -50,50 +50,18 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mucg4.errors import ProofError
+from mucg4.model.refutations import Alpha as Alpha
+from mucg4.model.refutations import Refutation as Refutation
+from mucg4.model.refutations import Refutations as Refutations
+from mucg4.model.refutations import check_arrays
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
-
-
-@dataclass(frozen=True, eq=False)
-class Alpha:
-    """Lower slopes of one refutation: where the neurons `index` of the pre-activation node `node` are
-    unstable, every two-piece operator that reads them takes `value` in [0, 1].
-
-    Values are multiples of 1/255 so that a proof stays small and reads back exactly.
-    """
-
-    node: int
-    index: Array  # (k,) int32
-    value: Array  # (k,) uint8, alpha = value / 255
-
-
-@dataclass(frozen=True, eq=False)
-class Refutation:
-    """See the module text. `beta` are `(literal, multiplier)` pairs; a literal is named by the tree node
-    whose region it first restricts (the child created by the split). `cuts` are numbers `(K,)` int32 of cuts and their
-    multipliers `(K,)`; None when there are none. `core` lists the tree nodes of the
-    literals that are needed; None when it was not computed. `margin` is the lower bound found (informal).
-    """
-
-    at: int
-    conjunction: int
-    weights: tuple[float, ...]
-    alpha: tuple[Alpha, ...] = ()
-    beta: tuple[tuple[int, float], ...] = ()
-    core: tuple[int, ...] | None = None
-    margin: float = 0.0
-    cuts: tuple[Array, Array] | None = None
-
-    def __post_init__(self) -> None:
-        if self.cuts is not None:
-            own, values = self.cuts
-            _check_arrays("a refutation", [(own, "i", 1), (values, "f", np.shape(own))])
-            if np.any(own < 0):
-                raise ProofError("a refutation has a negative index")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +82,7 @@ class Cuts:
         arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [(self.index, "i", (count,))]
         for s in self.shares:
             arrays += [(s.index, "i", 1), (s.value, "u", (count, np.size(s.index)))]
-        _check_arrays("cuts", arrays)
+        check_arrays("cuts", arrays)
         if not count or self.after < 0 or any(np.any(i < 0) for i in (self.index, *(s.index for s in self.shares))):
             raise ProofError("cuts without rows, or with a negative number")
         if any(np.any(s.value > 255) for s in self.shares):
@@ -124,15 +92,6 @@ class Cuts:
         """The chosen rows (at least one)."""
         shares = tuple(Alpha(s.node, s.index, s.value[rows]) for s in self.shares)
         return replace(self, index=self.index[rows], shares=shares)
-
-
-def _check_arrays(what: str, arrays: list[tuple[Array, str, tuple[int, ...] | int]]) -> None:
-    """Arrays with their kind of number, and their shape or number of axes."""
-    for array, kind, shape in arrays:
-        if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
-            raise ProofError(f"an array of {what} has the wrong type")
-        if (array.ndim if isinstance(shape, int) else array.shape) != shape:
-            raise ProofError(f"an array of {what} has the wrong shape")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +131,7 @@ class Tightening:
         ]
         for a in self.alpha:
             arrays += [(a.index, "i", 1), (a.value, "u", (count, np.size(a.index)))]
-        _check_arrays("a tightening", arrays)
+        check_arrays("a tightening", arrays)
         if not count or len(self.weights) != count:
             raise ProofError("a tightening has no rows, or not one list of weights per row")
         if not np.all(abs(self.side) == 1):
@@ -203,7 +162,7 @@ class Tree:
     right: Array  # (N,) int32
     refresh: Array  # (N,) bool
     clip: Array  # (N,) bool
-    refutations: tuple[Refutation, ...] = ()
+    refutations: Sequence[Refutation] = ()
     case: int = 0
     conjunctions: tuple[int, ...] | None = None
     tightenings: tuple[Tightening, ...] = ()
@@ -212,28 +171,34 @@ class Tree:
     def __post_init__(self) -> None:
         n = np.size(self.node)
         kinds = {"node": "i", "index": "i", "threshold": "f", "left": "i", "right": "i", "refresh": "b", "clip": "b"}
-        _check_arrays("a tree", [(getattr(self, f), kind, 1) for f, kind in kinds.items()])
+        check_arrays("a tree", [(getattr(self, f), kind, 1) for f, kind in kinds.items()])
         if n == 0 or any(len(getattr(self, f)) != n for f in kinds):
             raise ProofError("tree arrays differ in length")
         inner = self.left >= 0
         if not np.array_equal(inner, self.right >= 0) or not np.array_equal(inner, self.node >= 0):
             raise ProofError("a tree node has only one child")
         children = np.concatenate([self.left[inner], self.right[inner]])
-        if len(children) != n - 1 or len(np.unique(children)) != n - 1 or (len(children) and children.max() >= n):
+        if len(children) != n - 1 or len(distinct(children)) != n - 1 or (len(children) and children.max() >= n):
             raise ProofError("the tree's children do not form one tree")
         parents = np.concatenate([np.flatnonzero(inner)] * 2)
         if np.any(children <= parents):
             raise ProofError("a child stands before its parent")
         if not np.all(np.isfinite(self.threshold[inner])):
             raise ProofError("a split threshold is not finite")
-        places = [r.at for r in self.refutations] + [t.at for t in self.tightenings]
-        if any(not 0 <= at < n for at in places):
+        known = self.refutations
+        at = known.at if isinstance(known, Refutations) else np.array([r.at for r in known], dtype=object)
+        if np.any((at < 0) | (at >= n)) or any(not 0 <= t.at < n for t in self.tightenings):
             raise ProofError("a refutation or tightening names no tree node")
         if self.cuts and self.conjunctions is not None and len(self.conjunctions) != 1:
             raise ProofError("a tree with cuts answers for several conjunctions")
 
     def __len__(self) -> int:
         return len(self.node)
+
+    @cached_property
+    def table(self) -> Refutations:
+        """The refutations in arrays; raises `ProofError` for some that fit in none."""
+        return Refutations.of(self.refutations)
 
     @property
     def leaves(self) -> Array:
@@ -250,18 +215,19 @@ class Tree:
 
     def leaf_counts(self) -> Array:
         """(N,) number of leaves in the subtree of each tree node."""
-        out = (self.left < 0).astype(np.int64)
+        left, right = self.left.tolist(), self.right.tolist()
+        out = [1] * len(left)
         for k in np.flatnonzero(self.left >= 0)[::-1].tolist():  # children stand after their parents
-            out[k] = out[self.left[k]] + out[self.right[k]]
-        return out
+            out[k] = out[left[k]] + out[right[k]]
+        return np.array(out, dtype=np.int64)
 
     def depths(self) -> Array:
         """(N,) number of literals on the path to each tree node."""
-        out = np.zeros(len(self), dtype=np.int64)
-        for k in range(len(self)):  # parents stand before children
-            if self.left[k] >= 0:
-                out[self.left[k]] = out[self.right[k]] = out[k] + 1
-        return out
+        left, right = self.left.tolist(), self.right.tolist()
+        out = [0] * len(left)
+        for k in np.flatnonzero(self.left >= 0).tolist():  # parents stand before children
+            out[left[k]] = out[right[k]] = out[k] + 1
+        return np.array(out, dtype=np.int64)
 
 
 def keep_cuts(tree: Tree, keep: Array) -> Tree:
@@ -273,20 +239,22 @@ def keep_cuts(tree: Tree, keep: Array) -> Tree:
     def new(numbers: Array) -> Array:
         return places[np.minimum(numbers, len(keep))]
 
-    refutations = []
-    for r in tree.refutations:
-        if r.cuts is not None:
-            there = new(r.cuts[0]) >= 0
-            left = (new(r.cuts[0])[there].astype(np.int32), r.cuts[1][there]) if there.any() else None
-            r = replace(r, cuts=left)
-        refutations.append(r)
+    table = tree.table
+    there = new(table.cut) >= 0
+    owner = np.repeat(np.arange(len(table)), table.cut_count)
+    refutations = replace(
+        table,
+        cut_count=np.bincount(owner[there], minlength=len(table)).astype(np.int32),
+        cut=new(table.cut)[there].astype(np.int32),
+        multiplier=table.multiplier[there],
+    )
     tightenings = []
     for t in tree.tightenings:
         there = new(t.cuts) >= 0
         numbers = new(t.cuts)[there].astype(np.int32)
         tightenings.append(replace(t, cuts=numbers, cut_weights=t.cut_weights[:, there]))
     cuts = kept_rows(tree.cuts, keep)
-    return replace(tree, cuts=tuple(cuts), refutations=tuple(refutations), tightenings=tuple(tightenings))
+    return replace(tree, cuts=tuple(cuts), refutations=refutations, tightenings=tuple(tightenings))
 
 
 def kept_rows(cuts: Sequence[Cuts], keep: Array) -> list[Cuts]:

@@ -40,9 +40,9 @@ from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
 from mucg4.ops.base import Array
 
 FORMAT = "mucg4-proof"
-VERSION = 3
-READABLE = (1, 2, 3)  # a version is the next one without what that added
-LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together
+VERSION = 3  # of the format; given
+READABLE = (1, 2, 3)  # a version is the next one without what that added; given
+LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together; not measured
 
 
 def _tree_to_json(tree: Tree) -> dict[str, Any]:
@@ -249,13 +249,11 @@ def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
         raise ProofError("malformed proof: too large for the memory") from None
 
 
-def to_bytes(proof: Proof) -> bytes:
-    """Compressed form for the store."""
-    return zlib.compress(to_text(proof).encode(), 6)
-
-
 def from_bytes(blob: bytes, most: int = LARGEST) -> Proof:
-    """Inverse of `to_bytes`; raises `ProofError`, also for more than `most` bytes of text or of arrays."""
+    """The proof in a zlib-compressed text, as stores once held them.
+
+    Raises `ProofError`, also for more than `most` bytes of text or of arrays.
+    """
     try:
         text = inflate(blob, most)
     except ValueError as error:

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.model.joint import Joint
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
 
@@ -172,10 +173,9 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """The problem. Inputs (outputs) of several networks are concatenated in declaration order.
+    """The problem: one canonical network, and the cases over its inputs and outputs.
 
-    This release solves queries of one network; readers of two-network queries fill `networks` with
-    more and `names` with their declared names.
+    For a VNN-LIB 2.0 text `joint` tells how that network is made of the declared ones (`mucg4.model.joint`).
     """
 
     networks: tuple[Network, ...]
@@ -183,6 +183,7 @@ class Query:
     names: tuple[str, ...] = ("N",)
     source_hash: str = field(default="")
     text: str = field(default="", repr=False)  # of the property, for those who read it again
+    joint: Joint | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = sum(net.input_size for net in self.networks)
@@ -204,6 +205,11 @@ class Query:
         if len(self.networks) != 1:
             raise InputError(f"this query has {len(self.networks)} networks; only one can be solved so far")
         return self.networks[0]
+
+    @property
+    def executable(self) -> bool:
+        """True when onnxruntime can run what the query speaks of."""
+        return all(p.model_bytes for p in (self.networks if self.joint is None else self.joint.parts))
 
     @cached_property
     def property_hash(self) -> str:
@@ -237,8 +243,10 @@ class Witness:
     """An input that violates the property. Only `mucg4.gate.witness.replay_witness` builds it.
 
     `x` holds the float32 (or float64) input values handed to onnxruntime, flat; `y` the outputs that
-    onnxruntime returned, flat. Tolerance zero: see design section 3.
+    onnxruntime returned, flat. Tolerance zero: see design section 3. For a query with a `Joint`, x holds the free
+    inputs and y the joint network's outputs; `values` then has the declared inputs and outputs, flat.
     """
 
     x: Array
     y: Array
+    values: tuple[Array, Array] | None = None

@@ -23,8 +23,8 @@ from mucg4.read.constant import Constant
 from mucg4.read.protobuf import LARGEST_TENSOR, shortened
 from mucg4.read.roundoff import magnitude
 
-NODE_ENTRIES = 1024  # what a node costs beside its values, in entries
-DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix
+NODE_ENTRIES = 1024  # what a node costs beside its values, in entries; not measured
+DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix; not measured
 
 
 @dataclass(frozen=True)

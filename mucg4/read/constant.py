@@ -31,7 +31,7 @@ from mucg4.read.protobuf import (
 )
 from mucg4.read.roundoff import UNIT, Error, Pair
 
-LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused
+LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused; not measured
 COMPUTED = (FLOAT, DOUBLE)  # element types whose arithmetic is folded
 
 

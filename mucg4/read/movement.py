@@ -15,7 +15,7 @@ from mucg4.ops.base import Array
 from mucg4.read.protobuf import OnnxNode
 
 Further = Sequence[Array | None]
-LARGEST_LENGTH = 2**20  # pixels along an axis after Resize; float32 tells so many apart
+LARGEST_LENGTH = 2**20  # pixels along an axis after Resize; float32 tells so many apart; given
 Mover = Callable[[Array, OnnxNode, Further], list[Array]]
 
 

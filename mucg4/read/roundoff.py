@@ -17,12 +17,14 @@ import numpy as np
 
 from mucg4.ops.base import Array
 
-UNIT = 2.0**-53  # unit roundoff of double
-TINY = 2.0**-1074  # the smallest positive number: what a product or quotient may lose by underflow
-UP = 1.0 + 2.0**-20  # covers the rounding of computing an error, sums of up to 2**32 terms included
-SAFE = 2.0**450  # products of numbers up to this and down to its inverse neither overflow nor underflow in TwoProduct
-EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding
-FUNCTION_UNITS = 16.0  # NumPy's elementary functions are good to 4 units in the last place; this is four times that
+UNIT = 2.0**-53  # unit roundoff of double; given
+TINY = 2.0**-1074  # the smallest positive number: what a product or quotient may lose by underflow; given
+UP = 1.0 + 2.0**-20  # covers the rounding of computing an error, sums of up to 2**32 terms included; given
+# products of numbers up to this and down to its inverse neither overflow nor underflow in TwoProduct; given
+SAFE = 2.0**450
+EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding; not measured
+# NumPy's elementary functions are good to 4 units in the last place; this is four times that; given
+FUNCTION_UNITS = 16.0
 
 Error = Array | None
 Pair = tuple[Array, Error]
@@ -94,8 +96,10 @@ def over(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
 
 
 def product(a: Array, b: Array, ea: Error = None, eb: Error = None) -> Pair:
-    """Matrix product; small ones of exact matrices are rounded once per entry."""
+    """Matrix product; small ones of exact matrices are rounded once per entry. Raises `ValueError` like NumPy's."""
     inner = a.shape[-1]
+    if inner != b.shape[max(b.ndim - 2, 0)]:  # what follows would stretch a length of 1
+        raise ValueError(f"a matrix product over {inner} and {b.shape[max(b.ndim - 2, 0)]} terms")
     if ea is None and eb is None and a.ndim == b.ndim == 2 and a.size * b.shape[1] <= EXACT_PRODUCTS:
         if _single(a) and _single(b):  # then products are exact in double
             rows = [_sums((row[:, None] * b).T.tolist()) for row in a]

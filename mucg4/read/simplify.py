@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from mucg4.read.build import DENSE_ENTRIES, Draft
 from mucg4.read.roundoff import UNIT, Pair, known, magnitude, plus, times
 from mucg4.read.unsplit import unsplit
 
-LARGEST_COUNT = 48  # roundings of one weight
+LARGEST_COUNT = 48  # roundings of one weight; not measured
+Shifted = TypeVar("Shifted", Dense, Scale, Conv, ConvTranspose)
 
 
 def _offset(op: Any) -> Pair:
@@ -41,7 +42,7 @@ def _scaled(offset: Pair, scale: Array, roundings: int) -> Pair:
     return times(offset[0], scale, offset[1], UNIT * roundings * abs(scale) if roundings else None)
 
 
-def _with_offset(op: Any, offset: Pair) -> Any:
+def _with_offset(op: Shifted, offset: Pair) -> Shifted:
     """The operator with another offset."""
     return replace(op, offset=offset[0], offset_magnitude=magnitude(*offset, op.fan_in))
 

@@ -10,7 +10,18 @@ import numpy as np
 from mucg4.errors import UnsupportedError
 from mucg4.ops.base import Array
 from mucg4.read.constant import Constant
-from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, TYPES, OnnxNode, decode_tensor
+from mucg4.read.protobuf import (
+    BFLOAT16,
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    INT64,
+    TYPES,
+    OnnxNode,
+    decode_sparse,
+    decode_tensor,
+)
 
 
 def cast(node: OnnxNode, a: Constant) -> Constant:
@@ -122,7 +133,9 @@ def literal(node: OnnxNode) -> Constant:
 
 
 def stored(tensor: Any, name: str) -> Constant:
-    """A TensorProto as a constant."""
+    """A TensorProto or SparseTensorProto as a constant."""
+    if hasattr(tensor, "indices"):
+        return Constant(decode_sparse(tensor), name, tensor.values.data_type)
     return Constant(decode_tensor(tensor, name), name, tensor.data_type)
 
 

@@ -16,7 +16,8 @@ from mucg4.read.operators import Handler, Values, optional_constant, required_co
 from mucg4.read.protobuf import OnnxNode
 
 Image = tuple[int, int, int]
-LARGEST_WINDOW = 2**24  # kernel sizes, strides, pads and the like beyond this are no numbers to compute with
+# kernel sizes, strides, pads and the like beyond this are no numbers to compute with; not measured
+LARGEST_WINDOW = 2**24
 
 
 def _image(node: OnnxNode, x: Variable) -> Image:
@@ -179,6 +180,8 @@ def _max_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _global_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
+    if len(x.shape) < 3:
+        raise node.invalid(f"an input of shape {list(x.shape)}, which is no image")
     axes = tuple(range(2, len(x.shape)))
     shape = (*x.shape[:2], *(1 for _ in axes))
     if node.op == "GlobalMaxPool":

@@ -9,7 +9,9 @@ import numpy as np
 
 from mucg4.model.proof import Cuts, Refutation, Tightening, Tree
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.search.run import CaseState, splits_phases
+from mucg4.search.inputs import InputWay
+from mucg4.search.phases import PhaseWay
+from mucg4.search.run import CaseState
 from mucg4.settings import Settings
 
 
@@ -78,14 +80,14 @@ def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], node
 def parts(state: CaseState, tree: Tree) -> list[Tree]:
     """The tree in the form this case's search works in: one conjunction at a time when it splits phases."""
     covers = range(state.objective.count) if tree.conjunctions is None else tree.conjunctions
-    if state.plan.mode == "input" or len(covers) == 1:
+    if state.way.joint or len(covers) == 1:
         return [tree]
     return [replace(tree, conjunctions=(c,)) for c in covers]
 
 
 def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
-    """The case in the mode in which the stored tree was searched, where settings and network allow that."""
+    """The case in the way in which the stored tree was searched, where settings and network allow that."""
     phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
-    mode = "phase" if phases else state.plan.mode if len(tree) == 1 else "input"
-    possible = mode == "input" or splits_phases(state.bounder, state.root)
-    return state.in_mode(mode, settings) if possible and settings.split in ("auto", mode) else state
+    way = PhaseWay if phases else state.way if len(tree) == 1 else InputWay
+    possible = way.possible(state.bounder, state.root)
+    return state.by(way) if possible and settings.split in ("auto", way.name) else state

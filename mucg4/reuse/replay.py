@@ -32,6 +32,7 @@ from mucg4.reuse.fits import parts, suited, usable_trees
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.rungs import RUNGS, Rung, Visit
 from mucg4.search.attack import Attack
+from mucg4.search.inputs import InputWay, clip
 from mucg4.search.loop import Search
 from mucg4.search.portfolio import FIRST, TRIAL, Replayed, solve
 from mucg4.search.region import Batch, apply_literals
@@ -97,7 +98,7 @@ class Replay:
 
     def granted(self, work: float) -> float:
         """The work that what is open may take, see `ReplayedArm`, after a walk that took `work`."""
-        if self.state.plan.mode == "input":
+        if self.state.way is InputWay:
             return PERSISTENCE * work
         return FINDING * work * min(self.closed / int(self.below[0]), 1.0)
 
@@ -109,7 +110,7 @@ class Replay:
         if not len(at):
             return []
         self.run.statistics.replay_regions += len(at)
-        if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
+        if self.state.way.refreshes:  # whatever the stored tree did: the new one says so, and the checker will
             self.refreshed = self.compute.refresh(work.regions)[1]
         self._tighten(at, work)
         giving_up = self.tried >= SAMPLE and self.closed < LEAST_SHARE * self.tried
@@ -160,7 +161,7 @@ class Replay:
         parent = int(self.parents[literal])
         if parent < 0 or self.tree.node[parent] <= 0:
             return None
-        return self.state.bounder.slices[int(self.tree.node[parent])].start + int(self.tree.index[parent])
+        return int(self.state.bounder.slices[int(self.tree.node[parent])].start) + int(self.tree.index[parent])
 
     # ---- steps of the walk ---------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class Replay:
         other sign, so that they hold nothing unsafe, ever show it.
         """
         bounder, objective = self.state.bounder, self.state.objective
-        if self.state.plan.refresh or not (self.tightenings or self.tree.cuts):
+        if self.state.way.refreshes or not (self.tightenings or self.tree.cuts):
             return
         for b, k in enumerate(at.tolist()):
             region = work.regions.one(b)
@@ -199,9 +200,9 @@ class Replay:
         search, first = self.search, len(self.planes)
         self.state.bounder.refresh(region, backward=False)
         self.planes = self.planes.joined(derive(self.state.bounder, region, cuts, first))
-        compute = search.compute.bounder
+        compute, way = self.state.compute.bounder, search.way
         same = compute is self.state.bounder
-        search.planes = self.planes if same else search.planes.joined(derive(compute, region, cuts, first))
+        way.planes = self.planes if same else way.planes.joined(derive(compute, region, cuts, first))
         search.recorder.cuts.append(replace(cuts, after=search.recorder.root_tightenings))
 
     def _children(self, visit: Visit) -> list[tuple[IntArray, Batch]]:
@@ -214,7 +215,7 @@ class Replay:
             part = visit.take(np.arange(begin, min(begin + half, len(visit))))
             k, sub = part.at, part.work
             node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
-            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.plan.refresh)
+            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.way.refreshes)
             both = np.concatenate([np.arange(len(part))] * 2)
             children = sub.take(both)
             upper = np.arange(len(both)) >= len(part)
@@ -234,7 +235,8 @@ class Replay:
         sub = part.work
         evaluation = compute.objective.evaluate(compute.bounder, compute.place(sub.regions), self.lines(part), sub.open)
         evaluation.coeffs = compute.on_inputs(evaluation.coeffs)
-        self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
+        clipped = clip(self.state.objective, sub, evaluation, np.ones(len(own), dtype=bool))
+        self.search.recorder.clip[sub.ids[clipped]] = True
         for f in ("lo", "hi"):
             getattr(visit.work.regions, f)[own] = getattr(sub.regions, f)
 

@@ -129,13 +129,15 @@ def reoptimised(walk: Replay, visit: Visit) -> tuple[Visit, Visit]:
     A bare root is begun as from scratch: its dear steps wait until the arm goes on.
     """
     search, statistics = walk.search, walk.run.statistics
-    regions, before = statistics.regions, len(search.frontier)
+    regions, before, nodes = statistics.regions, len(search.frontier), search.recorder.count
     (search.begin if walk.is_bare else search.bound)(visit.work)
     statistics.replay_regions += statistics.regions - regions
     statistics.regions = regions
     if search.witness is not None or search.pending is not None:
         return visit.parted(np.zeros(len(visit), dtype=bool))
     left = search.frontier.content(("ids",)).get("ids", np.zeros(0, dtype=np.int64))[before:]
+    while (left >= nodes).any():  # a part of its region
+        left = np.where(left >= nodes, search.recorder.parent[left], left)
     return visit.parted(~np.isin(visit.work.ids, left))
 
 

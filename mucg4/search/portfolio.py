@@ -7,6 +7,7 @@ off (`mucg4.reuse.replay`); both go on alike, in turns that their outlooks decid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,10 @@ from mucg4.search.run import (
     open_case,
     points,
     root_work,
-    splits_phases,
-    unstable_units,
 )
+from mucg4.search.way import Way
 
+AnyWay = type[Way[Any]]
 FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
 STALLED = 1.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
 TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
@@ -93,7 +94,7 @@ class Arm:
             return step()
         except StuckError as error:
             self._end(error)
-            judged = len(error.points) and self.run.query.network.model_bytes
+            judged = len(error.points) and self.run.query.executable
             return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before
@@ -103,10 +104,10 @@ class Arm:
         self.masks = [mask & self._known for mask in self.masks]
 
     @property
-    def mode(self) -> str | None:
-        """What its searches split; None where they differ."""
-        modes = {search.plan.mode for search in self.searches}
-        return modes.pop() if len(modes) == 1 else None
+    def way(self) -> AnyWay | None:
+        """How its searches split; None where they differ."""
+        ways = {type(search.way) for search in self.searches}
+        return ways.pop() if len(ways) == 1 else None
 
     @property
     def is_open(self) -> bool:
@@ -118,7 +119,8 @@ class Arm:
         """(K,) conjunctions that this arm, or another, has refuted everywhere."""
         if self.stuck is not None or not self._begun:
             return self._known
-        return np.all([search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)], axis=0)
+        closed = [search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)]
+        return np.asarray(np.all(closed, axis=0))
 
     def forget(self, closed: BoolArray) -> None:
         """Leave conjunctions that another arm refuted, `(K,)`, to that one."""
@@ -165,8 +167,8 @@ class Fresh(Arm):
 
     def __init__(self, run: Run, state: CaseState, attack: Attack | None, open_: BoolArray) -> None:
         self.state = state
-        together = state.plan.mode == "input"
-        masks = [open_] if together else [mask for mask in np.eye(len(open_), dtype=bool) if (mask & open_).any()]
+        each = [mask for mask in np.eye(len(open_), dtype=bool) if (mask & open_).any()]
+        masks = [open_] if state.way.joint else each
         super().__init__(run, state.number, [new_search(run, state, attack) for _ in masks], masks)
 
     def _begin(self) -> Witness | None:
@@ -195,7 +197,7 @@ class Replayed(Arm):
 class Contest:
     """The arms of one case, and whose turn it is.
 
-    What is split first is chosen by features (`preferred_mode`). Once that search has taken FIRST work, and by its own
+    What is split first is chosen by features (`preferred_way`). Once that search has taken FIRST work, and by its own
     outlook does not come to an end soon, the other mode is tried; also when it has missed its outlook LATE times. From
     then on the arm with the better outlook goes on, the other one a little. Measured: random 3-SAT as a network of 20
     to 95 inputs is closed by splits of inputs in seconds and not by those of phases in minutes; texts embedded in 30
@@ -209,9 +211,9 @@ class Contest:
         self.run, self.state = run, state
         self.attack = attack_of(run, state.case)
         self.arms: list[Arm] = []
-        self.following: str | None = state.plan.mode  # the mode of the next arm from the root
+        self.following: AnyWay | None = state.way  # of the next arm from the root
         self.entry = float("inf")  # the work at which the newest arm is judged
-        self._tried: set[str] = set()  # modes of the arms from the root
+        self._tried: set[AnyWay] = set()  # by arms from the root
 
     def begin(self, replayed: Replayed | None = None) -> Witness | None:
         """The first steps of the first arm."""
@@ -220,16 +222,17 @@ class Contest:
         self.arms.append(replayed)
         self.latest: Arm = replayed
         witness = replayed.begin()
-        if witness is None and replayed.is_fresh and not replayed.stuck and replayed.mode is not None:
-            return self._settle(replayed.mode)
-        self.following, self.entry = replayed.mode or self.state.plan.mode, replayed.patience
+        if witness is None and replayed.is_fresh and not replayed.stuck and replayed.way is not None:
+            return self._settle(replayed.way)
+        self.following, self.entry = replayed.way or self.state.way, replayed.patience
         return witness
 
     def go_on(self) -> Witness | None:
         """One more step of one arm. Raises `StuckError` when none can go on."""
         newest = self.arms[-1]
         if self.following is not None and newest.gives_way(self.entry):
-            self.run.report(f"splits of {newest.mode} do not come to an end: trying {self.following}")
+            before = "stored trees" if newest.way is None else f"splits of {newest.way.name}"
+            self.run.report(f"{before} do not come to an end: trying {self.following.name}")
             witness = self._enter() or self.latest.advance(TRIAL * self.entry)
         elif all(arm.stuck for arm in self.arms):
             stuck = self.arms[0].stuck
@@ -247,27 +250,27 @@ class Contest:
     def _enter(self) -> Witness | None:
         """An arm from the root, for what no arm has closed, and its first steps."""
         assert self.following is not None
-        mode, statistics = self.following, self.run.statistics
-        if any(mode != arm.mode for arm in self.arms):
-            statistics.second_mode = mode
+        way, statistics = self.following, self.run.statistics
+        if any(way is not arm.way for arm in self.arms):
+            statistics.second_mode = way.name
         if self.arms and not self._tried:
             statistics.from_root += 1
         open_ = ~np.any([arm.closed for arm in self.arms], axis=0) if self.arms else np.ones(self.count, dtype=bool)
-        self.latest = Fresh(self.run, self.state.in_mode(mode, self.run.settings), self.attack, open_)
+        self.latest = Fresh(self.run, self.state.by(way), self.attack, open_)
         self.arms.append(self.latest)
-        return self.latest.begin() or self._settle(mode)
+        return self.latest.begin() or self._settle(way)
 
-    def _settle(self, mode: str) -> Witness | None:
+    def _settle(self, way: AnyWay) -> Witness | None:
         """After the first steps of an arm from the root: the long attack, and what follows this arm and when."""
-        self._tried.add(mode)
+        self._tried.add(way)
         waits = any(search.pending is not None for search in self.latest.searches)
         if self.attack is not None and waits and len(self._tried) == 1:
             witness = self.attack.run(points(self.run, 16, 128), LONG_STEPS, self.run.budget)
             if witness is not None:
                 return witness
-        other = "phase" if mode == "input" else "input"
-        entry = float("inf") if other in self._tried else _entry(self.run, self.state.in_mode(mode, self.run.settings))
-        self.following = other if entry < np.inf else None
+        state = self.state.by(way)
+        entry = float("inf") if state.other in self._tried else _entry(self.run, state)
+        self.following = state.other if entry < np.inf else None
         if self.following or len(self.arms) == 1:
             self.entry = entry
         return None
@@ -315,19 +318,14 @@ def _next(arms: list[Arm], latest: Arm) -> Arm:
 
 
 def _entry(run: Run, state: CaseState) -> float:
-    """How much work the preferred mode may take before the other one is tried; infinite where there is no other.
+    """How much work the preferred way may take before the other one is tried; infinite where there is no other.
 
     At least what the other one's first steps are likely to take.
     """
     bounder, root = state.bounder, state.root
-    if run.settings.split != "auto":
+    if run.settings.split != "auto" or not state.other.possible(bounder, root):
         return float("inf")
-    units = unstable_units(bounder, root)
-    if state.plan.mode == "phase":
-        return max(FIRST, 32.0 * units * bounder.network.size)
-    if not splits_phases(bounder, root):
-        return float("inf")
-    return max(FIRST, 100.0 * units * (units + bounder.network.input_size))
+    return max(FIRST, state.other.first_work(bounder, root))
 
 
 ArmOf = Callable[[CaseState], Replayed | None]

@@ -8,17 +8,16 @@ import numpy as np
 
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import ReducedDuals
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one search works, chosen from measured features of the query (see `plan`)."""
+    """How much one turn of a search does, chosen by the size of the network."""
 
-    mode: str  # "input" or "phase"
-    refresh: bool  # re-derive intermediate bounds in every region
     steps: int  # ascent steps per region
-    batch: int  # regions popped per turn
+    batch: int  # regions popped
 
 
 @dataclass
@@ -49,7 +48,7 @@ def apply_literals(
 ) -> None:
     """Apply one literal to each region in place: value <= threshold, or >= threshold where `upper (B,)`."""
     every = np.arange(len(node))
-    for k in np.unique(node).tolist():
+    for k in distinct(node).tolist():
         own = every[node == k]
         low, up = (regions.lo, regions.hi) if k == 0 else bounder.pre_bounds(regions, k)
         j, t, high = index[own], threshold[own], upper[own]
@@ -58,3 +57,8 @@ def apply_literals(
         if k > 0 and phases is not None:
             zero = t == 0.0
             phases[own[zero], bounder.slices[k].start + j[zero]] = np.where(high[zero], 1, -1)
+
+
+def unstable_units(bounder: Bounder, root: Regions) -> int:
+    """How many neurons are unstable on the root."""
+    return sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)

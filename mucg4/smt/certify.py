@@ -26,9 +26,10 @@ from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.program import Optimum, least_violation, simple_multipliers
 
-RAISED = 1e-4
-CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought
-SAFE_SHARE = 1e-9  # a margin below this share of the terms it is made of might not survive a checker's rounding
+RAISED = 1e-4  # how much the offset of a strict constraint is raised, relative to the offsets; not measured
+CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought; not measured
+# a margin below this share of the terms it is made of might not survive a checker's rounding; not measured
+SAFE_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Certifier:
             op = self.network.nodes[k].op
             assert isinstance(op, TwoPiece)
             own = np.clip(op.left + level / 255 * (op.right - op.left), op.left, op.right)
-            slopes[k] = np.where((level >= 0) & lines.unstable[0], own, lines.low[0])
+            slopes[k] = np.where((level >= 0) & lines.free[0], own, lines.low[0])
         box = frame.lower[0][0], frame.upper[0][0]
         for values in simple_multipliers(multipliers):
             self.budget.poll(network.work)

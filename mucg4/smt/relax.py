@@ -23,8 +23,8 @@ from mucg4.ops.base import Array
 from mucg4.program import Optimum, least_violation
 from mucg4.smt.encode import Encoding, Literal, Row, chord
 
-LONGEST_CHECK = 3600.0  # seconds; z3 takes a finite number
-GAP = 1e-7  # an LP violation below this is left to more splits and, in the end, to z3
+LONGEST_CHECK = 3600.0  # seconds; z3 takes a finite number; given
+GAP = 1e-7  # an LP violation below this is left to more splits and, in the end, to z3; not measured
 
 Core = frozenset[Literal]
 

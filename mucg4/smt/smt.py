@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mucg4.errors import BudgetError
+from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness, snap
 from mucg4.limits.budget import Budget
@@ -138,7 +139,7 @@ def refute(
 
 def _run(query: Query, budget: Budget, related: Sequence[Core], runtime: Runtime | None) -> tuple[SmtResult, int]:
     result, kept = SmtResult(), 0
-    runtime = Runtime(query.network) if runtime is None else runtime
+    runtime = runtime_of(query) if runtime is None else runtime
     for number, case in enumerate(query.cases):
         if case.box.empty or not case.conjunctions:
             result.trees.append(single_leaf() if number == 0 else _empty_tree(number))
@@ -265,7 +266,7 @@ class _Search:
     def _cost(self, key: Key) -> tuple[float, float]:
         """How much the relaxation of a neuron matters at the last LP: its multipliers, then its violation."""
         optimum, rows = self.relaxation.optimum, self.relaxation.chords[key]
-        if optimum is None:
+        if optimum is None or optimum.point is None:
             return 0.0, 0.0
         weight = float(optimum.multipliers[rows].sum() * abs(self.relaxation.base[rows, -1]).max())
         z, gap = self._value(key, optimum.point), 0.0
@@ -277,7 +278,7 @@ class _Search:
     def _value(self, key: Key, point: Array) -> float:
         """A neuron's argument at an LP point."""
         row = self.encoding.argument_of(key)
-        return float(row.constant) + sum(float(c) * point[a] for a, c in row.coeffs.items())
+        return float(row.constant) + sum(float(c) * float(point[a]) for a, c in row.coeffs.items())
 
     def _attack(self, point: Array | None) -> bool:
         """Offer the point, and the worst point with its phases, to the witness gate."""

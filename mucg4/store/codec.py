@@ -25,8 +25,8 @@ from mucg4.model.network import Network, Node
 from mucg4.ops.base import Array, Op
 
 _MAGIC = b"mn1\n"
-_PROBE = 1 << 16
-MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes
+_PROBE = 1 << 16  # bytes compressed to see whether it pays; not measured
+MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes; not measured
 _NARROW = {"f": (np.float32,), "i": (np.int8, np.int16, np.int32), "u": (), "b": ()}
 
 

@@ -13,6 +13,7 @@ from mucg4.errors import ProofError, StoreError
 from mucg4.limits.foreign import plausible
 from mucg4.model.network import Network
 from mucg4.model.proof import Proof
+from mucg4.model.proof_packed import from_packed, is_packed
 from mucg4.model.proof_text import from_bytes
 from mucg4.ops.base import Array
 from mucg4.store.codec import boxes_from_bytes, network_from_bytes
@@ -20,7 +21,7 @@ from mucg4.store.codec import boxes_from_bytes, network_from_bytes
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
 """How the query's boxes lie to the stored ones, most helpful first (`inside`: the query's box is smaller)."""
 
-LARGEST_PROOF = 2**27  # most bytes of a stored proof's text, and of its packed arrays together
+LARGEST_PROOF = 2**27  # most bytes of a stored proof when unpacked; not measured
 T = TypeVar("T")
 Boxes = Sequence[tuple[Array, Array]]
 
@@ -92,8 +93,9 @@ class Related:
 
 
 def stored_proof(blob: bytes) -> Proof:
-    """The proof in a blob; raises `ProofError`. A larger text than LARGEST_PROOF is never stored."""
-    return from_bytes(blob, plausible(blob, LARGEST_PROOF))
+    """The proof in a blob; raises `ProofError`. Old stores hold the text format, compressed."""
+    most = plausible(blob, LARGEST_PROOF)
+    return from_packed(blob, most) if is_packed(blob) else from_bytes(blob, most)
 
 
 def box_relation(query: Boxes, stored: Boxes) -> str:

@@ -18,11 +18,11 @@ from mucg4.store.codec import boxes_from_bytes, boxes_hash
 from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
 
-ROWS = 1024  # rows looked at per way of being related
-MOST_NETWORKS = 200_000  # networks whose sketches are compared
-NETWORKS = 48  # networks nearest by sketch whose results are looked at
+ROWS = 1024  # rows looked at per way of being related; not measured
+MOST_NETWORKS = 200_000  # networks whose sketches are compared; not measured
+NETWORKS = 48  # networks nearest by sketch whose results are looked at; not measured
 BOX_COST = {"equal": 0.0, "inside": 0.05, "contains": 0.5, "overlaps": 1.0, "disjoint": 50.0}
-OTHER_UNSAFE_COST = 3.0
+OTHER_UNSAFE_COST = 3.0  # rank lost by a result for another unsafe set; not measured
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 

@@ -12,9 +12,9 @@ import numpy as np
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
 
-SIZE = 32  # float32 numbers per sketch
-_LAYERS = SIZE // 4
-_SAMPLE = 1 << 22  # of larger operators only some weights are looked at
+SIZE = 32  # float32 numbers per sketch; not measured
+_LAYERS = SIZE // 4  # layers in a sketch; given: four numbers a layer
+_SAMPLE = 1 << 22  # of larger operators only some weights are looked at; not measured
 
 
 def network_sketch(network: Network) -> Array:

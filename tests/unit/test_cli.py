@@ -6,6 +6,8 @@ import gzip
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from mucg4.cli.main import main
-from mucg4.lab.case import layers_to_onnx
+from mucg4.read.case import layers_to_onnx
 
 LAYERS = [([[1.0, 1.0], [1.0, -1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [0.0])]  # at most 2 on the box [-1, 1]^2
 Call = Callable[..., tuple[int, str, str]]
@@ -57,6 +59,32 @@ def refused(outcome: tuple[int, str, str], *words: str) -> None:
     assert re.fullmatch(r"mucg4: error: .+\n", err), err
     for word in words:
         assert word in err
+
+
+UNUSED = ("numpy.ma", "scipy", "onnx", "z3", "highspy", "sqlite3", "multiprocessing", "shutil", "tempfile", "csv")
+
+
+@pytest.mark.parametrize("word", ["sat", "unsat"])
+def test_a_small_run_loads_only_what_it_uses(call: Call, word: str) -> None:
+    code = f"""
+import sys
+before = set(sys.modules)
+from mucg4.cli.main import main
+status = main(["verify", "net.onnx", "{word}.vnnlib", "--workers", "1"])
+print(status, sorted(name for name in set(sys.modules) - before if name in {UNUSED}))
+"""
+    root = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.splitlines()[0], done.stdout.splitlines()[-1]) == (word, "0 []")
+
+
+def test_a_process_says_everything_before_it_leaves(call: Call) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    for arguments, status, words in ((["--version"], 0, "mucg4 "), (["store", "list"], 2, "the store is off")):
+        code = f"import sys; sys.path.insert(0, {root!r}); sys.argv[1:] = {arguments}; import mucg4.cli.main as m"
+        done = subprocess.run([sys.executable, "-c", f"{code}; m.process()"], capture_output=True, text=True)
+        assert done.returncode == status and words in done.stdout + done.stderr
 
 
 # --- verdicts and what is written ------------------------------------------------------------------------------
@@ -328,7 +356,7 @@ def test_compress(call: Call) -> None:
 
 
 def test_case(call: Call) -> None:
-    from mucg4.lab.case import save_case
+    from mucg4.read.case import save_case
 
     save_case(Path("good.json"), LAYERS, UNSAT, kind="example", related=layers_to_onnx(LAYERS), expected="unsat")
     save_case(Path("bad.json"), layers_to_onnx(LAYERS), UNSAT, kind="example", expected="sat")

@@ -106,7 +106,7 @@ def test_rows_stay_below_exactly(seed):
     rows = ExactRows(np.zeros(8, dtype=int), {last: units}, np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64))
     for k, lines in frame.lines.items():
         any_slope = rng.uniform(*lines.reach, size=(8, network.nodes[k].size))
-        rows.slopes[k] = np.where(lines.unstable, any_slope, lines.low)
+        rows.slopes[k] = np.where(lines.free, any_slope, lines.low)
     value = enclosure.minimum(frame, enclosure.pull(frame, rows, last))
     points = lo + (hi - lo) * rng.random((2000, lo.shape[1]))
     most = (network(points) @ np.ldexp(units.astype(float), -COEF).T).min(axis=0)

@@ -112,7 +112,7 @@ def test_a_constant_of_a_property_below_the_normal_doubles():
 
 def test_a_replay_does_not_lift_them_either(monkeypatch, tmp_path):
     """The whole way from a stored proof to a verdict."""
-    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.store.store.cases_folder", lambda: tmp_path)
     query = query_of(RAMP, text([(0, "2.5")], 1, "(>= (* 7e-324 Y_0) 1.4e-323)"))
     settings = Settings(workers=1, attack=False)
     assert replay(proof_of(query, by_weights(1e300)), query, settings, Budget.seconds(5)).word != "unsat"

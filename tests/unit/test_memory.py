@@ -137,8 +137,8 @@ def test_failed_allocations(error: Exception, is_one: bool) -> None:
 
 
 def query() -> object:
-    from mucg4.lab.case import layers_to_onnx
     from mucg4.model.query import Query
+    from mucg4.read.case import layers_to_onnx
     from mucg4.read.onnx import read_network
     from mucg4.read.vnnlib import parse_vnnlib, to_cases
 

@@ -7,6 +7,7 @@ import pytest
 
 from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
+from mucg4.ops.arrays import distinct, median
 from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import SIGMOID, TANH
@@ -150,3 +151,12 @@ def test_smooth_lines_on_unbounded_boxes_are_constants(op):
     low, up = op.interval([lo], [hi])
     assert np.array_equal(lines.lower_offset, low) and np.array_equal(lines.upper_offset, up)
     assert np.all(np.isfinite(lines.lower_offset)) and np.all(np.isfinite(lines.upper_offset))
+
+
+def test_what_stands_for_functions_of_numpy_does_the_same():
+    for n in range(1, 12):
+        values = rng.normal(size=(4, n))
+        values[1, n // 2], values[2, -1] = np.nan, np.inf
+        np.testing.assert_array_equal(median(values), np.median(values, axis=1))
+        whole = rng.integers(-3, 4, n * n - 1)
+        np.testing.assert_array_equal(distinct(whole), np.unique(whole))

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from handmade import WorkBudget, chain, clauses, formula_layers, formula_query, one, satisfiable
+from effort import effort
+from handmade import chain, clauses, formula_layers, formula_query, one, satisfiable
 
 import mucg4.search.parallel as parallel
 import mucg4.search.portfolio as solve
@@ -18,7 +19,9 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Box, Query
 from mucg4.model.verdict import Safe, Statistics
+from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
+from mucg4.search.phases import PhaseWay
 from mucg4.search.portfolio import Fresh
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
@@ -87,8 +90,8 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
     query = formula_query([clauses(k, 6, 60) for k in range(3)], 6)
     run = run_of(query)
     state = open_case(run, 0)
-    assert state is not None and state.plan.mode == "input"
-    arms = [Fresh(run, state.in_mode(mode, run.settings), None, np.ones(3, dtype=bool)) for mode in ("phase", "input")]
+    assert state is not None and state.way is InputWay
+    arms = [Fresh(run, state.by(way), None, np.ones(3, dtype=bool)) for way in (PhaseWay, InputWay)]
     for arm in arms:
         arm.begin()
         assert not arm.closed.any()
@@ -105,9 +108,9 @@ def test_an_arm_that_gets_stuck_leaves_the_rest_to_the_other(workers, monkeypatc
     query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
     real = Search._require_progress
 
-    def breaks_off(self, work, which, choice):
-        real(self, work, which, choice)
-        if self.plan.mode == "input" and self.turns > 3:
+    def breaks_off(self, kept, which):
+        real(self, kept, which)
+        if self.way.name == "input" and self.pace.turns > 3:
             raise StuckError("undecided: as the test says")
 
     monkeypatch.setattr(Search, "_require_progress", breaks_off)
@@ -126,7 +129,7 @@ def test_the_outlook_is_never_better_than_what_was_spent():
     run = run_of(query)
     state = open_case(run, 0)
     assert state is not None
-    arm = Fresh(run, state.in_mode("input", run.settings), None, np.ones(1, dtype=bool))
+    arm = Fresh(run, state.by(InputWay), None, np.ones(1, dtype=bool))
     arm.begin()
     while arm.is_open:
         assert arm.outlook() >= np.log2(arm.spent)
@@ -192,12 +195,12 @@ def test_a_proof_of_one_leaf_leaves_the_portfolio_as_it_is():
     box = query.cases[0].box
     small = Box(box.lower, (Fraction(1, 4),) * 15)
     part = Query(query.networks, (replace(query.cases[0], box=small),))
-    settings, scratch = Settings(workers=1), WorkBudget(np.inf)
+    settings, scratch = Settings(workers=1), effort()
     assert isinstance(verify(query, settings, budget=scratch), Safe)
     with Store(":memory:") as store:
         stored = verify(part, settings, store, Budget.seconds(60))
         assert isinstance(stored, Safe) and stored.proof.leaves == 1
-        verdict = verify(query, settings, store, WorkBudget(1.1 * scratch.work))
+        verdict = verify(query, settings, store, effort(1.1 * scratch.work))
     assert isinstance(verdict, Safe) and verdict.statistics.related_proof == part.key
     assert verdict.statistics.second_mode == "input" and verdict.statistics.from_root == 0
 
@@ -237,10 +240,10 @@ def idle_tree() -> Tree:
 def test_a_stored_tree_that_leads_astray_is_left_for_the_root():
     """Its open leaves, searched without work at the root of this network, once took more than this budget."""
     query = idle_query(0)
-    settings, scratch = Settings(workers=1, attack=False), WorkBudget(np.inf)
+    settings, scratch = Settings(workers=1, attack=False), effort()
     assert isinstance(verify(query, settings, budget=scratch), Safe)
     proof = Proof(query.network.fingerprint, query.property_hash, (idle_tree(),))
-    verdict = replay(proof, query, settings, WorkBudget(solve.TRIAL * solve.FIRST + 4 * scratch.work))
+    verdict = replay(proof, query, settings, effort(solve.TRIAL * solve.FIRST + 4 * scratch.work))
     assert isinstance(verdict, Safe) and verdict.statistics.from_root == 1
     assert verdict.statistics.stored_leaves == 2**IDLE and verdict.statistics.reused_share == 0.0
 
@@ -252,9 +255,9 @@ def test_a_replay_that_gets_stuck_is_followed_by_the_portfolio(workers, turns, m
     query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
     real = Search._require_progress
 
-    def breaks_off(self, work, which, choice):
-        real(self, work, which, choice)
-        if self.plan.mode == "input" and self.turns >= turns:
+    def breaks_off(self, kept, which):
+        real(self, kept, which)
+        if self.way.name == "input" and self.pace.turns >= turns:
             raise StuckError("undecided: as the test says")
 
     monkeypatch.setattr(Search, "_require_progress", breaks_off)
@@ -263,7 +266,7 @@ def test_a_replay_that_gets_stuck_is_followed_by_the_portfolio(workers, turns, m
     flags = np.ones(3, dtype=bool)
     halves = Tree(node, node, np.full(3, 0.5), left, right, flags, ~flags, (), 0, None)
     proof = Proof(query.network.fingerprint, query.property_hash, (halves,))
-    verdict = replay(proof, query, Settings(workers=workers, batch=2), WorkBudget(200e6))
+    verdict = replay(proof, query, Settings(workers=workers, batch=2), effort(200e6))
     assert isinstance(verdict, Safe) and verdict.statistics.second_mode == "phase"
     answered = [c for t in verdict.proof.trees for c in (range(3) if t.conjunctions is None else t.conjunctions)]
     assert sorted(answered) == [0, 1, 2]

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from effort import effort
 from handmade import one
 
 from mucg4.bound.propagate import Bounder
 from mucg4.check.walk import check
 from mucg4.gate.agreement import Agreement
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Dense, Index, Sum
@@ -53,7 +53,7 @@ def test_such_a_query_is_closed_and_its_proof_accepted(monkeypatch):
     # made by hand: there is no model that onnxruntime could run
     monkeypatch.setattr(sys.modules["mucg4.conclude"], "agreement", lambda *_, **more: Agreement(None))
     query = one(cancelling(), [-1, -1], [1, 1], [({}, {0: -1}, 30, False)])
-    verdict = verify(query, Settings(workers=1, attack=False), budget=Budget.seconds(30))
+    verdict = verify(query, Settings(workers=1, attack=False), budget=effort())
     assert isinstance(verdict, Safe) and verdict.proof.leaves == 1
     assert check(verdict.proof, query).accepted
 

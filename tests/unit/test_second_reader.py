@@ -567,7 +567,7 @@ def test_hostile_bytes_give_typed_errors_only():
                 data[at : at + 1] = b"\xff\xff\xff\xff\x7f"
         try:
             reading = Reading(bytes(data), 10**6)
-            reading.run(np.zeros((2, int(np.prod(reading.shape)))), lambda name, value: value)
+            reading.run(np.zeros((2, int(np.prod(reading.shapes[0])))), lambda name, value: value)
         except InputError:
             pass
         if number % 2:
@@ -590,7 +590,7 @@ def test_shapes_that_would_fill_the_memory_are_refused():
     for data in bombs:
         try:
             reading = Reading(data, 10**9)
-            assert reading.run(np.zeros((2, int(np.prod(reading.shape)))), lambda name, value: value) is None
+            assert reading.run(np.zeros((2, int(np.prod(reading.shapes[0])))), lambda name, value: value) is None
             assert reading.fallback
         except InputError:
             pass

@@ -123,7 +123,7 @@ STORES = """with store._database.change() as connection:
 
 @pytest.mark.parametrize("how", ["signal", "memory", "timeout"])
 def test_the_store_survives_a_run_that_leaves_while_writing(tmp_path: Path, how: str) -> None:
-    from mucg4.lab.case import layers_to_onnx
+    from mucg4.read.case import layers_to_onnx
     from mucg4.store.store import Store
 
     path = tmp_path / "store.sqlite"
