@@ -26,8 +26,6 @@ from mucg4.model.proof_packed import from_packed, to_packed
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 
-READING_SHARE, LEAST_SECONDS = 0.05, 0.06  # of the run so far the second reading may take, and at least
-
 
 def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
     """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget."""
@@ -75,10 +73,9 @@ def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str
         return f"a second reading of the property differs: {problem}", ()
     boxes = [case.box for case in query.cases if not case.box.empty]
     lo, hi = (getattr(boxes[0], side) if boxes else np.zeros(query.network.input_size) for side in ("lo", "hi"))
-    seconds = max(LEAST_SECONDS, READING_SHARE * budget.elapsed())
     fallback: tuple[str, ...] = ()
     for network, at in _models(query):
-        model = confirm(network.model_bytes, network, lo[at], hi[at], seconds)
+        model = confirm(network.model_bytes, network, lo[at], hi[at])
         fallback = tuple(dict.fromkeys((*fallback, *model.fallback)))
         if model.problem is not None:
             return f"a second reading of the model differs: {model.problem}", fallback

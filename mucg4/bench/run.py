@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def _run_row(plan: Plan, row: Row, mode: str, memory: float, children: Children)
     with tempfile.TemporaryDirectory(prefix="row-", dir=plan.out) as name:
         folder = Path(name)
         proof = folder / "proof.json.gz" if plan.check is not None and mode == "store" else None
-        command = [*TOOL, "verify", row.onnx, row.vnnlib]
+        command = [*TOOL, "verify", row.onnx, row.vnnlib, "--caller", str(os.getpid())]  # they end with this process
         command += ["--timeout", str(row.timeout), "--json", str(folder / "record.json")]
         command += ["--result", str(folder / "result.txt"), *plan.options]
         command += ["--memory", f"{EARLIER * memory / 2**30:.4f}"] if memory < float("inf") else []

@@ -60,7 +60,9 @@ class Objective:
         self.count = len(case.conjunctions)
         self.y = backend.parameter(np.concatenate([c.y_coeffs for c in case.conjunctions]))
         self.mixed = any(c.mixed for c in case.conjunctions)
-        self.x = backend.parameter(np.concatenate([c.x_coeffs for c in case.conjunctions if self.mixed] or [[[0.0]]]))
+        self.x = backend.parameter(
+            np.concatenate([c.x_coeffs for c in case.conjunctions if self.mixed] or [np.zeros((1, 1))])
+        )
         self.constants = backend.parameter(np.concatenate([c.constants for c in case.conjunctions]))
         sizes = [len(c) for c in case.conjunctions]
         self.owner = np.repeat(np.arange(self.count), sizes)

@@ -22,7 +22,7 @@ import numpy as np
 
 from mucg4.bound.inner_loops import row_norms
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Regions
-from mucg4.bound.rounding import gamma
+from mucg4.bound.rounding import gamma, image
 from mucg4.model.network import Network
 from mucg4.model.proof import Alpha, Cuts
 from mucg4.ops.arrays import arange, backend_of, chunk, full, row_dots, xp, zeros
@@ -106,7 +106,7 @@ def _hull(bounder: Bounder, region: Regions, k: int) -> tuple[Array, Array]:
     node = bounder.network.nodes[k]
     assert isinstance(node.op, Nonlinear)
     bounds = [bounder.pre_bounds(region, i) for i in node.inputs]
-    return node.op.interval([b[0] for b in bounds], [b[1] for b in bounds])
+    return image(node.op, [b[0] for b in bounds], [b[1] for b in bounds])
 
 
 def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> CutPlanes:

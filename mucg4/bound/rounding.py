@@ -78,11 +78,12 @@ from mucg4.ops.arrays import DOUBLE, Array, precision, xp
 from mucg4.ops.base import Affine, Nonlinear
 from mucg4.ops.piecewise import TwoPiece
 
-SLACK = 64
-HEADROOM = 5.0  # over Higham's bound, see the module text
-SMOOTH, FLAT = 512, 2.0**-42  # roundings, and absolute error, that the checker may allow for one smooth function
-IMAGE = 2.0**-43  # share by which images of intervals under smooth functions and products are widened
-LEAST = 1e-45  # share of all magnitudes that the checker's guards against underflow may add
+SLACK = 64  # given: see the module text
+HEADROOM = 5.0  # over Higham's bound, see the module text; given
+# roundings, and absolute error, that the checker may allow for one smooth function; given: see the module text
+SMOOTH, FLAT = 512, 2.0**-42
+IMAGE = 2.0**-43  # share by which images of intervals under smooth functions and products are widened; not measured
+LEAST = 1e-45  # share of all magnitudes that the checker's guards against underflow may add; given
 
 
 def gamma(n: int, unit: float = DOUBLE.unit) -> float:

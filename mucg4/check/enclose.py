@@ -368,8 +368,12 @@ class Enclosure:
             else:
                 self._pull_curve(k, a, frame, rows)
         if 0 not in rows.coef:
-            rows.coef[0] = self.zeros(len(rows.region), self.nodes[0].size)
+            rows.coef[0] = self.no_coefficients(len(rows.region))
         return rows
+
+    def no_coefficients(self, count: int) -> Array:
+        """Rows that do not depend on the input."""
+        return self.zeros(count, self.nodes[0].size)
 
     def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         op, node = self.ops[k], self.nodes[k]

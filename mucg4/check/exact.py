@@ -343,19 +343,8 @@ class ExactEnclosure(Enclosure):
 
     # ---- backward ------------------------------------------------------------------------------
 
-    def pull(self, frame: Frame, rows: Rows, start: int) -> Rows:
-        """As in `Enclosure`."""
-        for k in range(start, 0, -1):
-            a = rows.coef.pop(k, None)
-            if a is None:
-                continue
-            if isinstance(self.ops[k], Affine):
-                self._pull_affine(k, a, frame, rows)
-            else:
-                self._pull_curve(k, a, frame, rows)
-        if 0 not in rows.coef:
-            rows.coef[0] = np.zeros((len(rows.region), self.nodes[0].size), dtype=np.int64)
-        return rows
+    def no_coefficients(self, count: int) -> Array:
+        return np.zeros((count, self.nodes[0].size), dtype=np.int64)
 
     def _kept(self, rows: Rows, a: Array, fits: Array) -> Array:
         """The rows with those zeroed that might overflow; they are given up."""

@@ -40,24 +40,27 @@ def meaning(
     owner: dict[int, tuple[int, int]] = {}
     starts: dict[int, list[int]] = {}
     for p, (part, at) in enumerate(zip(parts, places, strict=True)):
-        if len(at) != len(part.nodes) or not at:
+        if len(at) != max(2, len(part.nodes)):
             raise Refusal("the joint network does not tell where all nodes of a part are")
         starts.setdefault(at[0], []).append(p)
         for i, k in enumerate(at[1:], 1):
             if k in owner:
                 raise Refusal("two nodes of parts stand in one place")
             owner[k] = p, i
+    if not all(0 <= k < len(network.nodes) for at in places for k in at):
+        raise Refusal("a part stands outside the joint network")
     known: dict[int, Meaning | None] = {}
     for k, node in enumerate(network.nodes):
         if k in owner:
             p, i = owner[k]
-            original = parts[p].nodes[i]
-            if node.inputs != tuple(places[p][j] for j in original.inputs) or not _same(node.op, original.op):
+            copied = len(parts[p].nodes) == 1  # outputs that are the inputs have a copy of these
+            if copied and _moved(k, node, known) != known.get(places[p][0]):
+                raise Refusal("the outputs of a part are not its inputs")
+            if not copied and not _is_of(node, parts[p].nodes[i], [places[p][j] for j in parts[p].nodes[i].inputs], k):
                 raise Refusal(f"node {k} of the joint network is not that of its part")
-            if any(j >= k for j in node.inputs) or node.size != original.size:
-                raise Refusal(f"node {k} of the joint network is not that of its part")
-            known[k] = [(-1 - j,) for j in outputs[p]] if i == len(parts[p].nodes) - 1 else None
-            if known[k] is not None and len(known[k] or ()) != node.size:
+            ends = copied or i == len(parts[p].nodes) - 1
+            known[k] = [(-1 - j,) for j in outputs[p]] if ends else None
+            if ends and len(outputs[p]) != node.size:
                 raise Refusal("a part has another number of outputs")
         else:
             known[k] = _moved(k, node, known)
@@ -68,6 +71,12 @@ def meaning(
     if last is None:
         raise Refusal("the joint network ends inside a part")
     return last
+
+
+def _is_of(node: Any, original: Any, inputs: list[int], k: int) -> bool:
+    """Whether a node is a part's own one: the same operator on the same, earlier, nodes."""
+    earlier = all(j < k for j in inputs)
+    return earlier and list(node.inputs) == inputs and node.size == original.size and _same(node.op, original.op)
 
 
 def _moved(k: int, node: Any, known: dict[int, Meaning | None]) -> Meaning:

@@ -43,6 +43,7 @@ from mucg4.check.vnnlib import (
     directed,
 )
 from mucg4.limits.budget import Budget
+from mucg4.model.network import Network
 from mucg4.model.query import Conjunction, Query
 from mucg4.ops.base import Array
 
@@ -104,9 +105,21 @@ class Reader2(Reader):
         return sum(prod(v.shape) for v in self.variables.values() if (v.kind == "input") == inputs)
 
     def of(self, network: int, inputs: bool) -> list[int]:
-        """Declared inputs, or hidden nodes and outputs, of a network in the order of the text."""
-        own = [v for v in self.variables.values() if v.network == network and (v.kind == "input") == inputs]
-        return [i for v in own for i in v.positions]
+        """The flat positions of a network's inputs, or of its outputs and hidden nodes."""
+        return sorted(i for v in self.own(network, inputs) for i in v.positions)
+
+    def own(self, network: int, inputs: bool) -> list[Named]:
+        return [v for v in self.variables.values() if v.network == network and (v.kind == "input") == inputs]
+
+    def exposed(self, network: int) -> bytes:
+        """What a model ends with that also returns the network's hidden nodes: a graph of nothing but outputs.
+
+        Message fields that come twice are merged, and lists are joined (protobuf.dev, "Last One Wins").
+        """
+        hidden = sorted((v for v in self.own(network, False) if v.kind == "hidden"), key=lambda v: v.start)
+        kind = _field(2, _field(1, b"\x08\x0b" if self.element_type == "float64" else b"\x08\x01"))
+        ends = b"".join(_field(12, _field(1, v.tensor.encode()) + kind) for v in hidden)
+        return _field(7, ends) if hidden else b""
 
     # -- commands
 
@@ -137,6 +150,12 @@ class Reader2(Reader):
                 self.declare_variable(head.removeprefix("declare-"), item[1:])
             else:
                 raise Refusal(f"declaration {_shown(head)} is not known here")
+        at = min((v.start for v in self.own(len(self.networks), False)), default=0)
+        for hidden in (False, True):  # a network's outputs come before its hidden nodes
+            for word, v in self.variables.items():
+                if v.network == len(self.networks) and v.kind == ("hidden" if hidden else "output"):
+                    self.variables[word] = v._replace(start=at)
+                    at += prod(v.shape)
         self.networks.append((name, relation, target))
 
     def declare_variable(self, kind: str, words: Sequence[Any]) -> None:
@@ -362,11 +381,12 @@ def _outputs(reader: Reader2, query: Query) -> list[int]:
         raise Refusal("the query has another number of networks")
     names = [n for n, *_ in reader.networks]
     links = joint.links
+    models = [_model(part, reader.exposed(k)) for k, part in enumerate(joint.parts)]
     inputs, outputs = [], []
     for k, ((_, relation, target), part) in enumerate(zip(reader.networks, joint.parts, strict=True)):
         if part.element_type != reader.element_type:
             raise Refusal("networks of different types")
-        if relation == "equal-to" and part.source_hash != joint.parts[names.index(target)].source_hash:
+        if relation == "equal-to" and models[k] != models[names.index(target)]:
             raise Refusal("networks that are equal by the text are not")
         inputs.append([links[i] for i in reader.of(k, True)])
         outputs.append(reader.of(k, False))
@@ -381,6 +401,23 @@ def _outputs(reader: Reader2, query: Query) -> list[int]:
             raise Refusal("the query's network is not the declared one")
         values = [(-1 - j,) for j in outputs[0]]
     return [reader.monomial(m) for m in values]
+
+
+def _model(part: Network, exposed: bytes) -> tuple[bytes, Any]:
+    """The model as it was given, without what returns its hidden nodes; raises where it does not return them."""
+    if exposed and not part.model_bytes.endswith(exposed):
+        raise Refusal("a model does not return the hidden nodes of its network")
+    given = part.model_bytes[: len(part.model_bytes) - len(exposed)]
+    return given, part.source_hash if part.original is not None or not given else None
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of protobuf that holds bytes."""
+    out, size = bytearray([number << 3 | 2]), len(content)
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(out) + bytes([size]) + content
 
 
 @dataclass

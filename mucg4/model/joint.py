@@ -25,7 +25,7 @@ class Declaration:
     """One declared variable: `kind` is input, hidden or output; `start` its flat position among inputs or outputs.
 
     `network` is the position of its network, `element` the declared type in lower case, `tensor` the name in the
-    model of a hidden node.
+    model of a hidden node. A network's outputs come before its hidden nodes there.
     """
 
     name: str
@@ -62,8 +62,13 @@ class Declared:
     variables: tuple[Declaration, ...]
 
     def of(self, network: int, inputs: bool) -> tuple[Declaration, ...]:
-        """A network's inputs, or its hidden nodes and outputs."""
-        return tuple(v for v in self.variables if v.network == network and v.is_input == inputs)
+        """A network's inputs, or its outputs and then its hidden nodes, in their flat order."""
+        own = (v for v in self.variables if v.network == network and v.is_input == inputs)
+        return tuple(sorted(own, key=lambda v: v.start))
+
+    def hidden(self, network: int) -> tuple[str, ...]:
+        """The tensors of a network's hidden nodes."""
+        return tuple(v.tensor for v in self.of(network, False) if v.kind == "hidden")
 
     def count(self, inputs: bool) -> int:
         return sum(v.size for v in self.variables if v.is_input == inputs)
@@ -79,9 +84,10 @@ class Joint:
     """How the query's network is made of the declared ones.
 
     `parts` has one network per declared one (the same object for equal ones), `links` for each declared input its free
-    input, `places` for each part the position in the joint network of each of its nodes; empty when the joint network
-    is the only part itself. `monomials` are the outputs after the declared ones. `assertions` are those of the text
-    that the boxes do not say already, over declared inputs and outputs.
+    input, `places` for each part the position in the joint network of each of its nodes (a part whose outputs are its
+    inputs has a copy of them for outputs); empty when the joint network is the only part itself. `monomials` are the
+    outputs after the declared ones. `assertions` are those of the text that the boxes do not say already, over declared
+    inputs and outputs.
     """
 
     declared: Declared

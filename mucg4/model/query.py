@@ -18,12 +18,12 @@ import numpy as np
 from mucg4.errors import InputError
 from mucg4.model.joint import Joint
 from mucg4.model.network import Network
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, FloatArray
 
 ELEMENTS = ("float16", "float32", "float64")  # types of inputs whose rounding is known here
 
 
-def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> Array:
+def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> FloatArray:
     """float64 ends that contain each exact bound and what a runtime compares with (sign -1: lower, +1: upper).
 
     The bound of a text is read as the nearest double and then rounded to the element type; an end is the outermost
@@ -64,14 +64,14 @@ class Box:
             raise InputError(f"inputs of type {self.element_type} are not supported")
 
     @cached_property
-    def lo(self) -> Array:
+    def lo(self) -> FloatArray:
         return self._side(self.lower, False)
 
     @cached_property
-    def hi(self) -> Array:
+    def hi(self) -> FloatArray:
         return self._side(self.upper, True)
 
-    def _side(self, bounds: tuple[Fraction, ...], upper: bool) -> Array:
+    def _side(self, bounds: tuple[Fraction, ...], upper: bool) -> FloatArray:
         sign = 1 if upper else -1
         out = hull(bounds, sign, self.element_type)
         for i, side, end in self.ends:
@@ -80,7 +80,7 @@ class Box:
         return out
 
     @cached_property
-    def stated(self) -> tuple[Array, Array]:
+    def stated(self) -> tuple[FloatArray, FloatArray]:
         """The stated bounds as nearest float64: what a reader of the text compares an input with."""
         return np.array([float(b) for b in self.lower]), np.array([float(b) for b in self.upper])
 
@@ -119,12 +119,12 @@ class Conjunction:
     no part of the contract here.
     """
 
-    x_coeffs: Array
-    y_coeffs: Array
-    constants: Array
-    strict: Array
+    x_coeffs: FloatArray
+    y_coeffs: FloatArray
+    constants: FloatArray
+    strict: BoolArray
     exact: tuple[ExactRow, ...]
-    stated_strict: Array
+    stated_strict: BoolArray
     proved: tuple[ExactRow, ...]
 
     def __len__(self) -> int:
@@ -247,6 +247,6 @@ class Witness:
     inputs and y the joint network's outputs; `values` then has the declared inputs and outputs, flat.
     """
 
-    x: Array
-    y: Array
-    values: tuple[Array, Array] | None = None
+    x: FloatArray
+    y: FloatArray
+    values: tuple[FloatArray, FloatArray] | None = None

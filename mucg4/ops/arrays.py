@@ -25,9 +25,10 @@ from mucg4.errors import InputError
 Array: TypeAlias = Any
 """An array of either library, NumPy's or PyTorch's, of any dtype: what code takes that runs on both. PyTorch need not
 be installed, so the type checker cannot know its arrays. Code for NumPy alone says which numbers it takes."""
-FloatArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]]"  # float64 where nothing else is said
-IntArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]"
-BoolArray: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]"
+FloatArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]]  # float64 where nothing else is said
+IntArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]
+BoolArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]
+AnyArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[Any]]  # of numbers of several kinds, or of objects
 
 DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache; not measured
 

@@ -12,8 +12,9 @@ from mucg4.ops.arrays import Array, Backend, xp
 
 __all__ = ["Affine", "Array", "Nonlinear", "Op", "Relaxation", "coarse"]
 
-WIDE, GRID = 0.125, 2.0**-16  # boxes whose lines are chosen on a grid, and the grid as a share of their width
-OFF = 0.7320508075688772  # no number that bounds are likely to lie on
+# boxes whose lines are chosen on a grid, and the grid as a share of their width; not measured
+WIDE, GRID = 0.125, 2.0**-16
+OFF = 0.7320508075688772  # no number that bounds are likely to lie on; not measured
 
 
 class Relaxation(NamedTuple):

@@ -27,8 +27,8 @@ class Instance:
     """One row of an instance list.
 
     `onnx` and `vnnlib` are relative to the list's folder, resolved; `onnx_text` and `vnnlib_text` are
-    the cells as written. A row of several networks (a list of pairs in the first cell) keeps that
-    text as `onnx` too: `read_query` answers it with `UnsupportedError`.
+    the cells as written. A row of several networks has a list of pairs in the first cell; `onnx` is such a list too,
+    of resolved paths, as `read_query` takes it.
     """
 
     onnx: Path
@@ -81,6 +81,7 @@ def read_query(
     `shapes` are what the user says about the network's inputs, "" for the only one. Raises `InputError` or
     `UnsupportedError` whose text starts with the file at fault.
     """
+    several = network_paths(os.fspath(onnx))
     try:
         text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
     except InputError:
@@ -89,11 +90,10 @@ def read_query(
                 f"{os.fspath(onnx)}: this is a property; the network comes first, then the property"
             ) from None
         raise
-    several = _network_paths(os.fspath(onnx))
     if several:
         from mucg4.read.networks import query_of_models
 
-        models = {name: read_bytes(path) for name, path in several.items()}
+        models = {name: read_model(path) for name, path in several.items()}
         with _blaming(os.fspath(vnnlib)):
             return query_of_models(models, text)
     data, original = read_model(onnx)
@@ -130,7 +130,7 @@ def query_of(
             from mucg4.read.networks import query_of_models
 
             with _blaming(vnnlib):
-                return query_of_models({onnx: data}, text)
+                return query_of_models({onnx: (data, original)}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):
@@ -205,11 +205,12 @@ def _instance(cells: list[str], folder: Path, place: str) -> Instance:
         raise InputError(f"{place}: the timeout {limit!r} is not a number") from None
     if not (math.isfinite(timeout) and timeout > 0):
         raise InputError(f"{place}: the timeout {limit!r} is not a positive number")
-    network = Path(onnx) if onnx.startswith("[") else folder / onnx
+    several = network_paths(onnx)
+    network = Path(repr([(n, str(folder / p)) for n, p in several.items()])) if several else folder / onnx
     return Instance(network, folder / vnnlib, timeout, onnx, vnnlib)
 
 
-def _network_paths(text: str) -> dict[str, str]:
+def network_paths(text: str) -> dict[str, str]:
     """The paths by name in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
     if not text.startswith("["):
         return {}

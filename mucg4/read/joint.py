@@ -64,6 +64,9 @@ class _Build:
                 name = f"{network.name}:{node.name}"
                 self.nodes.append(Node(node.op, tuple(at[i] for i in node.inputs), name, node.shape))
                 at.append(len(self.nodes) - 1)
+            if len(at) == 1:  # outputs that are the inputs have a node of their own
+                size = part.input_size
+                at.append(self.node(Index(np.arange(size), size), at, f"{network.name}:outputs", size))
             places.append(tuple(at))
         return tuple(places)
 

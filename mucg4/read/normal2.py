@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from mucg4.errors import UnsupportedError
 from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
 from mucg4.model.joint import Monomial
-from mucg4.model.query import Case, hull
+from mucg4.model.query import Box, Case, hull
 from mucg4.read.normal import (
     MOST_BITS,
     Bound,
@@ -39,8 +39,8 @@ from mucg4.read.normal import (
 from mucg4.read.rounding import Kind, _fits, _growth, kind_of
 from mucg4.read.vnnlib2 import ParsedQuery
 
-MOST_DEGREE = 16
-MOST_MONOMIALS = 10_000
+MOST_DEGREE = 16  # of one monomial; not measured
+MOST_MONOMIALS = 10_000  # of one polynomial; not measured
 ZERO, ONE = Fraction(0), Fraction(1)
 
 Polynomial = dict[Monomial, Fraction]  # the empty monomial is the constant
@@ -225,7 +225,7 @@ class _Normal2(_Normal):
                 xs[m[0]] = c
             else:
                 ys[-1 - m[0]] = c
-        by_inputs = not _has_outputs(formula.left) and not _has_outputs(formula.right)
+        by_inputs = not any(c and m and m[0] < 0 for m, c in form.items())  # outputs may cancel
         if by_inputs:
             self.products[id(formula)] = formula
         row = (tuple(sorted(xs.items())), tuple(sorted(ys.items())), form.get((), ZERO), strict)
@@ -236,7 +236,7 @@ class _Normal2(_Normal):
             raise UnsupportedError(_at(formula, f"more than {MOST_MONOMIALS} products of variables"))
         return self.monomials.setdefault(monomial, self.prop.outputs + len(self.monomials))
 
-    def proved(self, row: Row, box):  # type: ignore[no-untyped-def]
+    def proved(self, row: Row, box: Box) -> tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]:
         xs, ys, constant, strict, atom = row
         if atom is None or id(atom) not in self.products:
             return super().proved(row, box)
@@ -286,12 +286,6 @@ def _degree(term: Term) -> int:
         return 1
     degrees = [_degree(a) for a in term.args]
     return sum(degrees) if term.op == "*" else max(degrees)
-
-
-def _has_outputs(term: Term) -> bool:
-    if isinstance(term, Apply):
-        return any(map(_has_outputs, term.args))
-    return isinstance(term, Variable) and not term.is_input
 
 
 def _inputs_of(node: Term | Formula) -> set[int]:
@@ -364,8 +358,8 @@ class _Evaluation:
             error = ZERO if _fits(term.value, self.element_type) else size * kind.unit * 3 + kind.least
             return _Reach(size, error, size + error, 1)
         if isinstance(term, Variable):
-            size = self.far[term.index]
-            error = size * kind.unit + kind.least
+            size = self.far[term.index] if term.is_input else ZERO  # an output's rounding is the network's
+            error = size * kind.unit + kind.least if term.is_input else ZERO
             return _Reach(size, error, size + error, 1)
         parts = [self.term(a, kind) for a in term.args]
         if term.op == "*":
@@ -373,11 +367,11 @@ class _Evaluation:
             for part in parts[1:]:
                 total = self.product(total, part, kind)
             return total
-        size, error = Fraction(sum(p.size for p in parts)), Fraction(sum(p.error for p in parts))
+        size, error = sum((p.size for p in parts), ZERO), sum((p.error for p in parts), ZERO)
         leaves = sum(p.leaves for p in parts)
         if len(parts) > 1:
             error += (size + error) * _growth(leaves, kind.unit)
-        return _Reach(size, error, sum(p.peak for p in parts) + size + error, leaves)
+        return _Reach(size, error, sum((p.peak for p in parts), ZERO) + size + error, leaves)
 
     @staticmethod
     def product(a: _Reach, b: _Reach, kind: Kind) -> _Reach:

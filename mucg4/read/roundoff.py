@@ -15,7 +15,7 @@ from math import fsum
 
 import numpy as np
 
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 UNIT = 2.0**-53  # unit roundoff of double; given
 TINY = 2.0**-1074  # the smallest positive number: what a product or quotient may lose by underflow; given
@@ -26,8 +26,8 @@ EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding; 
 # NumPy's elementary functions are good to 4 units in the last place; this is four times that; given
 FUNCTION_UNITS = 16.0
 
-Error = Array | None
-Pair = tuple[Array, Error]
+Error = FloatArray | None
+Pair = tuple[FloatArray, Error]
 
 
 def known(error: Error) -> Error:
@@ -37,17 +37,17 @@ def known(error: Error) -> Error:
     return np.where(np.isnan(error), np.inf, error) * UP
 
 
-def magnitude(value: Array, error: Error, fan_in: int) -> Array | None:
+def magnitude(value: FloatArray, error: Error, fan_in: int) -> FloatArray | None:
     """What `Dense.offset_magnitude` has to be for an offset that is off by `error`; None for exact offsets."""
     return None if error is None else np.maximum(abs(value), error / (2.0 * UNIT * fan_in) * UP + TINY)
 
 
-def size(error: Error) -> Array | float:
+def size(error: Error) -> FloatArray | float:
     """The error as a number or array to compute with."""
     return 0.0 if error is None else error
 
 
-def plus(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
+def plus(x: FloatArray, y: FloatArray, ex: Error = None, ey: Error = None) -> Pair:
     """`x + y`, broadcast."""
     with np.errstate(all="ignore"):
         total = x + y
@@ -56,13 +56,13 @@ def plus(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
         return total, known(lost + size(ex) + size(ey))
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
+def _halves(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     big = x * (2.0**27 + 1.0)
     high = big - (big - x)
     return high, x - high
 
 
-def times(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
+def times(x: FloatArray, y: FloatArray, ex: Error = None, ey: Error = None) -> Pair:
     """`x * y`, broadcast."""
     with np.errstate(all="ignore"):
         product = x * y
@@ -72,7 +72,7 @@ def times(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
         return product, known(lost)
 
 
-def _lost_in_product(x: Array, y: Array, product: Array) -> Array:
+def _lost_in_product(x: FloatArray, y: FloatArray, product: FloatArray) -> FloatArray:
     """`|x y - product|`, exactly where neither overflow nor underflow is near."""
     (a, b), (c, d) = _halves(x), _halves(y)
     exact = abs(((a * c - product) + a * d + b * c) + b * d)
@@ -81,7 +81,7 @@ def _lost_in_product(x: Array, y: Array, product: Array) -> Array:
     return np.where(none, 0.0, np.where(inside, exact, UNIT * abs(product) + TINY))
 
 
-def over(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
+def over(x: FloatArray, y: FloatArray, ex: Error = None, ey: Error = None) -> Pair:
     """`x / y`, broadcast; the error is infinite where the divisor may be zero."""
     with np.errstate(all="ignore"):
         quotient = x / y
@@ -95,7 +95,7 @@ def over(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
         return quotient, known(lost)
 
 
-def product(a: Array, b: Array, ea: Error = None, eb: Error = None) -> Pair:
+def product(a: FloatArray, b: FloatArray, ea: Error = None, eb: Error = None) -> Pair:
     """Matrix product; small ones of exact matrices are rounded once per entry. Raises `ValueError` like NumPy's."""
     inner = a.shape[-1]
     if inner != b.shape[max(b.ndim - 2, 0)]:  # what follows would stretch a length of 1
@@ -115,7 +115,7 @@ def product(a: Array, b: Array, ea: Error = None, eb: Error = None) -> Pair:
         return value, known(lost)
 
 
-def _single(a: Array) -> bool:
+def _single(a: FloatArray) -> bool:
     with np.errstate(all="ignore"):
         return bool(np.all(a.astype(np.float32) == a)) and not np.any((a != 0) & (abs(a) < 1e-37))
 
@@ -128,7 +128,7 @@ def _sums(lists: list[list[float]]) -> list[tuple[float, float]]:
     return out
 
 
-def total(a: Array, axes: tuple[int, ...], keep: bool, ea: Error = None) -> Pair:
+def total(a: FloatArray, axes: tuple[int, ...], keep: bool, ea: Error = None) -> Pair:
     """Sum over axes."""
     if ea is None and a.size <= EXACT_PRODUCTS and np.all(np.isfinite(a)):
         kept = tuple(i for i in range(a.ndim) if i not in axes)
@@ -144,7 +144,7 @@ def total(a: Array, axes: tuple[int, ...], keep: bool, ea: Error = None) -> Pair
         return a.sum(axis=axes, keepdims=keep), known(lost)
 
 
-def root(x: Array, ex: Error = None) -> Pair:
+def root(x: FloatArray, ex: Error = None) -> Pair:
     """Square root; correctly rounded."""
     with np.errstate(all="ignore"):
         value = np.sqrt(x)
@@ -156,7 +156,7 @@ def root(x: Array, ex: Error = None) -> Pair:
         return value, known(lost)
 
 
-def function(x: Array, f: np.ufunc, slope: Array, ex: Error = None) -> Pair:
+def function(x: FloatArray, f: np.ufunc, slope: FloatArray, ex: Error = None) -> Pair:
     """An elementary function f of NumPy; `slope` bounds |f'| on `[x - ex, x + ex]`."""
     with np.errstate(all="ignore"):
         value = f(x)

@@ -60,8 +60,9 @@ _LOGIC = frozenset(("and", "or", "not", "=>", "xor", "ite", "distinct", *RELATIO
 _NEGATED = {"<=": ">", ">=": "<", "<": ">=", ">": "<=", "=": "!=", "==": "!=", "!=": "="}
 _TRUTH = {"true": "<=", "false": "<"}  # `0 <= 0` and `0 < 0`
 _ZERO = Constant(Fraction(0))
-MOST_FORMULAS = 2_000_000  # formulas made of an assertion with `xor` and `ite`, which write their parts twice
-MOST_BITS = 200_000  # of the numerator and denominator of a quotient
+# formulas made of an assertion with `xor` and `ite`, which write their parts twice; not measured
+MOST_FORMULAS = 2_000_000
+MOST_BITS = 200_000  # of the numerator and denominator of a quotient; not measured
 
 
 class _Word(NamedTuple):
@@ -186,7 +187,7 @@ class _Parser:
         if len(words) != 1 or not words[0].startswith("<1."):
             version = " ".join(words).strip("<>") or "?"
             raise UnsupportedError(
-                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported yet, only version 1.0 is")
+                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported, only 1.0 and 2.0 are")
             )
 
     def _declare_const(self, form: _List) -> None:

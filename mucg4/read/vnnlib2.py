@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
@@ -18,7 +18,7 @@ from mucg4.model.formula import Compare, Constant, Formula, Term, Variable
 from mucg4.model.joint import Declaration, Declared, DeclaredNetwork
 from mucg4.read.vnnlib import _NUMBER_TEXT, _Form, _List, _Parser, _shown, _Word, _word
 
-MOST_COMPONENTS = 2**28  # of all variables together
+MOST_COMPONENTS = 2**28  # of all variables together; not measured
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _ELEMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*", re.ASCII)
@@ -156,9 +156,18 @@ class _Parser2(_Parser):
         for kind in ("input", "output"):
             if kind not in kinds:
                 raise self._error(form.offset, f"network {_shown(name)} declares no {kind}")
+        self._place_hidden()
         self.networks.append(DeclaredNetwork(name, relation, target))
         if relation:
             self._same_shapes(form, relation, target)
+
+    def _place_hidden(self) -> None:
+        """Put the hidden nodes of the network behind its outputs."""
+        own = [v for v in self.declared.values() if v.network == len(self.networks) and not v.is_input]
+        at = min((v.start for v in own), default=0)
+        for variable in sorted(own, key=lambda v: v.kind == "hidden"):
+            self.declared[variable.name] = replace(variable, start=at)
+            at += variable.size
 
     def _target(self, item: _List) -> str:
         target = _word(item.items[1]) if len(item.items) == 2 else ""

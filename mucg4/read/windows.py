@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Reduce
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.ops.conv import Conv, ConvTranspose, Window, correlate
 from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
@@ -86,7 +86,7 @@ def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1
     return window
 
 
-def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[Array, int]:
+def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[FloatArray, int]:
     """The weight as `(., ., kh, kw)`, and its roundings."""
     weight, roundings = c.weight()
     if weight.ndim != len(x.shape):

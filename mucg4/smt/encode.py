@@ -23,7 +23,8 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.query import Box
-from mucg4.ops.base import Affine, Array
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Affine
 from mucg4.ops.piecewise import TwoPiece
 
 MAX_WEIGHTS = 4000  # nonzero coefficients of all affine nodes; see the measurement in `mucg4.smt.smt`; measured
@@ -109,7 +110,7 @@ def exact_matrices(network: Network) -> list[list[list[list[tuple[int, float]]]]
     return out
 
 
-def _nonzero(column: Array) -> list[tuple[int, float]]:
+def _nonzero(column: FloatArray) -> list[tuple[int, float]]:
     where = np.flatnonzero(column)
     return list(zip(where.tolist(), column[where].tolist(), strict=True))
 

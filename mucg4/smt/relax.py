@@ -19,7 +19,7 @@ import numpy as np
 
 from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.program import Optimum, least_violation
 from mucg4.smt.encode import Encoding, Literal, Row, chord
 
@@ -70,7 +70,7 @@ class SmtRelaxation:
         node, neuron = key
         self.phases[node, neuron, 1], self.phases[node, neuron, -1] = active, inactive
 
-    def _floats(self, rows: Sequence[Row]) -> Array:
+    def _floats(self, rows: Sequence[Row]) -> FloatArray:
         """(rows, atoms + 1) coefficients and constant."""
         out = np.zeros((len(rows), len(self.encoding.atoms) + 1))
         for i, row in enumerate(rows):
@@ -198,7 +198,7 @@ class SmtRelaxation:
 
     # ---- points --------------------------------------------------------------------------------
 
-    def deepest(self, literals: Sequence[Literal]) -> Array | None:
+    def deepest(self, literals: Sequence[Literal]) -> FloatArray | None:
         """The input that violates the property most (in floats) where all phases are as given, or None."""
         table = np.concatenate([self.base, *(self.phase_floats[lit] for lit in literals)])
         soft = np.arange(len(table)) < len(self.strict)

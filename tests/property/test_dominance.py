@@ -8,7 +8,8 @@ clips are compared. See `mucg4.bound.rounding`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from campaign.judge import query_of
 
 from mucg4.bound.compute import Compute
 from mucg4.bound.objective import Objective, clip_box
+from mucg4.bound.planes import carrier_rows, derive
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Ascent, Duals, evaluate_tightening
 from mucg4.check.enclose import Enclosure, Frame, Rows
 from mucg4.check.walk import _plan, _Walk
 from mucg4.errors import Mucg4Error
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Alpha, Refutation, Tightening, Tree
+from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree
 from mucg4.model.query import Query
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.piecewise import TwoPiece
@@ -161,19 +163,23 @@ class Sides:
         self.there, self.lines = self.compute.refresh(self.region)
         self.frame, self.empty = self.sweep(np.zeros(1, dtype=bool))
 
-    def walk(self) -> tuple[_Walk, list[int]]:
-        """A walk on a tree that has this path, and the tree nodes behind its literals."""
+    @property
+    def behind(self) -> list[int]:
+        """The tree nodes behind the literals of the path."""
+        return [2 * k + 1 + upper for k, (*_, upper) in enumerate(self.path)]
+
+    def walk(self, refutations: Sequence[Refutation] = ()) -> _Walk:
+        """A walk on a tree that has this path, with refutations."""
         n, steps = 2 * len(self.path) + 1, range(len(self.path))
         node, index, left, right = (np.full(n, -1, dtype=np.int32) for _ in range(4))
-        threshold, at, behind = np.zeros(n), 0, []
+        threshold, at = np.zeros(n), 0
         for k in steps:
             node[at], index[at], threshold[at], upper = self.path[k]
             left[at], right[at] = 2 * k + 1, 2 * k + 2
-            at = 2 * k + 1 + upper
-            behind.append(at)
+            at = self.behind[k]
         flags = np.ones(n, dtype=bool)
-        tree = Tree(node, index, threshold, left, right, refresh=flags, clip=~flags, refutations=(), case=0)
-        return _Walk(_plan(tree, self.case, self.network), self.enclosure, {}, Budget()), behind
+        tree = Tree(node, index, threshold, left, right, flags, ~flags, tuple(refutations))
+        return _Walk(_plan(tree, self.case, self.network), self.enclosure, {}, Budget())
 
 
 def assert_bounds(s: Sides) -> None:
@@ -189,7 +195,6 @@ def assert_bounds(s: Sides) -> None:
 def assert_values(s: Sides) -> None:
     """Constraints alone with default slopes, then combinations with random slopes and multipliers of literals."""
     rng, m = s.rng, len(s.objective.owner)
-    walk, behind = s.walk()
     mixed = abs(rng.normal(size=(2, m))) * 10.0 ** rng.integers(-6, 7, size=(2, m))
     for weight, several in ((np.eye(m), False), (mixed, True)):
         count = len(weight)
@@ -208,12 +213,12 @@ def assert_values(s: Sides) -> None:
             held = s.compute.place_neurons(phases * s.pieces) != 0
             duals.beta[:] = held * abs(rng.normal(size=duals.beta.shape)) * 10.0 ** rng.integers(-3, 4)
         mine = ascent.bound(duals)[0]
-        theirs, _ = checked(s, walk, behind, s.compute.plain(duals), several)
+        theirs, _ = checked(s, s.compute.plain(duals), several)
         known = np.isfinite(mine.value)
         assert np.all((theirs >= mine.value)[known]), (theirs, mine.value)
 
 
-def checked(s: Sides, walk: _Walk, behind: list[int], duals, several: bool) -> tuple[np.ndarray, Rows]:
+def checked(s: Sides, duals, several: bool) -> tuple[np.ndarray, Rows]:
     """The checker's bounds for duals, as a proof would state them."""
     alphas = []
     for k, where in s.bounder.slices.items():
@@ -224,19 +229,15 @@ def checked(s: Sides, walk: _Walk, behind: list[int], duals, several: bool) -> t
     group = []
     for row, w in enumerate(duals.weights):
         beta, seen = [], set()
-        for (node, index, threshold, _), at in zip(s.path[::-1], behind[::-1], strict=True):
+        for (node, index, threshold, _), at in zip(s.path[::-1], s.behind[::-1], strict=True):
             place = -1 if node == 0 else s.bounder.slices[node].start + index
             if node and threshold == 0 and place not in seen and duals.beta[row, place]:
                 beta.append((at, float(duals.beta[row, place])))
             seen.add(place)
         own = tuple(Alpha(k, index, level[row]) for k, index, level in alphas)
-        group.append(Refutation(behind[-1] if behind else 0, 0, tuple(w), own, tuple(beta)))
-    e, region = s.enclosure, np.zeros(len(group), dtype=np.int64)
-    rows = walk._functional(walk.constraints[0], duals.weights, region, s.frame)
-    triples = [(row, *pair) for row, r in enumerate(group) for pair in r.beta]
-    walk._add_literals(rows, *(np.array([t[i] for t in triples]) for i in range(3)), s.frame)
-    walk._set_slopes(rows, group, s.frame)
-    rows = e.pull(s.frame, rows, len(e.nodes) - 1)
+        group.append(Refutation(s.behind[-1] if s.path else 0, 0, tuple(w), own, tuple(beta)))
+    e, every = s.enclosure, np.arange(len(group))
+    rows = e.pull(s.frame, s.walk(group)._rows_of(every, 0 * every, 0, s.frame), len(e.nodes) - 1)
     copy = Rows(rows.region, dict(rows.coef), rows.const, rows.error)
     return e.minimum(s.frame, rows), copy
 
@@ -249,7 +250,7 @@ def assert_tightenings(s: Sides) -> None:
     if not nodes:
         return
     rng, node, m = s.rng, int(s.rng.choice(nodes)), len(s.objective.owner)
-    walk, behind = s.walk()
+    walk, behind = s.walk(), s.behind
     size = s.network.nodes[node].size
     neurons = np.sort(rng.permutation(size)[:4]).astype(np.int32)
     index, side = np.concatenate([neurons, neurons]), np.repeat(np.array([1, -1], dtype=np.int8), len(neurons))
@@ -283,14 +284,40 @@ def assert_tightenings(s: Sides) -> None:
     assert np.all((theirs >= mine)[known]), (theirs, mine)
 
 
+def assert_cuts(s: Sides) -> None:
+    """Random combinations of constraints and random cuts of the root."""
+    users = [k for k in s.network.nonlinear if isinstance(s.network.nodes[k].op, TwoPiece)]
+    if not users or s.path:
+        return
+    rng, user, m = s.rng, int(s.rng.choice(users)), len(s.objective.owner)
+    index = rng.permutation(s.network.nodes[user].size)[:3].astype(np.int32)
+    shares = []
+    for k in carrier_rows(s.network, s.network.nodes[user].inputs[0], index.astype(np.int64)):
+        size = s.network.nodes[k].size
+        value = rng.integers(0, 256, (len(index), size)).astype(np.uint8)
+        shares.append(Alpha(k, np.arange(size, dtype=np.int32), value))
+    cuts = Cuts(user, index, tuple(shares), 0)
+    planes, walk = derive(s.bounder, s.region, cuts, 0), s.walk()
+    walk._derive(cuts, s.frame)
+    multipliers = abs(rng.normal(size=(2, len(index)))) * 10.0 ** rng.integers(-3, 4, size=(2, 1))
+    weight, twice = abs(rng.normal(size=(2, m))), np.zeros(2, dtype=np.int64)
+    ascent = Ascent(s.bounder, s.objective, s.region.take(twice), s.lines.take(twice), None, planes)
+    mine = ascent.bound(replace(ascent.default_duals(weight), cuts=multipliers))[0].value
+    e = s.enclosure
+    rows = walk._functional(walk.constraints[0], weight, twice, s.frame)
+    walk._add_cuts(rows, np.arange(len(index)), multipliers, s.frame)
+    theirs = e.minimum(s.frame, e.pull(s.frame, rows, len(e.nodes) - 1))
+    known = np.isfinite(mine)
+    assert np.all((theirs >= mine)[known]), (theirs, mine)
+
+
 def assert_clips(s: Sides) -> None:
     """Boxes cut by each constraint."""
     compute, every = s.compute, np.zeros(1, dtype=np.int64)
     found = compute.objective.evaluate(compute.bounder, s.there, s.lines, np.ones((1, 1), dtype=bool))
     regions, wide = s.region.take(every), compute.on_inputs(found.coeffs)
-    walk, behind = s.walk()
     none = np.zeros((len(s.objective.owner), s.bounder.width))
-    _, rows = checked(s, walk, behind, Duals(np.eye(len(none)), none, none), False)
+    _, rows = checked(s, Duals(np.eye(len(none)), none, none), False)
     lo, hi = s.box
     for k in range(len(none)):
         clip_box(regions, wide[every, k], found.offset[every, k], every)
@@ -313,6 +340,7 @@ def compare(seed: int, query: Query) -> None:
             assert_clips(s)
             if s.compute.fold is None:
                 assert_tightenings(s)
+                assert_cuts(s)
             s.step()
 
 

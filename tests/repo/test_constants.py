@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from repo.constants import constants, constants_of
 
-LATER = (
-    "conclude",
-    "model",
-    "read",
-    "ops",
-    "bound",
-    "check",
-    "gate",
-    "limits",
-    "search",
-    "reuse",
-    "evidence",
-    "precision",
-    "verify",
-    "cli",
-)
+LATER = ("check", "gate", "limits", "search", "reuse", "evidence", "precision", "verify", "conclude", "cli")
 
 
 def later(module: str) -> bool:

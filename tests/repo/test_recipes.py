@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -94,32 +93,54 @@ def test_a_piecewise_linear_operator(monkeypatch):
 
 def hard_query() -> Query:
     rng = np.random.default_rng(5)
-    layers = [(rng.normal(size=(8, 3)), rng.normal(size=8)), (rng.normal(size=(1, 8)), [0.0])]
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 41)] * 3), axis=-1).reshape(-1, 3)
-    top = float((np.maximum(grid @ layers[0][0].T + layers[0][1], 0) @ layers[1][0].T).max())
-    return query_of(dense(layers), text([(-1, 1)] * 3, 1, f"(>= Y_0 {top + 0.05})"))
+    sizes = (2, 10, 10, 1)
+    layers = [(rng.normal(size=(m, n)), rng.normal(size=m)) for n, m in zip(sizes, sizes[1:], strict=False)]
+    h = np.stack(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2), axis=-1).reshape(-1, 2)
+    for w, b in layers[:-1]:
+        h = np.maximum(h @ w.T + b, 0)
+    top = float((h @ layers[-1][0].T + layers[-1][1]).max())
+    return query_of(dense(layers), text([(-1, 1)] * 2, 1, f"(>= Y_0 {top + 0.2})"))
 
 
-def test_a_splitting_heuristic(monkeypatch):
-    """The widest input instead of the best one: the loop takes it, and the verdict stays."""
-    from mucg4.search import split
+def widest_input(bounder, regions, *rest):
+    from mucg4.search.split import Literals
 
+    lo, hi = np.asarray(regions.lo), np.asarray(regions.hi)
+    pick, every = (hi - lo).argmax(axis=1), np.arange(len(lo))
+    return Literals(0 * pick.astype(np.int32), pick.astype(np.int32), ((lo + hi) / 2)[every, pick], np.ones(len(pick)))
+
+
+def first_open_neuron(found, direct):
+    from mucg4.ops.arrays import NUMPY
+    from mucg4.search.split import Literals, locate
+
+    unstable = found.lines.on(NUMPY).unstable
+    node, index = locate(found.reduced.bounder, found.reduced.positions[unstable.argmax(axis=1)])
+    node, zero = np.where(unstable.any(axis=1), node, -1), np.zeros(len(unstable))
+    return Literals(node.astype(np.int32), index.astype(np.int32), zero, zero + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("way", "place", "heuristic"),
+    [
+        ("input", "mucg4.search.inputs.split_input", widest_input),
+        ("phase", "mucg4.search.phases.strong_branching", first_open_neuron),
+    ],
+)
+def test_a_splitting_heuristic(monkeypatch, way, place, heuristic):
+    """A poorer choice than the usual one: the loop takes it, and the verdict stays."""
     asked = []
 
-    def widest_input(bounder, regions, *rest):
-        asked.append(len(regions))
-        middle, every = (np.asarray(regions.lo) + np.asarray(regions.hi)) / 2, np.arange(len(regions))
-        pick = (np.asarray(regions.hi) - np.asarray(regions.lo)).argmax(axis=1).astype(np.int32)
-        return split.Literals(0 * pick, pick, middle[every, pick], np.ones(len(pick)))
+    def counted(*given):
+        asked.append(1)
+        return heuristic(*given)
 
-    query, settings = hard_query(), Settings(workers=1, split="input", attack=False)
+    query, settings = hard_query(), Settings(workers=1, split=way, attack=False)
     before = verify(query, settings)
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("mucg4.") and hasattr(module, "split_input"):
-            monkeypatch.setattr(module, "split_input", widest_input)
+    monkeypatch.setattr(place, counted)
     after = verify(query, settings)
     assert asked and isinstance(before, Safe) and isinstance(after, Safe) and after.checked
-    assert after.statistics.regions >= before.statistics.regions
+    assert after.statistics.regions != before.statistics.regions > 2
 
 
 # -- a setting -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
 from mucg4.ops.arrays import distinct, median
 from mucg4.ops.conv import Conv, ConvTranspose, Window
+from mucg4.ops.curves import EXP, GELU
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.ops.smooth import ATAN, SIGMOID, TANH
 
 rng = np.random.default_rng(5)
 WINDOWS = [
@@ -160,3 +161,17 @@ def test_what_stands_for_functions_of_numpy_does_the_same():
         np.testing.assert_array_equal(median(values), np.median(values, axis=1))
         whole = rng.integers(-3, 4, n * n - 1)
         np.testing.assert_array_equal(distinct(whole), np.unique(whole))
+
+
+def test_slopes_on_wide_boxes_do_not_depend_on_rounding():
+    rng = np.random.default_rng(5)
+    lo = rng.normal(size=(1, 400)) * 10.0 ** rng.integers(-1, 3, size=(1, 400))
+    hi = lo + rng.uniform(0.2, 30, size=(1, 400))
+    near = lo - 1e-13 * abs(lo), hi + 1e-13 * abs(hi)
+    for op in (SIGMOID, ATAN, GELU, EXP):
+        one, other = op.relax([lo], [hi]), op.relax([near[0]], [near[1]])
+        assert np.array_equal(one.lower_slopes[0], other.lower_slopes[0])
+        assert np.array_equal(one.upper_slopes[0], other.upper_slopes[0])
+        noise = 1e-14 * (1 + abs(one.lower_offset) + abs(one.upper_offset))
+        assert np.all(other.lower_offset <= one.lower_offset + noise)
+        assert np.all(other.upper_offset >= one.upper_offset - noise)

@@ -247,7 +247,7 @@ def test_bad_text_is_an_input_error(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("(vnnlib-version <2.0>)\n(declare-network f)", "VNN-LIB 2.0 is not supported yet"),
+        ("(vnnlib-version <3.0>)\n(declare-network f)", "VNN-LIB 3.0 is not supported"),
         (BOXED + "(assert (<= (* X_0 X_1) Y_0))", "line 3: a product of variables"),
         (BOXED + "(assert (forall (<= X_0 Y_0)))", "operator 'forall' is not supported"),
         (BOXED + "(assert (= (<= X_0 Y_0) true))", "'=' between formulas is not supported"),
