@@ -93,7 +93,11 @@ def deviation_of(query: Query) -> Deviation | str:
     if not query.executable:
         return "the network was not read from a file"
     try:
-        operators = _of_file(network) if query.joint is None or query.joint.plain else _of_parts(query.joint, len(network.nodes))
+        operators = (
+            _of_file(network)
+            if query.joint is None or query.joint.plain
+            else _of_parts(query.joint, len(network.nodes))
+        )
     except InputError as error:
         return str(error)
     if operators.roundings is None:
