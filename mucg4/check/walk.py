@@ -45,8 +45,9 @@ from typing import TypeVar
 import numpy as np
 
 from mucg4.check.curves import Lines
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows
 from mucg4.check.exact import ExactEnclosure
+from mucg4.check.rowwise import gamma, norms
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
