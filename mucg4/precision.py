@@ -96,7 +96,7 @@ def deviation_of(query: Query) -> Deviation | str:
     except InputError as error:
         return str(error)
     if operators.roundings is None:
-        return "the file computes constants whose rounding is not known"
+        return "the file has constants or operators whose rounding is not known"
     if any(t >= len(network.nodes) or network.nodes[t].size != n.size for n, t in _pairs(operators)):
         return "the network is not the one of its file"
     deviation = Deviation(operators.network, operators.twins, operators.roundings)

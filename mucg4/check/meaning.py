@@ -232,6 +232,11 @@ def _gelu(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [n.multiply(n.multiply(x, c(0.5, x)), n.add(inner, c(1.0, x)))]
 
 
+def _tan(r: Reading, node: Node, xs: Values) -> list[Value]:
+    x = given(xs, 0)
+    return [r.n.divide(r.n.call(np.sin, x, 1.0), r.n.call(np.cos, x, 1.0))]
+
+
 def _mish(r: Reading, node: Node, xs: Values) -> list[Value]:
     x = given(xs, 0)
     return [r.n.multiply(x, r.n.call(np.tanh, r.n.call(_softplus, x, 1.0), 1.0))]
@@ -303,6 +308,9 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Equal": (_truth(np.equal), ""),
     "Less": (_truth(np.less), ""),
     "Greater": (_truth(np.greater), ""),
+    "LessOrEqual": (_truth(np.less_equal), ""),
+    "GreaterOrEqual": (_truth(np.greater_equal), ""),
+    "Xor": (_truth(np.logical_xor), ""),
     "Not": (_truth(np.logical_not), ""),
     "And": (_truth(np.logical_and), ""),
     "Or": (_truth(np.logical_or), ""),
@@ -322,6 +330,7 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Softplus": (_function(_softplus, 1.0), ""),
     "Sin": (_function(np.sin, 1.0), ""),
     "Cos": (_function(np.cos, 1.0), ""),
+    "Tan": (_tan, ""),
     "Exp": (_function(np.exp), ""),
     "Log": (_function(np.log), ""),
     "Sqrt": (_function(np.sqrt), ""),

@@ -21,6 +21,7 @@ from mucg4.model.network import Network, Original
 from mucg4.ops.affine import Dense, Scale
 from mucg4.ops.base import Array
 from mucg4.read.build import Builder, Value, Variable
+from mucg4.read.composed import COMPOSED_HANDLERS, OTHERWISE, resize_linear
 from mucg4.read.constant import Constant
 from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
@@ -44,9 +45,10 @@ from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
 
 LARGEST_FOLDED = 4096.0  # roundings behind a constant
+RESIZING = ("Resize", "Upsample")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS}
+ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS, **COMPOSED_HANDLERS}
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,
@@ -270,6 +272,10 @@ class _Reading:
     def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
         if node.op == "Shape":
             return [self._shape(node, inputs)]
+        if node.op in RESIZING and node.attributes.get("mode") == "linear":
+            made, exact = resize_linear(self.builder, node, inputs)
+            self.folded[node.outputs[0]] = 0.0 if exact else inf
+            return [made]
         if node.op in MOVERS:
             return self._move(node, inputs, MOVERS[node.op])
         if not variable:
@@ -283,6 +289,8 @@ class _Reading:
             return [self._cast(node, inputs[0])]
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
+        if node.op in OTHERWISE:
+            self.folded[node.outputs[0]] = inf
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
     def _cast(self, node: OnnxNode, x: Value | None) -> Variable:

@@ -102,8 +102,8 @@ GENERATORS = {
     literal: "Constant",
     filled: "ConstantOfShape",
     dequantize: "DequantizeLinear",
-    compare: "Equal Less Greater",
-    logic: "Not And Or",
+    compare: "Equal Less Greater LessOrEqual GreaterOrEqual",
+    logic: "Not And Or Xor",
     where: "Where",
     run: "Range",
 }
