@@ -18,8 +18,11 @@ Each step keeps (I) for the stored floats, charging its rounding to `error`:
 * elementwise node k over z: positive entries of a take a lower line of f, negative ones an upper
   line. Slopes are floats taken as exact numbers and the offsets are computed outward for those very
   slopes (`mucg4.check.curves`), so only `a * low + min(a, 0) * (up - low)` and the
-  dot with the offsets round: at most ||a|| (gamma(8) s ||M|| + gamma(m) ||offset||), s the largest slope size.
+  dot with the offsets round. The coefficient of component j is off by at most gamma(8) |a_j| s_j, s_j the largest size
+  of a slope there, so the functional by sum_j gamma(8) |a_j| s_j M_j: at most
+  ||a|| (gamma(8) ||s M|| + gamma(m) ||offset||).
 * adding two coefficient blocks or a constant: u times the result's size.
+* what is not added up at all does not round: see `_live`.
 * the end: `min over the box` is a dot of length n, gamma ||a_0|| ||M_0||.
 
 `error` and S are sums of nonnegative floats, hence off by a relative 1e-2 at the very most: the end
@@ -236,9 +239,23 @@ class Enclosure:
         rad = [np.maximum(b - m, m - a) for a, b, m in zip(low, up, mid, strict=True)]
         y, r = op.apply(mid), op.magnitude(rad)
         scale = affine_magnitude(op, [frame.magnitude[i] for i in node.inputs])
-        scale = scale + 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None]
-        r = r + (gamma(2 * op.fan_in + 8) * scale + TINY)
+        guard, tiny = 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None], np.array(TINY)
+        if not np.all(scale):
+            live = self._live(k, frame, scale)
+            guard, tiny = np.where(live, guard, 0.0), np.where(live, TINY, 0.0)
+        scale = scale + guard
+        r = r + (gamma(2 * op.fan_in + 8) * scale + tiny)
         return y - r, y + r, scale
+
+    def _live(self, k: int, frame: Frame, scale: Array) -> Array:
+        """(B, n) False where nothing is added up in a component of affine node k: its value is 0, with no error.
+
+        Where `|W|` applied to the indicator of `M > 0`, and the bias, are 0, each product is that of a weight and 0, of
+        which none rounds or underflows, and sums of zeros are zero. Weights times 1 do not underflow, so neither does
+        this test, unlike `scale`, which is 0 there, too.
+        """
+        ones = [(frame.magnitude[i] > 0).astype(np.float64) for i in self.nodes[k].inputs]
+        return (scale != 0) | (affine_magnitude(self.ops[k], ones) != 0)
 
     def _affine_cost(self, k: int, scale: Array) -> Array:
         op, b = self.ops[k], self.ops[k].bias()
@@ -251,8 +268,14 @@ class Enclosure:
         lines, flo, fhi = enclose(self.ops[k], [frame.lower[i] for i in inputs], [frame.upper[i] for i in inputs])
         frame.lines[k] = lines
         dot = norms(lines.up_offset) + (0.0 if lines.low_offset is None else norms(lines.low_offset))
-        size = sum(frame.size[i] for i in inputs)
-        return flo, fhi, gamma(8) * (lines.steep + 1e-50) * size + gamma(self.nodes[k].size + 8) * dot
+        size = 1e-50 * sum(frame.size[i] for i in inputs)
+        if isinstance(lines.steep, np.ndarray):
+            size = size + norms(lines.steep * frame.magnitude[inputs[0]])
+        else:
+            size = size + lines.steep * frame.size[inputs[0]]
+        if lines.other is not None:
+            size = size + norms(np.maximum(abs(lines.other[0]), abs(lines.other[1])) * frame.magnitude[inputs[1]])
+        return flo, fhi, gamma(8) * size + gamma(self.nodes[k].size + 8) * dot
 
     def _ends(self, lo: Array, hi: Array, k: int) -> Ends:
         """Lines of node k over the input: constant ones, exact ones of the input itself."""
@@ -345,8 +368,12 @@ class Enclosure:
             else:
                 self._pull_curve(k, a, frame, rows)
         if 0 not in rows.coef:
-            rows.coef[0] = self.zeros(len(rows.region), self.nodes[0].size)
+            rows.coef[0] = self.no_coefficients(len(rows.region))
         return rows
+
+    def no_coefficients(self, count: int) -> Array:
+        """Rows that do not depend on the input."""
+        return self.zeros(count, self.nodes[0].size)
 
     def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         op, node = self.ops[k], self.nodes[k]

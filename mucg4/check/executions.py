@@ -13,23 +13,24 @@ of each conjunction on the path is tried where there is no own one, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 
 import numpy as np
 
 from mucg4.check.deviation import Deviation
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import _Plan, _Regions, _report, _Walk, _walked
+from mucg4.check.walk import Places, _Plan, _Regions, _report, _Walk, _walked
 from mucg4.errors import ProofError
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Proof, Refutation
+from mucg4.model.proof import Proof
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
 
 HALVINGS = 40  # of a leaf's region
+MOST_PAIRS = 2**22  # of tree nodes and conjunctions; where there are more, refutations are tried at their places only
 PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in one unit of effort
 
 
@@ -68,7 +69,6 @@ class Executions(_Walk):
     deviation: Deviation = field(kw_only=True)
     effort: int = 1
     pieces: int = 0  # halves of leaves so far
-    latest: dict[int, Sequence[Refutation]] = field(default_factory=dict)
     influence: Array | None = None  # (B, inputs) sizes of the coefficients of refutations that were tried on the batch
 
     def _loosen(self, batch: _Regions, frame: Frame) -> None:
@@ -77,17 +77,30 @@ class Executions(_Walk):
         frame.slack = batch.slack = np.fmin(batch.slack, here)
         self.influence = np.zeros(batch.lo.shape)
 
-    def _refutations(self, at: int) -> Sequence[Refutation]:
-        path: list[int] = []
-        while at >= 0 and at not in self.latest:
-            path.append(at)
-            at = int(self.plan.parent[at])
-        found: Sequence[Refutation] = self.latest[at] if at >= 0 else ()
-        for k in reversed(path):
-            here = self.plan.at.get(k, [])
-            own = {r.conjunction for r in here}
-            found = self.latest[k] = [*here, *(r for r in found if r.conjunction not in own)]
-        return found
+    def _refutations(self, at: Array) -> tuple[Array, Array]:
+        if len(self.plan.parent) * len(self.constraints) > MOST_PAIRS:
+            return super()._refutations(at)
+        pairs = self.latest[at]  # (B, C) the tree nodes whose refutations are tried
+        where, conjunction = np.nonzero(pairs >= 0)
+        every, owner = self.places.among(pairs[where, conjunction] * len(self.constraints) + conjunction)
+        return every, where[owner]
+
+    @cached_property
+    def places(self) -> Places:
+        """Refutations by tree node and conjunction: group `at * C + conjunction`."""
+        table, count = self.plan.table, len(self.constraints)
+        return Places.of(table.at.astype(np.int64) * count + table.conjunction, len(self.plan.parent) * count)
+
+    @cached_property
+    def latest(self) -> Array:
+        """(N, C) the last tree node on the path that has refutations of the conjunction, -1 where there is none."""
+        table, own = self.plan.table, np.full((len(self.plan.parent), len(self.constraints)), -1, dtype=np.int64)
+        own[table.at, table.conjunction] = table.at
+        jump = np.maximum(self.plan.parent, 0)
+        while np.any(jump):  # each round looks twice as far up
+            own = np.where(own < 0, own[jump], own)
+            jump = jump[jump]
+        return np.where(own < 0, own[0], own)
 
     def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
         assert self.influence is not None

@@ -122,7 +122,7 @@ class Block:
 def _on(lines: Lines, first: int, end: int) -> Array:
     """(n,) True where a neuron is not known to be zero on all regions of the block."""
     block = slice(first, end)
-    parts = (lines.low[block] != 0, lines.up[block] != 0, lines.up_offset[block] != 0, lines.unstable[block])
+    parts = (lines.low[block] != 0, lines.up[block] != 0, lines.up_offset[block] != 0, lines.free[block])
     on = np.logical_or.reduce([np.any(p, axis=0) for p in parts])
     return on if lines.low_offset is None else on | np.any(lines.low_offset[block] != 0, axis=0)
 

@@ -76,8 +76,13 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
 def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
     """None when the query's cases contain the unsafe set of the text; else one line that says why not.
 
-    The text is VNN-LIB 1.0. Never raises for any text; a spent budget raises `BudgetError`.
+    The text is VNN-LIB 1.0, or 2.0 where the query has a `joint`. Never raises for any text; a spent budget raises
+    `BudgetError`.
     """
+    if query.joint is not None:
+        from mucg4.check.vnnlib2 import covers as covers_declared
+
+        return covers_declared(text, query, budget)
     try:
         if len(query.networks) != 1:
             return f"properties of {len(query.networks)} networks are not read a second time"
@@ -150,6 +155,7 @@ class _Comparison:
     def run(self) -> None:
         self.sizes()
         self.common = _part(self.reader.atoms)
+        self.complete()
         self.low = self.ends_of(False)
         self.high = self.ends_of(True)
         if self.common.never or self.nothing(self.common.sides):
@@ -166,6 +172,9 @@ class _Comparison:
             if not count & 0xFF:
                 self.budget.poll()
             self.disjunct(count, choice)
+
+    def complete(self) -> None:
+        """Bounds that all disjuncts have in common without stating them; version 1.0 states all."""
 
     def sizes(self) -> None:
         network = self.query.networks[0]

@@ -36,7 +36,7 @@ these three modules are the whole checker and import nothing of the search's num
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import TypeVar
@@ -51,9 +51,11 @@ from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
 from mucg4.limits.processes import can_fork, forked
 from mucg4.model.network import Network
-from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
+from mucg4.model.proof import Cuts, Proof, Tightening, Tree
 from mucg4.model.query import Case, Conjunction, Query
+from mucg4.model.refutations import Alpha, Refutation, Refutations
 from mucg4.model.verdict import CheckReport, Seal
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -189,8 +191,36 @@ def _answers(tree: Tree, case: Case) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """Numbers in groups: those of group g are `number[start[g] : start[g + 1]]`."""
+
+    number: Array
+    start: Array
+
+    @staticmethod
+    def of(group: Array, count: int) -> Places:
+        """The places in `group (n,)` of each of the `count` groups, in ascending order."""
+        return Places(np.argsort(group, kind="stable"), np.searchsorted(np.sort(group), np.arange(count + 1)))
+
+    def among(self, groups: Array) -> tuple[Array, Array]:
+        """For `groups (B,)`: all their numbers, and whose each one is (a place in `groups`)."""
+        owner, entry = expanded(self.start[groups], self.start[groups + 1])
+        return self.number[entry], owner
+
+
+def expanded(start: Array, end: Array) -> tuple[Array, Array]:
+    """All whole numbers of the ranges `start <= k < end` `(B,)`, one range after the other: `(owner, number)`."""
+    count = end - start
+    owner = np.repeat(np.arange(len(start)), count)
+    return owner, np.arange(len(owner)) + np.repeat(start - (np.cumsum(count) - count), count)
+
+
+@dataclass(frozen=True, eq=False)
 class _Plan:
-    """A validated tree: `first, last (N,)` preorder interval of each subtree, `leaves (N,)` in it."""
+    """A validated tree: `first, last (N,)` preorder interval of each subtree, `leaves (N,)` in it.
+
+    `place` finds the numbers of the refutations `table` at a tree node.
+    """
 
     tree: Tree
     case: Case
@@ -198,7 +228,8 @@ class _Plan:
     first: Array
     last: Array
     leaves: Array
-    at: dict[int, list[Refutation]]
+    table: Refutations
+    place: Places
     tightenings: dict[int, list[Tightening]]
     cuts: int  # how many the tree has
 
@@ -230,12 +261,11 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
     cuts = _check_cuts(tree, network)
     if cuts and len(_answers(tree, case)) != 1:
         raise ProofError("a tree with cuts answers for several conjunctions")
-    at: dict[int, list[Refutation]] = defaultdict(list)
     tightenings: dict[int, list[Tightening]] = defaultdict(list)
-    plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), at, tightenings, cuts)
+    table = tree.table
+    place = Places.of(table.at, n)
+    plan = _Plan(tree, case, np.array(parent), order, order + size, np.array(leaves), table, place, tightenings, cuts)
     _check_refutations(plan, network)
-    for r in tree.refutations:
-        plan.at[r.at].append(r)
     for t in tree.tightenings:
         _check_tightening(t, plan, network)
         plan.tightenings[t.at].append(t)
@@ -291,20 +321,12 @@ def _covered(plan: _Plan, at: Array) -> bool:
     wanted &= leaf[np.argsort(plan.first)]
     for conjunction in _answers(plan.tree, plan.case):
         ends = np.zeros(n + 1, dtype=np.int64)
-        here = np.array([r.at for r in plan.tree.refutations if r.conjunction == conjunction], dtype=np.int64)
+        here = plan.table.at[plan.table.conjunction == conjunction]
         np.add.at(ends, plan.first[here], 1)
         np.add.at(ends, plan.last[here], -1)
         if np.any(wanted & (np.cumsum(ends[:-1]) <= 0)):
             return False
     return True
-
-
-def _integers(values: Iterable[int]) -> Array:
-    """(n,) int64; raises `ProofError` for numbers that no array has places for."""
-    try:
-        return np.fromiter(values, dtype=np.int64)
-    except OverflowError as error:
-        raise ProofError("a number is too large to name anything") from error
 
 
 def _demand(right: Array, at: Array, fault: str) -> None:
@@ -315,43 +337,33 @@ def _demand(right: Array, at: Array, fault: str) -> None:
 
 def _check_refutations(plan: _Plan, network: Network) -> None:
     """Validate all refutations together: there are thousands."""
-    group, n = plan.tree.refutations, len(plan.parent)
-    if not group:
+    table, n = plan.table, len(plan.parent)
+    if not len(table):
         return
     counts = np.array([len(c) for c in plan.case.conjunctions], dtype=np.int64)
-    at, conjunction = _integers(r.at for r in group), _integers(r.conjunction for r in group)
-    known = (at >= 0) & (at < n) & (conjunction >= 0) & (conjunction < len(counts))
-    _demand(known, at, "names no tree node or no conjunction")
-    lengths = _integers(len(r.weights) for r in group)
-    _demand(lengths == counts[conjunction], at, "has the wrong number of weights")
-    weights = np.fromiter((w for r in group for w in r.weights), dtype=np.float64)
-    right = np.isfinite(weights) & (weights >= 0)
-    _demand(right, np.repeat(at, lengths), "has a weight that is negative or not finite")
-    owner = np.repeat(at, _integers(len(r.beta) for r in group))
-    literal = _integers(k for r in group for k, _ in r.beta)
-    beta = np.fromiter((v for r in group for _, v in r.beta), dtype=np.float64)
-    right = np.isfinite(beta) & (beta >= 0)
+    at, conjunction = table.at, table.conjunction
+    _demand((at >= 0) & (at < n) & (conjunction < len(counts)), at, "names no tree node or no conjunction")
+    _demand(table.weight_count == counts[conjunction], at, "has the wrong number of weights")
+    right = np.isfinite(table.weights) & (table.weights >= 0)
+    _demand(right, np.repeat(at, table.weight_count), "has a weight that is negative or not finite")
+    owner, literal = np.repeat(at, table.beta_count), table.literal
+    right = np.isfinite(table.beta) & (table.beta >= 0)
     _demand(right, owner, "has a multiplier that is negative or not finite")
     named = (literal > 0) & (literal < n)
     inside = np.where(named, literal, 0)
     on_path = named & (plan.first[inside] <= plan.first[owner]) & (plan.first[owner] < plan.last[inside])
     _demand(on_path, owner, "uses a literal that is not on its path")
-    for r in group:
-        if r.cuts is not None:
-            _check_multipliers(f"refutation at tree node {r.at}", *r.cuts, plan.cuts)
-    slopes = [(r.at, a) for r in group for a in r.alpha]
+    owner = np.repeat(at, table.cut_count)
+    _demand(table.cut < plan.cuts, owner, "uses a cut that does not exist there")
+    right = np.isfinite(table.multiplier) & (table.multiplier >= 0)
+    _demand(right, owner, "has multipliers of cuts that are negative, not finite, or not one per cut")
     sizes = np.full(len(network.nodes), -1)
     sizes[list(network.pre_activations)] = [network.nodes[k].size for k in network.pre_activations]
-    owner, node = _integers(k for k, _ in slopes), _integers(a.node for _, a in slopes)
-    lengths = _integers(np.size(a.index) for _, a in slopes)
-    flat = np.array([np.ndim(a.index) == 1 and np.shape(a.index) == np.shape(a.value) for _, a in slopes], dtype=bool)
-    named = (node >= 0) & (node < len(sizes))
-    _demand(flat & named & (sizes[np.where(named, node, 0)] >= 0), owner, "has slopes for a node that has none")
-    index, value = (
-        np.concatenate([np.zeros(0, dtype=np.int64), *(getattr(a, f) for _, a in slopes)]) for f in ("index", "value")
-    )
-    right = (index >= 0) & (index < np.repeat(sizes[node], lengths)) & (value >= 0) & (value <= 255)
-    _demand(right, np.repeat(owner, lengths), "has a slope that is out of range")
+    owner, node = np.repeat(at, table.group_count), table.slope_node
+    named = node < len(sizes)
+    _demand(named & (sizes[np.where(named, node, 0)] >= 0), owner, "has slopes for a node that has none")
+    right = table.slope_index < np.repeat(sizes[node], table.slope_count)
+    _demand(right, np.repeat(owner, table.slope_count), "has a slope that is out of range")
 
 
 def _check_tightening(t: Tightening, plan: _Plan, network: Network) -> None:
@@ -682,12 +694,12 @@ class _Walk:
         return out
 
     def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:
-        """Replace default lower slopes of one region by those of each row where the neuron is unstable."""
+        """Replace default lower slopes of one region by those of each row where that is legal."""
         for a in alphas:
             for k in self.enclosure.network.users[a.node]:
                 if k in frame.lines:
                     lines = frame.lines[k]
-                    free = lines.unstable[0, a.index]
+                    free = lines.free[0, a.index]
                     slopes = rows.slopes.get(k, lines.low[rows.region])
                     slopes[:, a.index[free]] = self._slopes_at(lines, a.value[part][:, free])
                     rows.slopes[k] = slopes
@@ -700,39 +712,49 @@ class _Walk:
 
     # ---- refutations ---------------------------------------------------------------------------
 
-    def _refutations(self, at: int) -> Sequence[Refutation]:
-        """Those that are tried at a tree node."""
-        return self.plan.at.get(at, ())
+    def _refutations(self, at: Array) -> tuple[Array, Array]:
+        """Numbers of those that are tried at tree nodes `at (B,)`, and for which of them: places in `at`."""
+        return self.plan.place.among(at)
 
     def _refute(self, batch: _Regions, frame: Frame) -> None:
         """Close the conjunctions whose refutation holds on the region."""
-        groups: dict[int, list[tuple[int, Refutation]]] = defaultdict(list)
-        for b, at in enumerate(batch.at.tolist()):
-            for r in self._refutations(at):
-                if batch.open[b, r.conjunction]:
-                    groups[r.conjunction].append((b, r))
-        last = len(self.enclosure.nodes) - 1
-        for conjunction, group in groups.items():
-            region = np.array([b for b, _ in group])
-            weights = self.enclosure.numbers(np.array([r.weights for _, r in group], dtype=np.float64))
-            rows = self._functional(self.constraints[conjunction], weights, region, frame)
-            triples = [(row, *pair) for row, (_, r) in enumerate(group) for pair in r.beta if pair[1] > 0]
-            at, literal, beta = (np.array([t[i] for t in triples]) for i in range(3))
-            self._add_literals(rows, at, literal, beta, frame)
-            used = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(r.cuts[0] for _, r in group if r.cuts)]))
-            multipliers = np.zeros((len(group), len(used)))
-            for row, (_, r) in enumerate(group):
-                if r.cuts is not None:
-                    np.add.at(multipliers[row], np.searchsorted(used, r.cuts[0]), r.cuts[1])
-            self._add_cuts(rows, used, multipliers, frame)
-            self._set_slopes(rows, [r for _, r in group], frame)
+        table, last = self.plan.table, len(self.enclosure.nodes) - 1
+        every, where = self._refutations(batch.at)
+        open_ = batch.open[where, table.conjunction[every]]
+        every, where = every[open_], where[open_]
+        for conjunction in distinct(table.conjunction[every]).tolist():
+            chosen = table.conjunction[every] == conjunction
+            group, region = every[chosen], where[chosen]
+            rows = self._rows_of(group, region, conjunction, frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
             closed = value > 0
             self._tried(batch, region, rows)
             if frame.slack is None:
                 for row in self.enclosure.near(rows, value):
-                    closed[row] = self._holds_exactly(batch, frame, rows, row, *group[row])
+                    closed[row] = self._holds_exactly(batch, frame, rows, row, int(region[row]), table[int(group[row])])
             batch.open[region[closed], conjunction] = False
+
+    def _rows_of(self, group: Array, region: Array, conjunction: int, frame: Frame) -> Rows:
+        """The functionals of the refutations numbered `group (R,)`, all of one conjunction, on regions of the batch."""
+        table, g = self.plan.table, self.constraints[conjunction]
+        weights = table.weights[table.ends["weight_count"][group][:, None] + np.arange(len(g.c))]
+        rows = self._functional(g, self.enclosure.numbers(weights), region, frame)
+        row, entry = self._held("beta_count", group)
+        positive = table.beta[entry] > 0
+        row, entry = row[positive], entry[positive]
+        self._add_literals(rows, row, table.literal[entry], table.beta[entry], frame)
+        row, entry = self._held("cut_count", group)
+        used, column = np.unique(table.cut[entry], return_inverse=True)
+        multipliers = np.zeros((len(group), len(used)))
+        np.add.at(multipliers, (row, column), table.multiplier[entry])
+        self._add_cuts(rows, used, multipliers, frame)
+        self._set_slopes(rows, group, frame)
+        return rows
+
+    def _held(self, counts: str, group: Array) -> tuple[Array, Array]:
+        """The entries that a field of counts gives to the refutations `group`, and to which of them."""
+        ends = self.plan.table.ends[counts]
+        return expanded(ends[group], ends[group + 1])
 
     def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
         """Refutations were pulled back to rows over the input."""
@@ -794,7 +816,7 @@ class _Walk:
             e.add_literals(rows, row, node, index, multiplier, threshold, frame)
             return
         reach = e.zeros(len(row))
-        for k in np.unique(node).tolist():
+        for k in distinct(node).tolist():
             here = node == k
             block = e.zeros(len(rows.region), e.nodes[k].size)
             np.add.at(block, (row[here], index[here]), multiplier[here])
@@ -807,26 +829,24 @@ class _Walk:
         rows.error = rows.error + gamma(int(np.bincount(row).max()) + 8) * spread
         e.add(rows, shift)
 
-    def _set_slopes(self, rows: Rows, group: list[Refutation], frame: Frame) -> None:
-        """Replace default lower slopes by the stored ones where the neuron is unstable."""
-        stored: dict[int, list[tuple[int, Alpha]]] = defaultdict(list)
-        for row, r in enumerate(group):
-            for a in r.alpha:
-                stored[a.node].append((row, a))
-        network = self.enclosure.network
-        for node, items in stored.items():
+    def _set_slopes(self, rows: Rows, group: Array, frame: Frame) -> None:
+        """Replace default lower slopes by those of the refutations `group (R,)` where that is legal."""
+        table, network = self.plan.table, self.enclosure.network
+        row, slopes = self._held("group_count", group)
+        ends, nodes = table.ends["slope_count"], table.slope_node[slopes]
+        for node in distinct(nodes).tolist():
+            own = slopes[nodes == node]
+            which, entry = expanded(ends[own], ends[own + 1])
+            row_of, index, value = row[nodes == node][which], table.slope_index[entry], table.slope_value[entry]
             for k in network.users[node]:
                 if k in frame.lines:
-                    rows.slopes[k] = self._stored_slopes(frame.lines[k], rows.region, items)
+                    rows.slopes[k] = self._stored_slopes(frame.lines[k], rows.region, row_of, index, value)
 
-    def _stored_slopes(self, lines: Lines, region: Array, items: list[tuple[int, Alpha]]) -> Array:
-        """(R, n) lower slopes: the default ones with `(row, alpha)` items filled in."""
-        row = np.repeat([row for row, _ in items], [len(a.index) for _, a in items])
-        index = np.concatenate([np.asarray(a.index, dtype=np.int64) for _, a in items])
-        slope = self._slopes_at(lines, np.concatenate([np.asarray(a.value) for _, a in items]))
-        free = lines.unstable[region[row], index]
+    def _stored_slopes(self, lines: Lines, region: Array, row: Array, index: Array, value: Array) -> Array:
+        """(R, n) lower slopes: the default ones with entries `(row, index, value)` filled in, later ones last."""
+        free = lines.free[region[row], index]
         slopes = lines.low[region]
-        slopes[row[free], index[free]] = slope[free]
+        slopes[row[free], index[free]] = self._slopes_at(lines, value[free])
         return slopes
 
     def _slopes_at(self, lines: Lines, value: Array) -> Array:
@@ -848,7 +868,7 @@ class _Walk:
         clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
-        for conjunction in np.unique(which).tolist():
+        for conjunction in distinct(which).tolist():
             g = self.constraints[conjunction]
             members, m = clipped[which == conjunction], len(g.c)
             step = max(1, 4 * CELLS // (widest * max(m, 1)))

@@ -1,7 +1,8 @@
 """The skeleton of an ONNX file: which node computes which tensor from which, and nothing of the values.
 
 The bytes are walked as protobuf fields (protobuf.dev, "Encoding"; numbers from onnx.proto) without copying weights:
-the gates need the wiring of the file itself, whatever the reader made of it.
+the gates need the wiring of the file itself, whatever the reader made of it. The reader, the checker
+(`mucg4.check.wire`) and the gates decode the format each on their own: one fault must not deceive all of them.
 """
 
 from __future__ import annotations

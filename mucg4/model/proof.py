@@ -1,4 +1,4 @@
-"""The proof of an `unsat` verdict: per case a tree of regions with refutations; and its file format.
+"""The proof of an `unsat` verdict: per case a tree of regions with refutations.
 
 Tree. Node 0 is the whole box of the case. An inner node splits its region by one literal pair: the
 value of component `index` of network node `node` (network node 0 is the input) is `<= threshold`
@@ -42,90 +42,25 @@ box (which the children inherit) is cut by the linear lower bound (default slope
 that conjunction: `g_i <= 0` must hold. The constraints cut one after the other; each bounds every input
 once, from the box before it.
 
-None of this is believed: `mucg4.check.walk` re-derives every bound.
-
-File format: JSON (gzip when the name ends in .gz) with the fields of the dataclasses below; flags are strings of
-0 and 1. The arrays of tightenings are base64 of zlib-compressed little-endian bytes, row by row: `index` and `literals`
-int32, `side` int8, `weights`, `beta` and `cut_weights` float64, slopes and shares uint8. Version 1 had no tightenings,
-version 2 no cuts. A file is validated when it is parsed: types, ranks, lengths and ranges of all values, and at most
-LARGEST bytes of text and of unpacked arrays.
+None of this is believed: `mucg4.check.walk` re-derives every bound. The file format is in `mucg4.model.proof_text`.
 """
 
 from __future__ import annotations
 
-import base64
 import builtins
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mucg4.errors import ProofError
-from mucg4.limits.foreign import (
-    Packed,
-    fields_of,
-    flags,
-    inflate,
-    items,
-    json_value,
-    member,
-    number,
-    numbers,
-    read_limited,
-    shallow,
-    text_of,
-    whole,
-    wholes,
-)
-from mucg4.ops.base import Array
-
-FORMAT = "mucg4-proof"
-VERSION = 3
-READABLE = (1, 2, 3)  # a version is the next one without what that added
-LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together
-
-
-@dataclass(frozen=True, eq=False)
-class Alpha:
-    """Lower slopes of one refutation: where the neurons `index` of the pre-activation node `node` are
-    unstable, every two-piece operator that reads them takes `value` in [0, 1].
-
-    Values are multiples of 1/255 so that a proof stays small and reads back exactly.
-    """
-
-    node: int
-    index: Array  # (k,) int32
-    value: Array  # (k,) uint8, alpha = value / 255
-
-
-@dataclass(frozen=True, eq=False)
-class Refutation:
-    """See the module text. `beta` are `(literal, multiplier)` pairs; a literal is named by the tree node
-    whose region it first restricts (the child created by the split). `cuts` are numbers `(K,)` int32 of cuts and their
-    multipliers `(K,)`; None when there are none. `core` lists the tree nodes of the
-    literals that are needed; None when it was not computed. `margin` is the lower bound found (informal).
-    """
-
-    at: int
-    conjunction: int
-    weights: tuple[float, ...]
-    alpha: tuple[Alpha, ...] = ()
-    beta: tuple[tuple[int, float], ...] = ()
-    core: tuple[int, ...] | None = None
-    margin: float = 0.0
-    cuts: tuple[Array, Array] | None = None
-
-    def __post_init__(self) -> None:
-        if self.cuts is not None:
-            own, values = self.cuts
-            _check_arrays("a refutation", [(own, "i", 1), (values, "f", np.shape(own))])
-            if np.any(own < 0):
-                raise ProofError("a refutation has a negative index")
+from mucg4.model.refutations import Alpha as Alpha
+from mucg4.model.refutations import Refutation as Refutation
+from mucg4.model.refutations import Refutations as Refutations
+from mucg4.model.refutations import check_arrays
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, distinct
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,34 +72,25 @@ class Cuts:
     """
 
     node: int
-    index: Array  # (R,) int32
+    index: IntArray  # (R,) int32
     shares: tuple[Alpha, ...]
     after: int
 
     def __post_init__(self) -> None:
         count = np.size(self.index)
-        arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [(self.index, "i", (count,))]
+        arrays: list[tuple[AnyArray, str, tuple[int, ...] | int]] = [(self.index, "i", (count,))]
         for s in self.shares:
             arrays += [(s.index, "i", 1), (s.value, "u", (count, np.size(s.index)))]
-        _check_arrays("cuts", arrays)
+        check_arrays("cuts", arrays)
         if not count or self.after < 0 or any(np.any(i < 0) for i in (self.index, *(s.index for s in self.shares))):
             raise ProofError("cuts without rows, or with a negative number")
         if any(np.any(s.value > 255) for s in self.shares):
             raise ProofError("a cut has a share that is out of range")
 
-    def take(self, rows: Array) -> Cuts:
+    def take(self, rows: IntArray) -> Cuts:
         """The chosen rows (at least one)."""
         shares = tuple(Alpha(s.node, s.index, s.value[rows]) for s in self.shares)
         return replace(self, index=self.index[rows], shares=shares)
-
-
-def _check_arrays(what: str, arrays: list[tuple[Array, str, tuple[int, ...] | int]]) -> None:
-    """Arrays with their kind of number, and their shape or number of axes."""
-    for array, kind, shape in arrays:
-        if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
-            raise ProofError(f"an array of {what} has the wrong type")
-        if (array.ndim if isinstance(shape, int) else array.shape) != shape:
-            raise ProofError(f"an array of {what} has the wrong shape")
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,20 +106,20 @@ class Tightening:
     at: int
     conjunction: int
     node: int
-    index: Array  # (R,) int32
-    side: Array  # (R,) int8, +1 or -1
-    weights: Array  # (R, m) float64 >= 0
+    index: IntArray  # (R,) int32
+    side: IntArray  # (R,) int8, +1 or -1
+    weights: FloatArray  # (R, m) float64 >= 0
     alpha: tuple[Alpha, ...]
-    literals: Array  # (L,) int32
-    beta: Array  # (R, L) float64 >= 0
-    cuts: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # (C,)
-    cut_weights: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (R, C) float64 >= 0
+    literals: IntArray  # (L,) int32
+    beta: FloatArray  # (R, L) float64 >= 0
+    cuts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # (C,)
+    cut_weights: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))  # (R, C) float64 >= 0
 
     def __post_init__(self) -> None:
         count = np.size(self.index)
         if not np.size(self.cuts) and not np.size(self.cut_weights):
             object.__setattr__(self, "cut_weights", np.zeros((count, 0)))
-        arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [
+        arrays: list[tuple[AnyArray, str, tuple[int, ...] | int]] = [
             (self.index, "i", (count,)),
             (self.side, "i", (count,)),
             (self.weights, "f", 2),
@@ -204,7 +130,7 @@ class Tightening:
         ]
         for a in self.alpha:
             arrays += [(a.index, "i", 1), (a.value, "u", (count, np.size(a.index)))]
-        _check_arrays("a tightening", arrays)
+        check_arrays("a tightening", arrays)
         if not count or len(self.weights) != count:
             raise ProofError("a tightening has no rows, or not one list of weights per row")
         if not np.all(abs(self.side) == 1):
@@ -214,7 +140,7 @@ class Tightening:
         if any(np.any(a.value > 255) for a in self.alpha):
             raise ProofError("a tightening has a slope that is out of range")
 
-    def take(self, rows: Array) -> Tightening:
+    def take(self, rows: IntArray) -> Tightening:
         """The chosen rows (at least one)."""
         alpha = tuple(Alpha(a.node, a.index, a.value[rows]) for a in self.alpha)
         chosen = {f: getattr(self, f)[rows] for f in ("index", "side", "weights", "beta", "cut_weights")}
@@ -228,14 +154,14 @@ class Tree:
     The tree answers for the conjunctions `conjunctions` of case number `case` (None: for all of them).
     """
 
-    node: Array  # (N,) int32, network node whose value is split, -1 at leaves
-    index: Array  # (N,) int32
-    threshold: Array  # (N,) float64
-    left: Array  # (N,) int32, -1 at leaves
-    right: Array  # (N,) int32
-    refresh: Array  # (N,) bool
-    clip: Array  # (N,) bool
-    refutations: tuple[Refutation, ...] = ()
+    node: IntArray  # (N,) int32, network node whose value is split, -1 at leaves
+    index: IntArray  # (N,) int32
+    threshold: FloatArray  # (N,) float64
+    left: IntArray  # (N,) int32, -1 at leaves
+    right: IntArray  # (N,) int32
+    refresh: BoolArray  # (N,) bool
+    clip: BoolArray  # (N,) bool
+    refutations: Sequence[Refutation] = ()
     case: int = 0
     conjunctions: tuple[int, ...] | None = None
     tightenings: tuple[Tightening, ...] = ()
@@ -244,22 +170,23 @@ class Tree:
     def __post_init__(self) -> None:
         n = np.size(self.node)
         kinds = {"node": "i", "index": "i", "threshold": "f", "left": "i", "right": "i", "refresh": "b", "clip": "b"}
-        _check_arrays("a tree", [(getattr(self, f), kind, 1) for f, kind in kinds.items()])
+        check_arrays("a tree", [(getattr(self, f), kind, 1) for f, kind in kinds.items()])
         if n == 0 or any(len(getattr(self, f)) != n for f in kinds):
             raise ProofError("tree arrays differ in length")
         inner = self.left >= 0
         if not np.array_equal(inner, self.right >= 0) or not np.array_equal(inner, self.node >= 0):
             raise ProofError("a tree node has only one child")
         children = np.concatenate([self.left[inner], self.right[inner]])
-        if len(children) != n - 1 or len(np.unique(children)) != n - 1 or (len(children) and children.max() >= n):
+        if len(children) != n - 1 or len(distinct(children)) != n - 1 or (len(children) and children.max() >= n):
             raise ProofError("the tree's children do not form one tree")
         parents = np.concatenate([np.flatnonzero(inner)] * 2)
         if np.any(children <= parents):
             raise ProofError("a child stands before its parent")
         if not np.all(np.isfinite(self.threshold[inner])):
             raise ProofError("a split threshold is not finite")
-        places = [r.at for r in self.refutations] + [t.at for t in self.tightenings]
-        if any(not 0 <= at < n for at in places):
+        known = self.refutations
+        at = known.at if isinstance(known, Refutations) else np.array([r.at for r in known], dtype=object)
+        if np.any((at < 0) | (at >= n)) or any(not 0 <= t.at < n for t in self.tightenings):
             raise ProofError("a refutation or tightening names no tree node")
         if self.cuts and self.conjunctions is not None and len(self.conjunctions) != 1:
             raise ProofError("a tree with cuts answers for several conjunctions")
@@ -267,12 +194,17 @@ class Tree:
     def __len__(self) -> int:
         return len(self.node)
 
+    @cached_property
+    def table(self) -> Refutations:
+        """The refutations in arrays; raises `ProofError` for some that fit in none."""
+        return Refutations.of(self.refutations)
+
     @property
-    def leaves(self) -> Array:
+    def leaves(self) -> IntArray:
         """Positions of the leaves."""
         return np.flatnonzero(self.left < 0)
 
-    def parents(self) -> Array:
+    def parents(self) -> IntArray:
         """(N,) parent of each tree node, -1 at the root."""
         out = np.full(len(self), -1, dtype=np.int64)
         inner = np.flatnonzero(self.left >= 0)
@@ -280,48 +212,51 @@ class Tree:
         out[self.right[inner]] = inner
         return out
 
-    def leaf_counts(self) -> Array:
+    def leaf_counts(self) -> IntArray:
         """(N,) number of leaves in the subtree of each tree node."""
-        out = (self.left < 0).astype(np.int64)
+        left, right = self.left.tolist(), self.right.tolist()
+        out = [1] * len(left)
         for k in np.flatnonzero(self.left >= 0)[::-1].tolist():  # children stand after their parents
-            out[k] = out[self.left[k]] + out[self.right[k]]
-        return out
+            out[k] = out[left[k]] + out[right[k]]
+        return np.array(out, dtype=np.int64)
 
-    def depths(self) -> Array:
+    def depths(self) -> IntArray:
         """(N,) number of literals on the path to each tree node."""
-        out = np.zeros(len(self), dtype=np.int64)
-        for k in range(len(self)):  # parents stand before children
-            if self.left[k] >= 0:
-                out[self.left[k]] = out[self.right[k]] = out[k] + 1
-        return out
+        left, right = self.left.tolist(), self.right.tolist()
+        out = [0] * len(left)
+        for k in np.flatnonzero(self.left >= 0).tolist():  # parents stand before children
+            out[left[k]] = out[right[k]] = out[k] + 1
+        return np.array(out, dtype=np.int64)
 
 
-def keep_cuts(tree: Tree, keep: Array) -> Tree:
+def keep_cuts(tree: Tree, keep: BoolArray) -> Tree:
     """The tree with only the cuts marked in `keep (C,)`, renumbered; multipliers of the others are left out."""
     if np.all(keep):
         return tree
     places = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last: numbers that the tree does not have
 
-    def new(numbers: Array) -> Array:
+    def new(numbers: IntArray) -> IntArray:
         return places[np.minimum(numbers, len(keep))]
 
-    refutations = []
-    for r in tree.refutations:
-        if r.cuts is not None:
-            there = new(r.cuts[0]) >= 0
-            left = (new(r.cuts[0])[there].astype(np.int32), r.cuts[1][there]) if there.any() else None
-            r = replace(r, cuts=left)
-        refutations.append(r)
+    table = tree.table
+    there = new(table.cut) >= 0
+    owner = np.repeat(np.arange(len(table)), table.cut_count)
+    refutations = replace(
+        table,
+        cut_count=np.bincount(owner[there], minlength=len(table)).astype(np.int32),
+        cut=new(table.cut)[there].astype(np.int32),
+        multiplier=table.multiplier[there],
+    )
     tightenings = []
     for t in tree.tightenings:
         there = new(t.cuts) >= 0
         numbers = new(t.cuts)[there].astype(np.int32)
         tightenings.append(replace(t, cuts=numbers, cut_weights=t.cut_weights[:, there]))
     cuts = kept_rows(tree.cuts, keep)
-    return replace(tree, cuts=tuple(cuts), refutations=tuple(refutations), tightenings=tuple(tightenings))
+    return replace(tree, cuts=tuple(cuts), refutations=refutations, tightenings=tuple(tightenings))
 
 
-def kept_rows(cuts: Sequence[Cuts], keep: Array) -> list[Cuts]:
+def kept_rows(cuts: Sequence[Cuts], keep: BoolArray) -> list[Cuts]:
     """The rows marked in `keep`, which counts over all `cuts` in order."""
     out, first = [], 0
     for c in cuts:
@@ -361,241 +296,3 @@ class Proof:
     def leaves(self) -> int:
         """Number of leaves over all trees."""
         return sum(len(t.leaves) for t in self.trees)
-
-
-def _tree_to_json(tree: Tree) -> dict[str, Any]:
-    plain = {k: getattr(tree, k).tolist() for k in ("node", "index", "threshold", "left", "right")}
-    flags = {k: "".join("1" if v else "0" for v in getattr(tree, k)) for k in ("refresh", "clip")}
-    rows = []
-    for r in tree.refutations:
-        row: dict[str, Any] = {"at": r.at, "conjunction": r.conjunction, "weights": list(r.weights), "margin": r.margin}
-        if r.alpha:
-            row["alpha"] = [{"node": a.node, "index": a.index.tolist(), "value": a.value.tolist()} for a in r.alpha]
-        if r.beta:
-            row["beta"] = [list(b) for b in r.beta]
-        if r.cuts is not None:
-            row["cuts"] = [r.cuts[0].tolist(), r.cuts[1].tolist()]
-        if r.core is not None:
-            row["core"] = list(r.core)
-        rows.append(row)
-    covers = None if tree.conjunctions is None else list(tree.conjunctions)
-    tightenings = [_tightening_to_json(t) for t in tree.tightenings]
-    out = {"case": tree.case, "conjunctions": covers, **plain, **flags, "refutations": rows}
-    if tightenings:
-        out["tightenings"] = tightenings
-    if tree.cuts:
-        out["cuts"] = [_cuts_to_json(c) for c in tree.cuts]
-    return out
-
-
-def _packed(values: Array, dtype: str) -> str:
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(values, dtype=dtype).tobytes(), 6)).decode()
-
-
-def _cuts_to_json(c: Cuts) -> dict[str, Any]:
-    return {
-        "node": int(c.node),
-        "index": _packed(c.index, "<i4"),
-        "shares": _slopes_to_json(c.shares),
-        "after": c.after,
-    }
-
-
-def _cuts_from_json(value: Any, packed: Packed) -> Cuts:
-    """Raises as `_tightening_from_json`."""
-    data = fields_of(value, "an entry of cuts")
-    index = packed.array(member(data, "index"), "<i4", "index of cuts")
-    shares = _slopes_from_json(member(data, "shares"), len(index), packed)
-    return Cuts(whole(member(data, "node"), "node"), index, shares, whole(member(data, "after"), "after"))
-
-
-def _slopes_to_json(slopes: tuple[Alpha, ...]) -> list[dict[str, Any]]:
-    return [{"node": int(a.node), "index": _packed(a.index, "<i4"), "value": _packed(a.value, "<u1")} for a in slopes]
-
-
-def _slopes_from_json(value: Any, count: int, packed: Packed) -> tuple[Alpha, ...]:
-    out = []
-    for a in items(value, "slopes"):
-        data = fields_of(a, "an entry of slopes")
-        neurons = packed.array(member(data, "index"), "<i4", "index of slopes")
-        values = packed.array(member(data, "value"), "<u1", "value of slopes", count * len(neurons))
-        out.append(Alpha(whole(member(data, "node"), "node"), neurons, values.reshape(count, len(neurons))))
-    return tuple(out)
-
-
-def _tightening_to_json(t: Tightening) -> dict[str, Any]:
-    out = {
-        "at": int(t.at),
-        "conjunction": int(t.conjunction),
-        "node": int(t.node),
-        "index": _packed(t.index, "<i4"),
-        "side": _packed(t.side, "<i1"),
-        "weights": _packed(t.weights, "<f8"),
-        "alpha": _slopes_to_json(t.alpha),
-        "literals": _packed(t.literals, "<i4"),
-        "beta": _packed(t.beta, "<f8"),
-    }
-    if len(t.cuts):
-        out["cuts"], out["cut_weights"] = _packed(t.cuts, "<i4"), _packed(t.cut_weights, "<f8")
-    return out
-
-
-def _tightening_from_json(value: Any, packed: Packed) -> Tightening:
-    """Raises `ValueError` where the values do not make rows, `ProofError` where rows make no sense."""
-    data = fields_of(value, "a tightening")
-    index = packed.array(member(data, "index"), "<i4", "index of a tightening")
-    literals = packed.array(member(data, "literals"), "<i4", "literals of a tightening")
-    cuts = packed.array(data["cuts"], "<i4", "cuts of a tightening") if "cuts" in data else np.zeros(0, dtype=np.int32)
-    weights = packed.array(member(data, "weights"), "<f8", "weights of a tightening")
-    count = len(index)
-    if not count or len(weights) % count:
-        raise ProofError("a tightening has no rows, or not one list of weights per row")
-
-    def rows(name: str, width: int) -> Array:
-        return packed.array(member(data, name), "<f8", name, count * width).reshape(count, width)
-
-    return Tightening(
-        at=whole(member(data, "at"), "at"),
-        conjunction=whole(member(data, "conjunction"), "conjunction"),
-        node=whole(member(data, "node"), "node"),
-        index=index,
-        side=packed.array(member(data, "side"), "<i1", "side", count),
-        weights=weights.reshape(count, -1),
-        alpha=_slopes_from_json(member(data, "alpha"), count, packed),
-        literals=literals,
-        beta=rows("beta", len(literals)),
-        cuts=cuts,
-        cut_weights=rows("cut_weights", len(cuts)) if len(cuts) else np.zeros((0, 0)),
-    )
-
-
-def _alpha_from_json(value: Any) -> Alpha:
-    data = fields_of(value, "an entry of alpha")
-    index = wholes(member(data, "index"), "index of alpha")
-    value = wholes(member(data, "value"), "value of alpha", np.uint8, high=255)
-    if len(index) != len(value):
-        raise ValueError("index and value of alpha differ in length")
-    return Alpha(whole(member(data, "node"), "node"), index, value)
-
-
-def _beta_from_json(value: Any) -> tuple[int, float]:
-    pair = items(value, "an entry of beta")
-    if len(pair) != 2:
-        raise ValueError("an entry of beta is no pair")
-    return whole(pair[0], "a literal of beta"), number(pair[1], "a multiplier")
-
-
-def _refutation_from_json(value: Any) -> Refutation:
-    data = fields_of(value, "a refutation")
-    cuts = None
-    if "cuts" in data:
-        pair = items(data["cuts"], "cuts of a refutation")
-        if len(pair) != 2:
-            raise ValueError("cuts of a refutation are no pair of lists")
-        cuts = wholes(pair[0], "cuts of a refutation"), numbers(pair[1], "multipliers of cuts")
-    return Refutation(
-        at=whole(member(data, "at"), "at"),
-        conjunction=whole(member(data, "conjunction"), "conjunction"),
-        weights=tuple(numbers(member(data, "weights"), "weights").tolist()),
-        alpha=tuple(_alpha_from_json(a) for a in items(data.get("alpha", []), "alpha")),
-        beta=tuple(_beta_from_json(b) for b in items(data.get("beta", []), "beta")),
-        core=tuple(wholes(data["core"], "core").tolist()) if "core" in data else None,
-        margin=number(member(data, "margin"), "margin", finite=False),
-        cuts=cuts,
-    )
-
-
-def _tree_from_json(value: Any, packed: Packed) -> Tree:
-    data = fields_of(value, "a tree")
-    covers = member(data, "conjunctions")
-    node, index, left, right = (wholes(member(data, k), k, low=-1) for k in ("node", "index", "left", "right"))
-    if len(index) == len(left) and np.any(index[left >= 0] < 0):
-        raise ValueError("a literal has a negative index")
-    return Tree(
-        node,
-        index,
-        numbers(member(data, "threshold"), "threshold"),
-        left,
-        right,
-        flags(member(data, "refresh"), "refresh"),
-        flags(member(data, "clip"), "clip"),
-        tuple(_refutation_from_json(r) for r in items(member(data, "refutations"), "refutations")),
-        whole(member(data, "case"), "case"),
-        None if covers is None else tuple(wholes(covers, "conjunctions").tolist()),
-        tuple(_tightening_from_json(t, packed) for t in items(data.get("tightenings", []), "tightenings")),
-        tuple(_cuts_from_json(c, packed) for c in items(data.get("cuts", []), "cuts")),
-    )
-
-
-def to_text(proof: Proof) -> str:
-    """The file format as text."""
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "network": proof.network,
-            "property": proof.property,
-            "source": proof.source,
-            "notes": proof.notes,
-            "trees": [_tree_to_json(t) for t in proof.trees],
-        },
-        separators=(",", ":"),
-    )
-
-
-def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
-    """Inverse of `to_text`; raises `ProofError` for anything malformed or of another version.
-
-    What comes back has arrays of the right rank, type and length, and whole numbers that fit int32; whether they mean
-    something for a network is seen where they are used. All packed arrays together hold at most `arrays` bytes.
-    """
-    try:
-        data = json_value(text)
-        if type(data) is not dict or data.get("format") != FORMAT:
-            raise ProofError("not a mucg4 proof")
-        version = whole(member(data, "version"), "version", high=10**9)
-        if version not in READABLE:
-            raise ProofError(f"proof format version {version} is not supported (this is {VERSION})")
-        packed = Packed(arrays)
-        trees = tuple(_tree_from_json(t, packed) for t in items(member(data, "trees"), "trees"))
-        network, prop, source = (text_of(member(data, k), k) for k in ("network", "property", "source"))
-        notes = shallow(fields_of(member(data, "notes"), "notes"), "notes")
-        return Proof(network, prop, trees, source, notes)
-    except (ValueError, OverflowError) as error:
-        raise ProofError(f"malformed proof: {error}") from error
-    except MemoryError:
-        raise ProofError("malformed proof: too large for the memory") from None
-
-
-def to_bytes(proof: Proof) -> bytes:
-    """Compressed form for the store."""
-    return zlib.compress(to_text(proof).encode(), 6)
-
-
-def from_bytes(blob: bytes, most: int = LARGEST) -> Proof:
-    """Inverse of `to_bytes`; raises `ProofError`, also for more than `most` bytes of text or of arrays."""
-    try:
-        text = inflate(blob, most)
-    except ValueError as error:
-        raise ProofError(f"malformed proof: {error}") from error
-    return from_text(text, most)
-
-
-def write_proof(proof: Proof, path: Path) -> None:
-    """Write the file format; gzip when the name ends in .gz."""
-    data = to_text(proof).encode()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
-
-
-def read_proof(path: Path, poll: Callable[[], None] | None = None) -> Proof:
-    """Read the file format; raises `ProofError` for malformed content, `OSError` when unreadable.
-
-    `poll` is called now and then while a gzip file is unpacked, and may raise.
-    """
-    try:
-        data = read_limited(path, LARGEST)
-        if data[:2] == b"\x1f\x8b":
-            data = inflate(data, LARGEST, gzip=True, poll=poll)
-    except ValueError as error:
-        raise ProofError(f"malformed proof: {error}") from error
-    return from_text(data)

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Reduce
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 from mucg4.ops.curves import COS, EXP, LOG, RECIPROCAL, SIN, SQRT
 from mucg4.ops.steps import SIGN
 from mucg4.read import constant
@@ -33,8 +33,8 @@ from mucg4.read.operators import (
 )
 from mucg4.read.protobuf import INT32, INT64, OnnxNode
 
-MOST_FACTORS = 256  # of one product over axes
-SINGLE_EPSILON = float(np.float32(1e-5))
+MOST_FACTORS = 256  # of one product over axes; not measured
+SINGLE_EPSILON = float(np.float32(1e-5))  # ONNX's default; given
 OTHERWISE = frozenset(
     "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization ReduceL2 "
     "ReduceLogSum ReduceLogSumExp ReduceProd Tan Shrink".split()
@@ -161,7 +161,7 @@ def _reduce(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [Variable(parts[0].draft, shape)]
 
 
-def _log_sum_exp(b: Builder, x: Variable, lists: Array, shape: tuple[int, ...]) -> Variable:
+def _log_sum_exp(b: Builder, x: Variable, lists: AnyArray, shape: tuple[int, ...]) -> Variable:
     """`x_0 + log sum exp(x_j - x_0)`: the logarithm's argument is at least 1."""
     own = b.pick(x, np.ascontiguousarray(lists[:, 0]))
     every = b.pick(x, np.ascontiguousarray(lists.ravel()))
@@ -183,7 +183,7 @@ def _trilu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.times(x, Constant(triangle(node, x.shape, optional_constant(node, values, 1)).astype(np.float64)))]
 
 
-def triangle(node: OnnxNode, shape: Sequence[int], offset: Constant | None) -> Array:
+def triangle(node: OnnxNode, shape: Sequence[int], offset: Constant | None) -> AnyArray:
     """Which entries Trilu keeps."""
     if len(shape) < 2:
         raise node.invalid(f"an input of shape {list(shape)}")
@@ -197,7 +197,7 @@ def triangle(node: OnnxNode, shape: Sequence[int], offset: Constant | None) -> A
     return np.broadcast_to(kept > 0, tuple(shape))
 
 
-def running(node: OnnxNode, shape: Sequence[int], axis: Constant) -> tuple[int, Array]:
+def running(node: OnnxNode, shape: Sequence[int], axis: Constant) -> tuple[int, AnyArray]:
     """The axis of a CumSum, and its matrix `(outputs, inputs)` of zeros and ones."""
     if axis.kind not in (INT32, INT64) or axis.value.size != 1:
         raise node.invalid("its axis is not one integer")
@@ -213,7 +213,7 @@ def _cumulative(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [along(b, x, at, weight)]
 
 
-def along(b: Builder, x: Variable, axis: int, weight: Array, roundings: int = 0) -> Variable:
+def along(b: Builder, x: Variable, axis: int, weight: AnyArray, roundings: int = 0) -> Variable:
     """A matrix `(m, n)` applied to an axis of n."""
     last = b.move(x, lambda a: np.moveaxis(a, axis, -1))
     out = rows(b, last, weight, roundings, (*last.shape[:-1], len(weight)))
@@ -259,7 +259,7 @@ def _scatter(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     return [b.move(joined, lambda a: a[layout])]
 
 
-def scattered(node: OnnxNode, shape: tuple[int, ...], indices: Constant, updated: tuple[int, ...]) -> Array:
+def scattered(node: OnnxNode, shape: tuple[int, ...], indices: Constant, updated: tuple[int, ...]) -> AnyArray:
     """For each entry of the result its place in data and updates one behind the other."""
     if node.attributes.get("reduction", "none") != "none":
         raise node.unsupported(f"reduction {node.attributes['reduction']!r}")
@@ -272,7 +272,7 @@ def scattered(node: OnnxNode, shape: tuple[int, ...], indices: Constant, updated
         depth = at.shape[-1] if at.ndim else 0
         if not 1 <= depth <= len(shape) or updated != (*at.shape[:-1], *shape[depth:]):
             raise node.invalid(f"updates of shape {list(updated)} for indices of shape {list(at.shape)}")
-        where: tuple[Array, ...] = tuple(wrapped(node, at[..., i], n) for i, n in enumerate(shape[:depth]))
+        where: tuple[AnyArray, ...] = tuple(wrapped(node, at[..., i], n) for i, n in enumerate(shape[:depth]))
         count = prod(at.shape[:-1])
         flat = np.ravel_multi_index(where, shape[:depth]) if count else np.zeros(0, dtype=np.int64)
     else:
@@ -343,7 +343,7 @@ def subscripts(node: OnnxNode, shapes: Sequence[tuple[int, ...]]) -> tuple[list[
     return named, target
 
 
-def _moved(b: Builder, x: Value, f: Callable[[Array], Array]) -> Value:
+def _moved(b: Builder, x: Value, f: Callable[[AnyArray], AnyArray]) -> Value:
     return b.move(x, f) if isinstance(x, Variable) else x.map(lambda a: np.asarray(f(a)))
 
 

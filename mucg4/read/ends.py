@@ -17,7 +17,7 @@ from mucg4.read.protobuf import DOUBLE, FLOAT, LARGEST_TENSOR, Tensor, shortened
 
 Shape = tuple[int, ...]
 Open = tuple[int | str | None, ...]
-GUESSED_DIMENSION = 2**20  # longest side that is looked for
+GUESSED_DIMENSION = 2**20  # longest side that is looked for; not measured
 
 
 class Inputs(NamedTuple):

@@ -16,9 +16,9 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.network import Original
 from mucg4.read.protobuf import TYPES, parse_model, shortened
 
-LARGEST = 2**31 - 2**20  # bytes of the model with its weights inside: protobuf has no larger messages
-MOST_FILES = 10_000
-PACKED = (21, 22)  # element types of four bits
+LARGEST = 2**31 - 2**20  # bytes of the model with its weights inside: protobuf has no larger messages; not measured
+MOST_FILES = 10_000  # that the tensors of one model lie in; not measured
+PACKED = (21, 22)  # element types of four bits; not measured
 Read = Callable[[Path], bytes]
 
 

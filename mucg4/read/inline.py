@@ -20,8 +20,8 @@ from mucg4.read.protobuf import (
     text_of,
 )
 
-MOST_NODES = 50_000  # in functions that are called
-DEEPEST = 32  # calls within calls
+MOST_NODES = 50_000  # in functions that are called; not measured
+DEEPEST = 32  # calls within calls; not measured
 
 Functions = Mapping[tuple[str, str, str], Any]
 

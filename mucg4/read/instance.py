@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import ast
-import csv
 import hashlib
-import io
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
-from mucg4.errors import InputError, UnsupportedError
+from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
-from mucg4.model.network import Network, Original
-from mucg4.model.query import Case, Query
-from mucg4.read.formula import ParsedProperty
-from mucg4.read.normal import UnboundedError, open_inputs, to_cases
-from mucg4.read.vnnlib import parse_vnnlib
+from mucg4.model.network import Original
+from mucg4.model.query import Query
+from mucg4.read.normal import UnboundedError
+from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
-LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
+LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
 GZIP = b"\x1f\x8b"  # how every gzip archive starts, and no model and no text
 EXTERNAL = b"location"  # the key by which a tensor names the file that holds it
-SPANS = (Fraction(1), Fraction(100), Fraction(10_000))  # how far inputs without bounds are looked at
-MOST_OPEN = 1000  # inputs without bounds that are looked at one by one
-LARGEST_TEXT = 2**29  # most bytes of a property or of a list
+LARGEST_TEXT = 2**29  # most bytes of a property or of a list; not measured
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,8 @@ class Instance:
     """One row of an instance list.
 
     `onnx` and `vnnlib` are relative to the list's folder, resolved; `onnx_text` and `vnnlib_text` are
-    the cells as written. A row of several networks (a list of pairs in the first cell) keeps that
-    text as `onnx` too: `read_query` answers it with `UnsupportedError`.
+    the cells as written. A row of several networks has a list of pairs in the first cell; `onnx` is such a list too,
+    of resolved paths, as `read_query` takes it.
     """
 
     onnx: Path
@@ -89,9 +82,7 @@ def read_query(
     `shapes` are what the user says about the network's inputs, "" for the only one. Raises `InputError` or
     `UnsupportedError` whose text starts with the file at fault.
     """
-    several = _network_names(os.fspath(onnx))
-    if several:
-        raise UnsupportedError(f"queries over several networks ({', '.join(several)}) are not supported yet")
+    several = network_paths(os.fspath(onnx))
     try:
         text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
     except InputError:
@@ -100,6 +91,12 @@ def read_query(
                 f"{os.fspath(onnx)}: this is a property; the network comes first, then the property"
             ) from None
         raise
+    if several:
+        from mucg4.read.networks import query_of_models
+
+        models = {name: read_model(path) for name, path in several.items()}
+        with _blaming(os.fspath(vnnlib)):
+            return query_of_models(models, text)
     data, original = read_model(onnx)
     return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original, shapes)
 
@@ -127,6 +124,14 @@ def query_of(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
+    if "(declare-network" in text:
+        from mucg4.read.vnnlib2 import is_version_2
+
+        if is_version_2(text):
+            from mucg4.read.networks import query_of_models
+
+            with _blaming(vnnlib):
+                return query_of_models({onnx: (data, original)}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):
@@ -145,24 +150,11 @@ def query_of(
         try:
             cases = to_cases(prop, network.element_type)
         except UnboundedError as error:
-            cases, limited = _open_cases(prop, network, str(error))
+            from mucg4.read.unbounded import open_cases
+
+            cases, limited = open_cases(prop, network, str(error))
     source = hashlib.sha256(text.encode()).hexdigest()
     return Query((network,), cases, source_hash=source, text=text, limited=limited)
-
-
-def _open_cases(prop: ParsedProperty, network: Network, what: str) -> tuple[tuple[Case, ...], str]:
-    """Cases of a property that leaves inputs without bounds, and why they are not all of it, "" where they are.
-
-    What nothing reads may have any value. Else there may be witnesses in larger and larger boxes, but no proof.
-    """
-    asked = open_inputs(prop, network.element_type)[:MOST_OPEN]
-    ignored = frozenset(asked if not network.reads(asked) else [i for i in asked if not network.reads([i])])
-    try:
-        return to_cases(prop, network.element_type, ignored), ""
-    except UnboundedError:
-        every = [to_cases(prop, network.element_type, ignored, span) for span in SPANS]
-        cases = tuple(case for some in every for case in some)
-        return cases, f"{what}: no unsafe point was found with such inputs between -{SPANS[-1]} and {SPANS[-1]}"
 
 
 def _is_text(path: str | os.PathLike[str]) -> bool:
@@ -192,6 +184,9 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     source = Path(path)
     if source.is_dir():
         source = source / "instances.csv"
+    import csv
+    import io
+
     text = read_text(source)
     rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     out: list[Instance] = []
@@ -218,16 +213,21 @@ def _instance(cells: list[str], folder: Path, place: str) -> Instance:
         raise InputError(f"{place}: the timeout {limit!r} is not a number") from None
     if not (math.isfinite(timeout) and timeout > 0):
         raise InputError(f"{place}: the timeout {limit!r} is not a positive number")
-    network = Path(onnx) if onnx.startswith("[") else folder / onnx
+    several = network_paths(onnx)
+    network = Path(repr([(n, str(folder / p)) for n, p in several.items()])) if several else folder / onnx
     return Instance(network, folder / vnnlib, timeout, onnx, vnnlib)
 
 
-def _network_names(text: str) -> list[str]:
-    """The names in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
+def network_paths(text: str) -> dict[str, str]:
+    """The paths by name in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
     if not text.startswith("["):
-        return []
+        return {}
+    import ast
+
     try:
-        pairs = ast.literal_eval(text)
-        return [str(name) for name, _ in pairs]
+        pairs = [(str(name), str(path)) for name, path in ast.literal_eval(text)]
     except (ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{text}: not a list of (name, path) pairs") from error
+    if len(dict(pairs)) != len(pairs) or not pairs:
+        raise InputError(f"{text}: each network needs a name of its own")
+    return dict(pairs)

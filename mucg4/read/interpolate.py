@@ -12,14 +12,14 @@ from math import floor
 
 import numpy as np
 
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 from mucg4.read.movement import LARGEST_LENGTH, resize_lengths
 from mucg4.read.protobuf import OnnxNode
 
 
 def interpolation(
-    node: OnnxNode, shape: Sequence[int], further: Sequence[Array | None]
-) -> list[tuple[int, Array, bool]]:
+    node: OnnxNode, shape: Sequence[int], further: Sequence[AnyArray | None]
+) -> list[tuple[int, AnyArray, bool]]:
     """`(axis, weights (length, size), exact)` for each axis that changes, in order."""
     if node.attributes.get("mode", "nearest") != "linear" or node.attributes.get("exclude_outside", 0):
         raise node.unsupported("this mode")

@@ -19,7 +19,7 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.network import Network, Original
 from mucg4.ops.affine import Dense, Scale
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.composed import COMPOSED_HANDLERS, OTHERWISE, resize_linear
 from mucg4.read.constant import Constant
@@ -44,7 +44,7 @@ from mucg4.read.table import check_types, lookup
 from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
 
-LARGEST_FOLDED = 4096.0  # roundings behind a constant
+LARGEST_FOLDED = 4096.0  # roundings behind a constant; not measured
 RESIZING = ("Resize", "Upsample")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
@@ -191,7 +191,7 @@ class _Reading:
             self.values[tensor.name], start = value, end
         self.kinds = dict.fromkeys(self.values, self.element_type)
         self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
-        self.terms: dict[int, Array] = {}  # drafts -> sizes of the terms that an execution adds up in their offsets
+        self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
 
@@ -254,7 +254,7 @@ class _Reading:
             if node.op in ("Mul", "Div", "Neg", "Abs", "Sqrt", "Reciprocal", "Concat", "Relu", "Cast"):
                 count = sum(behind) + 2
             elif node.op in ("Add", "Sub"):
-                size = abs(given[0].double()) + abs(given[1].double())
+                size: FloatArray = abs(given[0].double()) + abs(given[1].double())
                 count = 2 + max(behind) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
             elif node.op == "MatMul" and all(c.value.ndim >= 1 for c in given):
                 size, inner = abs(given[0].double()) @ abs(given[1].double()), given[0].shape[-1]
@@ -316,7 +316,7 @@ class _Reading:
         if isinstance(x, Constant):
             parts = mover(x.value, node, further)
             self.builder.count(sum(p.size for p in parts))
-            errors: list[Array | None] = [None] * len(parts)
+            errors: list[FloatArray | None] = [None] * len(parts)
             if x.error is not None:
                 errors = list(mover(x.error, node, further))
             return [replace(x, value=p, error=e) for p, e in zip(parts, errors, strict=True)]
@@ -372,11 +372,11 @@ class _Reading:
         return value
 
 
-def _cut(a: Array, start: int, end: int, shape: Shape) -> Array:
+def _cut(a: AnyArray, start: int, end: int, shape: Shape) -> AnyArray:
     return a[start:end].reshape(shape)
 
 
-def _shift_terms(out: Variable, inputs: list[Value | None]) -> Array:
+def _shift_terms(out: Variable, inputs: list[Value | None]) -> FloatArray:
     """(n,) sizes of the terms `shift - mean scale / sqrt(variance + epsilon)` in the offset of a BatchNormalization."""
     scale, shift, mean, variance = (abs(x.double()) for x in inputs[1:5] if isinstance(x, Constant))
     with np.errstate(all="ignore"):

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
 
-FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16
-LARGEST_TENSOR = 2**26  # entries of a tensor that is computed; larger ones are refused before they are allocated
-LARGEST_RANK = 32
+FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16  # given: ONNX's numbers of its types
+# entries of a tensor that is computed; larger ones are refused before they are allocated; not measured
+LARGEST_TENSOR = 2**26
+LARGEST_RANK = 32  # axes of a tensor; not measured
 # data type -> (NumPy type, field that holds the values when raw_data does not)
 TYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),
@@ -187,7 +188,7 @@ def decode_attribute(attribute: Any) -> Any:
     return tuple(getattr(attribute, repeated)) if repeated else None
 
 
-def decode_tensor(tensor: Any, name: str = "") -> Array:
+def decode_tensor(tensor: Any, name: str = "") -> FloatArray:
     """TensorProto -> array of its own type (bfloat16 becomes float32, 4-bit integers 8-bit ones).
 
     Raises `InputError` when the data does not fill the shape, `UnsupportedError` for other element
@@ -227,7 +228,7 @@ def decode_tensor(tensor: Any, name: str = "") -> Array:
     return values.reshape(dims)
 
 
-def decode_sparse(sparse: Any) -> Array:
+def decode_sparse(sparse: Any) -> AnyArray:
     """SparseTensorProto -> array with all its zeros. Raises as `decode_tensor`, and when its places are no places."""
     name, dims = sparse.values.name, tuple(sparse.dims)
     if min(dims, default=0) < 0 or len(dims) > LARGEST_RANK or prod(dims) > LARGEST_TENSOR:
@@ -236,10 +237,11 @@ def decode_sparse(sparse: Any) -> Array:
     if values.ndim != 1 or places.dtype != np.int64 or sparse.values.data_type in (21, 22):
         raise InputError(f"tensor {shortened(name)} is sparse, but not a list of values at places")
     if places.ndim == 2 and places.shape == (len(values), len(dims)):
-        inside = np.all((places >= 0) & (places < np.array(dims, dtype=np.int64)))
+        inside = bool(np.all((places >= 0) & (places < np.array(dims, dtype=np.int64))))
         flat = places @ np.array([prod(dims[i + 1 :]) for i in range(len(dims))], dtype=np.int64) if inside else places
     else:
-        inside, flat = places.shape == values.shape and np.all((places >= 0) & (places < prod(dims))), places
+        inside = places.shape == values.shape and bool(np.all((places >= 0) & (places < prod(dims))))
+        flat = places
     if not inside or len(np.unique(flat)) != len(values):
         raise InputError(f"tensor {shortened(name)} is sparse, and its places are outside its shape or occur twice")
     out = np.zeros(prod(dims), dtype=values.dtype)
@@ -247,7 +249,7 @@ def decode_sparse(sparse: Any) -> Array:
     return out.reshape(dims)
 
 
-def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
+def _from_field(field: Sequence[Any], kind: int, dtype: str) -> AnyArray:
     if kind == FLOAT16:  # the bits, one value per integer
         return _from_field(field, 4, "<u2").view(np.float16)
     values = np.array(field, dtype=np.int64 if dtype[1] in "iub" and dtype != "<u8" else dtype)
@@ -257,6 +259,6 @@ def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
     return out
 
 
-def _unpack_nibbles(packed: Array, signed: bool) -> Array:
+def _unpack_nibbles(packed: IntArray, signed: bool) -> IntArray:
     out = np.stack([packed & 15, packed >> 4], axis=1).ravel()
     return ((out.astype(np.int8) ^ 8) - 8).astype(np.int8) if signed else out

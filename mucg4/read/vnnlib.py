@@ -1,4 +1,4 @@
-"""VNN-LIB text -> syntax tree (`read/formula.py`).
+"""VNN-LIB text -> syntax tree (`model/formula.py`).
 
 Two layers: a reader of s-expressions, the same for every version of the format, and a table of
 commands and operators. The table holds version 1.0 so far; version 2.0 adds rows to it
@@ -17,7 +17,7 @@ from math import prod
 from typing import NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.read.formula import (
+from mucg4.model.formula import (
     RELATIONS,
     Apply,
     Compare,
@@ -32,9 +32,9 @@ from mucg4.read.normal import to_cases
 
 __all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
 
-DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit
-EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory
-DIGITS = 2000
+DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit; not measured
+EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory; given
+DIGITS = 2000  # characters of one number; not measured
 
 _NUMBER_TEXT = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
@@ -60,8 +60,9 @@ _LOGIC = frozenset(("and", "or", "not", "=>", "xor", "ite", "distinct", *RELATIO
 _NEGATED = {"<=": ">", ">=": "<", "<": ">=", ">": "<=", "=": "!=", "==": "!=", "!=": "="}
 _TRUTH = {"true": "<=", "false": "<"}  # `0 <= 0` and `0 < 0`
 _ZERO = Constant(Fraction(0))
-MOST_FORMULAS = 2_000_000  # formulas made of an assertion with `xor` and `ite`, which write their parts twice
-MOST_BITS = 200_000  # of the numerator and denominator of a quotient
+# formulas made of an assertion with `xor` and `ite`, which write their parts twice; not measured
+MOST_FORMULAS = 2_000_000
+MOST_BITS = 200_000  # of the numerator and denominator of a quotient; not measured
 
 
 class _Word(NamedTuple):
@@ -88,7 +89,7 @@ def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
 
 
 class _Parser:
-    """Owner of one parse; `run` is called once."""
+    """Owner of one parse; `run` is called once. Its tables are another version's where that differs."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -100,6 +101,11 @@ class _Parser:
         self.made = 0
 
     def run(self, short: re.Pattern[str] | None) -> ParsedProperty:
+        self.scan(short)
+        return self._finish()
+
+    def scan(self, short: re.Pattern[str] | None) -> None:
+        """Every command of the text."""
         text, pos = self.text, 0
         while True:
             if short is not None:
@@ -108,7 +114,7 @@ class _Parser:
             skipped = _SKIP.match(text, pos)
             pos = skipped.end() if skipped else pos
             if pos == len(text):
-                return self._finish()
+                return
             if text[pos] != "(":
                 raise self._error(pos, f"expected '(' but found {text[pos : pos + 20].split()[0]!r}")
             form, pos = self._read(pos)
@@ -181,7 +187,7 @@ class _Parser:
         if len(words) != 1 or not words[0].startswith("<1."):
             version = " ".join(words).strip("<>") or "?"
             raise UnsupportedError(
-                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported yet, only version 1.0 is")
+                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported, only 1.0 and 2.0 are")
             )
 
     def _declare_const(self, form: _List) -> None:

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Reduce
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
@@ -20,7 +20,8 @@ from mucg4.read.constant import Constant, number
 from mucg4.read.operators import Handler, Values, optional_constant, required_constant, variable
 from mucg4.read.protobuf import OnnxNode
 
-LARGEST_WINDOW = 2**24  # kernel sizes, strides, pads and the like beyond this are no numbers to compute with
+# kernel sizes, strides, pads and the like beyond this are no numbers to compute with; not measured
+LARGEST_WINDOW = 2**24
 Sizes = tuple[int, ...]
 
 
@@ -36,13 +37,13 @@ class Slide:
     end: Sizes
     out: Sizes
 
-    def places(self, axis: int) -> Array:
+    def places(self, axis: int) -> IntArray:
         """`(out, kernel)` positions that each window meets on an axis; outside 0 .. size - 1 lies padding."""
         out, taps = np.arange(self.out[axis]), np.arange(self.kernel[axis])
         starts = out * self.strides[axis] - self.begin[axis]
         return np.asarray(starts[:, None] + taps * self.dilations[axis])
 
-    def met(self, include_pads: bool) -> Array:
+    def met(self, include_pads: bool) -> FloatArray:
         """`out` how many entries each window has, of the image or of its stated padding too."""
         counts = []
         for i, n in enumerate(self.size):
@@ -51,7 +52,7 @@ class Slide:
             counts.append(((at >= low) & (at < high)).sum(axis=1))
         return np.asarray(reduce(np.multiply.outer, counts), dtype=np.float64)
 
-    def windows(self) -> Array:
+    def windows(self) -> IntArray:
         """`(places, taps)` flat positions in one image, -1 in the padding."""
         flat = np.zeros((1, 1), dtype=np.int64)
         for i, n in enumerate(self.size):
@@ -155,7 +156,7 @@ def _window(slide: Slide, channels: int, group: int) -> Window:
     return Window(channels, *pair(slide.size, 1), kernel, strides, (top, left, bottom, right), dilations, group)
 
 
-def _folded(node: OnnxNode, weight: Array, slide: Slide, images: int) -> Array:
+def _folded(node: OnnxNode, weight: FloatArray, slide: Slide, images: int) -> FloatArray:
     """Kernels `(a, b, ..., kh, kw)` over channels that hold the images, and of volumes the depth: tap k of depth
     joins the output's slice o with the input's slice `o * stride + k * dilation - begin`.
 
@@ -180,7 +181,7 @@ def _folded(node: OnnxNode, weight: Array, slide: Slide, images: int) -> Array:
     return np.ascontiguousarray(weight)
 
 
-def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[Array, int]:
+def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[FloatArray, int]:
     """The weight, and its roundings."""
     weight, roundings = c.weight()
     if weight.ndim != len(x.shape):

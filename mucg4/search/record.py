@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
-from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, kept_rows
+from mucg4.errors import BudgetError
+from mucg4.model.proof import Cuts, Tightening, Tree, kept_rows
+from mucg4.model.query import Witness
+from mucg4.model.refutations import NO_CORE, Refutations
 from mucg4.ops.base import Array
 
 
@@ -35,27 +38,40 @@ class Closed:
         row, literal, value = self.beta
         return replace(self, ids=number[self.ids], beta=(row, number[literal], value))
 
-    def refutations(self, slices: dict[int, slice], places: Array) -> Iterator[Refutation]:
-        """The refutations one by one; `places[c]` is the new number of cut c."""
-        nodes = list(slices)
-        starts = np.array([slices[k].start for k in nodes])
+    def refutations(self, slices: dict[int, slice], places: Array) -> Refutations:
+        """In the arrays of a proof; `places[c]` is the new number of cut c."""
+        count, m = self.weights.shape
+        node = np.array(list(slices), dtype=np.int32)
+        starts = np.array([s.start for s in slices.values()], dtype=np.int32)
         row, at, level = self.alpha
         group = np.searchsorted(starts, at, side="right") - 1
-        index = (at - starts[group]).astype(np.int32) if len(nodes) else at
-        edges = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (group[1:] != group[:-1])]) if len(row) else row
-        alphas: list[list[Alpha]] = [[] for _ in self.ids]
-        for a, b in zip(edges.tolist(), [*edges[1:].tolist(), len(row)], strict=True) if len(row) else ():
-            alphas[row[a]].append(Alpha(nodes[group[a]], index[a:b], level[a:b]))
-        every = np.arange(len(self.ids) + 1)
-        held, literals, values = np.searchsorted(self.beta[0], every), self.beta[1].tolist(), self.beta[2].tolist()
-        used, numbers = np.searchsorted(self.cuts[0], every), places[self.cuts[1]].astype(np.int32)
-        for b, (i, w, margin) in enumerate(
-            zip(self.ids.tolist(), self.weights.tolist(), self.margin.tolist(), strict=True)
-        ):
-            beta = tuple(zip(literals[held[b] : held[b + 1]], values[held[b] : held[b + 1]], strict=True))
-            own = slice(used[b], used[b + 1])
-            cuts = (numbers[own], self.cuts[2][own]) if used[b] < used[b + 1] else None
-            yield Refutation(i, self.conjunction, tuple(w), tuple(alphas[b]), beta, margin=margin, cuts=cuts)
+        fresh = np.ones(len(row), dtype=bool)  # first entry of a row and node
+        fresh[1:] = (row[1:] != row[:-1]) | (group[1:] != group[:-1])
+        first = np.flatnonzero(fresh)
+
+        def counted(rows: Array) -> Array:
+            return np.bincount(rows, minlength=count).astype(np.int32)
+
+        return Refutations(
+            at=self.ids.astype(np.int32),
+            conjunction=np.full(count, self.conjunction, dtype=np.int32),
+            margin=self.margin.astype(np.float64),
+            weight_count=np.full(count, m, dtype=np.int32),
+            weights=self.weights.reshape(-1).astype(np.float64),
+            group_count=counted(row[first]),
+            slope_node=node[group[first]],
+            slope_count=np.diff(np.append(first, len(row))).astype(np.int32),
+            slope_index=(at - starts[group]).astype(np.int32),
+            slope_value=level,
+            beta_count=counted(self.beta[0]),
+            literal=self.beta[1].astype(np.int32),
+            beta=self.beta[2],
+            cut_count=counted(self.cuts[0]),
+            cut=places[self.cuts[1]].astype(np.int32),
+            multiplier=self.cuts[2].astype(np.float64),
+            core_count=np.full(count, NO_CORE, dtype=np.int32),
+            core=np.zeros(0, dtype=np.int32),
+        )
 
 
 @dataclass
@@ -74,6 +90,21 @@ class Growth:
     tightenings: list[Tightening]
     cuts: list[Cuts]
     plain: list[tuple[Array, Array, Array, Array]]
+
+
+@dataclass
+class Outcome:
+    """What a worker on a search, or on a part of its frontier, sends back; `stopped` is what ended it early."""
+
+    growth: Growth
+    frontier: dict[str, Array]
+    counters: dict[str, int]
+    gain: float  # mean gain of one split, if there was any
+    has_split: bool
+    work: int
+    learned: Any  # about the way of splitting: see `Way.learned`
+    witness: Witness | None = None
+    stopped: BudgetError | None = None
 
 
 class Recorder:
@@ -272,27 +303,30 @@ class Recorder:
         self._plain.extend((number[ids], *rest) for ids, *rest in growth.plain)
         return number
 
+    def _plain_refutations(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> Refutations:
+        """Those of `close_plain` in the arrays of a proof."""
+        sizes = np.array(self.sizes, dtype=np.int32)[conjunction]
+        weights = np.zeros(int(sizes.sum()))
+        weights[np.cumsum(sizes) - sizes + constraint] = 1.0
+        return Refutations.plain(
+            ids.astype(np.int32), conjunction.astype(np.int32), margin.astype(np.float64), sizes, weights
+        )
+
     def tree(self, case: int = 0, conjunctions: tuple[int, ...] | None = None) -> Tree:
         """The finished tree, answering for `conjunctions` of case number `case`; without cuts that nothing uses."""
         keep = np.zeros(self.cut_count, dtype=bool)
         for numbers in (*(c.cuts[1] for c in self.closed), *(t.cuts for t in self.tightenings)):
             keep[numbers] = True
         places = np.cumsum(keep) - 1
-        refutations = [r for c in self.closed for r in c.refutations(self.bounder.slices, places)]
-        for ids, conjunction, constraint, margin in self._plain:
-            for i, c, m, v in zip(
-                ids.tolist(), conjunction.tolist(), constraint.tolist(), margin.tolist(), strict=True
-            ):
-                weights = [0.0] * self.sizes[c]
-                weights[m] = 1.0
-                refutations.append(Refutation(i, c, tuple(weights), margin=v))
+        parts = [c.refutations(self.bounder.slices, places) for c in self.closed]
+        parts += [self._plain_refutations(*found) for found in self._plain]
         n = self.count
         arrays = {f: a[:n].copy() for f, a in self.arrays.items()}
         return Tree(
             **arrays,
             refresh=self.refresh[:n].copy(),
             clip=self.clip[:n].copy(),
-            refutations=tuple(refutations),
+            refutations=Refutations.join(parts),
             case=case,
             conjunctions=conjunctions,
             tightenings=tuple(replace(t, cuts=places[t.cuts].astype(np.int32)) for t in self.tightenings),

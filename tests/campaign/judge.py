@@ -18,7 +18,7 @@ from mucg4.check.walk import check
 from mucg4.errors import InputError, Mucg4Error, UnsoundError, UnsupportedError
 from mucg4.lab.compress import compress
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import from_text, to_text
+from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unknown, Unsafe, Verdict
 from mucg4.read import instance as reader

@@ -17,7 +17,8 @@ from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import Alpha, Proof, Refutation, Tree, from_bytes, single_leaf, to_bytes
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree, single_leaf
+from mucg4.model.proof_packed import from_packed, to_packed
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.affine import Concat, Dense, Sum
 from mucg4.ops.base import Nonlinear
@@ -101,7 +102,7 @@ def test_accepts_correct_proofs(tree, exact):
     report = check(proof, query, exact=exact)
     assert report.accepted and report.reason == ""
     assert (report.checked, report.failed, report.skipped) == (report.leaves, 0, 0)
-    assert check(from_bytes(to_bytes(proof)), query).accepted
+    assert check(from_packed(to_packed(proof)), query).accepted
 
 
 def change(tree, at, **fields):
@@ -248,7 +249,7 @@ def test_trees_share_the_conjunctions_of_a_case():
     second = tuple(dataclasses.replace(r, conjunction=1) for r in BY_INPUT.refutations)
     a = dataclasses.replace(BY_INPUT, conjunctions=(0,))
     b = dataclasses.replace(BY_INPUT, conjunctions=(1,), refutations=second)
-    assert check(from_bytes(to_bytes(proof_of(query, a, b))), query).accepted
+    assert check(from_packed(to_packed(proof_of(query, a, b))), query).accepted
     for trees in ((a,), (b,), (a, a)):
         assert "no tree answers" in check(proof_of(query, *trees), query).reason
     wrong = dataclasses.replace(a, conjunctions=(0, 1))  # claims more than it refutes
@@ -501,7 +502,7 @@ def test_rows_stay_below_with_any_slopes(seed):
     rows = Rows(np.zeros(8, dtype=int), {last: coefficients}, np.zeros(8), np.zeros(8))
     for k, lines in frame.lines.items():
         any_slope = rng.uniform(*lines.reach, size=(8, network.nodes[k].size))
-        rows.slopes[k] = np.where(lines.unstable, any_slope, lines.low)
+        rows.slopes[k] = np.where(lines.free, any_slope, lines.low)
     value = enclosure.minimum(frame, enclosure.pull(frame, rows, last))
     points = lo + (hi - lo) * rng.random((2000, lo.shape[1]))
     assert np.all(value <= (network(points) @ coefficients.T).min(axis=0) + 1e-12)

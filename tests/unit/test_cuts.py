@@ -18,24 +18,16 @@ from mucg4.bound.reduced import Reduced
 from mucg4.check.walk import check
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import (
-    Alpha,
-    Cuts,
-    Proof,
-    Refutation,
-    from_bytes,
-    from_text,
-    keep_cuts,
-    single_leaf,
-    to_bytes,
-    to_text,
-)
+from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, keep_cuts, single_leaf
+from mucg4.model.proof_packed import from_packed, to_packed
+from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
-from mucg4.reuse.replay import Replay, fits
+from mucg4.reuse.fits import fits
+from mucg4.reuse.replay import Replay
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.run import open_case
@@ -142,7 +134,7 @@ def test_exact_arithmetic_accepts_cuts():
 
 def test_file_keeps_cuts(solved):
     _, proof = solved
-    for back in (from_text(to_text(proof)), from_bytes(to_bytes(proof))):
+    for back in (from_text(to_text(proof)), from_packed(to_packed(proof)), from_packed(to_packed(proof, 1))):
         for a, b in zip(proof.trees[0].cuts, back.trees[0].cuts, strict=True):
             assert (a.node, a.after) == (b.node, b.after) and np.array_equal(a.index, b.index)
             for s, t in zip(a.shares, b.shares, strict=True):

@@ -22,7 +22,8 @@ from mucg4.errors import UnsoundError
 from mucg4.limits.budget import TIMEOUT, Budget
 from mucg4.limits.processes import can_fork
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import Alpha, Proof, Refutation, Tree, from_text, single_leaf, to_text
+from mucg4.model.proof import Alpha, Proof, Refutation, Tree, single_leaf
+from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport, Safe, Statistics
 from mucg4.ops.affine import Dense
@@ -111,7 +112,7 @@ def test_a_constant_of_a_property_below_the_normal_doubles():
 
 def test_a_replay_does_not_lift_them_either(monkeypatch, tmp_path):
     """The whole way from a stored proof to a verdict."""
-    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.store.store.cases_folder", lambda: tmp_path)
     query = query_of(RAMP, text([(0, "2.5")], 1, "(>= (* 7e-324 Y_0) 1.4e-323)"))
     settings = Settings(workers=1, attack=False)
     assert replay(proof_of(query, by_weights(1e300)), query, settings, Budget.seconds(5)).word != "unsat"
@@ -348,3 +349,19 @@ def test_nan_closes_nothing(monkeypatch):
     assert unsafe(query, [0], [0])
     for tree in (leaf, clipping, by_weights(1.0), by_weights(1e300), split([0.0])):
         assert accepted(query, tree) == [False, False]
+
+
+@pytest.mark.parametrize("exact", (False, True))
+@pytest.mark.parametrize("end", (HAIR, 1e-6, 1e-4, 0.5))
+def test_slopes_of_neurons_that_are_stable_by_a_hair_are_lower_lines_only(end, exact):
+    """Any slope serves the lower side of a neuron whose sign is known; none makes a false claim true."""
+    net = chain([(np.eye(1), np.zeros(1)), (np.eye(1), np.zeros(1))], np.float64)  # relu(x)
+    for low, high in ((end, 1.0), (-1.0, -end)):
+        top, bottom = F(max(high, 0.0)), F(max(low, 0.0))
+        for row, constant, x in (({0: -1}, top, high), ({0: 1}, -bottom, low)):  # y >= top, y <= bottom
+            query = one(net, [low], [high], [({}, row, constant, False)])
+            assert unsafe(query, [x], [max(x, 0.0)])
+            for level in (0, 1, 100, 254, 255):
+                alpha = (Alpha(1, np.zeros(1, dtype=np.int32), np.full(1, level, dtype=np.uint8)),)
+                leaf = by_weights(1.0, alpha=alpha)
+                assert not check(proof_of(query, leaf), query, exact=exact).accepted

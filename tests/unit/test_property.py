@@ -20,10 +20,10 @@ import mucg4.read.normal as normal
 import mucg4.read.rounding as rounding
 import mucg4.read.vnnlib as first
 from mucg4.check.property import covers, denies
+from mucg4.model.formula import Apply, Compare, Junction, ParsedProperty, Variable
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.ops.affine import Dense
-from mucg4.read.formula import Apply, Compare, Junction, ParsedProperty, Variable
 from mucg4.read.instance import read_text
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 

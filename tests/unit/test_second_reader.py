@@ -442,9 +442,17 @@ def test_what_the_second_reading_does_not_know_is_named():
     assert confirm(strange.SerializeToString(), read_network(data)).fallback[0] == "Relu ('n0'): attribute 'new'"
 
 
+def test_two_nodes_of_one_name_are_reported():
+    data = mixed()
+    network = read_network(data)
+    nodes = list(network.nodes)
+    nodes[1] = replace(nodes[1], name=nodes[-1].name)
+    assert "two nodes" in str(confirm(data, replace(network, nodes=tuple(nodes))).problem)
+
+
 def test_work_is_limited():
     data = mixed()
-    found = confirm(data, read_network(data), seconds=1e-6)
+    found = confirm(data, read_network(data), operations=2000)
     assert found.problem is None and "too many" in found.fallback[0] and found.compared == 0
 
 
@@ -571,7 +579,7 @@ def test_hostile_bytes_give_typed_errors_only():
         except InputError:
             pass
         if number % 2:
-            assert isinstance(confirm(bytes(data), network, seconds=0.01), Confirmation)
+            assert isinstance(confirm(bytes(data), network, operations=20_000_000), Confirmation)
 
 
 def test_shapes_that_would_fill_the_memory_are_refused():

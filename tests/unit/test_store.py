@@ -226,9 +226,10 @@ def test_more_evidence_wins_at_equal_leaves():
 
 
 def size(proof):
-    from mucg4.model.proof import to_bytes
+    from mucg4.model.proof_packed import to_packed
+    from mucg4.store.store import PACKING_LEVEL
 
-    return len(to_bytes(proof))
+    return len(to_packed(proof, PACKING_LEVEL))
 
 
 def test_a_large_proof_loses_slopes_then_cores_then_multipliers_then_all():

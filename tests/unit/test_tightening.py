@@ -29,35 +29,25 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.check import walk as check_module
 from mucg4.check.walk import check
+from mucg4.cli.report import stored_text
 from mucg4.errors import ProofError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
-from mucg4.model.proof import (
-    VERSION,
-    Alpha,
-    Proof,
-    Refutation,
-    Tightening,
-    from_bytes,
-    from_text,
-    read_proof,
-    single_leaf,
-    to_bytes,
-    to_text,
-    write_proof,
-)
+from mucg4.model.proof import Alpha, Proof, Refutation, Tightening, single_leaf
+from mucg4.model.proof_packed import from_packed, to_packed
+from mucg4.model.proof_text import VERSION, from_text, read_proof, to_text, write_proof
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.report import stored_text
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
-from mucg4.reuse.replay import fits, replay_all
+from mucg4.reuse.fits import fits
+from mucg4.reuse.replay import replay_all
 from mucg4.reuse.translate import translate
-from mucg4.search.loop import apply_literals
 from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
+from mucg4.search.region import apply_literals
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
 from mucg4.store.store import Store, lighter_forms
@@ -223,7 +213,8 @@ def same(a, b):
 @pytest.mark.parametrize("literals", [(), (1, 2)])
 def test_round_trip(literals, tmp_path):
     first, second = some_tightening(literals), some_tightening(literals, alpha=())
-    for back in (from_text(to_text(file_of(first, second))), from_bytes(to_bytes(file_of(first, second)))):
+    proof = file_of(first, second)
+    for back in (from_text(to_text(proof)), from_packed(to_packed(proof)), from_packed(to_packed(proof, 1))):
         assert len(back.trees[0].tightenings) == 2
         same(back.trees[0].tightenings[0], first)
         same(back.trees[0].tightenings[1], second)
@@ -385,7 +376,7 @@ ABOVE = with_tightenings(
 @pytest.mark.parametrize("tree", [BY_ROOT, BY_LITERAL, ABOVE])
 def test_needed_tightenings_are_accepted(tree, exact):
     query = above_line(absolute())
-    report = check(from_bytes(to_bytes(proof_of(query, tree))), query, exact=exact)
+    report = check(from_packed(to_packed(proof_of(query, tree))), query, exact=exact)
     assert report.accepted and report.checked == report.leaves
     for k in range(len(tree.tightenings)):
         rest = tree.tightenings[:k] + tree.tightenings[k + 1 :]
@@ -715,7 +706,7 @@ def test_replay_on_a_perturbed_network(seed):
         assert len(found) == 1 and run.statistics.rungs["duals"] == 1 and run.statistics.regions == 0
         rows = sum(len(t.index) for t in found.tightenings)
         assert 0 < rows < sum(len(t.index) for t in tree.tightenings)  # rows that did not help are gone
-        report = check(from_bytes(to_bytes(proof_of(again, found))), again)
+        report = check(from_packed(to_packed(proof_of(again, found))), again)
         assert report.accepted
         assert not check(proof_of(again, with_tightenings(found)), again).accepted
         trees = replay_all(run_of(again, "input"), [tree], "duals")  # bounds are refreshed there: not used
@@ -771,7 +762,7 @@ def test_replayed_random_proofs_are_accepted():
         assert fits(tree, open_case(run_of(query), 0))
         for trees in ([tree], [with_tightenings(tree)], [replace(tree, refutations=())]):
             found = replay_all(run_of(query), trees, "duals")
-            assert check(from_bytes(to_bytes(proof_of(query, *found))), query).accepted
+            assert check(from_packed(to_packed(proof_of(query, *found))), query).accepted
         used += any(t.tightenings for t in found)
     assert used >= 10
 
@@ -870,7 +861,7 @@ def test_a_stored_proof_keeps_its_tightenings_while_there_is_room():
     proof = proof_of(query, tree)
     forms = list(lighter_forms(proof))
     assert [bool(p.trees[0].tightenings) for _, p in forms] == [True, False, False, False]
-    for limit, kept in ((2**20, len(tree.tightenings)), (len(to_bytes(forms[0][1])) - 1, 0)):
+    for limit, kept in ((2**20, len(tree.tightenings)), (len(to_packed(forms[0][1], 1)) - 1, 0)):
         with Store(":memory:") as store:
             assert store.save(query, "unsat", proof=proof, max_proof_bytes=limit)
             (related,) = store.related(query)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable, decimal
 from mucg4.model.query import Case
-from mucg4.read.formula import Apply, Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable, decimal
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
 DECLARED = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)\n"
@@ -247,7 +247,7 @@ def test_bad_text_is_an_input_error(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("(vnnlib-version <2.0>)\n(declare-network f)", "VNN-LIB 2.0 is not supported yet"),
+        ("(vnnlib-version <3.0>)\n(declare-network f)", "VNN-LIB 3.0 is not supported"),
         (BOXED + "(assert (<= (* X_0 X_1) Y_0))", "line 3: a product of variables"),
         (BOXED + "(assert (forall (<= X_0 Y_0)))", "operator 'forall' is not supported"),
         (BOXED + "(assert (= (<= X_0 Y_0) true))", "'=' between formulas is not supported"),
