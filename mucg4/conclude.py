@@ -30,7 +30,7 @@ def conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
         return Unknown(problem, run.statistics)
     report = _examined(run, found)
     if report.rejected:
-        from mucg4.reuse.replay import reopen
+        from mucg4.reuse.reopen import reopen
 
         run.report(f"the checker rejects {len(report.rejected)} leaves: they are searched again")
         run.statistics.reopened = len(report.rejected)

@@ -82,7 +82,7 @@ def read_query(
     `shapes` are what the user says about the network's inputs, "" for the only one. Raises `InputError` or
     `UnsupportedError` whose text starts with the file at fault.
     """
-    several = network_paths(os.fspath(onnx))
+    several = {} if os.path.exists(onnx) else network_paths(os.fspath(onnx))
     try:
         text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
     except InputError:
@@ -91,12 +91,15 @@ def read_query(
                 f"{os.fspath(onnx)}: this is a property; the network comes first, then the property"
             ) from None
         raise
-    if several:
+    if several and _is_version_2(text):
         from mucg4.read.networks import query_of_models
 
         models = {name: read_model(path) for name, path in several.items()}
         with _blaming(os.fspath(vnnlib)):
             return query_of_models(models, text)
+    if len(several) > 1:
+        raise InputError(f"{os.fspath(vnnlib)}: a property of version 1.0 speaks of one network, not {len(several)}")
+    onnx = next(iter(several.values()), onnx)
     data, original = read_model(onnx)
     return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original, shapes)
 
@@ -124,14 +127,11 @@ def query_of(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
-    if "(declare-network" in text:
-        from mucg4.read.vnnlib2 import is_version_2
+    if _is_version_2(text):
+        from mucg4.read.networks import query_of_models
 
-        if is_version_2(text):
-            from mucg4.read.networks import query_of_models
-
-            with _blaming(vnnlib):
-                return query_of_models({onnx: (data, original)}, text)
+        with _blaming(vnnlib):
+            return query_of_models({"": (data, original)}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):
@@ -155,6 +155,14 @@ def query_of(
             cases, limited = open_cases(prop, network, str(error))
     source = hashlib.sha256(text.encode()).hexdigest()
     return Query((network,), cases, source_hash=source, text=text, limited=limited)
+
+
+def _is_version_2(text: str) -> bool:
+    if "declare-network" not in text:
+        return False
+    from mucg4.read.vnnlib2 import is_version_2
+
+    return is_version_2(text)
 
 
 def _is_text(path: str | os.PathLike[str]) -> bool:

@@ -78,7 +78,7 @@ def to_cases(
 
 def open_inputs(prop: ParsedProperty, element_type: str = "float32") -> list[int]:
     """The inputs that the common part of all disjuncts leaves without a bound on some side."""
-    common = _factors(prop.assertions, _Normal(prop, element_type).atom)[0]
+    common = _factors(prop.assertions, lambda formula: _atom(formula, element_type))[0]
     sides = {(b.input, b.upper) for b in common.bounds}
     return [i for i in range(prop.inputs) if not {(i, False), (i, True)} <= sides]
 
