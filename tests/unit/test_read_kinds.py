@@ -59,7 +59,6 @@ ROUNDING_CASTS = {
     "half": ([("Cast", "x", "t", {"to": 10}), ("Cast", "t", "y", {"to": 1})], F),
     "brain": ([("Cast", "x", "t", {"to": 16}), ("Cast", "t", "y", {"to": 1})], F),
     "integer": ([("Cast", "x", "t", {"to": 7}), ("Cast", "t", "y", {"to": 1})], F),
-    "truth": ([("Cast", "x", "t", {"to": 9}), ("Cast", "t", "y", {"to": 1})], F),
 }
 
 
