@@ -129,7 +129,7 @@ def _lp(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 def _norm(b: Builder, x: Variable, axes: tuple[int, ...], p: int, keep: bool) -> Variable:
     if p == 1:
         return _total(b, b.absolute(x), axes, keep=keep)
-    total = _total(b, b.product(x, x), axes, keep=keep)
+    total = b.relu(_total(b, b.product(x, x), axes, keep=keep))  # not below 0, which bounds do not know by themselves
     return b.node(SQRT, [total], total.shape)
 
 

@@ -132,6 +132,15 @@ def _range(node: OnnxNode, xs: Constants) -> Constant:
     return Constant(np.arange(start, stop, step, dtype=parts[0].value.dtype), node.outputs[0], parts[0].kind)
 
 
+def _remainder(node: OnnxNode, xs: Constants) -> Constant:
+    """Mod of integers: with the sign of the divisor, or of the dividend where `fmod` is set."""
+    a, b = _all(xs)
+    if np.any(b.value == 0):
+        raise node.invalid("a remainder of a division by zero")
+    rest = np.fmod if node.attributes.get("fmod", 0) else np.mod
+    return Constant(np.asarray(rest(a.value, b.value)), node.outputs[0], a.kind)
+
+
 def _trilu(node: OnnxNode, xs: Constants) -> Constant:
     from mucg4.read.composed import triangle  # which imports this
 
@@ -171,7 +180,7 @@ def _mean_of(node: OnnxNode, xs: Constants) -> Constant:
 
 
 BROADCAST = frozenset(
-    "Add Sub Mul Div Sum Mean Max Min Pow Equal Less Greater GreaterOrEqual LessOrEqual And Or Xor Where".split()
+    "Add Sub Mul Div Mod Sum Mean Max Min Pow Equal Less Greater GreaterOrEqual LessOrEqual And Or Xor Where".split()
 )
 # operator -> function; what of it is read stands in `mucg4.read.table`
 FOLDERS: dict[str, Folder] = {
@@ -215,6 +224,7 @@ FOLDERS: dict[str, Folder] = {
     "Or": _compare(np.logical_or),
     "Where": _each(constant.where),
     "Range": _range,
+    "Mod": _remainder,
     "Trilu": _trilu,
     "CumSum": _cumulative,
     "ScatterND": _scatter,
