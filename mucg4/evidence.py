@@ -20,12 +20,11 @@ from mucg4.check.property import covers
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.limits.budget import Budget
+from mucg4.model.network import Network
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import from_packed, to_packed
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
-
-READING_SHARE, LEAST_SECONDS = 0.05, 0.06  # of the run so far the second reading may take, and at least
 
 
 def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
@@ -40,11 +39,16 @@ def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 
 
 def read_again(query: Query) -> Query:
     """The query read anew from the bytes of its files; itself when it has none. Raises `InputError`."""
-    if not (query.text and query.network.model_bytes):
+    if not (query.text and query.executable):
         return query
+    if query.joint is not None:
+        from mucg4.read.networks import models_of, query_of_models
+
+        return query_of_models(models_of(query), query.text)
     from mucg4.read.instance import query_of
 
-    return query_of(query.network.model_bytes, query.text)
+    network = query.network
+    return query_of(network.model_bytes, query.text, original=network.original, shapes=dict(network.inputs))
 
 
 def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:
@@ -62,15 +66,29 @@ def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, ex
 
 def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
     """What the second readings of the files say against the query, and what they do not cover."""
-    if not (query.text and query.network.model_bytes):
+    if not (query.text and query.executable):
         return None, ("the query was not read from files",)
     problem = covers(query.text, query, budget)
     if problem is not None:
         return f"a second reading of the property differs: {problem}", ()
     boxes = [case.box for case in query.cases if not case.box.empty]
     lo, hi = (getattr(boxes[0], side) if boxes else np.zeros(query.network.input_size) for side in ("lo", "hi"))
-    seconds = max(LEAST_SECONDS, READING_SHARE * budget.elapsed())
-    model = confirm(query.network.model_bytes, query.network, lo, hi, seconds)
-    if model.problem is not None:
-        return f"a second reading of the model differs: {model.problem}", model.fallback
-    return None, model.fallback
+    fallback: tuple[str, ...] = ()
+    for network, at in _models(query):
+        model = confirm(network.model_bytes, network, lo[at], hi[at])
+        fallback = tuple(dict.fromkeys((*fallback, *model.fallback)))
+        if model.problem is not None:
+            return f"a second reading of the model differs: {model.problem}", fallback
+    return None, fallback
+
+
+def _models(query: Query) -> list[tuple[Network, list[int]]]:
+    """The networks that were read from files, and the query's inputs that each of them reads."""
+    joint = query.joint
+    if joint is None or joint.plain:
+        return [(query.network, list(range(query.network.input_size)))]
+    out: dict[int, tuple[Network, list[int]]] = {}
+    for k, part in enumerate(joint.parts):
+        at = [joint.links[v.start + i] for v in joint.declared.of(k, True) for i in range(v.size)]
+        out.setdefault(id(part), (part, at))
+    return list(out.values())

@@ -20,7 +20,8 @@ from mucg4.check.executions import check_executions
 from mucg4.errors import InputError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
-from mucg4.model.network import Node
+from mucg4.model.joint import Joint
+from mucg4.model.network import Network, Node
 from mucg4.model.proof import Proof
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
@@ -89,10 +90,10 @@ def settle(
 def deviation_of(query: Query) -> Deviation | str:
     """Bounds of the deviation for a query's network, or why there are none."""
     network = query.network
-    if not network.model_bytes:
+    if not query.executable:
         return "the network was not read from a file"
     try:
-        operators = read_operators(network.model_bytes)
+        operators = _of_file(network) if query.joint is None or query.joint.plain else _of_parts(query.joint, len(network.nodes))
     except InputError as error:
         return str(error)
     if operators.roundings is None:
@@ -101,6 +102,31 @@ def deviation_of(query: Query) -> Deviation | str:
         return "the network is not the one of its file"
     deviation = Deviation(operators.network, operators.twins, operators.roundings)
     return deviation.reason or deviation
+
+
+def _of_file(network: Network) -> Operators:
+    return read_operators(network.model_bytes, dict(network.inputs), network.input_size)
+
+
+def _of_parts(joint: Joint, count: int) -> Operators:
+    """The operators of all parts, joined as the parts are; products of variables are executed too."""
+    from mucg4.read.joint import joined
+
+    of_part = {id(part): _of_file(part) for part in joint.parts}
+    operators = [of_part[id(part)] for part in joint.parts]
+    network, made = joined(replace(joint, parts=tuple(o.network for o in operators), places=()))
+    twins = [-1] * len(network.nodes)
+    for mine, theirs, part in zip(made.places, joint.places, operators, strict=True):
+        for k, twin in zip(mine, part.twins, strict=False):
+            twins[k] = theirs[twin] if twin >= 0 else -1
+    between = [
+        [k for k in range(nodes) if k not in {k for at in places for k in at[1:]}]
+        for nodes, places in ((len(network.nodes), made.places), (count, joint.places))
+    ]
+    for k, twin in zip(*between, strict=True):
+        twins[k] = twin
+    roundings = [o.roundings for o in operators if o.roundings is not None]
+    return Operators(network, tuple(twins), max(roundings) if len(roundings) == len(operators) else None)
 
 
 def _pairs(operators: Operators) -> list[tuple[Node, int]]:

@@ -21,13 +21,14 @@ from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, Mucg4Error, UnsupportedError
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness
-from mucg4.lab.case import save_case
 from mucg4.lab.compress import compress
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics, Unsafe, Verdict
-from mucg4.reuse.replay import Replay, fits, parts
+from mucg4.read.case import save_case
+from mucg4.reuse.fits import fits, parts
+from mucg4.reuse.replay import Replay
 from mucg4.search.loop import Search
 from mucg4.search.run import Run, new_search, open_case, root_work
 from mucg4.settings import Settings
@@ -365,14 +366,14 @@ def _guard_search(run: Run, x: np.ndarray, conjunction: int) -> list[str]:
         return ["guard: the case was taken for empty"]
     mask = np.arange(state.objective.count) == conjunction
     search = new_search(run, state, None)
-    search.bound(root_work(state, mask if state.plan.mode == "phase" else np.ones(len(mask), dtype=bool)))
+    search.bound(root_work(state, np.ones(len(mask), dtype=bool) if state.way.joint else mask))
     for turn in range(GUARD_TURNS):
         if not holds_open(search, x, conjunction):
-            return [f"guard: the search lost a witness in turn {turn} ({state.plan.mode})"]
+            return [f"guard: the search lost a witness in turn {turn} ({state.way.name})"]
         search.turn()
     tree = search.recorder.tree()
     return (
-        [f"guard: a refutation contains a witness ({state.plan.mode})"]
+        [f"guard: a refutation contains a witness ({state.way.name})"]
         if refuted(tree, run.query, x, conjunction)
         else []
     )
@@ -388,9 +389,9 @@ def _guard_replay(run: Run, x: np.ndarray, conjunction: int, tree: Tree) -> list
     walk = Replay(run, state, own[0])
     search = walk.walk()
     if not holds_open(search, x, conjunction):
-        return [f"guard: the replay lost a witness ({state.plan.mode})"]
+        return [f"guard: the replay lost a witness ({state.way.name})"]
     if refuted(search.recorder.tree(), run.query, x, conjunction):
-        return [f"guard: a replayed refutation contains a witness ({state.plan.mode})"]
+        return [f"guard: a replayed refutation contains a witness ({state.way.name})"]
     return []
 
 
@@ -399,9 +400,8 @@ def holds_open(search: Search, x: np.ndarray, conjunction: int) -> bool:
     if not len(search.frontier):
         return False
     field = search.frontier.content()
-    if search.phase is not None:
-        regions, _, _ = search.phase.unpack(field)
-        field |= {"low": regions.low, "up": regions.up}
+    regions = search.way.unpack(field).regions
+    field |= {"low": regions.low, "up": regions.up}
     values = search.bounder.network.values(x[None])
     z = np.concatenate([values[k][0] for k in search.bounder.pre] or [x[:0]])
     inside = field["open"][:, conjunction].copy()

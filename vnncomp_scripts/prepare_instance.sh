@@ -7,6 +7,7 @@ set +x
 
 mucg4_clean
 if mucg4_find && [ "${mucg4_command[1]:-}" = -I ]; then
-    timeout 60 "${mucg4_command[0]}" -I -c 'import mucg4.verify, onnx, onnxruntime' </dev/null >/dev/null 2>&1
+    timeout 60 "${mucg4_command[0]}" -I -c 'import mucg4.verify, mucg4.evidence, mucg4.precision, onnx, onnxruntime' \
+        </dev/null >/dev/null 2>&1
 fi
 exit 0

@@ -18,7 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 STYLES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
 KINDS = {"unsat": ("#0072B2", "o"), "sat": ("#D55E00", "^")}
 GREY = "#888888"
-DPI = 160
+DPI = 160  # dots per inch of the PNGs; not measured
 
 
 def draw_all(c: Comparison, out: Path) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from mucg4 import __version__
 from mucg4.bench.plan import Plan, Row
 from mucg4.errors import InputError
-from mucg4.report import json_text, write_atomic
+from mucg4.files import json_text, write_atomic
 
 Record = dict[str, Any]
 UNFINISHED = "unfinished"  # in the run record: time ended before the checker did

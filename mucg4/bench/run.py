@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -28,12 +29,14 @@ from mucg4.bench.results import (
     read_methods,
     write_csv,
 )
+from mucg4.files import json_text
 from mucg4.limits.memory import SHARE, free_bytes
-from mucg4.report import json_text
 
 TOOL = (sys.executable, "-m", "mucg4")
-EARLIER = 0.95  # of the memory at which a row is killed: its own limit, so that it ends by itself with a record
-KILL_AFTER = 2.0  # seconds past its timeout at which a child is killed; its answer no longer counts by then
+# of the memory at which a row is killed: its own limit, so that it ends by itself with a record; not measured
+EARLIER = 0.95
+# seconds past its timeout at which a child is killed; its answer no longer counts by then; not measured
+KILL_AFTER = 2.0
 
 
 def _row_memory(plan: Plan) -> float:
@@ -46,7 +49,7 @@ def _run_row(plan: Plan, row: Row, mode: str, memory: float, children: Children)
     with tempfile.TemporaryDirectory(prefix="row-", dir=plan.out) as name:
         folder = Path(name)
         proof = folder / "proof.json.gz" if plan.check is not None and mode == "store" else None
-        command = [*TOOL, "verify", row.onnx, row.vnnlib]
+        command = [*TOOL, "verify", row.onnx, row.vnnlib, "--caller", str(os.getpid())]  # they end with this process
         command += ["--timeout", str(row.timeout), "--json", str(folder / "record.json")]
         command += ["--result", str(folder / "result.txt"), *plan.options]
         command += ["--memory", f"{EARLIER * memory / 2**30:.4f}"] if memory < float("inf") else []

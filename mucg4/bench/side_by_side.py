@@ -15,7 +15,7 @@ from mucg4.bench.plan import Plan
 from mucg4.bench.results import read_expected
 from mucg4.bench.table import file_stem, grid
 from mucg4.errors import InputError
-from mucg4.report import write_atomic
+from mucg4.files import write_atomic
 
 ASSUMED = "result files do not tell whether a witness is valid: a sat counts as right unless unsat is known or claimed"
 ABSENT = "rows that a tool does not have give it no points; its time figures are those of the rows it has"

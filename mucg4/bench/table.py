@@ -11,7 +11,8 @@ from mucg4.bench.results import UNFINISHED
 
 Record = dict[str, Any]
 DECIDED = ("sat", "unsat")
-SLOW_FACTOR, SLOW_SECONDS = 1.2, 0.3  # a row with the store should take less than this much of from scratch
+# a row with the store should take less than this much of from scratch; not measured
+SLOW_FACTOR, SLOW_SECONDS = 1.2, 0.3
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]], left: int, right: Collection[int] = ()) -> list[str]:

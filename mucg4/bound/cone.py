@@ -25,8 +25,8 @@ from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.conv import Conv, Window
 
 Rect = tuple[int, int, int, int]  # top, left, bottom, right (exclusive) in pixels
-SIDES = (1, 2, 4, 8)
-BUILD_COST = 1e6  # of one node of a cone, in multiplications
+SIDES = (1, 2, 4, 8)  # of tiles that are tried, in pixels; not measured
+BUILD_COST = 1e6  # of one node of a cone, in multiplications; not measured
 
 
 @dataclass(frozen=True)

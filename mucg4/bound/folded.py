@@ -27,9 +27,10 @@ from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import Product
 from mucg4.ops.piecewise import TwoPiece
 
-WORTH = 0.7  # neurons are folded where the width falls below this share
-MOST_CELLS = 1 << 24  # of the columns that maps of the input may take: a convolution's are dense
-NARROW = 1e-9  # inputs with a smaller share of the largest width are fixed: the hull gives every input some width
+WORTH = 0.7  # neurons are folded where the width falls below this share; not measured
+MOST_CELLS = 1 << 24  # of the columns that maps of the input may take: a convolution's are dense; not measured
+# inputs with a smaller share of the largest width are fixed: the hull gives every input some width; not measured
+NARROW = 1e-9
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,18 @@ class _Maker:
         self.halves[reader] = dense, reads, unstable
         self.folded = True
         if count:
-            self.nodes.append(replace(nodes[k], op=_rows(dense, unstable), inputs=(reads,), shape=(count,)))
+            kept = self._charged(dense, unstable, reads)
+            self.nodes.append(replace(nodes[k], op=kept, inputs=(reads,), shape=(count,)))
             self.new[k] = len(self.nodes) - 1
         self._keep_positions(k, unstable)
         return True
+
+    def _charged(self, dense: Dense, which: Array, reads: int) -> Dense:
+        """The outputs `which` of a dense map, with the rounding charge of all: multipliers of literals start here, and
+        where the checker pulls such rows back it charges by the norm of all neurons' sizes."""
+        kept = _rows(dense, which)
+        whole = np.linalg.norm(dense.abs_weight @ self.sizes[reads] + dense.bias_magnitude())
+        return replace(kept, offset_magnitude=kept.bias_magnitude() + whole / len(kept.offset) ** 0.5)
 
     def _unstable_part(self, k: int) -> None:
         """The two-piece node of the unstable neurons, next to what the stable ones are affine functions of."""

@@ -60,7 +60,9 @@ class Objective:
         self.count = len(case.conjunctions)
         self.y = backend.parameter(np.concatenate([c.y_coeffs for c in case.conjunctions]))
         self.mixed = any(c.mixed for c in case.conjunctions)
-        self.x = backend.parameter(np.concatenate([c.x_coeffs for c in case.conjunctions if self.mixed] or [[[0.0]]]))
+        self.x = backend.parameter(
+            np.concatenate([c.x_coeffs for c in case.conjunctions if self.mixed] or [np.zeros((1, 1))])
+        )
         self.constants = backend.parameter(np.concatenate([c.constants for c in case.conjunctions]))
         sizes = [len(c) for c in case.conjunctions]
         self.owner = np.repeat(np.arange(self.count), sizes)
@@ -81,11 +83,13 @@ class Objective:
         trace: dict[int, Array] | None = None,
         extra: dict[int, Array] | None = None,
         cuts: tuple[CutPlanes, Array] | None = None,
+        sizes: dict[int, Array] | None = None,
     ) -> Rows:
         """Backward rows of `sum_m weights[r, m] g_m` on region `region[r]`; weights `(rows, M)` nonnegative.
 
         `extra[k] (rows, size_k)` is added to the functional's coefficients on pre-activation node k, and of `cuts` each
-        inequality times its multiplier `(rows, C)` >= 0.
+        inequality times its multiplier `(rows, C)` >= 0. `sizes` are those of what was added up in `extra`: of its own
+        numbers, when not given.
         """
         last = len(bounder.network.nodes) - 1
         pending = dict(extra or {})
@@ -105,7 +109,7 @@ class Objective:
             rows.coeffs = rows.coeffs + weights @ self.x
             rounding = rounding + row_norms(weights @ abs(self.x)) * norm[0]
             rows.error = rows.error + bounder.scales.error[0] * row_norms(rows.coeffs)
-        for k, a in (extra or {}).items():
+        for k, a in (sizes or extra or {}).items():
             rounding, terms = rounding + abs(a) @ bounder.scales.value[k], terms + a.shape[1]
         rows.error = rows.error + gamma(terms, bounder.precision.unit) * rounding
         if added is not None:

@@ -22,14 +22,15 @@ import numpy as np
 
 from mucg4.bound.inner_loops import row_norms
 from mucg4.bound.propagate import CHUNK_ELEMENTS, Bounder, Regions
-from mucg4.bound.rounding import gamma
+from mucg4.bound.rounding import gamma, image
 from mucg4.model.network import Network
 from mucg4.model.proof import Alpha, Cuts
 from mucg4.ops.arrays import arange, backend_of, chunk, full, row_dots, xp, zeros
 from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
-LEAST_VIOLATION = 1e-4  # of the neuron's largest value: cuts that remove less of a point are not worth a row
+# of the neuron's largest value: cuts that remove less of a point are not worth a row; not measured
+LEAST_VIOLATION = 1e-4
 
 
 @dataclass(eq=False)
@@ -105,7 +106,7 @@ def _hull(bounder: Bounder, region: Regions, k: int) -> tuple[Array, Array]:
     node = bounder.network.nodes[k]
     assert isinstance(node.op, Nonlinear)
     bounds = [bounder.pre_bounds(region, i) for i in node.inputs]
-    return node.op.interval([b[0] for b in bounds], [b[1] for b in bounds])
+    return image(node.op, [b[0] for b in bounds], [b[1] for b in bounds])
 
 
 def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> CutPlanes:

@@ -22,7 +22,7 @@ import numpy as np
 from mucg4.bound.cone import Cone, Images
 from mucg4.bound.inner_loops import relax_rows, row_norms
 from mucg4.bound.products import MovingRanges, sharpened
-from mucg4.bound.rounding import Scales, gamma, scales
+from mucg4.bound.rounding import LEAST, Scales, gamma, image, scales
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Index, Sum
 from mucg4.ops.arrays import (
@@ -48,10 +48,11 @@ from mucg4.ops.piecewise import TwoPiece
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows
-ROUGH = 1e-9  # rounding errors of interval bounds alone from which those of the root are derived anew on the way
-THREADED = 1e8  # rows times neurons from which threads share out rows
-CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache
+LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows; not measured
+# rounding errors of interval bounds alone from which those of the root are derived anew on the way; not measured
+ROUGH = 1e-9
+THREADED = 1e8  # rows times neurons from which threads share out rows; not measured
+CHUNK_ELEMENTS = 200_000  # rows times width handled together: about two passes fit into a core's cache; not measured
 
 
 @dataclass
@@ -207,7 +208,7 @@ class Bounder:
                     a, b = xp(a).maximum(a, inner), xp(b).minimum(b, outer)
             else:
                 assert isinstance(node.op, Nonlinear)
-                a, b = node.op.interval(lo, hi)
+                a, b = image(node.op, lo, hi)
             low.append(xp(a).nan_to_num(a, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
             up.append(xp(b).nan_to_num(b, nan=np.inf, posinf=np.inf, neginf=-np.inf))
         return [a[0] for a in low], [b[0] for b in up]
@@ -219,7 +220,10 @@ class Bounder:
         b = op.bias_magnitude()
         live = terms > 0 if b is None else (terms > 0) | (b > 0)
         largest = max((float(s.max()) for s in size if s.shape[1]), default=0.0)
-        return choose(live, self.precision.tiny * (1.0 + largest), 0.0, terms)
+        # the checker guards against underflow by more (`LEAST` of the sizes, see `mucg4.bound.rounding`)
+        guard = LEAST * gamma(2 * op.fan_in) * sum(float(xp(s).linalg.norm(s)) for s in size)
+        floor = max(self.precision.tiny, LEAST**3) * (1.0 + largest) + guard
+        return choose(live, floor, 0.0, terms)
 
     def _affine_interval(self, k: int, lo: list[Array], hi: list[Array]) -> tuple[Array, Array]:
         """Centre-radius image of boxes `(B, n_i)` under affine node k, widened for rounding."""
@@ -369,7 +373,7 @@ class Bounder:
                 hulls[k] = self._affine_interval(k, list(low), list(up))
             else:
                 assert isinstance(node.op, Nonlinear)
-                hulls[k] = node.op.interval(list(low), list(up))
+                hulls[k] = image(node.op, list(low), list(up))
         return hulls[k]
 
     def _tighten_neurons(
@@ -427,6 +431,8 @@ class Bounder:
             return every, every, None
         key = key + NUMPY.place(region) * (key.max(initial=0) + 1)
         _, chosen, copies = np.unique(key, return_index=True, return_inverse=True)
+        if len(chosen) == len(key):
+            return every, every, None
         if negative is not None:
             negative = place(negative != negative[chosen][copies])
         return place(chosen), place(copies), negative

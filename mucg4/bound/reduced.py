@@ -40,9 +40,10 @@ from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
 F = np.float32
-BUILD_ELEMENTS = 1 << 22
-TINY = 1e-25
-DROP_EVERY, LEAST_DROP, CLEAR = 4, 0.2, 1e-4  # refuted rows leave the ascent: see `_ascend`
+BUILD_ELEMENTS = 1 << 22  # numbers of one block while the matrices are built; not measured
+TINY = 1e-25  # smaller coefficients would make products subnormal, which is slow; not measured
+DROP_EVERY, LEAST_DROP, CLEAR = 4, 0.2, 1e-4  # refuted rows leave the ascent: see `_ascend`; not measured
+# first steps of the ascent, and how they shrink; not measured
 RATE_ALPHA, RATE_BETA, RATE_WEIGHT, RATE_CUT, DECAY = 0.2, 0.25, 0.3, 0.25, 0.93
 
 

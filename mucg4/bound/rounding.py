@@ -37,14 +37,20 @@ agree. They do, and norms are never replaced by products that may cancel:
   absolutely.
 * constraints, literals, cuts: their coefficients may cancel each other, so they are charged by themselves: norms of the
   absolute coefficients times ||values||, with as many roundings as terms (`Objective.functional`, `CutPlanes`).
-* intervals of affine nodes: gamma(2 fan + ...) |W| M on both sides. Clips: see `clip_box`.
+* intervals of affine nodes: gamma(2 fan + ...) |W| M on both sides, and a floor that exceeds the guards against
+  underflow there; where nothing is added up both sides have 0, exactly. Of elementwise nodes: see `image`. Clips: see
+  `clip_box`.
 * `mucg4.bound.folded` skips nodes and inputs that the checker passes: its slack has their charges, norm by norm.
 * magnitudes: those of a region are at most those of the root box, which serve here (the induction's differences aside).
 * additions of 1e-50 and less (`TINY` there): `LEAST` times all magnitudes.
 
-Networks cast to float32 only propose; what closes is computed in float64. Not argued: joint lines of products, and a
-default slope that tips because both sides' hulls differ by rounding (see `TwoPiece.default_alpha`): there a proof may
-be rejected, never a wrong one accepted.
+Networks cast to float32 only propose; what closes is computed in float64. Slopes have to be the same ones: those of two
+pieces are stored or tip where no rounding reaches (`TwoPiece.default_alpha`; a neuron that is stable by a hair there
+takes the stored slope all the same), those of smooth functions and products are chosen on a grid (`mucg4.ops.base`,
+`coarse`). Not argued: joint lines of products; bounds that lie on both sides of a line of that grid; chords, where a
+row reaches far beyond a hull that it is bent at. There a proof may be rejected (and is searched again with charges
+many times these), never a wrong one accepted. `tests/property/test_dominance.py` compares both sides on networks of all
+kinds.
 
 A map that stands for another one within a known distance per output (`Dense.slack`) adds the norm of the
 distances to E_k.
@@ -61,6 +67,7 @@ as closed; overflow gives inf, which closes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,16 +78,50 @@ from mucg4.ops.arrays import DOUBLE, Array, precision, xp
 from mucg4.ops.base import Affine, Nonlinear
 from mucg4.ops.piecewise import TwoPiece
 
-SLACK = 64
-HEADROOM = 5.0  # over Higham's bound, see the module text
-SMOOTH, FLAT = 512, 2.0**-42  # roundings, and absolute error, that the checker may allow for one smooth function
-LEAST = 1e-45  # share of all magnitudes that the checker's guards against underflow may add
+SLACK = 64  # given: see the module text
+HEADROOM = 5.0  # over Higham's bound, see the module text; given
+# roundings, and absolute error, that the checker may allow for one smooth function; given: see the module text
+SMOOTH, FLAT = 512, 2.0**-42
+IMAGE = 2.0**-43  # share by which images of intervals under smooth functions and products are widened; not measured
+LEAST = 1e-45  # share of all magnitudes that the checker's guards against underflow may add; given
 
 
 def gamma(n: int, unit: float = DOUBLE.unit) -> float:
     """HEADROOM times Higham's gamma_n for n + SLACK operations."""
     k = (n + SLACK) * unit
     return HEADROOM * k / (1.0 - k) if k < 0.125 else np.inf
+
+
+EXACT = ("TwoPiece", "Sign", "Floor", "Round")  # their images are numbers that either side computes alike
+BY_ENDS = ("Exp", "Reciprocal", "Square")  # each end of an image is off by a share of itself
+NO_NOISE = (*BY_ENDS, "Product", "Log", "Sqrt", "Softplus", "Elu")  # the others are off absolutely
+NONNEGATIVE = ("Exp", "Square", "Sqrt", "Softplus")
+
+
+def image(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+    """Interval image of an elementwise node, `(B, n)` pairs of ends, that contains the checker's.
+
+    `mucg4.check.curves` allows `2**-47` of the value (twice, where pieces are convex) per evaluation of an elementary
+    function, the same absolutely where values cancel inside (times the width, where a tangent is followed), and 2**-48
+    of the arguments of waves; a product is off by `2**-49` of the largest corner. Ranges are cut the same way there.
+    """
+    low, high = op.interval(lo, hi)
+    if op.kind in EXACT:
+        return low, high
+    m, p = xp(low), precision(low)
+    below, above = abs(low), abs(high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if op.kind not in BY_ENDS:
+            far = [m.maximum(abs(a), abs(b)) for a, b in zip(lo, hi, strict=True)]
+            below = far[0] * far[1] if op.kind == "Product" else m.maximum(below, above)
+            if op.kind not in NO_NOISE:
+                below = below + 1.0 + far[0] / 8 + (hi[0] - lo[0])
+            above = below
+        share, tiny = max(IMAGE, p.unit), max(p.tiny, LEAST**3)
+        least = low - (share * below + tiny)
+        if op.kind in NONNEGATIVE:
+            least = m.where(low >= 0, m.maximum(least, 0.0 * least), least)
+        return least, high + (share * above + tiny)
 
 
 @dataclass(frozen=True)

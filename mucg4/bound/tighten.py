@@ -27,8 +27,8 @@ from mucg4.ops.arrays import NUMPY, arange, at_least, at_most, chunk, largest_si
 from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
 
-RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93
-NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved
+RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93  # first steps of the ascent, and how they shrink; not measured
+NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved; not measured
 
 
 @dataclass
@@ -263,15 +263,17 @@ def evaluate_tightening(
         every = np.arange(count)
         weights = np.zeros((count, len(objective.owner)))
         weights[:, objective.rows_of(tightening.conjunction)] = tightening.weights[part]
-        extra = _literal_rows(bounder, column, signed[part])
-        target = extra.setdefault(tightening.node, np.zeros((count, bounder.network.nodes[tightening.node].size)))
-        target[every, tightening.index[part]] += tightening.side[part]
+        extra, sizes = (_literal_rows(bounder, column, v) for v in (signed[part], abs(signed[part])))
+        for rows, side in ((extra, tightening.side[part]), (sizes, 1.0)):  # they may cancel: see `Objective.functional`
+            target = rows.setdefault(tightening.node, np.zeros((count, bounder.network.nodes[tightening.node].size)))
+            target[every, tightening.index[part]] += side
         sloped = Refreshed({k: _row_lines(bounder, k, lines[k], tightening.alpha, part, count) for k in lines}, {})
-        extra = {k: there.array(a) for k, a in extra.items()}
+        extra, sizes = ({k: there.array(a) for k, a in blocks.items()} for blocks in (extra, sizes))
         cuts = None if planes is None else (planes, there.array(tightening.cut_weights[part]))
-        rows = objective.functional(bounder, sloped, there.place(every), there.array(weights), None, extra, cuts)
+        where, weights = there.place(every), there.array(weights)
+        bounds = objective.functional(bounder, sloped, where, weights, None, extra, cuts, sizes)
         lo, hi = (xp(v).broadcast_to(v, (count, v.shape[1])) for v in (region.lo, region.hi))
-        out[part] = NUMPY.place(rows.minimum(lo, hi, bounder.scales.input_dot))
+        out[part] = NUMPY.place(bounds.minimum(lo, hi, bounder.scales.input_dot))
     return out
 
 

@@ -30,10 +30,11 @@ from mucg4.check.reading import ELEMENT_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value
 from mucg4.errors import InputError
 from mucg4.model.network import Network
+from mucg4.ops.arrays import median
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
 
-WORK_PER_SECOND = 2_000_000_000  # of one core, in operations as `Reading` counts them
+MOST_WORK = 600_000_000  # operations as `Reading` counts them: about 0.3 seconds of one core
 ROOM = 4.0
 PER_NUMBER = 40  # operations of small steps for each number of the network, on both sides together
 PLANS = ((6, 11), (3, 5), (2, 3))  # points with true values, and with free ones; the first that can be afforded
@@ -69,21 +70,22 @@ def confirm(
     network: Network,
     lo: Array | None = None,
     hi: Array | None = None,
-    seconds: float = 0.3,
+    operations: int = MOST_WORK,
     exact: bool = False,
 ) -> Confirmation:
     """Compare the canonical network with the second reading of `data`, the bytes of its ONNX file.
 
-    `lo` and `hi (input size,)` bound the points at true values (some lie far outside too). Work is limited to what
-    one core does in about `seconds`; when that is too little, `fallback` says so. Never raises for a bad model.
+    `lo` and `hi (input size,)` bound the points at true values (some lie far outside too). Work is limited to so many
+    `operations`, counted, so that the answer is the same every time; when that is too little, `fallback` says so. Never
+    raises for a bad model.
     `exact` has the two compared over the rationals too, which takes longer (see `exactly_equal`).
     """
-    allowed, cost = seconds * WORK_PER_SECOND, 2 * work(network) + PER_NUMBER * network.size
-    plan = next((p for p in PLANS if sum(p) * cost <= allowed), None)
+    cost = 2 * work(network) + PER_NUMBER * network.size
+    plan = next((p for p in PLANS if sum(p) * cost <= operations), None)
     if plan is None:
-        return Confirmation(None, (f"the model: {work(network)} products a point are too many for {seconds} s",), 0)
+        return Confirmation(None, (f"the model: {work(network)} products a point are too many",), 0)
     try:
-        reading = Reading(data, round(2 * allowed))
+        reading = Reading(data, 2 * operations, inputs=network.inputs)
     except InputError as error:
         return Confirmation(None, (f"the model: {error}",), 0)
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(data).digest()[:8], "little"))
@@ -93,6 +95,8 @@ def confirm(
     if network.element_type != ELEMENT_TYPES[reading.input.kind]:
         problem = f"the input is {ELEMENT_TYPES[reading.input.kind]}, not {network.element_type}"
         return Confirmation(problem, (), 0)
+    if walk.twice:
+        return Confirmation(f"two nodes of the network are called {walk.twice!r}", (), 0)
     try:
         with np.errstate(all="ignore"):
             walk.finish(reading.run(np.concatenate([rows, np.zeros((plan[1], rows.shape[1]))]), walk.seen))
@@ -132,9 +136,11 @@ class Walk:
         names = reading.names
         helper = re.compile(r"(.+)#\d+'*$", re.DOTALL)
         self.cuts: dict[str, int] = {}
+        self.twice = ""  # a tensor that two nodes claim to compute: one of them would not be compared
         for k, node in enumerate(network.nodes):
             match = helper.match(node.name)
             if node.name in names and not (match and match[1] in names):
+                self.twice = node.name if node.name in self.cuts else self.twice
                 self.cuts[node.name] = k
         self.bound = _uncut(network, reading, self.cuts)
         self.values: dict[int, Known] = {}
@@ -182,7 +188,7 @@ class Walk:
     def _free(self, true: Array) -> Array:
         """Random numbers in many sizes, and halves of integers, for the points whose values are free."""
         finite = abs(true[np.isfinite(true)])
-        typical = float(np.median(finite)) if finite.size else 1.0
+        typical = float(median(finite)) if finite.size else 1.0
         out = self.random.normal(size=(self.free, *true.shape[1:]))
         for row, size in enumerate(SIZES[: self.free]):
             if row == HALVES:
@@ -303,7 +309,7 @@ class Walk:
         users = [self.network.nodes[i].op for i in self.network.users[k]]
         readers = [node.op for node in self.reading.nodes if name in node.inputs]
         first = all(isinstance(op, TwoPiece) and op.left == 0.0 for op in users)
-        return first and bool(users) and all(op == "Relu" for op in readers) and name != self.reading.output
+        return first and bool(users) and all(op == "Relu" for op in readers) and name not in self.reading.outputs
 
 
 def _uncut(network: Network, reading: Reading, cuts: dict[str, int]) -> set[str]:

@@ -6,7 +6,9 @@ outward, and likewise above. So nothing an operator proposes is believed: `Sigmo
 asked for slopes only.
 
 * Two pieces (`max(left z, right z)`): f minus a line is convex, its largest value is at an end, and any
-  slope in [left, right] is a lower line through zero.
+  slope in [left, right] is a lower line through zero, whatever the sign of z. So a proof's slopes may serve neurons
+  that are stable by a hair, too: a search that saw one as unstable may rest on them, where the steeper line's row may
+  be worse further back. Beyond a hair they are not what a proof can mean.
 * S-shaped (`Sigmoid`, `Tanh`: convex left of 0, concave right of it): on the concave part f - s z is
   smallest at an end; on the convex part it lies above its tangent at ANY point p, whose smallest value
   is at an end. With p near the zero of f' - s that costs next to nothing, and p itself may be inexact.
@@ -49,23 +51,24 @@ LIBM = 2.0**-47  # absolute error of one evaluation of f or f' (|f| <= 1; libm i
 TURN = 2 * np.pi
 STEP = 2.0**-52  # generous relative error of one operation
 TINY = 1e-150  # dominates underflow
-HALVINGS = 40  # of a piece, to find where its tangent has a given slope
+HAIR = 2.0**-10  # share of a box by which a two-piece function's argument keeps away from 0 and is still free
+HALVINGS = 52  # of a piece, to find where its tangent has a given slope: to the last digit, which is what lines lose
 
 
 @dataclass(eq=False)
 class Lines:
     """Lines per region and neuron, all `(B, n)`; an offset of None is zero.
 
-    `unstable` marks where the lower slope may be replaced by any slope in `reach`. `steep` is at least the
-    size of any slope that may occur: one number, or one per region `(B,)`. `other` are the lower and upper slopes for
-    the second input, where there is one.
+    `free` marks where the lower slope may be replaced by any slope in `reach`. `steep` is at least the size of any
+    slope that may occur: one number, or one per neuron `(B, n)`. `other` are the lower and upper slopes for the second
+    input, where there is one.
     """
 
     low: Array
     up: Array
     up_offset: Array
     low_offset: Array | None
-    unstable: Array
+    free: Array
     reach: tuple[float, float]
     steep: float | Array
     other: tuple[Array, Array] | None = None
@@ -79,15 +82,15 @@ class Lines:
         """The lines of one region."""
         own = slice(region, region + 1)
         low_offset = None if self.low_offset is None else self.low_offset[own]
-        low, up, offset, unstable = self.low[own], self.up[own], self.up_offset[own], self.unstable[own]
+        low, up, offset, free = self.low[own], self.up[own], self.up_offset[own], self.free[own]
         steep = self.steep[own] if isinstance(self.steep, np.ndarray) else self.steep
         other = None if self.other is None else (self.other[0][own], self.other[1][own])
-        return Lines(low, up, offset, low_offset, unstable, self.reach, steep, other)
+        return Lines(low, up, offset, low_offset, free, self.reach, steep, other)
 
     def put(self, region: int, lines: Lines) -> None:
         """Replace the lines of one region by those of a batch of one."""
         self.flags = None
-        for name in ("low", "up", "up_offset", "low_offset", "unstable", "span"):
+        for name in ("low", "up", "up_offset", "low_offset", "free", "span"):
             values = getattr(self, name)
             if values is not None:
                 values[region] = getattr(lines, name)[0]
@@ -137,13 +140,13 @@ def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, A
     rules: dict[str, Any] = {"Square": _square, "Reciprocal": _reciprocal, "Exp": _exponential, "Sign": _sign}
     for kinds, shared in ((PHASE, _wave), (S_SHAPED, _s_shaped), (STEPS, _stairs), (SHAPES, _pieces)):
         rules.update(dict.fromkeys(kinds, shared))
-    rule = rules[op.kind]
-    return rule(op, lo[0], hi[0])
+    lines: tuple[Lines, Array, Array] = rules[op.kind](op, lo[0], hi[0])
+    return lines
 
 
 def _steepest(*slopes: Array) -> Array:
-    """(B,) the largest size of any of the slopes in each region."""
-    return np.maximum.reduce([abs(s).max(axis=1, initial=0.0) for s in slopes])
+    """(B, n) the largest size of any of the slopes."""
+    return np.maximum.reduce([abs(s) for s in slopes])
 
 
 def _no(lo: Array) -> tuple[Array, tuple[float, float]]:
@@ -426,7 +429,7 @@ def _product(op: Nonlinear, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[L
     low_offset, up_offset = _corners(low, other_low, lo, hi)[0], _corners(up, other_up, lo, hi)[1]
     zero = np.zeros(low.shape)
     flo, fhi = _corners(zero, zero, lo, hi)
-    steep = _steepest(low, up, other_low, other_up)
+    steep = _steepest(low, up)
     return Lines(low, up, up_offset, low_offset, *_no(low), steep, (other_low, other_up)), flo, fhi
 
 
@@ -488,9 +491,12 @@ def _two_piece(op: TwoPiece, lo: Array, hi: Array) -> tuple[Lines, Array, Array]
     flo = np.minimum(np.where(unstable, np.minimum(first, 0.0), first), last)
     fhi = np.maximum(first, last)
     if (left, right) != (0.0, 1.0):
-        flo, fhi = flo - (abs(flo) * 2 * STEP + TINY), fhi + (abs(fhi) * 2 * STEP + TINY)
+        tiny = np.where((lo == 0) & (hi == 0), 0.0, TINY)  # the image of 0 is exactly 0
+        flo, fhi = flo - (abs(flo) * 2 * STEP + tiny), fhi + (abs(fhi) * 2 * STEP + tiny)
     steep = max(abs(op.left), abs(op.right))
-    return Lines(low, chord, offset, None, unstable, (op.left, op.right), steep), flo, fhi
+    with np.errstate(over="ignore"):
+        free = unstable | ((lo > 0) & (lo < HAIR * hi)) | ((hi < 0) & (hi > HAIR * lo))
+    return Lines(low, chord, offset, None, free, (op.left, op.right), steep), flo, fhi
 
 
 def _s_shaped(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
@@ -502,7 +508,8 @@ def _s_shaped(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]
     up_offset = centre - _lowest(f, slope_at, inverse, up, -hi, -lo)
     up_offset = up_offset + 4 * STEP * abs(up_offset)
     lines = Lines(low, up, up_offset, low_offset, np.zeros(lo.shape, dtype=bool), (0.0, 0.0), 1.0)
-    return lines, f(lo) - LIBM, f(hi) + LIBM
+    least = centre - 1.0  # the range is [0, 1] or [-1, 1]
+    return lines, np.maximum(f(lo) - LIBM, least), np.minimum(f(hi) + LIBM, 1.0)
 
 
 def _functions(kind: str) -> tuple[Any, Any, Any]:

@@ -18,8 +18,11 @@ Each step keeps (I) for the stored floats, charging its rounding to `error`:
 * elementwise node k over z: positive entries of a take a lower line of f, negative ones an upper
   line. Slopes are floats taken as exact numbers and the offsets are computed outward for those very
   slopes (`mucg4.check.curves`), so only `a * low + min(a, 0) * (up - low)` and the
-  dot with the offsets round: at most ||a|| (gamma(8) s ||M|| + gamma(m) ||offset||), s the largest slope size.
+  dot with the offsets round. The coefficient of component j is off by at most gamma(8) |a_j| s_j, s_j the largest size
+  of a slope there, so the functional by sum_j gamma(8) |a_j| s_j M_j: at most
+  ||a|| (gamma(8) ||s M|| + gamma(m) ||offset||).
 * adding two coefficient blocks or a constant: u times the result's size.
+* what is not added up at all does not round: see `_live`.
 * the end: `min over the box` is a dot of length n, gamma ||a_0|| ||M_0||.
 
 `error` and S are sums of nonnegative floats, hence off by a relative 1e-2 at the very most: the end
@@ -207,8 +210,9 @@ class Enclosure:
             # The image of a smooth function is intersected by the search, too.
             always = k not in self.slot or self.exact_image[k] or self._is_smooth(k)
             if isinstance(self.ops[k], Affine):
-                scale = self._scale(k, frame)
-                lo, hi = self._affine_hull(k, frame, scale) if always or np.any(root) else (low[:, :0], up[:, :0])
+                scale, tiny = self._scale(k, frame)
+                taken = always or bool(np.any(root))
+                lo, hi = self._affine_hull(k, frame, scale, tiny) if taken else (low[:, :0], up[:, :0])
                 cost = self._affine_cost(k, scale)
             else:
                 lo, hi, cost = self._curve_hull(k, frame)
@@ -244,13 +248,17 @@ class Enclosure:
         frame.size.append(norms(m))
         frame.cost.append(cost)
 
-    def _scale(self, k: int, frame: Frame) -> Array:
-        """S of an affine node, `(B, n)`."""
-        node, op = self.nodes[k], self.ops[k]
-        scale = affine_magnitude(op, [frame.magnitude[i] for i in node.inputs])
-        return np.asarray(scale + 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None])
+    def _scale(self, k: int, frame: Frame) -> tuple[Array, Array]:
+        """S of an affine node, `(B, n)`, and what covers underflow in its image."""
+        inputs = self.nodes[k].inputs
+        scale = affine_magnitude(self.ops[k], [frame.magnitude[i] for i in inputs])
+        guard, tiny = 1e-50 * sum(frame.size[i] for i in inputs)[:, None], np.array(TINY)
+        if not np.all(scale):
+            live = self._live(k, frame, scale)
+            guard, tiny = np.where(live, guard, 0.0), np.where(live, TINY, 0.0)
+        return np.asarray(scale + guard), tiny
 
-    def _affine_hull(self, k: int, frame: Frame, scale: Array) -> tuple[Array, Array]:
+    def _affine_hull(self, k: int, frame: Frame, scale: Array, tiny: Array) -> tuple[Array, Array]:
         """Interval image by centre and radius."""
         node, op = self.nodes[k], self.ops[k]
         low = [frame.lower[i] for i in node.inputs]
@@ -258,8 +266,18 @@ class Enclosure:
         mid = [(a + b) * 0.5 for a, b in zip(low, up, strict=True)]
         rad = [np.maximum(b - m, m - a) for a, b, m in zip(low, up, mid, strict=True)]
         y, r = op.apply(mid), op.magnitude(rad)
-        r = r + (gamma(2 * op.fan_in + 8) * scale + TINY)
+        r = r + (gamma(2 * op.fan_in + 8) * scale + tiny)
         return y - r, y + r
+
+    def _live(self, k: int, frame: Frame, scale: Array) -> Array:
+        """(B, n) False where nothing is added up in a component of affine node k: its value is 0, with no error.
+
+        Where `|W|` applied to the indicator of `M > 0`, and the bias, are 0, each product is that of a weight and 0, of
+        which none rounds or underflows, and sums of zeros are zero. Weights times 1 do not underflow, so neither does
+        this test, unlike `scale`, which is 0 there, too.
+        """
+        ones = [(frame.magnitude[i] > 0).astype(np.float64) for i in self.nodes[k].inputs]
+        return (scale != 0) | (affine_magnitude(self.ops[k], ones) != 0)
 
     def _affine_cost(self, k: int, scale: Array) -> Array:
         op, b = self.ops[k], self.ops[k].bias()
@@ -272,8 +290,14 @@ class Enclosure:
         lines, flo, fhi = enclose(self.ops[k], [frame.lower[i] for i in inputs], [frame.upper[i] for i in inputs])
         frame.lines[k] = lines
         dot = norms(lines.up_offset) + (0.0 if lines.low_offset is None else norms(lines.low_offset))
-        size = sum(frame.size[i] for i in inputs)
-        return flo, fhi, gamma(8) * (lines.steep + 1e-50) * size + gamma(self.nodes[k].size + 8) * dot
+        size = 1e-50 * sum(frame.size[i] for i in inputs)
+        if isinstance(lines.steep, np.ndarray):
+            size = size + norms(lines.steep * frame.magnitude[inputs[0]])
+        else:
+            size = size + lines.steep * frame.size[inputs[0]]
+        if lines.other is not None:
+            size = size + norms(np.maximum(abs(lines.other[0]), abs(lines.other[1])) * frame.magnitude[inputs[1]])
+        return flo, fhi, gamma(8) * size + gamma(self.nodes[k].size + 8) * dot
 
     def _ends(self, lo: Array, hi: Array, k: int) -> Ends:
         """Lines of node k over the input: constant ones, exact ones of the input itself."""
@@ -377,8 +401,12 @@ class Enclosure:
             else:
                 self._pull_curve(k, a, frame, rows)
         if 0 not in rows.coef:
-            rows.coef[0] = self.zeros(len(rows.region), self.nodes[0].size)
+            rows.coef[0] = self.no_coefficients(len(rows.region))
         return rows
+
+    def no_coefficients(self, count: int) -> Array:
+        """Rows that do not depend on the input."""
+        return self.zeros(count, self.nodes[0].size)
 
     def _pull_affine(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
         op, node = self.ops[k], self.nodes[k]

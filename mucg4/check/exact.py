@@ -32,7 +32,7 @@ from math import ceil, floor, log2
 
 import numpy as np
 
-from mucg4.check.curves import Lines
+from mucg4.check.curves import HAIR, Lines
 from mucg4.check.enclose import Enclosure, Frame, Rows
 from mucg4.check.ties import dyadic
 from mucg4.errors import ProofError
@@ -300,7 +300,8 @@ class ExactEnclosure(Enclosure):
         # f minus the line is convex: largest at an end; both products rounded up
         ends = [-scaled_slopes(-z, slope - chord) for z, slope in ((first, left), (last, right))]
         offset = np.where(unstable, np.maximum(*ends), 0)
-        frame.lines[k] = Lines(low, chord, offset, None, unstable, (op.left, op.right), 1.0)
+        free = unstable | ((lo > 0) & (lo < HAIR * hi)) | ((hi < 0) & (hi > HAIR * lo))
+        frame.lines[k] = Lines(low, chord, offset, None, free, (op.left, op.right), 1.0)
         start, end = self._value(lo, left, right), self._value(hi, left, right)
         least = np.minimum(start[0], end[0])
         least = np.where(unstable, np.minimum(least, 0), least)
@@ -342,19 +343,8 @@ class ExactEnclosure(Enclosure):
 
     # ---- backward ------------------------------------------------------------------------------
 
-    def pull(self, frame: Frame, rows: Rows, start: int) -> Rows:
-        """As in `Enclosure`."""
-        for k in range(start, 0, -1):
-            a = rows.coef.pop(k, None)
-            if a is None:
-                continue
-            if isinstance(self.ops[k], Affine):
-                self._pull_affine(k, a, frame, rows)
-            else:
-                self._pull_curve(k, a, frame, rows)
-        if 0 not in rows.coef:
-            rows.coef[0] = np.zeros((len(rows.region), self.nodes[0].size), dtype=np.int64)
-        return rows
+    def no_coefficients(self, count: int) -> Array:
+        return np.zeros((count, self.nodes[0].size), dtype=np.int64)
 
     def _kept(self, rows: Rows, a: Array, fits: Array) -> Array:
         """The rows with those zeroed that might overflow; they are given up."""

@@ -27,25 +27,25 @@ from mucg4.ops.base import Array, Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.ops.piecewise import TwoPiece
 
-PER_SECOND = 4_000_000  # products of integers
+MOST_PRODUCTS = 40_000_000  # of integers, in one comparison: some ten seconds of one core
+PER_PRODUCT = 100  # operations of the second reading, as `Reading` counts them
 # largest numerator and the denominator; every other point mirrors the one before it
 POINTS = ((2**20, 2**10), (2**20, 2**10), (2**60, 2**10), (2**60, 2**10), (2**20, 1), (2**20, 1))
 FEWEST = 2
 
 
-def exactly_equal(data: bytes, network: Network, seconds: float = 10.0) -> str | None:
+def exactly_equal(data: bytes, network: Network, products: int = MOST_PRODUCTS) -> str | None:
     """None when the canonical network equals the network in the ONNX bytes `data` over the rationals, else why not.
 
-    Piecewise linear networks (and products) only. Work is limited to about `seconds` of one core. Never raises for
-    a bad model.
+    Piecewise linear networks (and products) only. Work is limited to so many `products` of integers, counted: the
+    answer is the same everywhere and every time. Never raises for a bad model.
     """
-    cost, allowed = 2 * work(network), seconds * PER_SECOND
-    points = min(len(POINTS), int(allowed // cost))
+    points = min(len(POINTS), products // (2 * work(network)))
     if points < FEWEST:
-        return f"{work(network)} products a point are too many to compare exactly in {seconds} s"
+        return f"{work(network)} products a point are too many to compare exactly"
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(data).digest()[8:16], "little"))
     try:
-        reading = Reading(data, round(100 * allowed), exact=True)
+        reading = Reading(data, PER_PRODUCT * products, exact=True, inputs=network.inputs)
         walk = _ExactWalk(network, reading, random, (0, points))
         start = np.full((points, network.input_size), Fraction(0), dtype=object)
         walk.finish(reading.run(start, walk.seen))

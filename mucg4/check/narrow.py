@@ -195,8 +195,8 @@ class Few:
 def _flags(lines: Lines) -> tuple[Array, Array]:
     """`(B, n)`: where a neuron is not known to be zero, and where it is not known to be its argument."""
     if lines.flags is None:
-        on = (lines.low != 0) | (lines.up != 0) | (lines.up_offset != 0) | lines.unstable
-        bent = (lines.low != 1) | (lines.up != 1) | (lines.up_offset != 0) | lines.unstable
+        on = (lines.low != 0) | (lines.up != 0) | (lines.up_offset != 0) | lines.free
+        bent = (lines.low != 1) | (lines.up != 1) | (lines.up_offset != 0) | lines.free
         lines.flags = on, bent
     return lines.flags
 

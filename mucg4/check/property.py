@@ -44,12 +44,12 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
         reader = Reader(text, element_type)
         with np.errstate(all="ignore"):
             reader.run(None)
-        sizes = reader.sizes()
+        misses = reader.misses(len(x), len(y))
     except Refusal as refusal:
         return str(refusal)
     except OverflowError:
         return "a number is outside the range of doubles"
-    if (len(x), len(y)) != sizes:
+    if misses:
         return f"the text does not declare {len(x)} inputs and {len(y)} outputs"
     if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
         return "the point is not finite"
@@ -74,8 +74,13 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
 def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
     """None when the query's cases contain the unsafe set of the text; else one line that says why not.
 
-    The text is VNN-LIB 1.0. Never raises for any text; a spent budget raises `BudgetError`.
+    The text is VNN-LIB 1.0, or 2.0 where the query has a `joint`. Never raises for any text; a spent budget raises
+    `BudgetError`.
     """
+    if query.joint is not None:
+        from mucg4.check.vnnlib2 import covers as covers_declared
+
+        return covers_declared(text, query, budget)
     try:
         if len(query.networks) != 1:
             return f"properties of {len(query.networks)} networks are not read a second time"
@@ -147,6 +152,7 @@ class _Comparison:
     def run(self) -> None:
         self.sizes()
         self.common = _part(self.reader.atoms)
+        self.complete()
         self.low = self.ends_of(False)
         self.high = self.ends_of(True)
         if self.common.never or self.nothing(self.common.sides):
@@ -164,10 +170,13 @@ class _Comparison:
                 self.budget.poll()
             self.disjunct(count, choice)
 
+    def complete(self) -> None:
+        """Bounds that all disjuncts have in common without stating them; version 1.0 states all."""
+
     def sizes(self) -> None:
         network = self.query.networks[0]
         stated, has = self.reader.sizes(), (network.input_size, network.output_size)
-        if stated != has:
+        if self.reader.misses(*has):
             raise Refusal("the text declares {} inputs and {} outputs, the network has {} and {}".format(*stated, *has))
         if any(case.box.size != has[0] for case in self.query.cases):
             raise Refusal("a box of the query has another number of inputs")

@@ -7,7 +7,7 @@ makes its outputs unknown, and all that reads them, and is named in `fallback`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -18,7 +18,7 @@ from mucg4.check.moves import LARGEST, MOVES, Meaning
 from mucg4.check.slide import SLIDES
 from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
-from mucg4.check.wire import DOUBLE, FLOAT, FLOAT16, Declared, Graph, Node, decode, tensor
+from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inner, Node, decode, tensor
 from mucg4.errors import InputError
 from mucg4.ops.base import Array
 
@@ -26,31 +26,44 @@ TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
 MOST_MADE = 2**27  # numbers of all values together
 MOST_LINES = 20
+ALL = ""  # the name of several inputs together, which no tensor has
 Seen = Callable[[str, Value], Value]
 
 
 class Reading:
-    """One model, ready to be evaluated. Raises `InputError` when the bytes are no model of one input and one output.
+    """One model, ready to be evaluated. Raises `InputError` when the bytes are no model that is read here.
+
+    `inputs` are names and shapes of the inputs that a point holds, one behind the other (empty: the only one that is
+    read, a dynamic first dimension counting 1); they have to be all that is read, in the file's order, and fit what the
+    file declares. Several outputs are put one behind the other.
 
     `n` is the arithmetic and `opset` the version of the operator set, for the operators' meanings. Work is counted in
     operations of one number; evaluation stops, and says so in `fallback`, before it exceeds `work`.
     """
 
-    def __init__(self, data: bytes, work: int, exact: bool = False) -> None:
+    def __init__(
+        self, data: bytes, work: int, exact: bool = False, inputs: Sequence[tuple[str, tuple[int, ...]]] = ()
+    ) -> None:
         self.graph = decode(data)
         self.opset, self.left, self.made, self.spent_out = self.graph.opset, work, 0, False
         self.n = Arithmetic(exact, self._spend)
         self.nodes = self._needed(self.graph)
-        self.input = self._only_input(self.graph)
-        self.shape = self._input_shape(self.input)
-        self.output = self.graph.outputs[0].name
+        self.inputs = self._stated(inputs) if inputs else [self._only_input(self.graph)]
+        self.input = self.inputs[0]
+        self.shapes = [shape for _, shape in inputs] or [self._input_shape(self.input)]
+        self.outputs = [d.name for d in self.graph.outputs]
         self.fallback: list[str] = []
         self._stored: dict[str, Value] = {}
 
     @property
     def names(self) -> set[str]:
-        """All tensors that are computed, and the input."""
-        return {self.input.name, *(name for node in self.nodes for name in node.outputs if name)}
+        """All tensors that are computed, and the inputs; `ALL` stands for several of these."""
+        several = {ALL} if len(self.inputs) > 1 else set()
+        return {
+            *several,
+            *(d.name for d in self.inputs),
+            *(name for node in self.nodes for name in node.outputs if name),
+        }
 
     def _spend(self, work: int) -> None:
         self.left -= work
@@ -60,17 +73,37 @@ class Reading:
 
     @staticmethod
     def _needed(graph: Graph) -> list[Node]:
-        if len(graph.outputs) != 1:
-            raise InputError(f"{len(graph.outputs)} outputs are not read a second time")
-        wanted, out = {graph.outputs[0].name}, []
+        wanted, out = {d.name for d in graph.outputs}, []
         for node in reversed(graph.nodes):
             if any(name in wanted for name in node.outputs if name):
-                wanted.update(node.inputs)
+                wanted |= node.reads
                 out.append(node)
         return out[::-1]
 
+    def _read_names(self) -> set[str]:
+        return {d.name for d in self.graph.outputs}.union(*(node.reads for node in self.nodes))
+
+    def _stated(self, inputs: Sequence[tuple[str, tuple[int, ...]]]) -> list[Declared]:
+        """The declared inputs of these names, which have to fit what is stated about them."""
+        known, names, read = {d.name: d for d in self.graph.inputs}, [n for n, _ in inputs], self._read_names()
+        if [d.name for d in self.graph.inputs if d.name in names] != names:
+            raise InputError("the inputs are not those of the file, or in another order")
+        if any(d.name in read and d.name not in names for d in self.graph.inputs):
+            raise InputError("an input that is read is left out")
+        for name, shape in inputs:
+            dims = known[name].dims
+            fits = dims is None or (
+                len(dims) == len(shape)
+                and all(not isinstance(d, int) or d == n for d, n in zip(dims, shape, strict=True))
+            )
+            if not fits or min(shape, default=1) < 1 or prod(shape) > LARGEST:
+                raise InputError(f"input {name!r} has the shape {list(dims or ())}, not {list(shape)}")
+            if known[name].kind not in ELEMENT_TYPES or known[name].kind != known[names[0]].kind:
+                raise InputError("inputs of other or of different element types are not read a second time")
+        return [known[name] for name in names]
+
     def _only_input(self, graph: Graph) -> Declared:
-        read = {name for node in self.nodes for name in node.inputs} | {graph.outputs[0].name}
+        read = self._read_names()
         used = [d for d in graph.inputs if d.name in read]
         used = used or list(graph.inputs[:1])
         if len(used) != 1 or used[0].kind not in ELEMENT_TYPES:
@@ -97,17 +130,62 @@ class Reading:
         `seen(name, value)` is called with the input and with each computed tensor that depends on it, and returns the
         value that readers of the tensor get.
         """
-        if x.shape[1:] != (prod(self.shape),):
-            raise InputError(f"the input has the shape {list(self.shape)}, which {x.shape[1]} numbers do not fill")
-        start = Value(x.reshape(len(x), *self.shape), self.input.kind, True)
-        values: dict[str, Value | None] = {self.input.name: seen(self.input.name, start)}
-        for node in self.nodes:
-            made = self._outputs(node, values)
+        sizes = [prod(shape) for shape in self.shapes]
+        if x.shape[1:] != (sum(sizes),):
+            raise InputError(f"the inputs have the shapes {self.shapes}, which {x.shape[1]} numbers do not fill")
+        values: dict[str, Value | None] = {}
+        if len(sizes) > 1:
+            x = seen(ALL, Value(x, self.input.kind, True)).v
+        at = 0
+        for declared, shape, size in zip(self.inputs, self.shapes, sizes, strict=True):
+            part = Value(x[:, at : at + size].reshape(len(x), *shape), declared.kind, True)
+            values[declared.name], at = seen(declared.name, part), at + size
+        self._walk(self.nodes, values, seen)
+        return self._result(values, len(x))
+
+    def _walk(self, nodes: Sequence[Node], values: dict[str, Value | None], seen: Seen) -> None:
+        """Evaluate nodes in order, into `values`."""
+        for node in nodes:
+            if node.op == "If":
+                made = self._branch(node, values, seen)
+            else:
+                made = self._outputs(node, values)
             for i, name in enumerate(node.outputs):
                 if name:
                     value = made[i] if made is not None and i < len(made) else None
                     values[name] = seen(name, value) if value is not None and value.rows else value
-        return self._value(self.output, values)
+
+    def _branch(self, node: Node, values: dict[str, Value | None], seen: Seen) -> list[Value] | None:
+        """The outputs of the branch that a condition without input decides; its names are gone afterwards."""
+        test = self._value(node.inputs[0], values) if len(node.inputs) == 1 else None
+        if test is None or test.rows or test.e is not None or test.kind != BOOL or test.v.size != 1:
+            self._note(f"{node.label}: a condition that is no stored truth value")
+            return None
+        inner = node.attributes.get("then_branch" if bool(test.v.ravel()[0]) else "else_branch")
+        if not isinstance(inner, Inner) or len(inner.outputs) != len(node.outputs):
+            self._note(f"{node.label}: its branches")
+            return None
+        around = {**values, **{name: stored(tensor(data)) for name, data in inner.stored.items()}}
+        self._walk(inner.nodes, around, lambda name, value: value)
+        found = [self._value(name, around) for name in inner.outputs]
+        known = [value for value in found if value is not None]
+        return known if len(known) == len(found) else None
+
+    def _result(self, values: dict[str, Value | None], points: int) -> Value | None:
+        """The outputs, one behind the other."""
+        found = [self._value(name, values) for name in self.outputs]
+        if len(found) == 1 or any(v is None for v in found):
+            return found[0] if len(found) == 1 else None
+        parts = [self.n.real(v) for v in found if v is not None]
+        flat: list[Array] = []
+        errors: list[Array] = []
+        for v in parts:
+            for a, out in ((v.v, flat), (v.e, errors)):
+                if a is None:
+                    a = np.zeros(v.v.shape)
+                out.append(a.reshape(points, -1) if v.rows else np.tile(a.ravel(), (points, 1)))
+        known = None if all(v.e is None for v in parts) else np.concatenate(errors, axis=1)
+        return Value(np.concatenate(flat, axis=1), parts[0].kind, True, known)
 
     def _value(self, name: str, values: dict[str, Value | None]) -> Value | None:
         if name in values:
@@ -122,6 +200,7 @@ class Reading:
         """What a node computes; None, and a line in `fallback`, where that is not known."""
         if self.spent_out:
             return None
+        self.opset = node.opset
         xs = [self._value(name, values) if name else None for name in node.inputs]
         if any(x is None and name for x, name in zip(xs, node.inputs, strict=True)):
             return None  # an input is unknown, for which there is a line

@@ -17,7 +17,8 @@ their slope is a float and the offset is exact for that slope; lower slopes are 
 of them is believed.
 
 Search and checker share this module: the search asks before it splits a region for ever, the checker on its own bounds.
-Networks are of two-piece neurons and small (`MOST_CELLS`); for others nothing is decided here.
+Networks are of two-piece neurons and small (`MOST_CELLS`); for others nothing is decided here. All limits are counts,
+so a proof is accepted or not, whatever the machine and its load.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
 
 MOST_CELLS = 1 << 17  # numbers in all matrices together
-SECONDS = 1.0  # of work for the comparison with the stored network
+MOST_PRODUCTS = 4_000_000  # of integers, in the comparison with the stored network: about a second
 EXACT_CHORDS = 16  # per row and node: their denominators multiply
 
 
@@ -150,7 +151,7 @@ class ExactNetwork:
         """The exact lower bound of `sum_i weights[i] g_i + literals` over the region.
 
         `box (d,)` pair; `bounds[k] (n,)` pairs for every pre-activation that is no input, `slopes[k] (n,)` the lower
-        slopes of two-piece node k where its argument's sign is open.
+        slopes of two-piece node k: any between its pieces' are legal whatever the argument's sign.
         """
         nodes, pending, const = self.network.nodes, *self._start(conjunction, weights, literals)
         corners: dict[bool, list[Fraction]] = {}
@@ -218,11 +219,12 @@ class ExactNetwork:
                 if t < 0:
                     raise OverflowError("a neuron has no bounds")
                 lo, hi = Fraction(-1), Fraction(1)
-            if lo >= 0 or hi <= 0:
+            if t > 0 and slopes is not None:
+                factors[j] = min(max(Fraction(float(slopes[j])), left), right)
+            elif lo >= 0 or hi <= 0:
                 factors[j] = right if lo >= 0 else left
             elif t > 0:
-                own = Fraction(0 if slopes is None else float(slopes[j]))
-                factors[j] = min(max(own, left), right)
+                factors[j] = min(max(Fraction(0), left), right)
             else:
                 chord = (right * hi - left * lo) / (hi - lo)
                 if negative > EXACT_CHORDS:
@@ -254,7 +256,7 @@ def _is_stored(network: Network) -> bool:
     """Whether the network is exactly the stored one, by an exact comparison."""
     from mucg4.check.exactly import exactly_equal
 
-    return bool(network.model_bytes) and exactly_equal(network.model_bytes, network, SECONDS) is None
+    return bool(network.model_bytes) and exactly_equal(network.model_bytes, network, MOST_PRODUCTS) is None
 
 
 def refutes(conjunction: Conjunction, weights: Sequence[float], value: Fraction) -> bool:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain, product
+from itertools import chain, combinations, product
 from math import inf, isfinite, nextafter, prod
 from typing import Any, NamedTuple
 
@@ -45,7 +45,15 @@ _PIECE = re.compile(
     re.ASCII,
 )
 _COMMENT, _DECLARED, _COMPARED, _PARENTHESIS, _WORD, _OTHER = 1, 2, 6, 7, 8, 9
-_SILENT = ("set-logic", "set-info", "set-option", "check-sat", "get-model")
+_SILENT = frozenset(
+    (
+        *("set-logic", "set-info", "set-option", "check-sat", "echo", "exit"),
+        *(f"get-{what}" for what in ("model", "value", "assignment", "info", "option", "proof", "assertions")),
+        *("get-unsat-core", "get-unsat-assumptions", "get-objectives"),
+    )
+)
+_KEPT = frozenset(("not", "=>", "xor", "ite"))  # what stands in them is read when they are closed
+_OPPOSITE = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "!=": "=", "=": "!=", "==": "!="}
 
 
 class Refusal(Exception):
@@ -154,6 +162,8 @@ class Reader:
     factors: list[list[tuple[Atom, ...]]] = field(default_factory=list)  # of each, one holds
     ends: dict[str, tuple[float, bool, float, bool]] = field(default_factory=dict)
     written: int = 0  # atoms that were written out
+    kept: int = 0  # open lists whose content is kept as it stands
+    closed: bool = False  # by the command exit
 
     def __post_init__(self) -> None:
         info = np.finfo(self.element_type)
@@ -168,8 +178,10 @@ class Reader:
                 budget.poll()
             which = m.lastindex
             if which == _COMPARED and not stack and m[3]:
+                self.open_still()
                 self.state(self.short(m[4], m[5], m[6]))
             elif which == _DECLARED and not stack:
+                self.open_still()
                 self.declare(m[2], "Real")
             elif which != _COMMENT:
                 self.shift(stack, which, m)
@@ -194,26 +206,49 @@ class Reader:
             if not stack:
                 self.command(done)
             else:
-                stack[-1].append(self.reduce(done) if stack[0][0] == "assert" else tuple(done))
+                stack[-1].append(self.close(done) if stack[0][0] == "assert" else tuple(done))
         elif which == _COMPARED and m[3] is None and stack[0][0] == "assert":
-            stack[-1].append(self.short(m[4], m[5], m[6]))
+            stack[-1].append((m[4], m[5], m[6]) if self.kept else self.short(m[4], m[5], m[6]))
+        elif which == _WORD and piece in _KEPT and stack[0] == ["assert"] and not stack[-1]:
+            self.kept += 1
+            stack[-1].append(piece)
         elif which == _WORD or stack[0][0] != "assert":
             stack[-1].append(piece)
         else:
             raise Refusal(f"{_shown(piece)} stands in an assertion")
 
+    def close(self, done: list[Any]) -> Any:
+        """What a list that is closed inside an assertion means; as it stands inside one that is kept."""
+        if done and done[0] in _KEPT:
+            self.kept -= 1
+            return tuple(done) if self.kept else self.settle(tuple(done), False)
+        return tuple(done) if self.kept else self.reduce(done)
+
+    def open_still(self) -> None:
+        if self.closed:
+            raise Refusal("something follows the command exit")
+
     def sizes(self) -> tuple[int, int]:
-        """How many inputs and outputs are declared; raises when some in between are not."""
+        """How many inputs are declared, and the least number of outputs; raises when inputs in between are not."""
         codes = self.declared.values()
-        inputs, outputs = max(codes, default=-1) + 1, -min(codes, default=0)
-        if inputs + outputs != len(codes):
-            raise Refusal("some variables are not declared, but ones with a higher number are")
-        return inputs, outputs
+        inputs, outputs = max(codes, default=-1) + 1, max(0, -min(codes, default=0))
+        if inputs != sum(c >= 0 for c in codes):
+            raise Refusal("some inputs are not declared, but ones with a higher number are")
+        return max(inputs, 0), outputs
+
+    def misses(self, inputs: int, outputs: int) -> bool:
+        """Whether a network of this size is none that the text can speak of."""
+        mine = self.sizes()
+        return mine[0] != inputs or mine[1] > outputs
 
     # -- commands
 
     def command(self, items: list[Any]) -> None:
         head = items[0] if items else None
+        if head == "exit":
+            self.closed = True
+        elif head not in _SILENT:
+            self.open_still()
         if head == "assert":
             if len(items) != 2:
                 raise Refusal("assert takes one formula")
@@ -244,16 +279,71 @@ class Reader:
         """What a list inside an assertion means."""
         head = items[0] if items and isinstance(items[0], str) else ""
         args = items[1:]
-        if head in ("<=", ">=", "<", ">", "=", "==", "!="):
-            if len(args) != 2:
-                raise Refusal(f"{head!r} with {len(args)} arguments")
-            return self.compare(head, self.term(args[0]), self.term(args[1]))
+        if head in _OPPOSITE or head == "distinct":
+            return self.relation(head, [self.term(a) for a in args], False)
         if head in ("and", "or") and args:
             parts = [self.formula(a) for a in args]
             return self.all_of(parts) if head == "and" else self.one_of(parts)
         if head in ("+", "-", "*") and args:
             return self.arithmetic(head, [self.term(a) for a in args])
+        if head == "/" and len(args) > 1:
+            return self.quotient([self.term(a) for a in args])
         raise Refusal(f"operator {_shown(head)} is not known here" if head and args else "a list without an operator")
+
+    def relation(self, op: str, terms: list[_Term], no: bool) -> Atom | _Formula:
+        """Each term against the next, for `distinct` against all later ones; `no`: that this does not hold."""
+        if len(terms) < 2 or (op == "!=" and len(terms) > 2):
+            raise Refusal(f"{op!r} with {len(terms)} arguments")
+        ways = combinations(terms, 2) if op == "distinct" else zip(terms, terms[1:], strict=False)
+        op = "!=" if op == "distinct" else op
+        op = _OPPOSITE[op] if no else op
+        found = []
+        for a, b in ways:
+            found.append(self.compare(op, a, b))
+            self.count(1)
+        if len(found) == 1:
+            return found[0]
+        parts = [self.formula(f) for f in found]
+        return self.one_of(parts) if no else self.all_of(parts)
+
+    def count(self, atoms: int) -> None:
+        self.written += atoms
+        if self.written > MOST_ATOMS:
+            raise Refusal(f"more than {MOST_ATOMS} comparisons once the formulas are written out")
+
+    def settle(self, item: Any, no: bool) -> Any:
+        """A formula that was kept as words and lists, or its negation; nested no deeper than lists may be."""
+        self.count(1)
+        head, args = (item[0], item[1:]) if isinstance(item, tuple) and item else (item, ())
+        if head in ("true", "false") and not args:
+            return (head == "true") != no
+        if head == "not" and len(args) == 1:
+            return self.settle(args[0], not no)
+        if head in ("and", "or") and args:
+            parts = [self.formula(self.settle(a, no)) for a in args]
+            return self.all_of(parts) if (head == "and") != no else self.one_of(parts)
+        if head == "=>" and len(args) > 1:
+            parts = [self.formula(self.settle(a, not no)) for a in args[:-1]]
+            parts.append(self.formula(self.settle(args[-1], no)))
+            return self.all_of(parts) if no else self.one_of(parts)
+        if head in ("xor", "ite") and len(args) == (2 if head == "xor" else 3):
+            # exactly one of two; the second where the first holds, else the third. Their negations have the same form.
+            a, b, c = (args[0], args[1], args[1]) if head == "xor" else args
+            on = self.formula(self.settle(b, no if head == "ite" else not no))
+            off = self.formula(self.settle(c, no))
+            yes = self.formula(self.settle(a, False))
+            return self.one_of([self.all_of([yes, on]), self.all_of([self.formula(self.settle(a, True)), off])])
+        if head in _OPPOSITE or head == "distinct":
+            return self.relation(head, [self.worth(a) for a in args], no)
+        raise Refusal(f"{_shown(head)} stands for a formula")
+
+    def worth(self, item: Any) -> _Term:
+        """A term that was kept as words and lists."""
+        if not isinstance(item, tuple):
+            return self.term(item)
+        if not item or item[0] not in ("+", "-", "*", "/"):
+            raise Refusal("a formula stands for a term")
+        return self.term(self.reduce([item[0], *(self.worth(a) for a in item[1:])]))
 
     def all_of(self, parts: Sequence[_Formula]) -> _Formula:
         atoms = tuple([a for p in parts for a in p.atoms])
@@ -278,6 +368,8 @@ class Reader:
             return item
         if isinstance(item, (Bound, Row, bool)):
             return _Formula((item,), ())
+        if item in ("true", "false"):
+            return _Formula((), ()) if item == "true" else _Formula((False,), ())
         raise Refusal(f"{_shown(item)} stands for a formula")
 
     def variable(self, name: str) -> int:
@@ -308,7 +400,12 @@ class Reader:
             code = self.variable(item)
             size = Reach({code: ONE}, ZERO) if code >= 0 else NOWHERE
             return _Term({code: ONE}, ZERO, size, NOWHERE, size, False)
-        value = self.number(item)
+        return self.fixed(self.number(item))
+
+    def fixed(self, value: Fraction) -> _Term:
+        """A number, and what storing it in the element type loses."""
+        if abs(value) >= 10**308:
+            raise OverflowError
         size = Reach({}, abs(value))
         stored = float(self.kind(float(value)))
         error = Reach({}, abs(Fraction(stored) - value)) if isfinite(stored) else Reach({}, abs(value))
@@ -338,6 +435,22 @@ class Reader:
         error = _total([before, _total([size, before]).times(steps / (1 - steps))])
         peak = _total([*(a.peak for a in args), size, error])
         return _Term(form, sum((a.constant for a in args), ZERO), size, error, peak, True)
+
+    def quotient(self, args: list[_Term]) -> _Term:
+        """Numbers by numbers: a number as if it were written. A term by a whole number: times its inverse."""
+        by = ONE
+        for a in args[1:]:
+            if a.form or not a.constant:
+                raise Refusal("a division by zero" if not a.form else "a division by a variable")
+            by *= a.constant
+            if max(by.numerator.bit_length(), by.denominator.bit_length()) > MOST_BITS:
+                raise Refusal("a number is too long")
+        top = args[0]
+        if not top.form and not top.size.inputs:
+            return self.fixed(top.constant / by)
+        if by.denominator > 1 or abs(by) > 1 << 24 or len(args) > 2:
+            raise Refusal("a term divided by other than one whole number")
+        return self.times(top, self.fixed(1 / by))
 
     def times(self, a: _Term, b: _Term) -> _Term:
         if a.form and b.form:

@@ -45,8 +45,9 @@ from typing import TypeVar
 import numpy as np
 
 from mucg4.check.curves import Lines
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows
 from mucg4.check.exact import ExactEnclosure
+from mucg4.check.rowwise import gamma, norms
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
@@ -56,6 +57,7 @@ from mucg4.model.proof import Cuts, Proof, Tightening, Tree
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.refutations import Alpha, Refutation, Refutations
 from mucg4.model.verdict import CheckReport, Seal
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -732,12 +734,12 @@ class _Walk:
         return out
 
     def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:
-        """Replace default lower slopes of one region by those of each row where the neuron is unstable."""
+        """Replace default lower slopes of one region by those of each row where that is legal."""
         for a in alphas:
             for k in self.enclosure.network.users[a.node]:
                 if k in frame.lines:
                     lines = frame.lines[k]
-                    free = lines.unstable[0, a.index]
+                    free = lines.free[0, a.index]
                     slopes = rows.slopes.get(k, lines.low[rows.region])
                     slopes[:, a.index[free]] = self._slopes_at(lines, a.value[part][:, free])
                     rows.slopes[k] = slopes
@@ -760,7 +762,7 @@ class _Walk:
         every, where = self._refutations(batch.at)
         open_ = batch.open[where, table.conjunction[every]]
         every, where = every[open_], where[open_]
-        for conjunction in np.unique(table.conjunction[every]).tolist():
+        for conjunction in distinct(table.conjunction[every]).tolist():
             chosen = table.conjunction[every] == conjunction
             group, region = every[chosen], where[chosen]
             rows = self._rows_of(group, region, conjunction, frame)
@@ -854,7 +856,7 @@ class _Walk:
             e.add_literals(rows, row, node, index, multiplier, threshold, frame)
             return
         reach = e.zeros(len(row))
-        for k in np.unique(node).tolist():
+        for k in distinct(node).tolist():
             here = node == k
             block = e.zeros(len(rows.region), e.nodes[k].size)
             np.add.at(block, (row[here], index[here]), multiplier[here])
@@ -868,11 +870,11 @@ class _Walk:
         e.add(rows, shift)
 
     def _set_slopes(self, rows: Rows, group: Array, frame: Frame) -> None:
-        """Replace default lower slopes by those of the refutations `group (R,)` where the neuron is unstable."""
+        """Replace default lower slopes by those of the refutations `group (R,)` where that is legal."""
         table, network = self.plan.table, self.enclosure.network
         row, slopes = self._held("group_count", group)
         ends, nodes = table.ends["slope_count"], table.slope_node[slopes]
-        for node in np.unique(nodes).tolist():
+        for node in distinct(nodes).tolist():
             own = slopes[nodes == node]
             which, entry = expanded(ends[own], ends[own + 1])
             row_of, index, value = row[nodes == node][which], table.slope_index[entry], table.slope_value[entry]
@@ -882,7 +884,7 @@ class _Walk:
 
     def _stored_slopes(self, lines: Lines, region: Array, row: Array, index: Array, value: Array) -> Array:
         """(R, n) lower slopes: the default ones with entries `(row, index, value)` filled in, later ones last."""
-        free = lines.unstable[region[row], index]
+        free = lines.free[region[row], index]
         slopes = lines.low[region]
         slopes[row[free], index[free]] = self._slopes_at(lines, value[free])
         return slopes
@@ -906,7 +908,7 @@ class _Walk:
         clipped = live[wanted]
         which = np.argmax(batch.open[clipped], axis=1) if len(clipped) else clipped
         widest = max(node.size for node in e.nodes)
-        for conjunction in np.unique(which).tolist():
+        for conjunction in distinct(which).tolist():
             g = self.constraints[conjunction]
             members, m = clipped[which == conjunction], len(g.c)
             step = max(1, 4 * CELLS // (widest * max(m, 1)))

@@ -1,15 +1,16 @@
 """ONNX bytes -> plain Python, by a decoder of protobuf's wire format that shares nothing with `mucg4.read`.
 
-A message is a sequence of (field number, wire type, payload). Messages nest to a fixed depth here (model, graph,
-node, attribute, tensor; subgraphs are never entered), so hostile nesting costs nothing. As the format prescribes, the
-last occurrence of a scalar counts, occurrences of one submessage are merged (their bytes are joined), and repeated
-numbers may come packed or one by one. Field numbers are those of onnx.proto (opset-independent, IR version 3 to 13).
+A message is a sequence of (field number, wire type, payload). As the format prescribes, the last occurrence of a scalar
+counts, occurrences of one submessage are merged (their bytes are joined), and repeated numbers may come packed or one
+by one. Field numbers are those of onnx.proto (opset-independent, IR version 3 to 13). Bodies of functions are put where
+they are called; depth and number of nodes are limited, so hostile nesting costs nothing.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,6 +21,8 @@ from mucg4.errors import InputError
 from mucg4.ops.base import Array
 
 MOST_ENTRIES = 2**28  # numbers in one tensor
+MOST_NODES = 50_000  # in functions that are called
+DEEPEST = 32  # functions within functions, graphs within graphs
 FLOAT, DOUBLE, FLOAT16, BFLOAT16, BOOL, INT64 = 1, 11, 10, 16, 9, 7
 UINT4, INT4 = 21, 22
 # element type -> (type of the stored bytes, field of numbers where there are no raw bytes)
@@ -168,11 +171,39 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
+    opset: int = 0
+
+    @property
+    def reads(self) -> set[str]:
+        """What it needs, graphs in its attributes included."""
+        found = {name for name in self.inputs if name}
+        for value in self.attributes.values():
+            if isinstance(value, Inner):
+                found |= value.reads
+        return found
 
     @property
     def label(self) -> str:
         """How messages call it."""
         return f"{repr(self.op)[1:-1]} ({(self.name or self.outputs[0])!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Inner:
+    """A graph in an attribute; what it does not make itself it takes from around it."""
+
+    nodes: tuple[Node, ...]
+    stored: dict[str, memoryview]
+    outputs: tuple[str, ...]
+
+    @property
+    def reads(self) -> set[str]:
+        """Names from outside."""
+        made, out = set(self.stored), set()
+        for node in self.nodes:
+            out |= node.reads - made
+            made.update(node.outputs)
+        return out | (set(self.outputs) - made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,36 +232,154 @@ def decode(data: bytes) -> Graph:
     graph = _message(model, 7)
     if not graph.get(12) or not model.get(8):
         raise _broken("it holds no graph")
-    if model.get(25) or graph.get(15):
-        raise InputError("model functions and sparse initialisers are not read a second time")
-    opset = 0
-    for part in model[8]:
-        imported = fields(_bytes(part))
-        if _text(imported, 1) in ("", "ai.onnx"):
-            opset = _integer(imported, 2)
-    stored = {_text(fields(_bytes(part)), 8): _bytes(part) for part in graph.get(5, ())}
+    opsets = _opsets(model, 8)
+    bodies = [fields(_bytes(part)) for part in model.get(25, ())]
+    decoder = _Decoder({(_text(f, 10), _text(f, 1), _text(f, 13)): f for f in bodies})
+    if len(decoder.functions) < len(bodies) or any(key[0] in ("", "ai.onnx") for key in decoder.functions):
+        raise InputError("functions that stand for operators, or of one name, are not read a second time")
+    stored = _initialisers(graph)
+    nodes = decoder.nodes(graph.get(1, ()), opsets, None)
+    declared = [_declared(fields(_bytes(part))) for part in graph.get(11, ())]
     return Graph(
-        tuple(_node(fields(_bytes(part))) for part in graph.get(1, ())),
+        tuple(nodes),
         stored,
-        tuple(d for part in graph.get(11, ()) if (d := _declared(fields(_bytes(part)))).name not in stored),
+        tuple(d for d in declared if d.name not in stored),
         tuple(_declared(fields(_bytes(part))) for part in graph[12]),
-        opset,
+        opsets.get("", 0),
     )
 
 
-def _node(found: Field) -> Node:
-    domain, op = _text(found, 7), _text(found, 4)
-    names = [
-        tuple(bytes(_bytes(v)).decode("utf-8", "surrogateescape") for v in found.get(number, ())) for number in (1, 2)
-    ]
-    if not any(names[1]):
-        raise InputError(f"operator {op!r} has no output")
-    attributes = {}
-    for part in found.get(5, ()):
-        attribute = fields(_bytes(part))
-        attributes[_text(attribute, 1)] = _attribute(attribute)
-    label = op if domain in ("", "ai.onnx") else f"{domain}::{op}"
-    return Node(label, _text(found, 3), names[0], names[1], attributes)
+def _opsets(found: Field, number: int) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for part in found.get(number, ()):
+        imported = fields(_bytes(part))
+        domain = _text(imported, 1)
+        out["" if domain == "ai.onnx" else domain] = _integer(imported, 2)
+    return out
+
+
+def _initialisers(graph: Field) -> dict[str, memoryview]:
+    """Stored tensors by name; a sparse one, which `tensor` tells apart by its fields, by the name of its values."""
+    stored = {_text(fields(_bytes(part)), 8): _bytes(part) for part in graph.get(5, ())}
+    for part in graph.get(15, ()):
+        stored[_text(_message(fields(_bytes(part)), 1), 8)] = _Sparse(_bytes(part))  # type: ignore[assignment]
+    return stored
+
+
+class _Sparse:
+    """Marks the bytes of a sparse tensor."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+
+
+@dataclass(eq=False)
+class _Decoder:
+    """Nodes of a graph, a function's in place of the node that calls it, under names `call number / name`."""
+
+    functions: dict[tuple[str, str, str], Field]
+    calls: int = 0
+    made: int = 0
+
+    def nodes(self, parts: Sequence[Any], opsets: dict[str, int], call: _Call | None, depth: int = 0) -> list[Node]:
+        out: list[Node] = []
+        for part in parts:
+            found = fields(_bytes(part))
+            self.made += depth > 0
+            if self.made > MOST_NODES:
+                raise InputError(f"more than {MOST_NODES} nodes in functions are not read a second time")
+            domain, op = _text(found, 7), _text(found, 4)
+            domain = "" if domain == "ai.onnx" else domain
+            body = self.functions.get((domain, op, _text(found, 8)))
+            names = [tuple(_decoded(v) for v in found.get(number, ())) for number in (1, 2)]
+            ends = [tuple(n if call is None else call.name(n) for n in side) for side in names]
+            attributes: dict[str, Any] = {}
+            for a in found.get(5, ()):
+                attribute = fields(_bytes(a))
+                key, reference = _text(attribute, 1), _text(attribute, 21)
+                if reference:
+                    if call is None or reference not in call.attributes:
+                        if call is None:
+                            raise InputError(f"operator {op!r} refers to an attribute outside a function")
+                        continue
+                    attributes[key] = call.attributes[reference]
+                else:
+                    attributes[key] = self.attribute(attribute, opsets, call, depth)
+            if body is not None:
+                out += self.body(body, ends[0], ends[1], attributes, depth + 1)
+                continue
+            if not any(ends[1]):
+                raise InputError(f"operator {op!r} has no output")
+            label = f"{domain}::{op}" if domain else op
+            out.append(Node(label, _text(found, 3), ends[0], ends[1], attributes, opsets.get(domain, 0)))
+        return out
+
+    def body(
+        self, body: Field, inputs: tuple[str, ...], outputs: tuple[str, ...], attributes: dict[str, Any], depth: int
+    ) -> list[Node]:
+        """The nodes of one call."""
+        if depth > DEEPEST:
+            raise InputError("functions nested that deeply are not read a second time")
+        self.calls += 1
+        formal = [[_decoded(v) for v in body.get(number, ())] for number in (4, 5)]
+        if len(inputs) > len(formal[0]) or len(outputs) > len(formal[1]):
+            raise InputError("a call has more inputs or outputs than its function")
+        given = dict(zip(formal[0], [*inputs, *[""] * (len(formal[0]) - len(inputs))], strict=True))
+        made = {_decoded(v) for part in body.get(7, ()) for v in fields(_bytes(part)).get(2, ())}
+        ends = [(inner, outer) for inner, outer in zip(formal[1], outputs, strict=False) if outer]
+        for inner, outer in ends:  # a result has the caller's name from the start, for those that read it here too
+            if inner in made and inner not in given:
+                given[inner] = outer
+        opsets = _opsets(body, 9)
+        defaults = [fields(_bytes(a)) for a in body.get(11, ())]
+        known = {_text(a, 1): self.attribute(a, opsets, None, depth) for a in defaults}
+        call = _Call(f"{self.calls} / ", given, {**known, **attributes})
+        nodes = self.nodes(body.get(7, ()), opsets, call, depth)
+        for inner, outer in ends:
+            if call.name(inner) != outer:
+                nodes.append(Node("Identity", "", (call.name(inner),), (outer,), {}, opsets.get("", 0)))
+        return nodes
+
+    def attribute(self, found: Field, opsets: dict[str, int], call: _Call | None, depth: int) -> Any:
+        if _integer(found, 20) != 5:
+            return _attribute(found)
+        if depth > DEEPEST:
+            raise InputError("graphs nested that deeply are not read a second time")
+        graph = _message(found, 6)
+        if graph.get(11):
+            return None  # of a loop
+        stored = _initialisers(graph)
+        own = set(stored)
+        for part in graph.get(1, ()):
+            own.update(_decoded(v) for v in fields(_bytes(part)).get(2, ()))
+        # names made here are no names of the function around
+        within = (
+            None
+            if call is None
+            else _Call(call.prefix, {**call.given, **{n: f"{call.prefix}{n}" for n in own}}, call.attributes)
+        )
+        nodes = self.nodes(graph.get(1, ()), opsets, within, depth + 1)
+        outputs = tuple(_declared(fields(_bytes(part))).name for part in graph.get(12, ()))
+        if within is not None:
+            stored = {within.name(n): v for n, v in stored.items()}
+            outputs = tuple(within.name(n) for n in outputs)
+        return Inner(tuple(nodes), stored, outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What names and attributes mean inside a function that is called."""
+
+    prefix: str
+    given: dict[str, str]
+    attributes: dict[str, Any]
+
+    def name(self, name: str) -> str:
+        return self.given.get(name, self.prefix + name) if name else ""
+
+
+def _decoded(value: Any) -> str:
+    return bytes(_bytes(value)).decode("utf-8", "surrogateescape")
 
 
 def _attribute(found: Field) -> Any:
@@ -265,6 +414,8 @@ def _declared(found: Field) -> Declared:
 
 def tensor(data: memoryview) -> Tensor:
     """A stored tensor. Raises `InputError` when its numbers do not fill its shape or are not in this file."""
+    if isinstance(data, _Sparse):
+        return _scattered(fields(data.data))
     found = fields(data)
     name, kind = _text(found, 8), _integer(found, 2)
     if kind not in STORED:
@@ -296,6 +447,31 @@ def tensor(data: memoryview) -> Tensor:
     elif kind == BFLOAT16:
         value = np.frombuffer((value.astype(np.uint32) << 16).tobytes(), dtype=np.float32)
     return Tensor(kind, value.reshape(dims))
+
+
+def _scattered(found: Field) -> Tensor:
+    """A sparse tensor: values, and for each its place, as one number or as one number per axis."""
+    values, places = (tensor(memoryview(b"".join(_bytes(v) for v in found.get(n, ())))) for n in (1, 2))
+    dims = tuple(int(v) for v in _integers(found.get(3, [])))
+    out = np.zeros(
+        dims if min(dims, default=1) > 0 and prod(dims) <= MOST_ENTRIES >> 2 else 0, dtype=values.value.dtype
+    )
+    at = places.value
+    if places.kind != INT64 or values.value.ndim != 1 or len(at) != len(values.value) or values.kind in (UINT4, INT4):
+        raise InputError("a sparse tensor is not a list of values at places")
+    rows = (
+        at.tolist()
+        if at.ndim == 2
+        else [np.unravel_index(p, dims) if 0 <= p < out.size else (-1,) for p in at.tolist()]
+    )
+    keys = {tuple(int(p) for p in row) for row in rows}
+    if len(keys) < len(rows) or any(
+        len(k) != len(dims) or not all(0 <= p < n for p, n in zip(k, dims, strict=True)) for k in keys
+    ):
+        raise InputError("the places of a sparse tensor are outside its shape or occur twice")
+    for row, v in zip(rows, values.value, strict=True):
+        out[tuple(int(p) for p in row)] = v
+    return Tensor(values.kind, out)
 
 
 def single(value: float) -> float:

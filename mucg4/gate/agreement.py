@@ -23,6 +23,7 @@ import numpy as np
 
 from mucg4.errors import InputError
 from mucg4.gate.allowance import TRIALS, evaluate, local_error
+from mucg4.gate.joint import part_queries
 from mucg4.gate.runtime import Runtime, Tensors
 from mucg4.gate.wire import Skeleton, Slice
 from mucg4.gate.witness import snap
@@ -66,6 +67,8 @@ def agreement(
     the query alone (and on `visited`); how many there are on the machine. A query without a nonempty box needs no
     comparison.
     """
+    if query.joint is not None and not query.joint.plain:
+        return _of_parts(query, runtime, visited, seconds)
     network, until = query.network, time.monotonic() + seconds
     cases = [case for case in query.cases if not case.box.empty]
     if not cases:
@@ -88,6 +91,21 @@ def agreement(
         except InputError as error:
             return replace(done, problem=str(error))
     return done
+
+
+def _of_parts(query: Query, runtime: Runtime | None, visited: Array | None, seconds: float) -> Agreement:
+    """Every model of a query of several networks, or with products, on its own."""
+    parts, total = part_queries(query), Agreement(None)
+    visited = runtime.visited if visited is None and runtime is not None else visited
+    for part, links in parts:
+        seen = None if visited is None else visited[:, links]
+        done = agreement(part, Runtime(part.network), seen, seconds / len(parts))
+        total = Agreement(
+            done.problem, total.points + done.points, total.tensors + done.tensors, max(total.share, done.share)
+        )
+        if done.problem is not None:
+            break
+    return total
 
 
 def _round(done: Agreement, network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> Agreement:
@@ -219,7 +237,8 @@ class _Inner:
         for k, node in enumerate(network.nodes):
             if k not in self.at and node.name in file.producer and node.name not in known:
                 self.at[k] = [node.name]
-        self.at.setdefault(len(network.nodes) - 1, [file.outputs[0]])
+        if len(file.outputs) == 1:
+            self.at.setdefault(len(network.nodes) - 1, [file.outputs[0]])
         self.names = [name for names in self.at.values() for name in names]
         sizes = [network.nodes[k].size for k, names in self.at.items() for _ in names]
         self.tensors: Tensors = runtime.tensors(self.names, sizes)

@@ -23,6 +23,7 @@ from mucg4.errors import UnsupportedError
 from mucg4.gate.wire import Slice
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Reduce, RowDense
+from mucg4.ops.arrays import median
 from mucg4.ops.base import Affine, Array, Nonlinear, Op
 from mucg4.ops.conv import Conv
 from mucg4.ops.curves import Gate, HardSwish
@@ -84,7 +85,7 @@ def evaluate(
     with np.errstate(all="ignore"):
         deviation = abs(noisy.reshape(trials, batch, -1) - last.value).max(axis=0)
         if network.output_size >= FEW_OUTPUTS:  # by chance some deviations are very small
-            usual = np.median(deviation / own, axis=1, keepdims=True)
+            usual = median(deviation / own)[:, None]
             deviation = np.fmax(deviation, 0.5 * usual * own)
         allowed = np.fmin(4 * last.error, FACTOR * deviation)  # the former may have overflowed
         return last.value, allowed + 16 * unit * abs(last.value) + unit * 1e-3, fine

@@ -18,10 +18,15 @@ import numpy as np
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.gate.child import ordeal
 from mucg4.gate.wire import Skeleton, skeleton, with_outputs
-from mucg4.model.network import Network
+from mucg4.model.network import Network, Original
 from mucg4.ops.base import Array
 
 ELEMENTS: dict[str, Any] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
+OTHERS = {
+    "float16": "float16",
+    "bool": "bool",
+    **{f"{u}int{n}": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
+}
 THREADS = 12  # the other number of threads a scorer uses
 REMEMBERED = 16  # points
 MESSAGE = 160  # characters of onnxruntime's own words that are passed on
@@ -32,8 +37,9 @@ class Runtime:
     """One network in onnxruntime; the session is made on first use. Not thread-safe.
 
     Options are the default ones (a scorer's) with one thread. Raises `InputError` (one line) when onnxruntime cannot
-    load or run the model, or ends or does not return on it, `UnsupportedError` when the model has several inputs
-    or outputs or an element type other than float32 and float64.
+    load or run the model, or ends or does not return on it, `UnsupportedError` when the model has an element type other
+    than float32 and float64. Several inputs and outputs are one behind the other (`Network.inputs`); inputs that the
+    network does not hold, because nothing reads them, are zeros.
     """
 
     def __init__(self, network: Network) -> None:
@@ -41,9 +47,10 @@ class Runtime:
         self.dtype = np.dtype(network.element_type)
         self._session: Any = None
         self._threaded: Any = None
-        self._shape: tuple[int, ...] = ()
+        self._feeds: list[tuple[str, int, int, tuple[int, ...]]] = []  # name, first and last entry of x, shape
+        self._rest: dict[str, Array] = {}  # of inputs that nothing reads
         self._batched = False
-        self._names = ("", "")
+        self._outputs: list[str] = []
         self._visited: list[Array] = []
 
     def remember(self, x: Array) -> None:
@@ -65,12 +72,12 @@ class Runtime:
         session = self._open()
         if self._batched and len(points) > 1:
             try:
-                y = session.run([self._names[1]], {self._names[0]: points.reshape(len(points), *self._shape[1:])})[0]
+                ys = session.run(self._outputs, self._feed(points))
             except _failures():  # the model is not written for batches after all
                 self._batched = False
             else:
-                if np.size(y) == len(points) * self.network.output_size:
-                    return np.asarray(y).reshape(len(points), -1)
+                if sum(map(np.size, ys)) == len(points) * self.network.output_size:
+                    return np.concatenate([np.asarray(y).reshape(len(points), -1) for y in ys], axis=1)
                 self._batched = False
         return self.single(points)
 
@@ -85,7 +92,7 @@ class Runtime:
         """
         self._open()
         if self._threaded is None:
-            self._threaded = _session(self.network.model_bytes, THREADS)
+            self._threaded = self._load(THREADS)
         return self._each(self._threaded, self._cast(x))
 
     def rest(self) -> None:
@@ -100,22 +107,30 @@ class Runtime:
 
     def tensors(self, names: Sequence[str], sizes: Sequence[int]) -> Tensors:
         """The model without optimisations that also returns the tensors `names` of so many values."""
-        data = with_outputs(self.network.model_bytes, [n for n in names if n not in self.file.outputs])
-        session = _session(data, 1, optimised=False)
+        session = self._load(1, False, [n for n in names if n not in self.file.outputs])
         return Tensors(self, session, tuple(names), tuple(sizes))
 
     def _each(self, session: Any, points: Array) -> Array:
         out = np.empty((len(points), self.network.output_size), dtype=self.dtype)
         for i, point in enumerate(points):
-            y = self._run(session, [self._names[1]], point)[0]
-            if np.size(y) != out.shape[1]:
-                raise InputError(f"onnxruntime returns {np.size(y)} values, but the network has {out.shape[1]} outputs")
-            out[i] = np.asarray(y).reshape(-1)
+            ys = self._run(session, self._outputs, point)
+            size = sum(map(np.size, ys))
+            if size != out.shape[1]:
+                raise InputError(f"onnxruntime returns {size} values, but the network has {out.shape[1]} outputs")
+            out[i] = np.concatenate([np.ravel(y) for y in ys])
+        return out
+
+    def _feed(self, points: Array) -> dict[str, Array]:
+        """What the model is given: one point, or several along a dynamic first dimension."""
+        out = dict(self._rest)
+        for name, start, end, shape in self._feeds:
+            stacked = (len(points) * shape[0], *shape[1:]) if shape else ()
+            out[name] = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
         return out
 
     def _run(self, session: Any, names: Sequence[str], point: Array) -> list[Any]:
         try:
-            return session.run(list(names), {self._names[0]: point.reshape(self._shape)})  # type: ignore[no-any-return]
+            return session.run(list(names), self._feed(point[None]))  # type: ignore[no-any-return]
         except _failures() as error:
             raise InputError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
 
@@ -131,40 +146,70 @@ class Runtime:
             import onnxruntime
 
             onnxruntime.set_default_logger_severity(4)
-            if not _ordinary(data):
+            if self.network.original is not None or not _ordinary(data):
                 fate = ordeal(self._try, PATIENCE + len(data) / PACE)
                 if fate:
                     raise InputError(f"onnxruntime {fate} on the model")
-            session = _session(data, 1)
+            session = self._load(1)
             self._inspect(session)
             self._session = session
         return self._session
 
+    def _load(self, threads: int, optimised: bool = True, more: Sequence[str] = ()) -> Any:
+        """A session of the file as it stands, with its weights where it keeps them; `more` outputs are added."""
+        original = self.network.original
+        data = self.network.model_bytes if original is None else original.data
+        return _session(with_outputs(data, more) if more else data, threads, optimised, original)
+
     def _try(self) -> None:
         """What may crash: load, with and without optimisations, and run."""
         for optimised in (True, False):
-            session = _session(self.network.model_bytes, 1, optimised)
+            session = self._load(1, optimised)
             self._inspect(session)
             self._each(session, self._cast(np.zeros(self.network.input_size)))
 
     def _inspect(self, session: Any) -> None:
+        """Learn how to call a session. Raises when its ends are not those that were read."""
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UnsupportedError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, not one each")
-        kinds = inputs[0].type, outputs[0].type
-        dtype = ELEMENTS.get(kinds[0])
-        if dtype is None or kinds[0] != kinds[1]:
-            raise UnsupportedError(f"the model maps {kinds[0]} to {kinds[1]}; only float and double are supported")
+        shapes = dict(self.network.inputs)
+        if not shapes and len(inputs) != 1:
+            raise UnsupportedError(f"the model has {len(inputs)} inputs, not one")
+        self._feeds, self._rest, self._batched, at = [], {}, True, 0
+        for given in inputs:
+            dims = list(given.shape)
+            if 0 in dims:
+                raise InputError(f"the model's input shape {dims} holds no values")
+            if shapes and given.name not in shapes:
+                self._rest[given.name] = _zeros(given.type, [d if isinstance(d, int) else 1 for d in dims])
+                self._batched = False
+                continue
+            shape = shapes.get(given.name) or tuple(d if isinstance(d, int) and d > 0 else 1 for d in dims)
+            self._type(given.type, "input")
+            self._feeds.append((given.name, at, at + prod(shape), shape))
+            at += prod(shape)
+            self._batched &= len(shape) > 1 and shape[0] == 1 and not (dims and isinstance(dims[0], int))
+        if at != self.network.input_size or len(self._feeds) != max(1, len(shapes)):
+            dims = [list(given.shape) for given in inputs]
+            text = str(dims[0]) if len(dims) == 1 else f"{dims[:8]}"
+            raise InputError(f"the model's input shape {text} does not hold {self.network.input_size} values")
+        for made in outputs:
+            self._type(made.type, "output")
+        self._outputs = [made.name for made in outputs]
+
+    def _type(self, name: str, what: str) -> None:
+        dtype = ELEMENTS.get(name)
+        if dtype is None:
+            raise UnsupportedError(f"the model's {what} is {name}; only float and double are supported")
         if dtype != self.dtype:
-            raise InputError(f"the model's input is {dtype.name}, but it was read as {self.dtype.name}")
-        dims = list(inputs[0].shape)
-        if 0 in dims:
-            raise InputError(f"the model's input shape {dims} holds no values")
-        self._shape = tuple(d if isinstance(d, int) and d > 0 else 1 for d in dims)
-        if prod(self._shape) != self.network.input_size:
-            raise InputError(f"the model's input shape {dims} does not hold {self.network.input_size} values")
-        self._batched = len(dims) > 1 and not isinstance(dims[0], int)
-        self._names = (inputs[0].name, outputs[0].name)
+            raise InputError(f"the model's {what} is {dtype.name}, but it was read as {self.dtype.name}")
+
+
+def _zeros(name: str, shape: Sequence[int]) -> Array:
+    """What an input that nothing reads is given. Raises `UnsupportedError` for what is no tensor of numbers."""
+    dtype = ELEMENTS.get(name, OTHERS.get(name.removeprefix("tensor(").removesuffix(")")))
+    if dtype is None or prod(shape) > 2**26:
+        raise UnsupportedError(f"the model has an input of {name} that nothing reads")
+    return np.zeros(tuple(shape), dtype=dtype)
 
 
 class Tensors:
@@ -184,6 +229,8 @@ class Tensors:
         """
         points = self.runtime._cast(x)
         out: list[Array] = []
+        if not self.names:
+            return out  # onnxruntime would take no names for all outputs
         for i, point in enumerate(points):
             got = [np.asarray(v) for v in self.runtime._run(self.session, self.names, point)]
             for name, size, value in zip(self.names, self.sizes, got, strict=True):
@@ -202,7 +249,7 @@ def _ordinary(data: bytes) -> bool:
         return False
 
 
-def _session(data: bytes, threads: int, optimised: bool = True) -> Any:
+def _session(data: bytes, threads: int, optimised: bool = True, original: Original | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()  # optimisations stay at their default: a scorer's are
@@ -214,6 +261,9 @@ def _session(data: bytes, threads: int, optimised: bool = True) -> Any:
     if threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
+        if original is not None:
+            names, contents = [name for name, _ in original.files], [content for _, content in original.files]
+            options.add_external_initializers_from_files_in_memory(names, contents, [len(c) for c in contents])
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except _failures() as error:
         raise InputError(f"onnxruntime cannot load the model: {_first_line(error)}") from error

@@ -1,12 +1,13 @@
 """The skeleton of an ONNX file: which node computes which tensor from which, and nothing of the values.
 
 The bytes are walked as protobuf fields (protobuf.dev, "Encoding"; numbers from onnx.proto) without copying weights:
-the gates need the wiring of the file itself, whatever the reader made of it.
+the gates need the wiring of the file itself, whatever the reader made of it. The reader, the checker
+(`mucg4.check.wire`) and the gates decode the format each on their own: one fault must not deceive all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -23,17 +24,28 @@ ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without fu
 ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
 ORDINARY_NODE = {1, 2, 3, 4, 5, 6, 7, 9}
 ORDINARY_ATTRIBUTE = {1, 2, 3, 4, 5, 7, 8, 13, 20}  # no graphs, no lists of strings or tensors
+MOST_INNER = 100_000  # operators within one node
 LARGEST = 2**31  # whole numbers in attributes
 ORDINARY_TENSOR = {1, 2, 4, 5, 7, 8, 9, 10, 11, 12}  # all in the file, no strings
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the file; absent inputs and outputs have the name ""."""
+    """One node of the file; absent inputs and outputs have the name "".
+
+    `within` are the operators of graphs in its attributes, and of the function it calls; what these read counts as its
+    inputs.
+    """
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    within: tuple[str, ...] = ()
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """All operators that run."""
+        return (self.op, *self.within)
 
 
 class Slice(NamedTuple):
@@ -101,16 +113,16 @@ class Skeleton:
                 continue
             seen.add(k)
             step = self.steps[k]
-            product = step.op in PRODUCTS
-            pending += [(i, scaled or product or step.op in SCALING) for i in step.inputs]
-            roundings += OWN.get(step.op, 2)
-            if name not in step.outputs and (step.op in ADDING or product):
-                added = step.inputs[2:] if product else step.inputs
+            product = not PRODUCTS.isdisjoint(step.ops)
+            pending += [(i, scaled or product or not SCALING.isdisjoint(step.ops)) for i in step.inputs]
+            roundings += sum(OWN.get(op, 2) for op in step.ops)
+            if (name not in step.outputs or step.within) and (product or not ADDING.isdisjoint(step.ops)):
+                added = step.inputs[2:] if product and not step.within else step.inputs
                 hidden[not scaled] += max((self.largest(i) for i in added), default=0.0)
-            if (product or step.op.startswith("Reduce")) and self.constant.issuperset(step.inputs):
+            if (product or any(op.startswith("Reduce") for op in step.ops)) and self.constant.issuperset(step.inputs):
                 roundings += max((self.initial.get(i, 0) for i in step.inputs), default=0) or self._longest
-        ops = frozenset(self.steps[k].op for k in seen)
-        return Slice(len(seen), roundings, ops, hidden[0], hidden[1])
+        ops = frozenset(op for k in seen for op in self.steps[k].ops)
+        return Slice(sum(len(self.steps[k].ops) for k in seen), roundings, ops, hidden[0], hidden[1])
 
     def largest(self, name: str) -> float:
         """The largest number in a stored constant, in size; 0 where that is not known."""
@@ -134,10 +146,16 @@ def skeleton(data: bytes) -> Skeleton:
     """The skeleton of an ONNX file. Raises `InputError` when the bytes are not protobuf."""
     view, oddities = memoryview(data), _Oddities()
     graphs = []
+    bodies: dict[tuple[str, str], list[memoryview]] = {}
     for number, value in _fields(view):
         oddities.unless(number in ORDINARY_MODEL, f"model field {number}")
         if number == 7 and isinstance(value, memoryview):
             graphs.append(value)
+        elif number == 25 and isinstance(value, memoryview):
+            parts = list(_fields(value))
+            domain, op = ("".join(_text(v) for n, v in parts if n == field) for field in (10, 1))
+            bodies[domain, op] = _messages(parts, 7)
+    inner = _Inner(bodies)
     oddities.unless(len(graphs) == 1, "not one graph")
     steps: list[Step] = []
     initial: dict[str, int] = {}
@@ -148,7 +166,7 @@ def skeleton(data: bytes) -> Skeleton:
         if not isinstance(value, memoryview):
             continue
         if number == 1:
-            steps.append(_step(value, oddities, stored))
+            steps.append(_step(value, oddities, stored, inner))
         elif number == 5:
             name, longest = _tensor(value, oddities)
             initial[name], stored[name] = longest, value
@@ -180,8 +198,41 @@ class _Oddities:
             self.first = text
 
 
-def _step(data: memoryview, oddities: _Oddities, stored: dict[str, memoryview]) -> Step:
+class _Inner:
+    """What runs inside a node: operators, and the names that graphs in attributes read; `bodies` are the functions'.
+
+    Counted to `MOST_INNER` operators, which no honest file exceeds in one node.
+    """
+
+    def __init__(self, bodies: dict[tuple[str, str], list[memoryview]]) -> None:
+        self.bodies = bodies
+
+    def of(self, node: memoryview) -> tuple[list[str], list[str]]:
+        """Operators within a node, its own not, and the names read there."""
+        ops: list[str] = []
+        names: list[str] = []
+        pending = [(node, True)]
+        while pending and len(ops) < MOST_INNER:
+            at, first = pending.pop()
+            parts = list(_fields(at))
+            domain, op = ("".join(_text(v) for n, v in parts if n == field) for field in (7, 4))
+            if not first:
+                ops.append(op)
+                names += [_text(v) for n, v in parts if n == 1]
+            pending += [(body, False) for body in self.bodies.get((domain, op), ())]
+            for graph in (g for a in _messages(parts, 5) for g in _messages(_fields(a), 6, 11)):
+                pending += [(v, False) for v in _messages(_fields(graph), 1)]
+                names += [_text(v) for end in _messages(_fields(graph), 12) for n, v in _fields(end) if n == 1]
+        return ops, names
+
+
+def _messages(parts: Iterable[tuple[int, int | memoryview]], *numbers: int) -> list[memoryview]:
+    return [v for n, v in parts if n in numbers and isinstance(v, memoryview)]
+
+
+def _step(data: memoryview, oddities: _Oddities, stored: dict[str, memoryview], inner: _Inner) -> Step:
     inputs, outputs, op, domain = [], [], "", ""
+    graphs = False
     tensors: list[memoryview] = []
     for number, value in _fields(data):
         oddities.unless(number in ORDINARY_NODE, f"node field {number}")
@@ -195,10 +246,14 @@ def _step(data: memoryview, oddities: _Oddities, stored: dict[str, memoryview]) 
             domain = _text(value)
         elif number == 5 and isinstance(value, memoryview):
             _attribute(value, oddities)
+            graphs |= any(n in (6, 11) for n, _ in _fields(value))
             tensors += [v for n, v in _fields(value) if n == 5 and isinstance(v, memoryview)]
     if op == "Constant" and tensors and outputs:
         stored[outputs[0]] = tensors[0]
     oddities.unless(domain in ("", "ai.onnx"), f"domain {domain}")
+    if graphs or (domain, op) in inner.bodies:
+        ops, names = inner.of(data)
+        return Step(op, (*inputs, *(names if graphs else ())), tuple(outputs), tuple(ops))
     return Step(op, tuple(inputs), tuple(outputs))
 
 

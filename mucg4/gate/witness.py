@@ -22,7 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.gate.gradient import gradient
+from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
+from mucg4.model.joint import Joint
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.base import Array
 
@@ -47,7 +49,8 @@ class Held(NamedTuple):
 def legal_bounds(box: Box, element_type: str = "float32") -> tuple[Array, Array]:
     """The stated bounds rounded to the element type: what a replayed input is compared with."""
     with np.errstate(over="ignore"):
-        return tuple(b.astype(element_type) for b in box.stated)  # type: ignore[return-value]
+        lo, hi = (b.astype(element_type) for b in box.stated)
+        return lo, hi
 
 
 def snap(box: Box, x: Array, element_type: str = "float32") -> Array:
@@ -73,7 +76,7 @@ def replay_witness(query: Query, x: Array, runtime: Runtime | None = None, ranke
     points, inside = points[inside.any(axis=1)], inside[inside.any(axis=1)]
     if not len(points):
         return None
-    runtime = Runtime(network) if runtime is None else runtime
+    runtime = runtime_of(query) if runtime is None else runtime
     order = np.arange(len(points)) if ranked or np.ndim(x) == 1 else _ranked(query, points, inside)
     try:
         best = _best(query, points[order], inside[order], runtime)
@@ -101,6 +104,8 @@ def _best(query: Query, points: Array, inside: Array, runtime: Runtime) -> Held 
 def _held(query: Query, x: Array, inside: Array, runtime: Runtime) -> Held | None:
     """A candidate in the cases marked `inside`, confirmed with one thread and with many."""
     y = runtime.single(x[None])[0]
+    if query.joint is not None:
+        return _held_as_declared(query, query.joint, x, inside, y, runtime)
     conjunctions = [conj for j in np.flatnonzero(inside) for conj in query.cases[j].conjunctions]
     holding = [conj for conj in conjunctions if holds(conj, x, y)]
     if not holding:
@@ -112,6 +117,29 @@ def _held(query: Query, x: Array, inside: Array, runtime: Runtime) -> Held | Non
     most, conj = max(sure, key=lambda pair: pair[0])
     speaks = any(cx or cy for cx, cy, _ in conj.exact)  # otherwise it holds anywhere
     return Held(most, speaks and most <= _hair(conj, x, y), conj, Witness(x.copy(), y))
+
+
+def _held_as_declared(query: Query, joint: Joint, x: Array, inside: Array, y: Array, runtime: Runtime) -> Held | None:
+    """As `_held`, by the assertions of a 2.0 text. The conjunction is the one that is nearest to holding."""
+    from mucg4.gate.joint import satisfied
+
+    count = joint.declared.count(False)
+    declared = x[list(joint.links)]
+    held = satisfied(joint.assertions, declared, y[:count])
+    if held is None:
+        return None
+    many = satisfied(joint.assertions, declared, runtime.threaded(x[None])[0][:count])
+    if many is None:
+        return None
+    points = x[None].astype(np.float64), y[None].astype(np.float64)
+    with np.errstate(all="ignore"):
+        conj = min(
+            (conj for j in np.flatnonzero(inside) for conj in query.cases[j].conjunctions),
+            key=lambda conj: float(_values(conj, *points).max()),
+        )
+    most = min(held, many)
+    speaks = any(cy for _, cy, _ in conj.exact)
+    return Held(most, speaks and most <= _hair(conj, x, y), conj, Witness(x.copy(), y, (declared, y[:count])))
 
 
 def _inside(cases: Sequence[Case], points: Array, element_type: str) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray
 
 # ops through which a hidden neuron keeps its own channel
 _ELEMENTWISE = (
@@ -83,23 +83,23 @@ def _method(method: str) -> Callable[[Any, np.random.Generator], None]:
 # -- weights ------------------------------------------------------------------------------------
 
 
-def _to_fp16(w: Array) -> Array:
+def _to_fp16(w: FloatArray) -> FloatArray:
     return np.clip(w, -65504.0, 65504.0).astype(np.float16)
 
 
-def _to_bf16(w: Array) -> Array:
+def _to_bf16(w: FloatArray) -> FloatArray:
     """Round to nearest, ties to even, on the upper 16 bits of the float32 pattern."""
     bits = np.ascontiguousarray(w, dtype=np.float32).view(np.uint32)
     rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32)
+    return np.asarray(rounded.view(np.float32))
 
 
-def _to_int(w: Array, levels: int) -> Array:
+def _to_int(w: FloatArray, levels: int) -> FloatArray:
     scale = np.float32(np.abs(w).max(initial=0.0) / levels) or np.float32(1)
-    return np.clip(np.rint(w / scale), -levels, levels).astype(np.float32) * scale
+    return np.asarray(np.clip(np.rint(w / scale), -levels, levels).astype(np.float32) * scale)
 
 
-_ROUNDINGS: dict[str, Callable[[Array], Array]] = {
+_ROUNDINGS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "fp16": _to_fp16,
     "bf16": _to_bf16,
     "int8": lambda w: _to_int(w, 127),
@@ -107,14 +107,14 @@ _ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _prune(w: Array, share: float) -> Array:
-    out = w.copy()
+def _prune(w: FloatArray, share: float) -> FloatArray:
+    out: FloatArray = w.copy()
     order = np.argsort(np.abs(w), axis=None, kind="stable")
     out.reshape(-1)[order[: round(share * w.size)]] = 0
     return out
 
 
-def _map_weights(model: Any, change: Callable[[Array], Array]) -> None:
+def _map_weights(model: Any, change: Callable[[FloatArray], FloatArray]) -> None:
     tensors = _Tensors(model)
     for name in _weights(model, tensors):
         old = tensors[name]
@@ -214,7 +214,7 @@ def _drop_neurons(model: Any, share: float, remove: bool) -> None:
                 tensors[name] = tensors[name]
 
 
-def _strength(layer: _Layer, tensors: _Tensors) -> Array:
+def _strength(layer: _Layer, tensors: _Tensors) -> FloatArray:
     """Norm of the incoming times norm of the outgoing weights, per neuron."""
     out = np.ones(layer.size)
     for name, axis in (layer.slots[0], layer.slots[-1]):
@@ -315,10 +315,10 @@ class _Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self.arrays
 
-    def __getitem__(self, name: str) -> Array:
-        return self.arrays[name]
+    def __getitem__(self, name: str) -> FloatArray:
+        return np.asarray(self.arrays[name])
 
-    def __setitem__(self, name: str, value: Array) -> None:
+    def __setitem__(self, name: str, value: AnyArray) -> None:
         from onnx import numpy_helper
 
         self.arrays[name] = value
@@ -328,7 +328,7 @@ class _Tensors:
         self.graph.initializer.remove(self.protos.pop(name))
         del self.arrays[name]
 
-    def add(self, name: str, value: Array) -> str:
+    def add(self, name: str, value: AnyArray) -> str:
         """Add an initialiser under this name, or a fresh one like it; returns the name."""
         taken = set(self.arrays).union(*((*n.input, *n.output) for n in self.graph.node))
         while name in taken:

@@ -235,7 +235,7 @@ def flags(value: Any, what: str) -> Array:
     """`(n,)` bool, from a text of 0 and 1."""
     if type(value) is not str or not set(value) <= {"0", "1"}:
         raise ValueError(f"{what} is no text of 0 and 1")
-    return np.frombuffer(value.encode(), dtype=np.uint8) == ord("1")
+    return np.asarray(np.frombuffer(value.encode(), dtype=np.uint8) == ord("1"))
 
 
 class Packed:

@@ -11,14 +11,15 @@ import os
 import pickle
 import signal
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mucg4.errors import BudgetError, Mucg4Error
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
@@ -44,6 +45,8 @@ def forked(
     because the result of another one was `enough`. Raises what a job raised when it derives from `Mucg4Error`,
     `BudgetError` for a child that was killed, `RuntimeError` for one that failed (its traceback is on standard error).
     """
+    from multiprocessing.connection import Connection, Pipe, wait  # not loaded by runs that end before they fork
+
     children: dict[Connection, tuple[int, int]] = {}
     results: list[T | None] = [None] * len(jobs)
     try:
@@ -95,6 +98,8 @@ def _work(job: Callable[[], object], send: Connection, others: list[Connection],
         send.send_bytes(pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL))
         status = 0
     except BaseException:
+        import traceback
+
         traceback.print_exc()
         raise
     finally:

@@ -34,12 +34,23 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
+class Original:
+    """A model as it stands on disk, whose weights lie in other files: its bytes, and each file's name and content."""
+
+    data: bytes = field(repr=False)
+    files: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """Nodes in topological order; node 0 is the input, the last node is the output.
 
     `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
     itself computes in ("float32" or "float64"). `model_bytes` are the (decompressed) ONNX bytes, kept for
-    onnxruntime, and `tensors` tells which tensors of the file have the value of which node. Concrete evaluation here
+    onnxruntime, with the weights of other files put in; `original` is there in such a case, and is what onnxruntime
+    gets. `tensors` tells which tensors of the file have the value of which node, `inputs` which inputs of the file
+    with which shapes node 0 holds one behind the other (empty: the only one), `note` what about them was found by
+    counting. Several outputs are one behind the other too. Concrete evaluation here
     is in the precision of `backend`, where the operators' arrays live: float64 in NumPy on the stored weights, unless
     the network was made by `cast`.
     """
@@ -50,6 +61,9 @@ class Network:
     model_bytes: bytes = field(default=b"", repr=False)
     backend: Backend = NUMPY
     tensors: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    original: Original | None = field(default=None, repr=False)
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    note: str = ""
     origin: Network | None = field(default=None, repr=False)  # what `cast` was called on
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ from mucg4.model.refutations import Alpha as Alpha
 from mucg4.model.refutations import Refutation as Refutation
 from mucg4.model.refutations import Refutations as Refutations
 from mucg4.model.refutations import check_arrays
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, distinct
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +72,13 @@ class Cuts:
     """
 
     node: int
-    index: Array  # (R,) int32
+    index: IntArray  # (R,) int32
     shares: tuple[Alpha, ...]
     after: int
 
     def __post_init__(self) -> None:
         count = np.size(self.index)
-        arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [(self.index, "i", (count,))]
+        arrays: list[tuple[AnyArray, str, tuple[int, ...] | int]] = [(self.index, "i", (count,))]
         for s in self.shares:
             arrays += [(s.index, "i", 1), (s.value, "u", (count, np.size(s.index)))]
         check_arrays("cuts", arrays)
@@ -87,7 +87,7 @@ class Cuts:
         if any(np.any(s.value > 255) for s in self.shares):
             raise ProofError("a cut has a share that is out of range")
 
-    def take(self, rows: Array) -> Cuts:
+    def take(self, rows: IntArray) -> Cuts:
         """The chosen rows (at least one)."""
         shares = tuple(Alpha(s.node, s.index, s.value[rows]) for s in self.shares)
         return replace(self, index=self.index[rows], shares=shares)
@@ -106,20 +106,20 @@ class Tightening:
     at: int
     conjunction: int
     node: int
-    index: Array  # (R,) int32
-    side: Array  # (R,) int8, +1 or -1
-    weights: Array  # (R, m) float64 >= 0
+    index: IntArray  # (R,) int32
+    side: IntArray  # (R,) int8, +1 or -1
+    weights: FloatArray  # (R, m) float64 >= 0
     alpha: tuple[Alpha, ...]
-    literals: Array  # (L,) int32
-    beta: Array  # (R, L) float64 >= 0
-    cuts: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # (C,)
-    cut_weights: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (R, C) float64 >= 0
+    literals: IntArray  # (L,) int32
+    beta: FloatArray  # (R, L) float64 >= 0
+    cuts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))  # (C,)
+    cut_weights: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))  # (R, C) float64 >= 0
 
     def __post_init__(self) -> None:
         count = np.size(self.index)
         if not np.size(self.cuts) and not np.size(self.cut_weights):
             object.__setattr__(self, "cut_weights", np.zeros((count, 0)))
-        arrays: list[tuple[Array, str, tuple[int, ...] | int]] = [
+        arrays: list[tuple[AnyArray, str, tuple[int, ...] | int]] = [
             (self.index, "i", (count,)),
             (self.side, "i", (count,)),
             (self.weights, "f", 2),
@@ -140,7 +140,7 @@ class Tightening:
         if any(np.any(a.value > 255) for a in self.alpha):
             raise ProofError("a tightening has a slope that is out of range")
 
-    def take(self, rows: Array) -> Tightening:
+    def take(self, rows: IntArray) -> Tightening:
         """The chosen rows (at least one)."""
         alpha = tuple(Alpha(a.node, a.index, a.value[rows]) for a in self.alpha)
         chosen = {f: getattr(self, f)[rows] for f in ("index", "side", "weights", "beta", "cut_weights")}
@@ -154,13 +154,13 @@ class Tree:
     The tree answers for the conjunctions `conjunctions` of case number `case` (None: for all of them).
     """
 
-    node: Array  # (N,) int32, network node whose value is split, -1 at leaves
-    index: Array  # (N,) int32
-    threshold: Array  # (N,) float64
-    left: Array  # (N,) int32, -1 at leaves
-    right: Array  # (N,) int32
-    refresh: Array  # (N,) bool
-    clip: Array  # (N,) bool
+    node: IntArray  # (N,) int32, network node whose value is split, -1 at leaves
+    index: IntArray  # (N,) int32
+    threshold: FloatArray  # (N,) float64
+    left: IntArray  # (N,) int32, -1 at leaves
+    right: IntArray  # (N,) int32
+    refresh: BoolArray  # (N,) bool
+    clip: BoolArray  # (N,) bool
     refutations: Sequence[Refutation] = ()
     case: int = 0
     conjunctions: tuple[int, ...] | None = None
@@ -177,7 +177,7 @@ class Tree:
         if not np.array_equal(inner, self.right >= 0) or not np.array_equal(inner, self.node >= 0):
             raise ProofError("a tree node has only one child")
         children = np.concatenate([self.left[inner], self.right[inner]])
-        if len(children) != n - 1 or len(np.unique(children)) != n - 1 or (len(children) and children.max() >= n):
+        if len(children) != n - 1 or len(distinct(children)) != n - 1 or (len(children) and children.max() >= n):
             raise ProofError("the tree's children do not form one tree")
         parents = np.concatenate([np.flatnonzero(inner)] * 2)
         if np.any(children <= parents):
@@ -200,11 +200,11 @@ class Tree:
         return Refutations.of(self.refutations)
 
     @property
-    def leaves(self) -> Array:
+    def leaves(self) -> IntArray:
         """Positions of the leaves."""
         return np.flatnonzero(self.left < 0)
 
-    def parents(self) -> Array:
+    def parents(self) -> IntArray:
         """(N,) parent of each tree node, -1 at the root."""
         out = np.full(len(self), -1, dtype=np.int64)
         inner = np.flatnonzero(self.left >= 0)
@@ -212,7 +212,7 @@ class Tree:
         out[self.right[inner]] = inner
         return out
 
-    def leaf_counts(self) -> Array:
+    def leaf_counts(self) -> IntArray:
         """(N,) number of leaves in the subtree of each tree node."""
         left, right = self.left.tolist(), self.right.tolist()
         out = [1] * len(left)
@@ -220,7 +220,7 @@ class Tree:
             out[k] = out[left[k]] + out[right[k]]
         return np.array(out, dtype=np.int64)
 
-    def depths(self) -> Array:
+    def depths(self) -> IntArray:
         """(N,) number of literals on the path to each tree node."""
         left, right = self.left.tolist(), self.right.tolist()
         out = [0] * len(left)
@@ -229,13 +229,13 @@ class Tree:
         return np.array(out, dtype=np.int64)
 
 
-def keep_cuts(tree: Tree, keep: Array) -> Tree:
+def keep_cuts(tree: Tree, keep: BoolArray) -> Tree:
     """The tree with only the cuts marked in `keep (C,)`, renumbered; multipliers of the others are left out."""
     if np.all(keep):
         return tree
     places = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last: numbers that the tree does not have
 
-    def new(numbers: Array) -> Array:
+    def new(numbers: IntArray) -> IntArray:
         return places[np.minimum(numbers, len(keep))]
 
     table = tree.table
@@ -256,7 +256,7 @@ def keep_cuts(tree: Tree, keep: Array) -> Tree:
     return replace(tree, cuts=tuple(cuts), refutations=refutations, tightenings=tuple(tightenings))
 
 
-def kept_rows(cuts: Sequence[Cuts], keep: Array) -> list[Cuts]:
+def kept_rows(cuts: Sequence[Cuts], keep: BoolArray) -> list[Cuts]:
     """The rows marked in `keep`, which counts over all `cuts` in order."""
     out, first = [], 0
     for c in cuts:

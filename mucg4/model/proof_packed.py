@@ -29,13 +29,13 @@ from mucg4.limits.foreign import fields_of, inflate, items, json_value, member, 
 from mucg4.model.proof import Cuts, Proof, Tightening, Tree
 from mucg4.model.proof_text import LARGEST
 from mucg4.model.refutations import TYPES, Alpha, Refutations
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 FORMAT = "mucg4-packed-proof"
 MAGIC = b"mp1\n"
-VERSION = 1
-LARGEST_HEAD = 2**24  # bytes
-EVERY = -1  # among the numbers of conjunctions: the tree answers for all
+VERSION = 1  # of the format; given
+LARGEST_HEAD = 2**24  # bytes; not measured
+EVERY = -1  # among the numbers of conjunctions: the tree answers for all; not measured
 
 _TREE = {"node": "i4", "index": "i4", "threshold": "f8", "left": "i4", "right": "i4", "refresh": "u1", "clip": "u1"}
 _PER_TREE = ("case", "nodes", "refutations", "tightenings", "cuts", "conjunctions")
@@ -93,7 +93,7 @@ def to_packed(proof: Proof, level: int | None = None) -> bytes:
     return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, packed])
 
 
-def _narrowed(array: Array, code: str) -> Array:
+def _narrowed(array: AnyArray, code: str) -> AnyArray:
     """The array in the narrowest type that holds every number exactly."""
     for narrow in _NARROWER.get(code, ()):
         with np.errstate(all="ignore"):
@@ -103,7 +103,7 @@ def _narrowed(array: Array, code: str) -> Array:
     return array
 
 
-def _columns(proof: Proof) -> dict[str, Array]:
+def _columns(proof: Proof) -> dict[str, AnyArray]:
     """Each column's array; empty ones are those of no entries."""
     trees = proof.trees
     answers = [None if t.conjunctions is None else list(t.conjunctions) for t in trees]
@@ -122,7 +122,7 @@ def _columns(proof: Proof) -> dict[str, Array]:
     return out
 
 
-def _put(out: dict[str, Any], name: str, parts: Sequence[Array]) -> None:
+def _put(out: dict[str, Any], name: str, parts: Sequence[AnyArray]) -> None:
     """Fill a column, parts row by row; raises `ProofError` for numbers that its type does not hold."""
     if not parts:
         return
@@ -276,7 +276,7 @@ def from_packed(blob: bytes, most: int = LARGEST) -> Proof:
 class _Columns:
     """The columns of a body, taken in order; `at` is how much of each was taken."""
 
-    arrays: dict[str, Array]
+    arrays: dict[str, AnyArray]
     at: dict[str, int]
 
     @staticmethod
@@ -290,7 +290,7 @@ class _Columns:
             arrays[name] = native
         return _Columns(arrays, dict.fromkeys(arrays, 0))
 
-    def take(self, name: str, count: int) -> Array:
+    def take(self, name: str, count: int) -> AnyArray:
         """The next entries of a column."""
         array, start = self.arrays[name], self.at[name]
         if not 0 <= count <= len(array) - start:
@@ -298,11 +298,11 @@ class _Columns:
         self.at[name] = start + count
         return array[start : start + count]
 
-    def rows(self, name: str, rows: int, width: int) -> Array:
+    def rows(self, name: str, rows: int, width: int) -> AnyArray:
         """The next `(rows, width)` entries of a column."""
         return self.take(name, rows * width).reshape(rows, width)
 
-    def rest(self, name: str) -> Array:
+    def rest(self, name: str) -> AnyArray:
         """All entries of a column that are left."""
         return self.take(name, len(self.arrays[name]) - self.at[name])
 
@@ -338,12 +338,12 @@ def _trees(columns: _Columns) -> list[Tree]:
     tightenings, cuts = iter(_tightenings(columns)), iter(_cuts(columns))
     out = []
     for (case, nodes, _, tightened, cut, answers), own in zip(rows, parts, strict=True):
-        fields = {name: columns.take(f"node.{name}", nodes) for name in _TREE}
+        fields: dict[str, Any] = {name: columns.take(f"node.{name}", nodes) for name in _TREE}
         fields.update({name: fields[name].view(np.bool_) for name in ("refresh", "clip")})
         conjunctions = None if answers == EVERY else tuple(columns.take("tree.answers", answers).tolist())
         steps, planes = _next(tightenings, tightened, "tightenings"), _next(cuts, cut, "cuts")
-        rest = {"tightenings": tuple(steps), "cuts": tuple(planes)}
-        out.append(Tree(**fields, refutations=own, case=case, conjunctions=conjunctions, **rest))
+        fields.update(tightenings=tuple(steps), cuts=tuple(planes))
+        out.append(Tree(**fields, refutations=own, case=case, conjunctions=conjunctions))
     if any(True for _ in (*tightenings, *cuts)):
         raise ProofError("malformed proof: it has tightenings or cuts of no tree")
     return out

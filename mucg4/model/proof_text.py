@@ -37,12 +37,12 @@ from mucg4.limits.foreign import (
     wholes,
 )
 from mucg4.model.proof import Alpha, Cuts, Proof, Refutation, Tightening, Tree
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray
 
 FORMAT = "mucg4-proof"
-VERSION = 3
-READABLE = (1, 2, 3)  # a version is the next one without what that added
-LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together
+VERSION = 3  # of the format; given
+READABLE = (1, 2, 3)  # a version is the next one without what that added; given
+LARGEST = 2**29  # most bytes of a proof's text, and of its packed arrays together; not measured
 
 
 def _tree_to_json(tree: Tree) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _tree_to_json(tree: Tree) -> dict[str, Any]:
     return out
 
 
-def _packed(values: Array, dtype: str) -> str:
+def _packed(values: AnyArray, dtype: str) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values, dtype=dtype).tobytes(), 6)).decode()
 
 
@@ -133,7 +133,7 @@ def _tightening_from_json(value: Any, packed: Packed) -> Tightening:
     if not count or len(weights) % count:
         raise ProofError("a tightening has no rows, or not one list of weights per row")
 
-    def rows(name: str, width: int) -> Array:
+    def rows(name: str, width: int) -> FloatArray:
         return packed.array(member(data, name), "<f8", name, count * width).reshape(count, width)
 
     return Tightening(

@@ -16,13 +16,14 @@ from functools import cached_property
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.model.joint import Joint
 from mucg4.model.network import Network
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, FloatArray
 
 ELEMENTS = ("float16", "float32", "float64")  # types of inputs whose rounding is known here
 
 
-def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> Array:
+def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> FloatArray:
     """float64 ends that contain each exact bound and what a runtime compares with (sign -1: lower, +1: upper).
 
     The bound of a text is read as the nearest double and then rounded to the element type; an end is the outermost
@@ -63,14 +64,14 @@ class Box:
             raise InputError(f"inputs of type {self.element_type} are not supported")
 
     @cached_property
-    def lo(self) -> Array:
+    def lo(self) -> FloatArray:
         return self._side(self.lower, False)
 
     @cached_property
-    def hi(self) -> Array:
+    def hi(self) -> FloatArray:
         return self._side(self.upper, True)
 
-    def _side(self, bounds: tuple[Fraction, ...], upper: bool) -> Array:
+    def _side(self, bounds: tuple[Fraction, ...], upper: bool) -> FloatArray:
         sign = 1 if upper else -1
         out = hull(bounds, sign, self.element_type)
         for i, side, end in self.ends:
@@ -79,7 +80,7 @@ class Box:
         return out
 
     @cached_property
-    def stated(self) -> tuple[Array, Array]:
+    def stated(self) -> tuple[FloatArray, FloatArray]:
         """The stated bounds as nearest float64: what a reader of the text compares an input with."""
         return np.array([float(b) for b in self.lower]), np.array([float(b) for b in self.upper])
 
@@ -118,12 +119,12 @@ class Conjunction:
     no part of the contract here.
     """
 
-    x_coeffs: Array
-    y_coeffs: Array
-    constants: Array
-    strict: Array
+    x_coeffs: FloatArray
+    y_coeffs: FloatArray
+    constants: FloatArray
+    strict: BoolArray
     exact: tuple[ExactRow, ...]
-    stated_strict: Array
+    stated_strict: BoolArray
     proved: tuple[ExactRow, ...]
 
     def __len__(self) -> int:
@@ -172,10 +173,9 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """The problem. Inputs (outputs) of several networks are concatenated in declaration order.
+    """The problem: one canonical network, and the cases over its inputs and outputs.
 
-    This release solves queries of one network; readers of two-network queries fill `networks` with
-    more and `names` with their declared names.
+    For a VNN-LIB 2.0 text `joint` tells how that network is made of the declared ones (`mucg4.model.joint`).
     """
 
     networks: tuple[Network, ...]
@@ -183,6 +183,7 @@ class Query:
     names: tuple[str, ...] = ("N",)
     source_hash: str = field(default="")
     text: str = field(default="", repr=False)  # of the property, for those who read it again
+    joint: Joint | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = sum(net.input_size for net in self.networks)
@@ -204,6 +205,11 @@ class Query:
         if len(self.networks) != 1:
             raise InputError(f"this query has {len(self.networks)} networks; only one can be solved so far")
         return self.networks[0]
+
+    @property
+    def executable(self) -> bool:
+        """True when onnxruntime can run what the query speaks of."""
+        return all(p.model_bytes for p in (self.networks if self.joint is None else self.joint.parts))
 
     @cached_property
     def property_hash(self) -> str:
@@ -237,8 +243,10 @@ class Witness:
     """An input that violates the property. Only `mucg4.gate.witness.replay_witness` builds it.
 
     `x` holds the float32 (or float64) input values handed to onnxruntime, flat; `y` the outputs that
-    onnxruntime returned, flat. Tolerance zero: see design section 3.
+    onnxruntime returned, flat. Tolerance zero: see design section 3. For a query with a `Joint`, x holds the free
+    inputs and y the joint network's outputs; `values` then has the declared inputs and outputs, flat.
     """
 
-    x: Array
-    y: Array
+    x: FloatArray
+    y: FloatArray
+    values: tuple[FloatArray, FloatArray] | None = None

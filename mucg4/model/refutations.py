@@ -15,9 +15,9 @@ from typing import Any, overload
 import numpy as np
 
 from mucg4.errors import ProofError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
 
-NO_CORE = -1  # among the lengths of cores: none was computed
+NO_CORE = -1  # among the lengths of cores: none was computed; not measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class Alpha:
     """
 
     node: int
-    index: Array  # (k,) int32
-    value: Array  # (k,) uint8, alpha = value / 255
+    index: IntArray  # (k,) int32
+    value: IntArray  # (k,) uint8, alpha = value / 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Refutation:
     beta: tuple[tuple[int, float], ...] = ()
     core: tuple[int, ...] | None = None
     margin: float = 0.0
-    cuts: tuple[Array, Array] | None = None
+    cuts: tuple[AnyArray, AnyArray] | None = None
 
     def __post_init__(self) -> None:
         if self.cuts is not None:
@@ -58,7 +58,7 @@ class Refutation:
                 raise ProofError("a refutation has a negative index")
 
 
-def check_arrays(what: str, arrays: list[tuple[Array, str, tuple[int, ...] | int]]) -> None:
+def check_arrays(what: str, arrays: list[tuple[AnyArray, str, tuple[int, ...] | int]]) -> None:
     """Arrays with their kind of number, and their shape or number of axes; raises `ProofError`."""
     for array, kind, shape in arrays:
         if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
@@ -77,24 +77,24 @@ class Refutations(Sequence[Refutation]):
     negative; whether the numbers mean something for a tree and a network is seen where they are used.
     """
 
-    at: Array  # (R,) int32
-    conjunction: Array  # (R,) int32
-    margin: Array  # (R,) float64
-    weight_count: Array  # (R,) int32
-    weights: Array  # float64
-    group_count: Array  # (R,) int32
-    slope_node: Array  # (S,) int32
-    slope_count: Array  # (S,) int32
-    slope_index: Array  # int32
-    slope_value: Array  # uint8
-    beta_count: Array  # (R,) int32
-    literal: Array  # int32
-    beta: Array  # float64
-    cut_count: Array  # (R,) int32
-    cut: Array  # int32
-    multiplier: Array  # float64
-    core_count: Array  # (R,) int32
-    core: Array  # int32
+    at: IntArray  # (R,) int32
+    conjunction: IntArray  # (R,) int32
+    margin: FloatArray  # (R,) float64
+    weight_count: IntArray  # (R,) int32
+    weights: FloatArray  # float64
+    group_count: IntArray  # (R,) int32
+    slope_node: IntArray  # (S,) int32
+    slope_count: IntArray  # (S,) int32
+    slope_index: IntArray  # int32
+    slope_value: IntArray  # uint8
+    beta_count: IntArray  # (R,) int32
+    literal: IntArray  # int32
+    beta: FloatArray  # float64
+    cut_count: IntArray  # (R,) int32
+    cut: IntArray  # int32
+    multiplier: FloatArray  # float64
+    core_count: IntArray  # (R,) int32
+    core: IntArray  # int32
 
     def __post_init__(self) -> None:
         for name, kind in KINDS.items():
@@ -148,13 +148,16 @@ class Refutations(Sequence[Refutation]):
         )
 
     @staticmethod
-    def plain(at: Array, conjunction: Array, margin: Array, weight_count: Array, weights: Array) -> Refutations:
+    def plain(
+        at: IntArray, conjunction: IntArray, margin: FloatArray, weight_count: IntArray, weights: FloatArray
+    ) -> Refutations:
         """Refutations by weights alone, with default slopes."""
-        held = {name: np.zeros(0, dtype=TYPES[name]) for names in HELD.values() for name in names}
+        held: dict[str, Any] = {name: np.zeros(0, dtype=TYPES[name]) for names in HELD.values() for name in names}
         counts = {name: np.zeros(len(at), dtype=np.int32) for name in HELD if name in PER_ROW}
         stated = {"at": at, "conjunction": conjunction, "margin": margin, "weight_count": weight_count}
         cores = np.full(len(at), NO_CORE, dtype=np.int32)
-        return Refutations(**{**held, **counts, **stated, "weights": weights, "core_count": cores})
+        held.update({**counts, **stated, "weights": weights, "core_count": cores})
+        return Refutations(**held)
 
     @staticmethod
     def join(parts: Sequence[Refutations]) -> Refutations:
@@ -165,7 +168,7 @@ class Refutations(Sequence[Refutation]):
 
     def without(self, *counts: str) -> Refutations:
         """Without what these fields of counts count."""
-        changes: dict[str, Array] = {}
+        changes: dict[str, AnyArray] = {}
         for name in counts:
             changes[name] = np.full(len(self), NO_CORE if name == "core_count" else 0, dtype=np.int32)
             held = [*HELD[name], *(f for inner in HELD[name] for f in HELD.get(inner, ()))]
@@ -194,7 +197,7 @@ class Refutations(Sequence[Refutation]):
         return len(self.at)
 
     @cached_property
-    def ends(self) -> dict[str, Array]:
+    def ends(self) -> dict[str, AnyArray]:
         """`(R + 1,)`, per field of counts: where each refutation's part begins, and the last one's end."""
         return {name: np.r_[0, np.cumsum(np.maximum(getattr(self, name), 0), dtype=np.int64)] for name in HELD}
 
@@ -205,7 +208,7 @@ class Refutations(Sequence[Refutation]):
     def _one(self, k: int) -> Refutation:
         ends = self.ends
 
-        def part(counts: str, *names: str) -> list[Array]:
+        def part(counts: str, *names: str) -> list[AnyArray]:
             own = slice(*ends[counts][k : k + 2].tolist())
             return [getattr(self, name)[own] for name in names]
 
@@ -258,7 +261,7 @@ HELD = {  # what each field of counts counts
 }
 
 
-def _integers(values: Iterable[int]) -> Array:
+def _integers(values: Iterable[int]) -> IntArray:
     """(n,) int32; raises `ProofError` for numbers that no array has places for."""
     try:
         wide = np.fromiter(values, dtype=np.int64)
@@ -269,7 +272,7 @@ def _integers(values: Iterable[int]) -> Array:
     return wide.astype(np.int32)
 
 
-def _floats(values: Iterable[float]) -> Array:
+def _floats(values: Iterable[float]) -> FloatArray:
     """(n,) float64; raises `ProofError` for what is no number."""
     try:
         return np.fromiter(values, dtype=np.float64)
@@ -277,7 +280,7 @@ def _floats(values: Iterable[float]) -> Array:
         raise ProofError("a number of a refutation is none") from error
 
 
-def _joined(parts: Sequence[Array], dtype: Any) -> Array:
+def _joined(parts: Sequence[AnyArray], dtype: Any) -> AnyArray:
     """The arrays one after the other in a type that holds all their numbers; raises `ProofError` where it does not."""
     wide = np.concatenate([np.zeros(0, dtype=dtype), *parts])
     if wide.dtype == dtype:

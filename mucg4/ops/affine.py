@@ -33,7 +33,7 @@ class Dense(Affine):
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return max(self.weight.shape) + 1 + self.roundings
+        return int(max(self.weight.shape)) + 1 + self.roundings
 
     @cached_property
     def abs_weight(self) -> Array:
@@ -230,7 +230,7 @@ class RowDense(Affine):
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
-        return max(self.weight.shape) + self.roundings
+        return int(max(self.weight.shape)) + self.roundings
 
     def linear(self, xs: Sequence[Array]) -> Array:
         return self._each(xs[0], self.weight.T)

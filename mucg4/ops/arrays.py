@@ -16,14 +16,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from mucg4.errors import InputError
 
-Array = Any  # numpy.ndarray or torch.Tensor
-DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache
+Array: TypeAlias = Any
+"""An array of either library, NumPy's or PyTorch's, of any dtype: what code takes that runs on both. PyTorch need not
+be installed, so the type checker cannot know its arrays. Code for NumPy alone says which numbers it takes."""
+FloatArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]]  # float64 where nothing else is said
+IntArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]
+BoolArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]
+AnyArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[Any]]  # of numbers of several kinds, or of objects
+
+DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache; not measured
 
 
 class Precision(NamedTuple):
@@ -47,7 +54,7 @@ class Precision(NamedTuple):
 
 DOUBLE = Precision(2.0**-53, 1e-300, 1e-290, 1e-150, 1e300, 1e-9, 2.0**-20)
 SINGLE = Precision(2.0**-24, 1e-36, 1e-20, 1e-15, 1e38, 1e-4, 2.0**-12)
-SMALLEST = 2.0**-126  # smallest normal float32
+SMALLEST = 2.0**-126  # smallest normal float32; given
 
 
 def precision(a: Array) -> Precision:
@@ -246,6 +253,25 @@ def row_dots(a: Array, b: Array) -> Array:
 def batched_product(a: Array, b: Array, out: Array) -> None:
     """`out = a @ b` for stacks of matrices."""
     xp(a).matmul(a, b, out=out)
+
+
+def distinct(values: IntArray) -> IntArray:
+    """The different numbers `(n,)` in an array, ascending.
+
+    `np.unique` does the same, but loads NumPy's masked arrays to do it, which takes longer than most small runs search.
+    """
+    ordered = np.sort(values, axis=None)
+    first = np.ones(len(ordered), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
+
+
+def median(values: FloatArray) -> FloatArray:
+    """The median along the last axis, nan where a value is nan: `np.median` without masked arrays, see `distinct`."""
+    ordered = np.sort(values, axis=-1)
+    n = ordered.shape[-1]
+    middle: FloatArray = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    return np.where(np.isnan(ordered[..., -1]), np.nan, middle)
 
 
 def groups(index: Array) -> tuple[Array, ...]:

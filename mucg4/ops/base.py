@@ -10,7 +10,11 @@ import numpy as np
 
 from mucg4.ops.arrays import Array, Backend, xp
 
-__all__ = ["Affine", "Array", "Nonlinear", "Op", "Relaxation"]
+__all__ = ["Affine", "Array", "Nonlinear", "Op", "Relaxation", "coarse"]
+
+# boxes whose lines are chosen on a grid, and the grid as a share of their width; not measured
+WIDE, GRID = 0.125, 2.0**-16
+OFF = 0.7320508075688772  # no number that bounds are likely to lie on; not measured
 
 
 class Relaxation(NamedTuple):
@@ -93,6 +97,23 @@ class Affine(Op):
         """`(m,)` at least |b|; b is off by at most `2**-52 fan_in` times this from what folding stands for."""
         b = self.bias()
         return None if b is None else abs(b)
+
+
+def coarse(lo: Array, hi: Array) -> tuple[Array, Array]:
+    """Boxes `(batch, n)` around the given ones, wide ones with ends on a grid of some 2**-16 of the width.
+
+    Lines of smooth functions depend on both ends, and not monotonically: bounds that differ by their rounding charges
+    give lines of which either is better somewhere, and on wide boxes by more than any charge. Slopes that are chosen on
+    these boxes are the same for the search and the checker. The signs of the ends are kept.
+    """
+    m, width = xp(lo), hi - lo
+    wide = (width > WIDE) & m.isfinite(width)
+    if not wide.any():
+        return lo, hi
+    grid = 2.0 ** m.floor(m.log2(OFF * m.where(wide, width, 1.0))) * GRID
+    a, b = (m.floor(lo / grid + OFF) - OFF) * grid, (m.ceil(hi / grid - OFF) + OFF) * grid
+    a, b = m.where(lo >= 0, m.maximum(a, 0.0 * a), a), m.where(hi <= 0, m.minimum(b, 0.0 * b), b)
+    return m.where(wide, a, lo), m.where(wide, b, hi)
 
 
 class Nonlinear(Op):

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mucg4.ops.arrays import full, precision, xp
-from mucg4.ops.base import Array, Nonlinear, Relaxation
+from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 
-JOINT_INPUTS = 64  # networks with so few inputs get lines that know how the arguments move together
+JOINT_INPUTS = 64  # networks with so few inputs get lines that know how the arguments move together; not measured
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Product(Nonlinear):
 
     def relax(self, lo: Sequence[Array], hi: Sequence[Array]) -> Relaxation:
         where, finite = xp(lo[0]).where, xp(lo[0]).isfinite
-        slopes = tuple(lo[i] + (hi[i] - lo[i]) / 2 for i in (1, 0))
+        boxes = [coarse(lo[i], hi[i]) for i in (1, 0)]
+        slopes = tuple(a + (b - a) / 2 for a, b in boxes)
         low, high = self._extremes(lo, hi, slopes)
         fine = finite(low) & finite(high) & finite(slopes[0]) & finite(slopes[1])
         flat = self.interval(lo, hi)

@@ -18,7 +18,8 @@ from mucg4.errors import InputError
 from mucg4.ops.arrays import batched_product, chunk, empty, windows, zeros
 from mucg4.ops.base import Affine, Array
 
-CHUNK_ELEMENTS = 1 << 17  # window elements handled together: 1 MiB, so that they are still cached in the GEMM
+# window elements handled together: 1 MiB, so that they are still cached in the GEMM; not measured
+CHUNK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class _Sliding(Affine):
     @property
     def fan_in(self) -> int:  # type: ignore[override]
         taps = self.window.kernel[0] * self.window.kernel[1]
-        return taps * max(self.weight.shape[1], len(self.weight) // self.window.group) + 1 + self.roundings
+        rows, columns = int(len(self.weight)), int(self.weight.shape[1])
+        return taps * max(columns, rows // self.window.group) + 1 + self.roundings
 
     @cached_property
     def abs_weight(self) -> Array:

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from mucg4.ops.arrays import at_least, at_most, erfc, full, precision, xp
-from mucg4.ops.base import Array, Nonlinear, Relaxation
+from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 from mucg4.ops.smooth import SIGMOID, ULPS
 
-SPAN = 48.0  # gates are 0 and 1 beyond it, to all digits
-HALVINGS = 20
-FAR = 1e4  # beyond it sine and cosine are only known to lie in [-1, 1]
+SPAN = 48.0  # gates are 0 and 1 beyond it, to all digits; given
+HALVINGS = 20  # of a box, to find where a function has a given slope; what is missed is charged; not measured
+FAR = 1e4  # beyond it sine and cosine are only known to lie in [-1, 1]; not measured
 
 
 class Curve(Nonlinear):
@@ -71,13 +71,16 @@ class Curve(Nonlinear):
         a, b, ok = self._inner(lo[0], hi[0])
         where, (low, high) = xp(a).where, self.interval(lo, hi)
         with np.errstate(all="ignore"):
-            mid = a + (b - a) / 2
+            c, d = coarse(a, b)
+            plain = self.plain(c, d)
+            c, d = where(plain, c, a), where(plain, d, b)
+            mid = c + (d - c) / 2
             middle = self.derivative(mid)
-            wide = b - a > precision(a).narrow * (1.0 + abs(a))
-            chord = where(wide, (self.value(b) - self.value(a)) / where(wide, b - a, 1.0), middle)
-            below, above = self.slopes(a, b, chord, middle)
-            lower, low_offset = self._best(a, b, mid, below, -1.0)
-            upper, up_offset = self._best(a, b, mid, above, 1.0)
+            wide = d - c > precision(a).narrow * (1.0 + abs(c))
+            chord = where(wide, (self.value(d) - self.value(c)) / where(wide, d - c, 1.0), middle)
+            below, above = self.slopes(c, d, chord, middle)
+            lower, upper = self._best(c, d, mid, below, -1.0), self._best(c, d, mid, above, 1.0)
+            low_offset, up_offset = self._extreme(a, b, lower, -1.0), self._extreme(a, b, upper, 1.0)
         finite = xp(a).isfinite
         fine = ok & finite(lower) & finite(low_offset)
         lower, low_offset = where(fine, lower, 0.0), where(fine, low_offset, low)
@@ -95,8 +98,8 @@ class Curve(Nonlinear):
         ok = ok & self.plain(lo, hi)
         return xp(lo).where(ok, lo, 1.0), xp(lo).where(ok, hi, 1.0), ok
 
-    def _best(self, lo: Array, hi: Array, mid: Array, slopes: list[Array], sign: float) -> tuple[Array, Array]:
-        """Of the lines with these slopes the one closest to f in the middle of the box: slope and offset."""
+    def _best(self, lo: Array, hi: Array, mid: Array, slopes: list[Array], sign: float) -> Array:
+        """Of these slopes that of the line closest to f in the middle of the box."""
         best = slopes[0]
         offset = self._extreme(lo, hi, best, sign)
         wide = hi - lo > precision(lo).narrow * (1.0 + abs(lo))  # else rounding would choose
@@ -105,7 +108,7 @@ class Curve(Nonlinear):
             now, new = sign * (best * mid + offset), sign * (s * mid + other)
             better = wide & (new < now - 1e-3 * abs(now - sign * self.value(mid)))
             best, offset = xp(lo).where(better, s, best), xp(lo).where(better, other, offset)
-        return best, offset
+        return best
 
     def _extreme(self, lo: Array, hi: Array, slope: Array, sign: float) -> Array:
         """The extreme of f(x) - slope x on [lo, hi] (sign 1: largest, -1: smallest), moved outward."""

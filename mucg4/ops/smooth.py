@@ -15,10 +15,11 @@ from math import log, pi
 import numpy as np
 
 from mucg4.ops.arrays import at_least, at_most, erf, full, precision, xp
-from mucg4.ops.base import Array, Nonlinear, Relaxation
+from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 
-BISECTIONS = 16  # of the tangent point; more would not change a bound visibly, and none is needed for soundness
-ULPS = 8  # unit roundoffs of relative error of exp, log and tanh in the libraries, with room
+# of the tangent point; more would not change a bound visibly, and none is needed for soundness; not measured
+BISECTIONS = 16
+ULPS = 8  # unit roundoffs of relative error of exp, log and tanh in the libraries, with room; not measured
 
 
 class SShaped(Nonlinear):
@@ -51,7 +52,7 @@ class SShaped(Nonlinear):
         lower, upper, where = lo[0], hi[0], xp(lo[0]).where
         flat = ~(xp(lower).isfinite(lower) & xp(upper).isfinite(upper))
         a, b = where(flat, 0.0, lower), where(flat, 0.0, upper)
-        below, above = self._slopes(a, b)
+        below, above = self._slopes(*coarse(a, b))
         below, above = where(flat, 0.0, below), where(flat, 0.0, above)
         box = self.interval(lo, hi)
         return Relaxation(

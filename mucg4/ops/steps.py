@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mucg4.ops.arrays import choose, full, precision, xp
-from mucg4.ops.base import Array, Nonlinear, Relaxation
+from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 
-LOPSIDED = 8.0  # how many times longer the longer side of zero is where the sign gets a sloping line
+LOPSIDED = 8.0  # how many times longer the longer side of zero is where the sign gets a sloping line; not measured
 
 
 class Step(Nonlinear):
@@ -87,7 +87,8 @@ class Sign(Step):
 
     def lines(self, lo: Array, hi: Array, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
         where, p = xp(lo).where, precision(lo)
-        rising, falling = (hi > -LOPSIDED * lo) & (hi > p.narrow), (-lo > LOPSIDED * hi) & (-lo > p.narrow)
+        a, b = coarse(lo, hi)
+        rising, falling = (b > -LOPSIDED * a) & (hi > p.narrow), (-a > LOPSIDED * b) & (-lo > p.narrow)
         below, above = where(rising, (high - low) / hi, 0.0), where(falling, (low - high) / lo, 0.0)
         return below, low, above, high
 
@@ -109,7 +110,8 @@ class Floor(Step):
         return full(x.shape, 1.0, x)
 
     def lines(self, lo: Array, hi: Array, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
-        middle = lo + (hi - lo) / 2
+        a, b = coarse(lo, hi)
+        middle = a + (b - a) / 2
         below = choose(middle + self.behind > low, 1.0, 0.0, lo)
         above = choose(middle + self.ahead < high, 1.0, 0.0, lo)
         return below, full(lo.shape, self.behind, lo), above, full(lo.shape, self.ahead, lo)

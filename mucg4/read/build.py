@@ -14,7 +14,8 @@ import numpy as np
 
 from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, Scale, Sum
-from mucg4.ops.base import Affine, Array, Op
+from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
+from mucg4.ops.base import Affine, Op
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.curves import SILU, SQUARE
 from mucg4.ops.piecewise import RELU, TwoPiece
@@ -23,8 +24,8 @@ from mucg4.read.constant import Constant
 from mucg4.read.protobuf import LARGEST_TENSOR, shortened
 from mucg4.read.roundoff import magnitude
 
-NODE_ENTRIES = 1024  # what a node costs beside its values, in entries
-DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix
+NODE_ENTRIES = 1024  # what a node costs beside its values, in entries; not measured
+DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix; not measured
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Builder:
         self._names.add(name)
         return name
 
-    def move(self, x: Variable, f: Callable[[Array], Array]) -> Variable:
+    def move(self, x: Variable, f: Callable[[AnyArray], AnyArray]) -> Variable:
         """Any data movement: `f` rearranges, repeats or drops entries of a tensor of x's shape."""
         positions = np.arange(x.size).reshape(x.shape)
         moved = f(positions)
@@ -177,7 +178,7 @@ class Builder:
         part = self.relu(self.combine(a, b, -1.0) if largest else self.combine(b, a, -1.0))
         return self.combine(b, part, sign)
 
-    def maximum_over(self, x: Variable, windows: Array, shape: tuple[int, ...], largest: bool = True) -> Variable:
+    def maximum_over(self, x: Variable, windows: IntArray, shape: tuple[int, ...], largest: bool = True) -> Variable:
         """Extremum over positions: `windows (outputs, k)` index x's flat values; a tree of pairwise extrema."""
         count = windows.shape[1]
         parts = [self._pick(x, np.ascontiguousarray(windows[:, k])) for k in range(count)]
@@ -186,7 +187,7 @@ class Builder:
             parts = pairs + parts[len(pairs) * 2 :]
         return Variable(parts[0].draft, shape)
 
-    def _pick(self, x: Variable, index: Array) -> Variable:
+    def _pick(self, x: Variable, index: IntArray) -> Variable:
         """The entries of x at flat positions."""
         if len(index) == x.size and np.array_equal(index, np.arange(x.size)):
             return Variable(x.draft, (x.size,))
@@ -218,7 +219,7 @@ class Builder:
         error = np.concatenate([np.zeros(c.shape) if c.error is None else c.error for c in fixed], axis=axis)
         return self.shift(self.place(joined, layout, 0.0 * value), Constant(value, error=error))
 
-    def place(self, x: Variable, layout: Array, fixed: Array) -> Variable:
+    def place(self, x: Variable, layout: IntArray, fixed: FloatArray) -> Variable:
         """A tensor that holds x's flat value `layout[p]` at p where that is >= 0, else the constant `fixed[p]`."""
         flat = layout.ravel()
         index = np.empty(x.size, dtype=np.int64)

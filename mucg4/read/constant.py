@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray
 from mucg4.read import roundoff
 from mucg4.read.protobuf import (
     BOOL,
@@ -31,7 +31,7 @@ from mucg4.read.protobuf import (
 )
 from mucg4.read.roundoff import UNIT, Error, Pair
 
-LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused
+LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused; not measured
 COMPUTED = (FLOAT, DOUBLE)  # element types whose arithmetic is folded
 
 
@@ -43,7 +43,7 @@ class Constant:
     every runtime has exactly this value.
     """
 
-    value: Array
+    value: AnyArray
     name: str = ""
     kind: int = FLOAT
     error: Error = None
@@ -57,16 +57,16 @@ class Constant:
     def is_float(self) -> bool:
         return bool(self.value.dtype.kind == "f")
 
-    def map(self, f: Callable[[Array], Array]) -> Constant:
+    def map(self, f: Callable[[AnyArray], AnyArray]) -> Constant:
         """The same numbers, moved."""
         return replace(self, value=f(self.value), error=None if self.error is None else f(self.error))
 
-    def double(self) -> Array:
+    def double(self) -> FloatArray:
         """The value in double."""
         with np.errstate(all="ignore"):  # a file may hold nan of a kind that NumPy warns about
             return self.value.astype(np.float64)
 
-    def offset(self, shape: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
+    def offset(self, shape: tuple[int, ...] | None = None) -> tuple[FloatArray, AnyArray | None]:
         """`(value, error)` flat and finite, for use as a bias; broadcast to `shape` when given."""
         value, error = self._finite(), self.error
         if shape is not None:
@@ -74,7 +74,7 @@ class Constant:
             error = None if error is None else np.broadcast_to(error, shape)
         return value.ravel(), None if error is None else error.ravel()
 
-    def weight(self) -> tuple[Array, int]:
+    def weight(self) -> tuple[FloatArray, int]:
         """The value in double, finite, and of how many roundings each entry may suffer."""
         value = self._finite()
         if self.error is None:
@@ -87,13 +87,13 @@ class Constant:
             )
         return value, int(np.ceil(units * roundoff.UP))
 
-    def stated(self, node: OnnxNode, what: str) -> Array:
+    def stated(self, node: OnnxNode, what: str) -> AnyArray:
         """The value of a constant that has to be certain: it decides a step, a shape or an exponent."""
         if not self.certain:
             raise node.unsupported(f"{what} ({shortened(self.name)}) is computed in the network with rounding")
         return self.value
 
-    def _finite(self) -> Array:
+    def _finite(self) -> FloatArray:
         value = self.double()
         if not np.all(np.isfinite(value)) or not np.all(np.isfinite(roundoff.size(self.error))):
             raise InputError(f"the network's constant {shortened(self.name)} holds nan or infinite numbers")
@@ -123,7 +123,7 @@ def made(pair: Pair, *sources: Constant) -> Constant:
     return Constant(value, next((c.name for c in sources if c.name), ""), kind, error, certain)
 
 
-def _integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> Constant:
+def _integers(a: Constant, b: Constant, f: Callable[[AnyArray, AnyArray], AnyArray]) -> Constant:
     if a.value.dtype != b.value.dtype or a.kind not in (INT32, INT64):
         raise UnsupportedError(
             f"arithmetic on constants {shortened(a.name)} and {shortened(b.name)} of element types {a.kind}, {b.kind}"
@@ -132,7 +132,7 @@ def _integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> C
         return Constant(np.asarray(f(np.atleast_1d(a.value), np.atleast_1d(b.value))), a.name or b.name, a.kind)
 
 
-def _of_integers(a: Constant, b: Constant, f: Callable[[Array, Array], Array]) -> Constant:
+def _of_integers(a: Constant, b: Constant, f: Callable[[AnyArray, AnyArray], AnyArray]) -> Constant:
     made_ = _integers(a, b, f)
     return replace(made_, value=made_.value.reshape(np.broadcast_shapes(a.shape, b.shape)))
 
@@ -174,13 +174,13 @@ def divide(a: Constant, b: Constant) -> Constant:
     return out
 
 
-def _truncating(a: Array, b: Array) -> Array:
+def _truncating(a: AnyArray, b: AnyArray) -> AnyArray:
     """Division of integers as in C, exactly; the smallest integer by -1 has no quotient."""
     if np.any((b == -1) & (a == np.iinfo(a.dtype).min)):
         raise UnsupportedError("the smallest integer divided by -1 is not supported")
     quotient = a // b
     inexact = quotient * b != a
-    return quotient + (inexact & ((a < 0) != (b < 0))).astype(a.dtype)
+    return np.asarray(quotient + (inexact & ((a < 0) != (b < 0))).astype(a.dtype))
 
 
 def matmul(a: Constant, b: Constant) -> Constant:
@@ -208,7 +208,7 @@ def total(a: Constant, axes: tuple[int, ...], keep: bool, mean: bool = False) ->
     return replace(made((value, error), a), certain=False)
 
 
-def small_enough(sizes: Array, a: Constant) -> None:
+def small_enough(sizes: AnyArray, a: Constant) -> None:
     """Refuse to reduce integers to numbers that onnxruntime, which may compute them as floats, does not hold."""
     if np.any(sizes >= 2.0 ** (31 if a.kind == INT32 else 53)):
         raise UnsupportedError(
@@ -287,11 +287,11 @@ def function(node: OnnxNode, a: Constant) -> Constant:
 def step(node: OnnxNode, a: Constant) -> Constant:
     """Floor, Ceil, Round or Sign of a constant that is certain."""
     value = a.stated(node, "its input")
-    steps: dict[str, Callable[..., Array]] = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sign": np.sign}
+    steps: dict[str, Callable[..., AnyArray]] = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sign": np.sign}
     return replace(a, value=np.asarray(steps[node.op](value)))
 
 
-def compare(node: OnnxNode, f: Callable[..., Array], *sources: Constant) -> Constant:
+def compare(node: OnnxNode, f: Callable[..., AnyArray], *sources: Constant) -> Constant:
     """A truth value of constants that are certain and of one element type."""
     if len({c.kind for c in sources}) > 1:
         raise node.invalid(f"its inputs have the element types {[c.kind for c in sources]}")

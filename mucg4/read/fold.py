@@ -9,7 +9,7 @@ from typing import cast as typed
 
 import numpy as np
 
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 from mucg4.read import constant, tensors
 from mucg4.read.constant import Constant
 from mucg4.read.protobuf import OnnxNode
@@ -54,7 +54,7 @@ def _each(f: Callable[..., Constant]) -> Folder:
     return lambda node, xs: f(node, *_all(xs))
 
 
-def _compare(f: Callable[..., Array]) -> Folder:
+def _compare(f: Callable[..., AnyArray]) -> Folder:
     return lambda node, xs: constant.compare(node, f, *_all(xs))
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import ast
-import csv
 import hashlib
-import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mucg4.errors import InputError, UnsupportedError
+from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
+from mucg4.model.network import Original
 from mucg4.model.query import Query
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
-LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message
-LARGEST_TEXT = 2**29  # most bytes of a property or of a list
+LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
+GZIP = b"\x1f\x8b"  # how every gzip archive starts, and no model and no text
+EXTERNAL = b"location"  # the key by which a tensor names the file that holds it
+LARGEST_TEXT = 2**29  # most bytes of a property or of a list; not measured
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Instance:
     """One row of an instance list.
 
     `onnx` and `vnnlib` are relative to the list's folder, resolved; `onnx_text` and `vnnlib_text` are
-    the cells as written. A row of several networks (a list of pairs in the first cell) keeps that
-    text as `onnx` too: `read_query` answers it with `UnsupportedError`.
+    the cells as written. A row of several networks has a list of pairs in the first cell; `onnx` is such a list too,
+    of resolved paths, as `read_query` takes it.
     """
 
     onnx: Path
@@ -39,7 +39,7 @@ class Instance:
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
-    """The file's content, decompressed when its name ends in `.gz`; at most `most` bytes of it.
+    """The file's content, decompressed when it is a gzip archive; at most `most` bytes of it.
 
     The exact path comes first, then the same with `.gz` added, then without `.gz`. Raises
     `InputError` when nothing is there, or it is empty, too large, unreadable or a damaged archive.
@@ -50,7 +50,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
         raise InputError(f"{name}: no such file")
     try:
         data = read_limited(found, most)
-        if data and found.endswith(".gz"):
+        if data.startswith(GZIP) or (data and found.endswith(".gz")):  # whatever it is called
             data = inflate(data, most, gzip=True)
     except ValueError as error:
         raise InputError(f"{found}: {error}") from error
@@ -62,42 +62,100 @@ def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The file's content as UTF-8 text; `InputError` like `read_bytes`, or when it is not text."""
-    try:
-        return read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{os.fspath(path)}: not a text file (byte {error.start})") from error
+    """The file's content as text; `InputError` like `read_bytes`, or when it is not text.
+
+    Bytes that are no UTF-8 become U+FFFD: they mean nothing in comments, and are no part of any word of a property.
+    """
+    data = read_bytes(path, LARGEST_TEXT)
+    zero = data.find(b"\0")
+    if zero >= 0:
+        raise InputError(f"{os.fspath(path)}: not a text file (byte {zero})")
+    return data.decode("utf-8-sig", "replace")
 
 
-def read_query(onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str]) -> Query:
+def read_query(
+    onnx: str | os.PathLike[str], vnnlib: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Query:
     """Read a network and a property, and check that they belong together.
 
-    Raises `InputError` or `UnsupportedError` whose text starts with the file at fault.
+    `shapes` are what the user says about the network's inputs, "" for the only one. Raises `InputError` or
+    `UnsupportedError` whose text starts with the file at fault.
     """
-    several = _network_names(os.fspath(onnx))
+    several = network_paths(os.fspath(onnx))
+    try:
+        text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
+    except InputError:
+        if _is_text(onnx) and os.path.exists(vnnlib):
+            raise InputError(
+                f"{os.fspath(onnx)}: this is a property; the network comes first, then the property"
+            ) from None
+        raise
     if several:
-        raise UnsupportedError(f"queries over several networks ({', '.join(several)}) are not supported yet")
-    text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
-    return query_of(read_bytes(onnx), text, os.fspath(onnx), os.fspath(vnnlib))
+        from mucg4.read.networks import query_of_models
+
+        models = {name: read_model(path) for name, path in several.items()}
+        with _blaming(os.fspath(vnnlib)):
+            return query_of_models(models, text)
+    data, original = read_model(onnx)
+    return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original, shapes)
 
 
-def query_of(data: bytes, text: str, onnx: str = "the network", vnnlib: str = "the property") -> Query:
+def read_model(path: str | os.PathLike[str]) -> tuple[bytes, Original | None]:
+    """A network file's bytes with all its weights, and what it is made of where these lie in other files.
+
+    Raises `InputError` naming the file.
+    """
+    data = read_bytes(path)
+    if EXTERNAL not in data:
+        return data, None
+    from mucg4.read.external import assembled
+
+    with _blaming(os.fspath(path)):
+        return assembled(data, Path(path).parent, read_bytes)
+
+
+def query_of(
+    data: bytes,
+    text: str,
+    onnx: str = "the network",
+    vnnlib: str = "the property",
+    original: Original | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
+    if "(declare-network" in text:
+        from mucg4.read.vnnlib2 import is_version_2
+
+        if is_version_2(text):
+            from mucg4.read.networks import query_of_models
+
+            with _blaming(vnnlib):
+                return query_of_models({onnx: (data, original)}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):
         prop = parse_vnnlib(text)
     with _blaming(onnx):
-        network = read_network(data)
+        network = read_network(data, original, prop.inputs, shapes)
     for stated, has, word in (
         (prop.inputs, network.input_size, "inputs"),
         (prop.outputs, network.output_size, "outputs"),
     ):
-        if stated != has:
+        if stated > has or (stated < has and word == "inputs"):
             raise InputError(f"{vnnlib}: declares {stated} {word}, but the network has {has}")
+    prop = replace(prop, outputs=network.output_size)  # those that are not declared are not asked about
     with _blaming(vnnlib):
         cases = to_cases(prop, network.element_type)
     return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest(), text=text)
+
+
+def _is_text(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts as a property does."""
+    try:
+        start = read_bytes(path)[:4096]
+    except InputError:
+        return False
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"(", b";") and b"\0" not in start
 
 
 @contextmanager
@@ -118,6 +176,9 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     source = Path(path)
     if source.is_dir():
         source = source / "instances.csv"
+    import csv
+    import io
+
     text = read_text(source)
     rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     out: list[Instance] = []
@@ -144,16 +205,21 @@ def _instance(cells: list[str], folder: Path, place: str) -> Instance:
         raise InputError(f"{place}: the timeout {limit!r} is not a number") from None
     if not (math.isfinite(timeout) and timeout > 0):
         raise InputError(f"{place}: the timeout {limit!r} is not a positive number")
-    network = Path(onnx) if onnx.startswith("[") else folder / onnx
+    several = network_paths(onnx)
+    network = Path(repr([(n, str(folder / p)) for n, p in several.items()])) if several else folder / onnx
     return Instance(network, folder / vnnlib, timeout, onnx, vnnlib)
 
 
-def _network_names(text: str) -> list[str]:
-    """The names in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
+def network_paths(text: str) -> dict[str, str]:
+    """The paths by name in a list literal `[('f', 'a.onnx'), ...]`; empty for a plain path."""
     if not text.startswith("["):
-        return []
+        return {}
+    import ast
+
     try:
-        pairs = ast.literal_eval(text)
-        return [str(name) for name, _ in pairs]
+        pairs = [(str(name), str(path)) for name, path in ast.literal_eval(text)]
     except (ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{text}: not a list of (name, path) pairs") from error
+    if len(dict(pairs)) != len(pairs) or not pairs:
+        raise InputError(f"{text}: each network needs a name of its own")
+    return dict(pairs)

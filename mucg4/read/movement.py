@@ -11,12 +11,12 @@ from math import floor, prod
 
 import numpy as np
 
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 from mucg4.read.protobuf import OnnxNode
 
-Further = Sequence[Array | None]
-LARGEST_LENGTH = 2**20  # pixels along an axis after Resize; float32 tells so many apart
-Mover = Callable[[Array, OnnxNode, Further], list[Array]]
+Further = Sequence[AnyArray | None]
+LARGEST_LENGTH = 2**20  # pixels along an axis after Resize; float32 tells so many apart; given
+Mover = Callable[[AnyArray, OnnxNode, Further], list[AnyArray]]
 
 
 def _ints(node: OnnxNode, further: Further, at: int, key: str) -> list[int] | None:
@@ -31,11 +31,11 @@ def _ints(node: OnnxNode, further: Further, at: int, key: str) -> list[int] | No
     return [int(v) for v in given.ravel()]
 
 
-def _axis(node: OnnxNode, x: Array, axis: int) -> int:
+def _axis(node: OnnxNode, x: AnyArray, axis: int) -> int:
     return node.axes((axis,), x.ndim)[0]
 
 
-def _reshape(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _reshape(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     target = _ints(node, further, 0, "")
     if target is None:
         raise node.invalid("no shape")
@@ -48,7 +48,7 @@ def _reshape(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return [x.reshape(target)]
 
 
-def _flatten(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _flatten(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     axis = node.attributes.get("axis", 1)
     if not -x.ndim <= axis <= x.ndim:
         raise node.invalid(f"axis {axis} of a tensor of rank {x.ndim}")
@@ -56,26 +56,26 @@ def _flatten(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return [x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))]
 
 
-def _squeeze(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _squeeze(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     axes = _ints(node, further, 0, "axes")
     return [np.squeeze(x, axis=None if axes is None else node.axes(axes, x.ndim))]
 
 
-def _unsqueeze(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _unsqueeze(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     axes = _ints(node, further, 0, "axes")
     if axes is None:
         raise node.invalid("no axes")
     return [np.expand_dims(x, node.axes(axes, x.ndim + len(axes)))]
 
 
-def _transpose(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _transpose(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     order = node.attributes.get("perm", tuple(range(x.ndim))[::-1])
     if sorted(order) != list(range(x.ndim)):
         raise node.invalid(f"perm {list(order)} of a tensor of rank {x.ndim}")
     return [np.transpose(x, order)]
 
 
-def _slice(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _slice(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     starts, ends = _ints(node, further, 0, "starts"), _ints(node, further, 1, "ends")
     if starts is None or ends is None:
         raise node.invalid("no starts or no ends")
@@ -99,7 +99,7 @@ def _run(start: int, end: int, step: int, n: int) -> slice:
     return slice(start, None if end < 0 else end, step)
 
 
-def _gather(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _gather(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     if not further or further[0] is None:
         raise node.invalid("no indices")
     if further[0].dtype not in (np.int64, np.int32):
@@ -109,7 +109,7 @@ def _gather(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return [np.take(x, further[0], axis=axis)]
 
 
-def _split(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _split(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     axis, count = _axis(node, x, node.attributes.get("axis", 0)), len(node.outputs)
     sizes, parts = _ints(node, further, 0, "split"), node.attributes.get("num_outputs")
     if parts is not None and (parts != count or sizes is not None):
@@ -124,12 +124,12 @@ def _split(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return list(np.split(x, np.cumsum(sizes)[:-1], axis=axis))
 
 
-def _expand(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _expand(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     shape = _ints(node, further, 0, "")
     return [np.broadcast_to(x, node.sized(np.broadcast_shapes(x.shape, tuple(shape or ()))))]
 
 
-def _tile(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _tile(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     counts = _ints(node, further, 0, "")
     if counts is None or len(counts) != x.ndim or min(counts, default=0) < 0:
         raise node.invalid(f"repeats {counts} of a tensor of rank {x.ndim}")
@@ -137,20 +137,20 @@ def _tile(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return [np.tile(x, counts)]
 
 
-def _same(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _same(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     if len(further) > 1 and further[1] is not None and bool(np.any(further[1])):
         raise node.unsupported("training mode")
     return [x]
 
 
-def _blocks(x: Array, node: OnnxNode) -> tuple[int, tuple[int, int, int, int]]:
+def _blocks(x: AnyArray, node: OnnxNode) -> tuple[int, tuple[int, int, int, int]]:
     if x.ndim != 4 or "blocksize" not in node.attributes:
         raise node.invalid(f"it needs a blocksize and an image, here is a tensor of shape {list(x.shape)}")
     n, c, h, w = x.shape
     return node.attributes["blocksize"], (n, c, h, w)
 
 
-def _depth_to_space(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _depth_to_space(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     b, (n, c, h, w) = _blocks(x, node)
     if node.attributes.get("mode", "DCR") == "DCR":
         parts = x.reshape(n, b, b, c // (b * b), h, w).transpose(0, 3, 4, 1, 5, 2)
@@ -159,13 +159,13 @@ def _depth_to_space(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return [parts.reshape(n, c // (b * b), h * b, w * b)]
 
 
-def _space_to_depth(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _space_to_depth(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     b, (n, c, h, w) = _blocks(x, node)
     parts = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
     return [parts.reshape(n, c * b * b, h // b, w // b)]
 
 
-def _resize(x: Array, node: OnnxNode, further: Further) -> list[Array]:
+def _resize(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     """Upsample and Resize to the nearest pixel, by scales or by sizes."""
     scales, sizes = _resize_targets(node, further, x.ndim)
     if scales is None:
@@ -186,7 +186,7 @@ def _resize(x: Array, node: OnnxNode, further: Further) -> list[Array]:
     return [x]
 
 
-def _with_aspect(node: OnnxNode, x: Array, scales: Array, sizes: list[int]) -> tuple[Array, list[int]]:
+def _with_aspect(node: OnnxNode, x: AnyArray, scales: AnyArray, sizes: list[int]) -> tuple[AnyArray, list[int]]:
     """Scales and sizes under the attribute keep_aspect_ratio_policy, which takes one scale for all axes."""
     policy = node.attributes.get("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
@@ -198,9 +198,9 @@ def _with_aspect(node: OnnxNode, x: Array, scales: Array, sizes: list[int]) -> t
     return np.full(x.ndim, one, np.float32), lengths
 
 
-def _resize_targets(node: OnnxNode, further: Further, rank: int) -> tuple[Array | None, list[int] | None]:
+def _resize_targets(node: OnnxNode, further: Further, rank: int) -> tuple[AnyArray | None, list[int] | None]:
     """Either float32 scales or sizes, one per axis."""
-    scales: Array | None
+    scales: AnyArray | None
     if "scales" in node.attributes:
         scales, sizes = np.array(node.attributes["scales"], np.float32), None
     else:
@@ -227,7 +227,7 @@ def _length(node: OnnxNode, size: int, scale: np.float32) -> int:
     return real
 
 
-def _nearest(node: OnnxNode, length: int, size: int, scale: np.float32) -> Array:
+def _nearest(node: OnnxNode, length: int, size: int, scale: np.float32) -> AnyArray:
     """Which input pixel each of `length` output pixels shows.
 
     onnxruntime computes the place in float32. Where the place is not exact there and rounding decides which
@@ -259,7 +259,7 @@ def _nearest(node: OnnxNode, length: int, size: int, scale: np.float32) -> Array
     return np.asarray(inside[1].astype(np.int64))
 
 
-def _rounded(place: Array, mode: str) -> Array:
+def _rounded(place: AnyArray, mode: str) -> AnyArray:
     """The four ways to round a place to a pixel."""
     if mode == "floor":
         return np.asarray(np.floor(place))

@@ -12,7 +12,7 @@ loosened over the box they stand with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, product
@@ -20,14 +20,14 @@ from math import prod
 from typing import Any, NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
 from mucg4.model.query import Box, Case, Conjunction, hull
-from mucg4.read.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
 from mucg4.read.rounding import Rounding, calculates, rounding_of
 
-MOST_DISJUNCTS = 1_000_000
-MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB
-MOST_BITS = 200_000  # of the numerator and denominator of one number
-_LARGEST = Fraction(1.7976931348623157e308)
+MOST_DISJUNCTS = 1_000_000  # of one property; not measured
+MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB; not measured
+MOST_BITS = 200_000  # of the numerator and denominator of one number; not measured
+_LARGEST = Fraction(1.7976931348623157e308)  # given: the largest double
 
 Coefficients = tuple[tuple[int, Fraction], ...]
 Row = tuple[Coefficients, Coefficients, Fraction, bool, Compare | None]  # inputs, outputs, constant, strict; `<= 0`
@@ -76,7 +76,7 @@ class _Normal:
     roundings: dict[int, Rounding] = field(default_factory=dict)  # per atom object, which the property keeps
 
     def cases(self) -> tuple[Case, ...]:
-        common, boxes, others = _factors(self.prop.assertions, self.element_type)
+        common, boxes, others = _factors(self.prop.assertions, self.atom)
         limits = self.tightest(common.bounds)
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
         for alternative in boxes:
@@ -90,6 +90,10 @@ class _Normal:
             box = self.box(limits, key)
             cases.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(cases)
+
+    def atom(self, formula: Compare) -> list[Disjunct]:
+        """One comparison in normal form."""
+        return _atom(formula, self.element_type)
 
     def tightest(self, bounds: Iterable[Bound]) -> dict[tuple[int, bool], Side]:
         """The intersection of bounds: `(input, upper) -> side`."""
@@ -161,7 +165,7 @@ class _Normal:
 
 
 def _factors(
-    assertions: Sequence[Formula], element_type: str
+    assertions: Sequence[Formula], atom: Callable[[Compare], list[Disjunct]]
 ) -> tuple[Disjunct, list[tuple[Bound, ...]], list[Disjunct]]:
     """The common part, the box alternatives and the other alternatives of a conjunction of formulas."""
     bounds: list[Bound] = []
@@ -171,7 +175,7 @@ def _factors(
     for formula in _flatten(assertions, "and"):
         if _count(formula) > MOST_DISJUNCTS:
             raise _too_many()
-        disjuncts = _disjuncts(formula, element_type)
+        disjuncts = _disjuncts(formula, atom)
         if len(disjuncts) == 1:
             bounds.extend(disjuncts[0].bounds)
             rows.extend(disjuncts[0].rows)
@@ -209,10 +213,10 @@ def _count(formula: Formula) -> int:
     return min(sum(counts) if formula.op == "or" else prod(counts), MOST_DISJUNCTS + 1)
 
 
-def _disjuncts(formula: Formula, element_type: str) -> list[Disjunct]:
+def _disjuncts(formula: Formula, atom: Callable[[Compare], list[Disjunct]]) -> list[Disjunct]:
     if isinstance(formula, Compare):
-        return _atom(formula, element_type)
-    parts = [_disjuncts(f, element_type) for f in formula.args]
+        return atom(formula)
+    parts = [_disjuncts(f, atom) for f in formula.args]
     if formula.op == "or":
         return list(chain.from_iterable(parts))
     return [_join(choice) for choice in product(*parts)]

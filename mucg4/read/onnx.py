@@ -2,38 +2,39 @@
 
 Nodes are read in file order, as far as `mucg4.read.table` holds them. A node whose inputs are all constant is
 evaluated; one that only moves data becomes an index map or nothing; the others are handed to their operator's
-handler. `simplify` then composes what can be composed. Values are flat; a leading dynamic dimension is the batch and
-counts 1.
+handler. `simplify` then composes what can be composed. Values are flat. Functions of the model and branches are put in
+place of their callers first (`mucg4.read.inline`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, prod
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.network import Network
+from mucg4.model.network import Network, Original
 from mucg4.ops.affine import Dense, Scale
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant
+from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
+from mucg4.read.inline import Subgraph, decode_model
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import (
+    BOOL,
     DOUBLE,
     FLOAT,
     INT64,
-    LARGEST_TENSOR,
     OnnxGraph,
     OnnxNode,
-    Tensor,
-    decode_model,
     shortened,
 )
 from mucg4.read.roundoff import magnitude
@@ -42,7 +43,8 @@ from mucg4.read.table import check_types, lookup
 from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
 
-LARGEST_FOLDED = 4096.0  # roundings behind a constant
+LARGEST_FOLDED = 4096.0  # roundings behind a constant; not measured
+OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
 ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS}
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
@@ -58,13 +60,20 @@ FAULTS = (
 )
 
 
-def read_network(data: bytes) -> Network:
-    """The network of ONNX bytes (not compressed).
+def read_network(
+    data: bytes,
+    original: Original | None = None,
+    count: int | None = None,
+    shapes: Mapping[str, Shape] | None = None,
+) -> Network:
+    """The network of ONNX bytes (not compressed, all weights inside); `original` is what they were made of.
 
+    `count` is how many inputs a property declares and `shapes` what the user says about the file's inputs; see
+    `mucg4.read.ends`. Several outputs are one behind the other, in the order of their declaration.
     Raises `InputError` when the bytes are no complete model, a shape cannot be resolved or a weight is
     nan or infinite; `UnsupportedError` naming operator and node for everything mucg4 does not implement.
     """
-    reading, output = _read(data)
+    reading, output = _read(data, count, shapes)
     simple, place = traced(reading.builder.drafts, output.draft)
     read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
     return Network(
@@ -73,6 +82,9 @@ def read_network(data: bytes) -> Network:
         element_type=ELEMENT_TYPES[reading.element_type],
         model_bytes=data,
         tensors=tuple((name, place[k]) for name, k in read if k in place),
+        original=original,
+        inputs=tuple((t.name, shape) for t, shape in zip(*reading.inputs[:2], strict=True)),
+        note=reading.inputs.note,
     )
 
 
@@ -89,9 +101,9 @@ class Operators(NamedTuple):
     roundings: int | None
 
 
-def read_operators(data: bytes) -> Operators:
+def read_operators(data: bytes, shapes: Mapping[str, Shape] | None = None, count: int | None = None) -> Operators:
     """As `read_network`, but nothing is composed: what an execution computes and rounds has a node of its own."""
-    reading, output = _read(data)
+    reading, output = _read(data, count, shapes)
     drafts = list(reading.builder.drafts)
     for k, terms in reading.terms.items():  # what is added up in an offset
         op = drafts[k].op
@@ -103,63 +115,57 @@ def read_operators(data: bytes) -> Operators:
     return Operators(network, twins, int(np.ceil(worst)) if worst < LARGEST_FOLDED else None)
 
 
-def _read(data: bytes) -> tuple[_Reading, Variable]:
+def _read(data: bytes, count: int | None, shapes: Mapping[str, Shape] | None) -> tuple[_Reading, Variable]:
     """All operators read, and the output."""
     graph = decode_model(data)
-    nodes = _needed(graph)
-    declared = _only_input(graph, nodes)
-    if declared.element_type not in ELEMENT_TYPES:
-        raise UnsupportedError(
-            f"input {shortened(declared.name)} has element type {declared.element_type}, not float32 or float64"
-        )
-    reading = _Reading(graph, Builder(declared.name, _input_shape(declared)), declared.element_type)
+    ends = {t.name for t in graph.outputs}
+    nodes = _needed(graph.nodes, ends)
+    while (branch := next((k for k, node in enumerate(nodes) if node.op == "If"), None)) is not None:
+        # the branch that its condition leaves takes its place; what only the other one reads is not needed
+        node = nodes[branch]
+        before = _Reading(graph, _inputs(graph, nodes, count, shapes))
+        for earlier in _needed(nodes[:branch], set(node.inputs[:1])):
+            before.read(earlier)
+        placed, constants = _branch(node, before)
+        graph = replace(graph, constants={**graph.constants, **constants})
+        nodes = _needed([*nodes[:branch], *placed, *nodes[branch + 1 :]], ends)
+    reading = _Reading(graph, _inputs(graph, nodes, count, shapes))
     for node in nodes:
         reading.read(node)
     return reading, reading.output()
 
 
-def _needed(graph: OnnxGraph) -> list[OnnxNode]:
-    """The nodes the output depends on, in file order (which ONNX demands to be topological)."""
-    if len(graph.outputs) != 1:
-        raise UnsupportedError(f"the network has {len(graph.outputs)} outputs; only one is supported")
-    wanted, out = {graph.outputs[0].name}, []
-    for node in reversed(graph.nodes):
+def _inputs(
+    graph: OnnxGraph, nodes: Sequence[OnnxNode], count: int | None, shapes: Mapping[str, Shape] | None
+) -> Inputs:
+    read = {name for node in nodes for name in (*node.inputs, *node.captured)}
+    return chosen(graph.inputs, read | {t.name for t in graph.outputs}, count, shapes)
+
+
+def _needed(nodes: Sequence[OnnxNode], wanted: set[str]) -> list[OnnxNode]:
+    """The nodes that the tensors `wanted` depend on, in file order (which ONNX demands to be topological)."""
+    wanted, out = set(wanted), []
+    for node in reversed(nodes):
         if wanted.intersection(node.outputs):
-            wanted.update(name for name in node.inputs if name)
+            wanted.update(name for name in (*node.inputs, *node.captured) if name)
             out.append(node)
     return out[::-1]
 
 
-def _only_input(graph: OnnxGraph, nodes: list[OnnxNode]) -> Tensor:
-    if not graph.inputs:
-        raise InputError("the network has no input")
-    if len(graph.inputs) == 1:
-        return graph.inputs[0]
-    read = {name for node in nodes for name in node.inputs} | {graph.outputs[0].name}
-    used = [t for t in graph.inputs if t.name in read]
-    if len(used) != 1:
-        raise UnsupportedError(f"the network has {len(graph.inputs)} inputs; only one is supported")
-    return used[0]
-
-
-def _input_shape(declared: Tensor) -> tuple[int, ...]:
-    """Declared dimensions; a dynamic first one is the batch and 1, and so is its name wherever it recurs."""
-    if declared.dims is None:
-        raise InputError(f"input {shortened(declared.name)} declares no shape")
-    batch = declared.dims[0] if declared.dims else None
-    shape = []
-    for i, d in enumerate(declared.dims):
-        if isinstance(d, int):
-            shape.append(d)
-        elif i == 0 or (d is not None and d == batch):
-            shape.append(1)
-        else:
-            raise InputError(
-                f"input {shortened(declared.name)} has a dynamic dimension {str(d or i)[:100]!r} besides the batch"
-            )
-    if prod(shape) > LARGEST_TENSOR:
-        raise InputError(f"input {shortened(declared.name)} has more than {LARGEST_TENSOR} entries")
-    return tuple(shape)
+def _branch(node: OnnxNode, reading: _Reading) -> tuple[list[OnnxNode], dict[str, Any]]:
+    """The nodes of the branch of an `If` that is taken, and its initialisers; `reading` knows its condition."""
+    if len(node.inputs) != 1 or not node.inputs[0]:
+        raise node.invalid("it takes one input")
+    condition = reading.value(node.inputs[0], node)
+    if not isinstance(condition, Constant):
+        raise node.unsupported("a condition that depends on the network's input")
+    if condition.kind != BOOL or condition.value.size != 1:
+        raise node.invalid("its condition is not one truth value")
+    taken = bool(condition.stated(node, "its condition").ravel()[0])
+    graph = node.attributes.get("then_branch" if taken else "else_branch")
+    if not isinstance(graph, Subgraph) or len(node.attributes) != 2:
+        raise node.invalid("it needs two branches")
+    return graph.placed(node)
 
 
 class _Reading:
@@ -168,14 +174,24 @@ class _Reading:
     `narrow` are the drafts whose values are float32 numbers for certain though the tensor may be declared double.
     """
 
-    def __init__(self, graph: OnnxGraph, builder: Builder, element_type: int) -> None:
-        self.graph, self.builder = graph, builder
-        first = builder.drafts[0]
-        self.values: dict[str, Value] = {first.name: Variable(0, first.shape)}
-        self.kinds, self.element_type = {first.name: element_type}, element_type
+    def __init__(self, graph: OnnxGraph, inputs: Inputs) -> None:
+        self.graph, self.inputs = graph, inputs
+        self.element_type = inputs.tensors[0].element_type
+        alone = len(inputs.tensors) == 1
+        self.builder = Builder(inputs.tensors[0].name if alone else "", inputs.shapes[0] if alone else (inputs.size,))
+        first = Variable(0, self.builder.drafts[0].shape)
+        self.values: dict[str, Value] = {}
+        start = 0
+        for tensor, shape in zip(inputs.tensors, inputs.shapes, strict=True):
+            self.builder.current, at, end = tensor.name, len(self.builder.drafts), start + prod(shape)
+            value = first if alone else self.builder.move(first, lambda a, cut=(start, end, shape): _cut(a, *cut))  # type: ignore[misc]
+            self.builder.name_parts(at, {} if alone else {value.draft: tensor.name})
+            self.values[tensor.name], start = value, end
+        self.kinds = dict.fromkeys(self.values, self.element_type)
         self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
-        self.terms: dict[int, Array] = {}  # drafts -> sizes of the terms that an execution adds up in their offsets
-        self.narrow = {0} if element_type == FLOAT else set()
+        self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
+        drafts = range(len(self.builder.drafts))
+        self.narrow = set(drafts) if self.element_type == FLOAT else set()
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -236,7 +252,7 @@ class _Reading:
             if node.op in ("Mul", "Div", "Neg", "Abs", "Sqrt", "Reciprocal", "Concat", "Relu", "Cast"):
                 count = sum(behind) + 2
             elif node.op in ("Add", "Sub"):
-                size = abs(given[0].double()) + abs(given[1].double())
+                size: FloatArray = abs(given[0].double()) + abs(given[1].double())
                 count = 2 + max(behind) * float(np.max(np.where(size > 0, size / value, 1.0), initial=1.0))
             elif node.op == "MatMul" and all(c.value.ndim >= 1 for c in given):
                 size, inner = abs(given[0].double()) @ abs(given[1].double()), given[0].shape[-1]
@@ -292,7 +308,7 @@ class _Reading:
         if isinstance(x, Constant):
             parts = mover(x.value, node, further)
             self.builder.count(sum(p.size for p in parts))
-            errors: list[Array | None] = [None] * len(parts)
+            errors: list[FloatArray | None] = [None] * len(parts)
             if x.error is not None:
                 errors = list(mover(x.error, node, further))
             return [replace(x, value=p, error=e) for p, e in zip(parts, errors, strict=True)]
@@ -303,29 +319,56 @@ class _Reading:
         return [self.builder.move(source, lambda a, i=i: mover(a, node, further)[i]) for i in used]  # type: ignore[misc]
 
     def output(self) -> Variable:
-        """The output's value; an output that does not depend on the input becomes a map with zero weights."""
-        name = self.graph.outputs[0].name
-        last = OnnxNode("output", name, (name,), (name,), {}, 0)
-        value = self.value(name, last)
-        if isinstance(value, Variable):
-            return value
-        assert isinstance(value, Constant)
-        if value.kind not in ELEMENT_TYPES:
-            raise UnsupportedError(f"the network's output {shortened(name)} has element type {value.kind}")
-        builder, start = self.builder, len(self.builder.drafts)
-        source, size = Variable(0, builder.drafts[0].shape), value.value.size
-        if not size:
-            raise InputError(f"the network's output {shortened(name)} is empty")
+        """The outputs' values, one behind the other; one that depends on no input becomes a map with zero weights."""
+        names = [t.name for t in self.graph.outputs]
+        values = [self._end(name) for name in names]
+        builder = self.builder
+        if len(names) > 1 and any(isinstance(v, Variable) for v in values):
+            builder.current, start = OUTPUTS, len(builder.drafts)
+            flat = [
+                builder.move(v, np.ravel) if isinstance(v, Variable) else v.map(lambda a: a.ravel()) for v in values
+            ]
+            out = builder.concat(flat, 0)
+            builder.name_parts(start, {})
+            return out
+        if isinstance(values[0], Variable):
+            return values[0]
+        last = OnnxNode("output", names[0], (names[0],), (names[0],), {}, 0)
+        parts = [v for v in values if isinstance(v, Constant)]
+        start, shape = len(builder.drafts), parts[0].shape if len(parts) == 1 else (sum(v.value.size for v in parts),)
+        source, size = Variable(0, builder.drafts[0].shape), prod(shape)
         last.sized((size, source.size))
-        offset, error = value.offset()
+        offset = np.concatenate([v.offset()[0] for v in parts])
+        errors = [v.offset()[1] for v in parts]
+        error = None
+        if any(e is not None for e in errors):
+            error = np.concatenate(
+                [np.zeros(v.value.size) if e is None else e for v, e in zip(parts, errors, strict=True)]
+            )
         op = Dense(np.zeros((size, source.size)), offset)
         op = replace(op, offset_magnitude=magnitude(offset, error, op.fan_in))
-        out = builder.node(op, [source], value.shape)
-        builder.name_parts(start, {out.draft: name})
+        builder.current = names[0] if len(names) == 1 else OUTPUTS
+        out = builder.node(op, [source], shape)
+        builder.name_parts(start, {out.draft: names[0]} if len(names) == 1 else {})
         return out
 
+    def _end(self, name: str) -> Value:
+        """One output's value."""
+        value = self.value(name, OnnxNode("output", name, (name,), (name,), {}, 0))
+        assert value is not None
+        kind = value.kind if isinstance(value, Constant) else self.kinds[name]
+        if kind not in ELEMENT_TYPES:
+            raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
+        if not prod(value.shape):
+            raise InputError(f"the network's output {shortened(name)} is empty")
+        return value
 
-def _shift_terms(out: Variable, inputs: list[Value | None]) -> Array:
+
+def _cut(a: AnyArray, start: int, end: int, shape: Shape) -> AnyArray:
+    return a[start:end].reshape(shape)
+
+
+def _shift_terms(out: Variable, inputs: list[Value | None]) -> FloatArray:
     """(n,) sizes of the terms `shift - mean scale / sqrt(variance + epsilon)` in the offset of a BatchNormalization."""
     scale, shift, mean, variance = (abs(x.double()) for x in inputs[1:5] if isinstance(x, Constant))
     with np.errstate(all="ignore"):

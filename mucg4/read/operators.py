@@ -27,7 +27,7 @@ from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64, OnnxNode
 
 Values = Sequence[Value | None]
 Handler = Callable[[Builder, OnnxNode, Values], list[Value]]
-HIGHEST_POWER = 8  # larger exponents are refused
+HIGHEST_POWER = 8  # larger exponents are refused; not measured
 
 
 def variable(node: OnnxNode, values: Values, at: int = 0) -> Variable:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
 
-FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16
-LARGEST_TENSOR = 2**26  # entries of a tensor that is computed; larger ones are refused before they are allocated
-LARGEST_RANK = 32
+FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16  # given: ONNX's numbers of its types
+# entries of a tensor that is computed; larger ones are refused before they are allocated; not measured
+LARGEST_TENSOR = 2**26
+LARGEST_RANK = 32  # axes of a tensor; not measured
 # data type -> (NumPy type, field that holds the values when raw_data does not)
 TYPES: dict[int, tuple[str, str]] = {
     1: ("<f4", "float_data"),
@@ -54,6 +55,7 @@ class OnnxNode:
     attributes: dict[str, Any]
     opset: int
     attribute_kinds: dict[str, int] = field(default_factory=dict)  # ONNX AttributeType
+    captured: tuple[str, ...] = ()  # what graphs in its attributes read
 
     @property
     def title(self) -> str:
@@ -110,7 +112,7 @@ class OnnxGraph:
     """A decoded model with one graph. `inputs` do not contain initialisers."""
 
     nodes: tuple[OnnxNode, ...]
-    constants: dict[str, Any]  # name -> TensorProto, decoded when used
+    constants: dict[str, Any]  # name -> TensorProto or SparseTensorProto, decoded when used
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
@@ -135,9 +137,8 @@ def _messages() -> Any:
     return module
 
 
-def decode_model(data: bytes) -> OnnxGraph:
-    """Parse ONNX bytes. Raises `InputError` when they are no complete ONNX model or its tensors' names contradict
-    each other, `UnsupportedError` for functions and sparse tensors."""
+def parse_model(data: bytes) -> Any:
+    """ONNX bytes as a protobuf message. Raises `InputError` when they are no complete ONNX model."""
     if not data:
         raise InputError("the network file is empty")
     messages = _messages()
@@ -149,63 +150,17 @@ def decode_model(data: bytes) -> OnnxGraph:
         raise InputError("the network file is not ONNX, or it is truncated") from error
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise InputError("the network file is not ONNX, or it is truncated: it holds no graph")
-    if len(model.functions):
-        raise UnsupportedError(f"model functions are not supported ({shortened(model.functions[0].name)})")
-    graph = model.graph
-    if len(graph.sparse_initializer):
-        raise UnsupportedError("sparse initialisers are not supported")
-    opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
-    if len({o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}) > 1:
-        raise InputError("the operator set is imported in two versions")
-    constants = {_text(t.name): t for t in graph.initializer}
-    if len(constants) < len(graph.initializer):
-        raise InputError("two initialisers have one name")
-    out = OnnxGraph(
-        tuple(_decode_node(n, opsets.get("", 0)) for n in graph.node),
-        constants,
-        tuple(_decode_value(v) for v in graph.input if v.name not in constants),
-        tuple(_decode_value(v) for v in graph.output),
-    )
-    _check_names(out)
-    return out
+    return model
 
 
-def _check_names(graph: OnnxGraph) -> None:
-    """Every tensor is made once, and before it is read. Raises `InputError`.
-
-    onnxruntime checks most of this, but has been seen to crash on what it does not check.
-    """
-    known = set(graph.constants)
-    for tensor in graph.inputs:
-        if not tensor.name or tensor.name in known:
-            raise InputError(f"the network's input {shortened(tensor.name)} has no name of its own")
-        known.add(tensor.name)
-    for node in graph.nodes:
-        if not node.outputs[0]:
-            raise node.invalid("its first output has no name")
-        missing = next((i for i in node.inputs if i and i not in known), None)
-        if missing is not None:
-            raise node.invalid(f"its input {shortened(missing)} is not defined before it")
-        for name in node.outputs:
-            if name and name in known:
-                raise node.invalid(f"its output {shortened(name)} exists already")
-            known.add(name)
-        known.discard("")
-    for tensor in graph.outputs:
-        if tensor.name not in known:
-            raise InputError(f"the network's output {shortened(tensor.name)} is not defined: no node computes it")
-    if len({tensor.name for tensor in graph.outputs}) < len(graph.outputs):
-        raise InputError("two outputs of the network have one name")
-
-
-def _text(name: Any) -> str:
+def text_of(name: Any) -> str:
     """A name; the protobuf library hands over bytes where it is no UTF-8."""
     if not isinstance(name, str):
         raise InputError(f"the network file holds a name that is not UTF-8 text: {name[:40]!r}")
     return name
 
 
-def _decode_value(value: Any) -> Tensor:
+def decode_value(value: Any) -> Tensor:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise UnsupportedError(f"{shortened(value.name)} is not a tensor ({kind})")
@@ -214,31 +169,14 @@ def _decode_value(value: Any) -> Tensor:
     if tensor.HasField("shape"):
         named = [(d.WhichOneof("value"), d) for d in tensor.shape.dim]
         dims = tuple(
-            d.dim_value if k == "dim_value" and d.dim_value > 0 else (_text(d.dim_param) or None) for k, d in named
+            d.dim_value if k == "dim_value" and d.dim_value > 0 else (text_of(d.dim_param) or None) for k, d in named
         )
-    return Tensor(_text(value.name), tensor.elem_type, dims)
+    return Tensor(text_of(value.name), tensor.elem_type, dims)
 
 
-def _decode_node(node: Any, opset: int) -> OnnxNode:
-    domain, op = _text(node.domain), _text(node.op_type)
-    op = op if domain in ("", "ai.onnx") else f"{domain}::{op}"
-    inputs, outputs = tuple(map(_text, node.input)), tuple(map(_text, node.output))
-    out = OnnxNode(op, _text(node.name), inputs, outputs, {}, opset)
-    if not out.outputs:
-        raise InputError(f"operator {op} (node {node.name!r}) has no output")
-    for attribute in node.attribute:
-        if _text(attribute.name) in out.attributes:
-            raise out.invalid(f"attribute {shortened(attribute.name)} is given twice")
-        out.attributes[attribute.name] = _decode_attribute(attribute, out)
-        out.attribute_kinds[attribute.name] = attribute.type
-    return out
-
-
-def _decode_attribute(attribute: Any, node: OnnxNode) -> Any:
+def decode_attribute(attribute: Any) -> Any:
     """The value; None for the kinds that no supported operator has (`mucg4.read.table` refuses those by name)."""
     kind = attribute.type
-    if attribute.ref_attr_name:
-        raise node.unsupported(f"attribute {shortened(attribute.name)} that refers to a function's")
     if kind == 3:
         return attribute.s.decode("utf-8", "replace")
     if kind == 4:
@@ -250,13 +188,13 @@ def _decode_attribute(attribute: Any, node: OnnxNode) -> Any:
     return tuple(getattr(attribute, repeated)) if repeated else None
 
 
-def decode_tensor(tensor: Any, name: str = "") -> Array:
+def decode_tensor(tensor: Any, name: str = "") -> FloatArray:
     """TensorProto -> array of its own type (bfloat16 becomes float32, 4-bit integers 8-bit ones).
 
     Raises `InputError` when the data does not fill the shape, `UnsupportedError` for other element
     types and for data kept in another file.
     """
-    name = _text(tensor.name) or name
+    name = text_of(tensor.name) or name
     kind = tensor.data_type
     if kind not in TYPES:
         raise UnsupportedError(f"tensor {shortened(name)} has element type {kind}, which is not supported")
@@ -290,7 +228,28 @@ def decode_tensor(tensor: Any, name: str = "") -> Array:
     return values.reshape(dims)
 
 
-def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
+def decode_sparse(sparse: Any) -> AnyArray:
+    """SparseTensorProto -> array with all its zeros. Raises as `decode_tensor`, and when its places are no places."""
+    name, dims = sparse.values.name, tuple(sparse.dims)
+    if min(dims, default=0) < 0 or len(dims) > LARGEST_RANK or prod(dims) > LARGEST_TENSOR:
+        raise InputError(f"tensor {shortened(name)} has the shape {_short(dims)}")
+    values, places = decode_tensor(sparse.values), decode_tensor(sparse.indices, name)
+    if values.ndim != 1 or places.dtype != np.int64 or sparse.values.data_type in (21, 22):
+        raise InputError(f"tensor {shortened(name)} is sparse, but not a list of values at places")
+    if places.ndim == 2 and places.shape == (len(values), len(dims)):
+        inside = bool(np.all((places >= 0) & (places < np.array(dims, dtype=np.int64))))
+        flat = places @ np.array([prod(dims[i + 1 :]) for i in range(len(dims))], dtype=np.int64) if inside else places
+    else:
+        inside = places.shape == values.shape and bool(np.all((places >= 0) & (places < prod(dims))))
+        flat = places
+    if not inside or len(np.unique(flat)) != len(values):
+        raise InputError(f"tensor {shortened(name)} is sparse, and its places are outside its shape or occur twice")
+    out = np.zeros(prod(dims), dtype=values.dtype)
+    out[flat.ravel()] = values
+    return out.reshape(dims)
+
+
+def _from_field(field: Sequence[Any], kind: int, dtype: str) -> AnyArray:
     if kind == FLOAT16:  # the bits, one value per integer
         return _from_field(field, 4, "<u2").view(np.float16)
     values = np.array(field, dtype=np.int64 if dtype[1] in "iub" and dtype != "<u8" else dtype)
@@ -300,6 +259,6 @@ def _from_field(field: Sequence[Any], kind: int, dtype: str) -> Array:
     return out
 
 
-def _unpack_nibbles(packed: Array, signed: bool) -> Array:
+def _unpack_nibbles(packed: IntArray, signed: bool) -> IntArray:
     out = np.stack([packed & 15, packed >> 4], axis=1).ravel()
     return ((out.astype(np.int8) ^ 8) - 8).astype(np.int8) if signed else out

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mucg4.read.formula import Apply, Compare, Constant, Term
+from mucg4.model.formula import Apply, Compare, Constant, Term
 
 ZERO, ONE = Fraction(0), Fraction(1)
 

@@ -15,17 +15,19 @@ from math import fsum
 
 import numpy as np
 
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
-UNIT = 2.0**-53  # unit roundoff of double
-TINY = 2.0**-1074  # the smallest positive number: what a product or quotient may lose by underflow
-UP = 1.0 + 2.0**-20  # covers the rounding of computing an error, sums of up to 2**32 terms included
-SAFE = 2.0**450  # products of numbers up to this and down to its inverse neither overflow nor underflow in TwoProduct
-EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding
-FUNCTION_UNITS = 16.0  # NumPy's elementary functions are good to 4 units in the last place; this is four times that
+UNIT = 2.0**-53  # unit roundoff of double; given
+TINY = 2.0**-1074  # the smallest positive number: what a product or quotient may lose by underflow; given
+UP = 1.0 + 2.0**-20  # covers the rounding of computing an error, sums of up to 2**32 terms included; given
+# products of numbers up to this and down to its inverse neither overflow nor underflow in TwoProduct; given
+SAFE = 2.0**450
+EXACT_PRODUCTS = 2**16  # at most so many products are summed without rounding; not measured
+# NumPy's elementary functions are good to 4 units in the last place; this is four times that; given
+FUNCTION_UNITS = 16.0
 
-Error = Array | None
-Pair = tuple[Array, Error]
+Error = FloatArray | None
+Pair = tuple[FloatArray, Error]
 
 
 def known(error: Error) -> Error:
@@ -35,17 +37,17 @@ def known(error: Error) -> Error:
     return np.where(np.isnan(error), np.inf, error) * UP
 
 
-def magnitude(value: Array, error: Error, fan_in: int) -> Array | None:
+def magnitude(value: FloatArray, error: Error, fan_in: int) -> FloatArray | None:
     """What `Dense.offset_magnitude` has to be for an offset that is off by `error`; None for exact offsets."""
     return None if error is None else np.maximum(abs(value), error / (2.0 * UNIT * fan_in) * UP + TINY)
 
 
-def size(error: Error) -> Array | float:
+def size(error: Error) -> FloatArray | float:
     """The error as a number or array to compute with."""
     return 0.0 if error is None else error
 
 
-def plus(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
+def plus(x: FloatArray, y: FloatArray, ex: Error = None, ey: Error = None) -> Pair:
     """`x + y`, broadcast."""
     with np.errstate(all="ignore"):
         total = x + y
@@ -54,13 +56,13 @@ def plus(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
         return total, known(lost + size(ex) + size(ey))
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
+def _halves(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     big = x * (2.0**27 + 1.0)
     high = big - (big - x)
     return high, x - high
 
 
-def times(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
+def times(x: FloatArray, y: FloatArray, ex: Error = None, ey: Error = None) -> Pair:
     """`x * y`, broadcast."""
     with np.errstate(all="ignore"):
         product = x * y
@@ -70,7 +72,7 @@ def times(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
         return product, known(lost)
 
 
-def _lost_in_product(x: Array, y: Array, product: Array) -> Array:
+def _lost_in_product(x: FloatArray, y: FloatArray, product: FloatArray) -> FloatArray:
     """`|x y - product|`, exactly where neither overflow nor underflow is near."""
     (a, b), (c, d) = _halves(x), _halves(y)
     exact = abs(((a * c - product) + a * d + b * c) + b * d)
@@ -79,7 +81,7 @@ def _lost_in_product(x: Array, y: Array, product: Array) -> Array:
     return np.where(none, 0.0, np.where(inside, exact, UNIT * abs(product) + TINY))
 
 
-def over(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
+def over(x: FloatArray, y: FloatArray, ex: Error = None, ey: Error = None) -> Pair:
     """`x / y`, broadcast; the error is infinite where the divisor may be zero."""
     with np.errstate(all="ignore"):
         quotient = x / y
@@ -93,9 +95,11 @@ def over(x: Array, y: Array, ex: Error = None, ey: Error = None) -> Pair:
         return quotient, known(lost)
 
 
-def product(a: Array, b: Array, ea: Error = None, eb: Error = None) -> Pair:
-    """Matrix product; small ones of exact matrices are rounded once per entry."""
+def product(a: FloatArray, b: FloatArray, ea: Error = None, eb: Error = None) -> Pair:
+    """Matrix product; small ones of exact matrices are rounded once per entry. Raises `ValueError` like NumPy's."""
     inner = a.shape[-1]
+    if inner != b.shape[max(b.ndim - 2, 0)]:  # what follows would stretch a length of 1
+        raise ValueError(f"a matrix product over {inner} and {b.shape[max(b.ndim - 2, 0)]} terms")
     if ea is None and eb is None and a.ndim == b.ndim == 2 and a.size * b.shape[1] <= EXACT_PRODUCTS:
         if _single(a) and _single(b):  # then products are exact in double
             rows = [_sums((row[:, None] * b).T.tolist()) for row in a]
@@ -111,7 +115,7 @@ def product(a: Array, b: Array, ea: Error = None, eb: Error = None) -> Pair:
         return value, known(lost)
 
 
-def _single(a: Array) -> bool:
+def _single(a: FloatArray) -> bool:
     with np.errstate(all="ignore"):
         return bool(np.all(a.astype(np.float32) == a)) and not np.any((a != 0) & (abs(a) < 1e-37))
 
@@ -124,7 +128,7 @@ def _sums(lists: list[list[float]]) -> list[tuple[float, float]]:
     return out
 
 
-def total(a: Array, axes: tuple[int, ...], keep: bool, ea: Error = None) -> Pair:
+def total(a: FloatArray, axes: tuple[int, ...], keep: bool, ea: Error = None) -> Pair:
     """Sum over axes."""
     if ea is None and a.size <= EXACT_PRODUCTS and np.all(np.isfinite(a)):
         kept = tuple(i for i in range(a.ndim) if i not in axes)
@@ -140,7 +144,7 @@ def total(a: Array, axes: tuple[int, ...], keep: bool, ea: Error = None) -> Pair
         return a.sum(axis=axes, keepdims=keep), known(lost)
 
 
-def root(x: Array, ex: Error = None) -> Pair:
+def root(x: FloatArray, ex: Error = None) -> Pair:
     """Square root; correctly rounded."""
     with np.errstate(all="ignore"):
         value = np.sqrt(x)
@@ -152,7 +156,7 @@ def root(x: Array, ex: Error = None) -> Pair:
         return value, known(lost)
 
 
-def function(x: Array, f: np.ufunc, slope: Array, ex: Error = None) -> Pair:
+def function(x: FloatArray, f: np.ufunc, slope: FloatArray, ex: Error = None) -> Pair:
     """An elementary function f of NumPy; `slope` bounds |f'| on `[x - ex, x + ex]`."""
     with np.errstate(all="ignore"):
         value = f(x)

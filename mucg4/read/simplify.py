@@ -13,19 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mucg4.model.network import Node
 from mucg4.ops.affine import Dense, Index, Scale
-from mucg4.ops.base import Array, Op
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.read.build import DENSE_ENTRIES, Draft
 from mucg4.read.roundoff import UNIT, Pair, known, magnitude, plus, times
 from mucg4.read.unsplit import unsplit
 
-LARGEST_COUNT = 48  # roundings of one weight
+LARGEST_COUNT = 48  # roundings of one weight; not measured
+Shifted = TypeVar("Shifted", Dense, Scale, Conv, ConvTranspose)
 
 
 def _offset(op: Any) -> Pair:
@@ -36,17 +38,17 @@ def _offset(op: Any) -> Pair:
     return bias, None if known is None else known * (2.0 * UNIT * op.fan_in)
 
 
-def _scaled(offset: Pair, scale: Array, roundings: int) -> Pair:
+def _scaled(offset: Pair, scale: FloatArray, roundings: int) -> Pair:
     """An offset times scales that are good to so many roundings."""
     return times(offset[0], scale, offset[1], UNIT * roundings * abs(scale) if roundings else None)
 
 
-def _with_offset(op: Any, offset: Pair) -> Any:
+def _with_offset(op: Shifted, offset: Pair) -> Shifted:
     """The operator with another offset."""
     return replace(op, offset=offset[0], offset_magnitude=magnitude(*offset, op.fan_in))
 
 
-def _product(weight: Array, scale: Array, first: int, second: int) -> tuple[Array, int] | None:
+def _product(weight: FloatArray, scale: FloatArray, first: int, second: int) -> tuple[FloatArray, int] | None:
     """`weight * scale` and its roundings; None where that is too many, or the product too small or too large."""
     if np.all(scale == 1.0):
         return weight, first + second
@@ -57,7 +59,7 @@ def _product(weight: Array, scale: Array, first: int, second: int) -> tuple[Arra
     return (weight * scale, int(count)) if good else None
 
 
-def _range(values: Array) -> tuple[float, float]:
+def _range(values: FloatArray) -> tuple[float, float]:
     """The smallest and the largest size of the numbers that are not zero."""
     sizes = abs(values)
     high = float(sizes.max(initial=0.0))
@@ -104,7 +106,7 @@ def _scale_dense(first: Scale, second: Dense) -> Op | None:
     return _with_offset(replace(second, weight=made[0], roundings=made[1]), offset)
 
 
-def _per_channel(values: Array, channels: int) -> Array | None:
+def _per_channel(values: FloatArray, channels: int) -> FloatArray | None:
     """One number per channel, or None when positions of a channel differ."""
     table = values.reshape(channels, -1)
     return table[:, 0] if np.all(table == table[:, :1]) else None

@@ -16,7 +16,7 @@ from typing import Any
 from mucg4.errors import UnsupportedError
 from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, OnnxNode, shortened
 
-NEWEST = 25  # the newest operator set that is read
+NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
 NUMBERS = FLOATS + INTEGERS
 STORED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13, BFLOAT16, 21, 22)  # every type a tensor can be decoded from

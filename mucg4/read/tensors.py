@@ -8,9 +8,20 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import UnsupportedError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
 from mucg4.read.constant import Constant
-from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, TYPES, OnnxNode, decode_tensor
+from mucg4.read.protobuf import (
+    BFLOAT16,
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    INT64,
+    TYPES,
+    OnnxNode,
+    decode_sparse,
+    decode_tensor,
+)
 
 
 def cast(node: OnnxNode, a: Constant) -> Constant:
@@ -40,7 +51,7 @@ def cast(node: OnnxNode, a: Constant) -> Constant:
         return Constant(np.asarray(value.astype(target)), a.name, kind)
 
 
-def _fits(node: OnnxNode, value: Array, target: np.dtype[Any]) -> None:
+def _fits(node: OnnxNode, value: AnyArray, target: np.dtype[Any]) -> None:
     """Refuse numbers that an integer type does not hold: what a cast makes of them differs between machines."""
     if not value.size or value.dtype.kind == "b":
         return
@@ -56,11 +67,11 @@ def _fits(node: OnnxNode, value: Array, target: np.dtype[Any]) -> None:
         raise node.unsupported(f"cast of a number outside {target.name}")
 
 
-def _brain(value: Array) -> Array:
+def _brain(value: FloatArray) -> FloatArray:
     """float32 rounded to bfloat16, to nearest with ties to even, as float32."""
     if not np.all(np.isfinite(value)):
         raise UnsupportedError("cast of nan or infinite numbers to bfloat16")
-    bits = value.view(np.uint32).astype(np.uint64)
+    bits: IntArray = value.view(np.uint32).astype(np.uint64)
     bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
     return np.asarray(bits.astype(np.uint32).view(np.float32))
 
@@ -122,7 +133,9 @@ def literal(node: OnnxNode) -> Constant:
 
 
 def stored(tensor: Any, name: str) -> Constant:
-    """A TensorProto as a constant."""
+    """A TensorProto or SparseTensorProto as a constant."""
+    if hasattr(tensor, "indices"):
+        return Constant(decode_sparse(tensor), name, tensor.values.data_type)
     return Constant(decode_tensor(tensor, name), name, tensor.data_type)
 
 

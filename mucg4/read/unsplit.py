@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from mucg4.ops.affine import Dense
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.read.build import Draft
 from mucg4.read.roundoff import UNIT, Pair, magnitude, plus, times
@@ -90,7 +90,7 @@ def _offset(op: Dense) -> Pair:
     return op.offset, None if known is None else known * (2.0 * UNIT * op.fan_in)
 
 
-def _opposite(first: Dense, i: Array, j: Array) -> Array:
+def _opposite(first: Dense, i: IntArray, j: IntArray) -> FloatArray:
     """(R,) the power of two s with `row j = -s row i` exactly, offsets included, else 0."""
     rows = np.concatenate([first.weight, first.offset[:, None]], axis=1)
     largest = abs(rows).max(axis=1)

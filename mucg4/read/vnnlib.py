@@ -1,4 +1,4 @@
-"""VNN-LIB text -> syntax tree (`read/formula.py`).
+"""VNN-LIB text -> syntax tree (`model/formula.py`).
 
 Two layers: a reader of s-expressions, the same for every version of the format, and a table of
 commands and operators. The table holds version 1.0 so far; version 2.0 adds rows to it
@@ -12,10 +12,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import combinations, pairwise
+from math import prod
 from typing import NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.read.formula import (
+from mucg4.model.formula import (
     RELATIONS,
     Apply,
     Compare,
@@ -30,9 +32,9 @@ from mucg4.read.normal import to_cases
 
 __all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
 
-DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit
-EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory
-DIGITS = 2000
+DEPTH = 200  # deepest nesting of parentheses: keeps the recursive walks far from Python's own limit; not measured
+EXPONENT = 400  # no double is beyond 1e308; a larger exponent would only cost memory; given
+DIGITS = 2000  # characters of one number; not measured
 
 _NUMBER_TEXT = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _NUMBER = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
@@ -47,9 +49,20 @@ _SHORT = re.compile(
     re.ASCII,
 )
 
-_IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "get-model")
-_OTHER_LOGIC = ("not", "=>", "xor", "ite", "let", "forall", "exists", "distinct")
-_OTHER_ARITHMETIC = ("/", "^", "div", "mod", "abs", "min", "max", "ite", "let", "sin", "cos", "exp")
+# commands that ask an SMT solver for something, or tell it how; the question asked here is always the same one
+_IGNORED = frozenset(
+    "set-logic set-info set-option check-sat get-model get-value get-assignment get-info get-option get-proof "
+    "get-unsat-core get-unsat-assumptions get-assertions get-objectives echo exit".split()
+)
+_OTHER_LOGIC = ("let", "forall", "exists")
+_OTHER_ARITHMETIC = ("^", "div", "mod", "abs", "min", "max", "ite", "let", "sin", "cos", "exp")
+_LOGIC = frozenset(("and", "or", "not", "=>", "xor", "ite", "distinct", *RELATIONS))
+_NEGATED = {"<=": ">", ">=": "<", "<": ">=", ">": "<=", "=": "!=", "==": "!=", "!=": "="}
+_TRUTH = {"true": "<=", "false": "<"}  # `0 <= 0` and `0 < 0`
+_ZERO = Constant(Fraction(0))
+# formulas made of an assertion with `xor` and `ite`, which write their parts twice; not measured
+MOST_FORMULAS = 2_000_000
+MOST_BITS = 200_000  # of the numerator and denominator of a quotient; not measured
 
 
 class _Word(NamedTuple):
@@ -76,7 +89,7 @@ def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
 
 
 class _Parser:
-    """Owner of one parse; `run` is called once."""
+    """Owner of one parse; `run` is called once. Its tables are another version's where that differs."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -84,8 +97,15 @@ class _Parser:
         self.constants: dict[str, Constant] = {}
         self.assertions: list[Formula] = []
         self.newlines: list[int] | None = None
+        self.ended = False
+        self.made = 0
 
     def run(self, short: re.Pattern[str] | None) -> ParsedProperty:
+        self.scan(short)
+        return self._finish()
+
+    def scan(self, short: re.Pattern[str] | None) -> None:
+        """Every command of the text."""
         text, pos = self.text, 0
         while True:
             if short is not None:
@@ -94,7 +114,7 @@ class _Parser:
             skipped = _SKIP.match(text, pos)
             pos = skipped.end() if skipped else pos
             if pos == len(text):
-                return self._finish()
+                return
             if text[pos] != "(":
                 raise self._error(pos, f"expected '(' but found {text[pos : pos + 20].split()[0]!r}")
             form, pos = self._read(pos)
@@ -139,6 +159,8 @@ class _Parser:
 
     def _take_short(self, m: re.Match[str]) -> bool:
         op, name, number, declared = m.groups()
+        if self.ended:
+            return False
         if declared is not None:
             return self._declare(declared)
         variable, constant = self.variables.get(name), self._constant(number)
@@ -151,7 +173,11 @@ class _Parser:
         head = self._head(form, "a command")
         command = _COMMANDS.get(head)
         if command is not None:
+            if self.ended:
+                raise self._error(form.offset, f"{head} after (exit)")
             command(self, form)
+        elif head == "exit":
+            self.ended = True
         elif head not in _IGNORED:
             known = ", ".join(_COMMANDS)
             raise UnsupportedError(self._place(form.offset, f"unknown command {_shown(head)} (known: {known})"))
@@ -161,7 +187,7 @@ class _Parser:
         if len(words) != 1 or not words[0].startswith("<1."):
             version = " ".join(words).strip("<>") or "?"
             raise UnsupportedError(
-                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported yet, only version 1.0 is")
+                self._place(form.offset, f"VNN-LIB {_shown(version, False)} is not supported, only 1.0 and 2.0 are")
             )
 
     def _declare_const(self, form: _List) -> None:
@@ -191,14 +217,15 @@ class _Parser:
         self.assertions.append(self._formula(form.items[1]))
 
     def _finish(self) -> ParsedProperty:
-        count = {kind: sum(v.is_input == kind for v in self.variables.values()) for kind in (True, False)}
-        for letter, word, kind in (("X", "input", True), ("Y", "output", False)):
-            if not count[kind]:
-                raise InputError(f"the property declares no {word} variable {letter}_0")
-            for i in range(count[kind]):
-                if f"{letter}_{i}" not in self.variables:
-                    raise InputError(f"variable {letter}_{i} is not declared, but one with a higher number is")
-        return ParsedProperty(count[True], count[False], tuple(self.assertions))
+        """Inputs are numbered without a gap; outputs that the property does not speak of need no declaration."""
+        inputs = sum(v.is_input for v in self.variables.values())
+        if not inputs:
+            raise InputError("the property declares no input variable X_0")
+        for i in range(inputs):
+            if f"X_{i}" not in self.variables:
+                raise InputError(f"variable X_{i} is not declared, but one with a higher number is")
+        outputs = max((v.index + 1 for v in self.variables.values() if not v.is_input), default=0)
+        return ParsedProperty(inputs, outputs, tuple(self.assertions))
 
     # -- forms -> formulas and terms -------------------------------------------------------------
 
@@ -209,21 +236,67 @@ class _Parser:
             raise self._error(form.offset, f"expected {expected} after the parenthesis")
         return form.items[0].text
 
-    def _formula(self, form: _Form) -> Formula:
+    def _formula(self, form: _Form, negated: bool = False) -> Formula:
+        """The formula, or its negation with all negations moved down to the comparisons."""
+        self.made += 1
+        if self.made > MOST_FORMULAS + len(self.text):
+            raise UnsupportedError(self._place(form.offset, "the formula is too large once it is written out"))
+        if isinstance(form, _Word) and form.text in _TRUTH:
+            op = _TRUTH[form.text]
+            return Compare(_NEGATED[op] if negated else op, _ZERO, _ZERO, self._line(form.offset))
         head = self._head(form, "a formula")
         assert isinstance(form, _List)
         args = form.items[1:]
         if head in ("and", "or"):
             if not args:
                 raise self._error(form.offset, f"{head!r} without a formula")
-            return Junction(head, tuple([self._formula(f) for f in args]))
-        if head in RELATIONS:
-            if len(args) != 2:
-                raise self._error(form.offset, f"{head!r} takes two arguments, here are {len(args)}")
-            return Compare(head, self._term(args[0]), self._term(args[1]), self._line(form.offset))
+            head = {"and": "or", "or": "and"}[head] if negated else head
+            return Junction(head, tuple([self._formula(f, negated) for f in args]))
+        if head in RELATIONS or head == "distinct":
+            return self._relation(form, head, negated)
+        if head in ("not", "=>", "xor", "ite"):
+            return self._logic(form, head, negated)
         if head in _OTHER_LOGIC:
             raise UnsupportedError(self._place(form.offset, f"operator {head!r} is not supported"))
         raise self._error(form.offset, f"expected and, or or a comparison but found {_shown(head)}")
+
+    def _logic(self, form: _List, head: str, negated: bool) -> Formula:
+        """`not`, `=>` (from the right: a chain of premises), `xor` and `ite` by `and` and `or`."""
+        args = form.items[1:]
+        least = {"not": 1, "=>": 2, "xor": 2, "ite": 3}[head]
+        if len(args) < least or (head != "=>" and len(args) > least):
+            raise self._error(form.offset, f"{head!r} takes {least} formulas, here are {len(args)}")
+        if head == "not":
+            return self._formula(args[0], not negated)
+        outer, inner = ("and", "or") if negated else ("or", "and")
+        if head == "=>":
+            premises = [self._formula(f, not negated) for f in args[:-1]]
+            return Junction(outer, (*premises, self._formula(args[-1], negated)))
+        if head == "xor":
+            pairs = [((args[0], False), (args[1], True)), ((args[0], True), (args[1], False))]
+        else:
+            pairs = [((args[0], False), (args[1], False)), ((args[0], True), (args[2], False))]
+        parts = [tuple([self._formula(f, no != negated) for f, no in pair]) for pair in pairs]
+        return Junction(outer, tuple([Junction(inner, part) for part in parts]))
+
+    def _relation(self, form: _List, head: str, negated: bool) -> Formula:
+        """A comparison; of more than two terms each with the next, `distinct` each with every other."""
+        args = form.items[1:]
+        if len(args) < 2 or (head == "!=" and len(args) > 2):
+            raise self._error(form.offset, f"{head!r} takes two arguments, here are {len(args)}")
+        if any(self._is_formula(f) for f in args):
+            raise UnsupportedError(self._place(form.offset, f"{head!r} between formulas is not supported"))
+        terms, line = [self._term(f) for f in args], self._line(form.offset)
+        op = "!=" if head == "distinct" else head
+        op = _NEGATED[op] if negated else op
+        if len(terms) == 2:
+            return Compare(op, terms[0], terms[1], line)
+        pairs = list(pairwise(terms) if head != "distinct" else combinations(terms, 2))
+        self.made += len(pairs)
+        return Junction("or" if negated else "and", tuple([Compare(op, a, b, line) for a, b in pairs]))
+
+    def _is_formula(self, form: _Form) -> bool:
+        return form.text in _TRUTH if isinstance(form, _Word) else bool(form.items) and _word(form.items[0]) in _LOGIC
 
     def _term(self, form: _Form) -> Term:
         if isinstance(form, _Word):
@@ -240,9 +313,35 @@ class _Parser:
             if not args:
                 raise self._error(form.offset, f"{head!r} without an argument")
             return Apply(head, tuple([self._term(f) for f in args]))
+        if head == "/":
+            return self._quotient(form, [self._term(f) for f in args])
         if head in _OTHER_ARITHMETIC:
             raise UnsupportedError(self._place(form.offset, f"operator {head!r} is not supported"))
         raise self._error(form.offset, f"expected +, - or * but found {_shown(head)}")
+
+    def _quotient(self, form: _List, args: list[Term]) -> Term:
+        """A quotient of numbers is a number; a term is divided by a number that every element type has exactly."""
+        if len(args) < 2:
+            raise self._error(form.offset, f"'/' takes two arguments, here are {len(args)}")
+        divisor = Fraction(1)
+        for arg in args[1:]:
+            value = _fixed(arg)
+            if value is None:
+                raise UnsupportedError(self._place(form.offset, "a division by a variable is not supported"))
+            divisor *= value
+            if not divisor:
+                raise self._error(form.offset, "a division by zero")
+            if max(divisor.numerator.bit_length(), divisor.denominator.bit_length()) > MOST_BITS:
+                raise UnsupportedError(self._place(form.offset, "a number is too long"))
+        first = _fixed(args[0])
+        if first is not None:
+            quotient = first / divisor
+            if abs(quotient) >= 10**308:
+                raise self._error(form.offset, "the quotient is outside the range of doubles")
+            return Constant(quotient)
+        if divisor.denominator != 1 or abs(divisor) > 2**24 or len(args) > 2:
+            raise UnsupportedError(self._place(form.offset, "a term divided by other than one whole number"))
+        return Apply("*", (args[0], Constant(1 / divisor)))
 
     def _constant(self, text: str) -> Constant | None:
         """The number that `text` denotes, exactly; None when it is none or no double is near it."""
@@ -274,6 +373,20 @@ def _number(text: str) -> Fraction | None:
     digits, places = int(sign + whole + part), len(part) - exponent
     value = Fraction(digits, 10**places) if places > 0 else Fraction(digits * 10**-places)
     return value if abs(value) < 10**308 else None
+
+
+def _fixed(term: Term) -> Fraction | None:
+    """The number that a term without variables denotes."""
+    if not isinstance(term, Apply):
+        return term.value if isinstance(term, Constant) else None
+    values = [_fixed(t) for t in term.args]
+    if any(v is None or max(v.numerator.bit_length(), v.denominator.bit_length()) > MOST_BITS for v in values):
+        return None
+    numbers = [v for v in values if v is not None]
+    if term.op == "*":
+        return prod(numbers, start=Fraction(1))
+    rest = sum(numbers[1:], Fraction(0))
+    return numbers[0] + rest if term.op == "+" else numbers[0] - rest if len(numbers) > 1 else -numbers[0]
 
 
 def _word(form: _Form) -> str:

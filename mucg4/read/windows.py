@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Reduce
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.ops.conv import Conv, ConvTranspose, Window, correlate
 from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
@@ -16,7 +16,8 @@ from mucg4.read.operators import Handler, Values, optional_constant, required_co
 from mucg4.read.protobuf import OnnxNode
 
 Image = tuple[int, int, int]
-LARGEST_WINDOW = 2**24  # kernel sizes, strides, pads and the like beyond this are no numbers to compute with
+# kernel sizes, strides, pads and the like beyond this are no numbers to compute with; not measured
+LARGEST_WINDOW = 2**24
 
 
 def _image(node: OnnxNode, x: Variable) -> Image:
@@ -85,7 +86,7 @@ def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1
     return window
 
 
-def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[Array, int]:
+def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[FloatArray, int]:
     """The weight as `(., ., kh, kw)`, and its roundings."""
     weight, roundings = c.weight()
     if weight.ndim != len(x.shape):
@@ -179,6 +180,8 @@ def _max_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _global_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
+    if len(x.shape) < 3:
+        raise node.invalid(f"an input of shape {list(x.shape)}, which is no image")
     axes = tuple(range(2, len(x.shape)))
     shape = (*x.shape[:2], *(1 for _ in axes))
     if node.op == "GlobalMaxPool":

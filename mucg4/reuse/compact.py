@@ -20,11 +20,12 @@ from mucg4.bound.propagate import Regions
 from mucg4.bound.tighten import Ascent
 from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Proof, Tree
+from mucg4.model.proof import Proof, Refutation, Tree
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
-from mucg4.reuse.replay import Replay, parts, suited
-from mucg4.search.loop import Batch, apply_literals
+from mucg4.reuse.fits import parts, suited
+from mucg4.reuse.replay import Replay
+from mucg4.search.region import Batch, apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much
@@ -133,7 +134,7 @@ def _leaning(state: CaseState, tree: Tree, parents: Array, path: list[int]) -> l
 
 
 def _closes(
-    state: CaseState, tree: Tree, parents: Array, kept: list[list[int]], refutations: list, conjunction: int
+    state: CaseState, tree: Tree, parents: Array, kept: list[list[int]], refutations: list[Refutation], conjunction: int
 ) -> Array:
     """(B,) whether the stored duals refute the regions given by the kept literals alone."""
     count = len(kept)
@@ -151,7 +152,7 @@ def _closes(
         for f in ("lo", "hi", "low", "up"):
             getattr(regions, f)[own] = getattr(sub, f)
         phases[own] = signs
-    refreshed = state.bounder.refresh(regions, backward=state.plan.refresh)
+    refreshed = state.bounder.refresh(regions, backward=state.way.refreshes)
     ascent = Ascent(state.bounder, state.objective, regions, refreshed, phases)
     weights = np.zeros((count, len(state.objective.owner)))
     weights[:, state.objective.rows_of(conjunction)] = [r.weights for r in refutations]

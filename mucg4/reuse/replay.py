@@ -37,15 +37,16 @@ from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
-from mucg4.ops.piecewise import TwoPiece
+from mucg4.reuse.fits import parts, suited, usable_trees
 from mucg4.reuse.relation import Match, relate, translate
-from mucg4.search.loop import Batch, Search, apply_literals
+from mucg4.search.inputs import clip
+from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
 from mucg4.search.portfolio import solve, solve_case
-from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work, splits_phases
+from mucg4.search.region import Batch, apply_literals
+from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
 if TYPE_CHECKING:
-    from mucg4.settings import Settings
     from mucg4.store.related import Related
     from mucg4.store.store import Store
 
@@ -119,7 +120,7 @@ class Replay:
         leaf = tree.left[at] < 0
         if giving_up:
             leaf = np.ones(len(at), dtype=bool)
-        if self.state.plan.refresh:  # whatever the stored tree did: the new one says so, and the checker will
+        if self.state.way.refreshes:  # whatever the stored tree did: the new one says so, and the checker will
             self.refreshed = self.compute.refresh(work.regions)[1]
         self._tighten(at, work)
         self._close_by_duals(at, work)
@@ -161,7 +162,7 @@ class Replay:
         other sign, so that they hold nothing unsafe, ever show it.
         """
         bounder, objective = self.state.bounder, self.state.objective
-        if self.state.plan.refresh or not (self.tightenings or self.tree.cuts):
+        if self.state.way.refreshes or not (self.tightenings or self.tree.cuts):
             return
         for b, k in enumerate(at.tolist()):
             region = work.regions.one(b)
@@ -188,9 +189,9 @@ class Replay:
         search, first = self.search, len(self.planes)
         self.state.bounder.refresh(region, backward=False)
         self.planes = self.planes.joined(derive(self.state.bounder, region, cuts, first))
-        compute = search.compute.bounder
+        compute, way = self.state.compute.bounder, search.way
         same = compute is self.state.bounder
-        search.planes = self.planes if same else search.planes.joined(derive(compute, region, cuts, first))
+        way.planes = self.planes if same else way.planes.joined(derive(compute, region, cuts, first))
         search.recorder.cuts.append(replace(cuts, after=search.recorder.root_tightenings))
 
     def _close_by_duals(self, at: Array, work: Batch) -> None:
@@ -253,7 +254,7 @@ class Replay:
         parent = int(self.parents[literal])
         if parent < 0 or self.tree.node[parent] <= 0:
             return None
-        return self.state.bounder.slices[int(self.tree.node[parent])].start + int(self.tree.index[parent])
+        return int(self.state.bounder.slices[int(self.tree.node[parent])].start) + int(self.tree.index[parent])
 
     def _leaves(self, work: Batch, which: Array) -> None:
         """Rungs `literals` and `reoptimised`; what stays open joins the search's frontier."""
@@ -265,7 +266,7 @@ class Replay:
         statistics.replay_regions += statistics.regions - regions_before
         statistics.regions = regions_before
         closed = len(which) - (len(search.frontier) - open_before)
-        statistics.rungs["literals" if self.state.plan.mode == "input" else "reoptimised"] += closed
+        statistics.rungs["literals" if self.state.way.joint else "reoptimised"] += closed
         self.closed += closed
 
     def _children(self, at: Array, work: Batch, which: Array) -> list[tuple[Array, Batch]]:
@@ -278,7 +279,7 @@ class Replay:
             part = which[begin : begin + half]
             k, sub = at[part], work.take(part)
             node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
-            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.plan.refresh)
+            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.way.refreshes)
             both = np.concatenate([np.arange(len(part))] * 2)
             children = sub.take(both)
             upper = np.arange(len(both)) >= len(part)
@@ -299,7 +300,8 @@ class Replay:
         compute = self.compute
         evaluation = compute.objective.evaluate(compute.bounder, compute.place(sub.regions), refreshed, sub.open)
         evaluation.coeffs = compute.on_inputs(evaluation.coeffs)
-        self.search.clip(sub, evaluation, np.ones(len(own), dtype=bool))
+        clipped = clip(self.state.objective, sub, evaluation, np.ones(len(own), dtype=bool))
+        self.search.recorder.clip[sub.ids[clipped]] = True
         for f in ("lo", "hi"):
             getattr(work.regions, f)[own] = getattr(sub.regions, f)
 
@@ -325,76 +327,6 @@ def replay_witness_points(run: Run, points: Array) -> Witness | None:
     return None
 
 
-def fits(tree: Tree, state: CaseState) -> bool:
-    """True when a stored tree speaks of neurons and conjunctions that exist here (nothing stored is believed)."""
-    size = {k: s.stop - s.start for k, s in state.bounder.slices.items()} | {0: len(state.bounder.lo)}
-    inner = tree.left >= 0
-    limit = np.array([size.get(int(k), 0) for k in tree.node[inner]], dtype=np.int64)
-    count = state.objective.count
-    literals = bool(np.all((tree.index[inner] >= 0) & (tree.index[inner] < limit)))
-    return (
-        literals
-        and all(0 <= c < count for c in tree.conjunctions or ())
-        and all(_fits(r, state, size, len(tree)) for r in tree.refutations)
-        and all(_tightening_fits(t, state, size, len(tree)) for t in tree.tightenings)
-        and all(_cuts_fit(c, state) for c in tree.cuts)
-        and (not tree.cuts or len(tree.conjunctions or range(count)) == 1)
-    )
-
-
-def _fits(r: Refutation, state: CaseState, size: dict[int, int], nodes: int) -> bool:
-    if not 0 <= r.conjunction < state.objective.count:
-        return False
-    own = state.objective.rows_of(r.conjunction)
-    weights = len(r.weights) == own.stop - own.start and all(0 <= w < np.inf for w in r.weights)
-    slopes = all(
-        len(a.index) == len(a.value) and bool(np.all((a.index >= 0) & (a.index < size.get(a.node, 0)))) for a in r.alpha
-    )
-    cuts = r.cuts is None or bool(np.all(np.isfinite(r.cuts[1]) & (r.cuts[1] >= 0)))
-    return weights and slopes and cuts and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
-
-
-def _cuts_fit(c: Cuts, state: CaseState) -> bool:
-    """Whether cuts bound two-piece neurons by carriers that exist here."""
-    network = state.bounder.network
-    nodes = network.nodes
-    if c.node not in network.nonlinear or not isinstance(nodes[c.node].op, TwoPiece):
-        return False
-    carriers = all(s.node == 0 or s.node in network.nonlinear for s in c.shares)
-    pairs = [(c.index, c.node), *((s.index, s.node) for s in c.shares)]
-    return carriers and all(bool(np.all(i < nodes[k].size)) for i, k in pairs)
-
-
-def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], nodes: int) -> bool:
-    if t.node not in state.bounder.slices or t.node == 0 or not 0 <= t.conjunction < state.objective.count:
-        return False
-    own = state.objective.rows_of(t.conjunction)
-    numbers = all(bool(np.all(np.isfinite(a) & (a >= 0))) for a in (t.weights, t.beta, t.cut_weights))
-    neurons = [(t.index, t.node), *((a.index, a.node) for a in t.alpha)]
-    return (
-        numbers
-        and t.weights.shape[1] == own.stop - own.start
-        and all(bool(np.all(i < size.get(k, 0))) for i, k in neurons)
-        and bool(np.all(t.literals < nodes))
-    )
-
-
-def parts(state: CaseState, tree: Tree) -> list[Tree]:
-    """The tree in the form this case's search works in: one conjunction at a time when it splits phases."""
-    covers = range(state.objective.count) if tree.conjunctions is None else tree.conjunctions
-    if state.plan.mode == "input" or len(covers) == 1:
-        return [tree]
-    return [replace(tree, conjunctions=(c,)) for c in covers]
-
-
-def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
-    """The case in the mode in which the stored tree was searched, where settings and network allow that."""
-    phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
-    mode = "phase" if phases else state.plan.mode if len(tree) == 1 else "input"
-    possible = mode == "input" or splits_phases(state.bounder, state.root)
-    return state.in_mode(mode, settings) if possible and settings.split in ("auto", mode) else state
-
-
 def replay_case(run: Run, case: CaseState, trees: list[Tree], rung: str) -> Witness | None:
     """Replay the trees on one case and search what stays open; trees go to `case.trees`."""
     states = [suited(run.settings, case, whole) for whole in trees]
@@ -405,14 +337,6 @@ def replay_case(run: Run, case: CaseState, trees: list[Tree], rung: str) -> Witn
             return witness
         state.trees.append(search.recorder.tree(state.number, tree.conjunctions))
     return None
-
-
-def usable_trees(state: CaseState, trees: list[Tree]) -> list[Tree]:
-    """The stored trees of this case when together they answer for each conjunction once, else none."""
-    own = [t for t in trees if t.case == state.number]
-    every = tuple(range(state.objective.count))
-    covered = sorted(c for t in own for c in (every if t.conjunctions is None else t.conjunctions))
-    return own if covered == list(every) and all(fits(t, state) for t in own) else []
 
 
 def replay_best(run: Run, store: Store) -> Witness | list[Tree] | None:

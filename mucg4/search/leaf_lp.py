@@ -1,7 +1,7 @@
-"""Regions on which the network is affine are decided by a linear program (HiGHS).
+"""Linear programs over the box of one region (HiGHS): what decides regions on which the network is affine.
 
-The solver's answer is never evidence: its multipliers become the leaf's weights and beta and pass the
-same test as any other refutation; its point goes to the witness gate.
+The solver's answer is never evidence: its multipliers become the leaf's weights and beta and pass the same test as any
+other refutation; its point goes to the witness gate.
 
 Tightened bounds hold on unsafe points only, so they may keep a neuron stable in a region that has points on
 its other side, and the program, which knows the literals alone, may end at such a point. Then that neuron is split: the
@@ -11,12 +11,16 @@ so this ends; without tightenings no such neuron exists.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
-from mucg4.bound.propagate import Refreshed, Regions
+from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.ops.base import Array
-from mucg4.search.loop import Batch, Search, apply_literals
+from mucg4.search.refuted import ByDuals
+from mucg4.search.region import Batch
+from mucg4.search.way import Context
 from mucg4.smt.program import simple_multipliers
 
 RAISED = 1e-4  # share of a functional's terms
@@ -24,150 +28,111 @@ CLOSE = 1e-6  # share of a functional's terms within which its bound by the prog
 CLEAR = 1e-9  # a bound or value at least so far from zero has a side
 
 
-def decide(search: Search, work: Batch, which: Array) -> Array:
-    """Try to close the regions `which` of `work` (no unstable neuron); returns those that were closed.
+@dataclass(frozen=True)
+class Decision:
+    """What a program says of one conjunction on one region: a refutation, or its best point `(d,)`, or neither."""
 
-    A witness found on the way is left in `search.witness`. A region that stays open may have become one of its
-    parts, in place; its other parts are empty.
+    refuted: ByDuals | None
+    point: Array | None
+
+
+def decide(context: Context, one: Batch, refreshed: Refreshed, conjunction: int) -> Decision:
+    """The program of a conjunction on the single region of `one`, over the lines `refreshed` of its neurons.
+
+    It decides a region without unstable neurons. On others it is over relaxations, and worth its time for strict
+    constraints that refute together: where the bound of their best combination is 0, ascent comes near its weights but
+    does not meet them.
     """
-    done = []
-    for i in which.tolist():
-        one = work.take(np.array([i]))
-        closed = False
-        while not closed and search.witness is None:
-            search.budget.poll()
-            refreshed = search.bounder.refresh(one.regions, backward=False)
-            found = [_decide_conjunction(search, one, refreshed, int(c)) for c in np.flatnonzero(one.open[0])]
-            closed = all(ok for ok, _ in found)
-            points = [point for ok, point in found if not ok and point is not None]
-            if closed or not any(_add_literal(search, one, point) for point in points):
-                break
-        if closed:
-            done.append(i)
-        work.ids[i], work.phases[i] = one.ids[0], one.phases[0]
-        for f in ("low", "up"):
-            getattr(work.regions, f)[i] = getattr(one.regions, f)[0]
-        if search.witness is not None:
-            break
-    return np.array(done, dtype=np.int64)
+    bounder, objective = context.bounder, context.objective
+    rows = objective.rows_of(conjunction)
+    m = len(objective.owner)
+    eye = np.eye(m)[rows]
+    region = np.zeros(len(eye), dtype=np.int64)
+    constraints = objective.functional(bounder, refreshed, region, eye)
+    literals, a, c = _literal_rows(bounder, one, refreshed)
+    matrix = np.concatenate([constraints.coeffs, a])
+    offset = np.concatenate([constraints.offset, c])
+    point, multipliers = largest_violation(matrix, offset, len(eye), one.regions, context.budget.left())
+    if multipliers is None:
+        return Decision(None, point)
+    weights = np.zeros((1, m))
+    weights[0, rows] = multipliers[: len(eye)]
+    ascent = Ascent(bounder, objective, one.regions, refreshed, one.phases)
+    duals = ascent.default_duals(weights)
+    duals.beta[0, literals] = multipliers[len(eye) :]
+    bounded, _ = ascent.bound(duals)
+    closed = bounded.value > 0
+    if not closed[0] and bounded.value[0] > -CLOSE * _size(context, duals):
+        duals, closed = _tie(context, one, conjunction, literals, multipliers, duals)
+        strict = np.flatnonzero(objective.conjunctions[conjunction].strict)
+        # Of several best multipliers those with a strict constraint are wanted: raise these a little. And on a tiny
+        # box rows of any slopes look alike to a solver: the same rows on the whole box.
+        offset[strict] += RAISED * _size(context, duals)
+        for box in (one.regions, context.root):
+            if not closed[0] and len(strict):
+                _, multipliers = largest_violation(matrix, offset, len(eye), box, context.budget.left())
+                if multipliers is not None:
+                    duals, closed = _tie(context, one, conjunction, literals, multipliers, duals)
+    if not closed[0]:
+        return Decision(None, point)
+    default = ascent.default_alpha()
+    return Decision(ByDuals.of(objective, one, conjunction, duals, default, bounded.value, closed), None)
 
 
-def close_ties(search: Search, work: Batch, which: Array) -> Array:
-    """Of the regions `which`, those that a program over default lines closes; conjunctions go from `work.open`, too.
+def wrong_side(bounder: Bounder, one: Batch, point: Array) -> tuple[int, int, bool] | None:
+    """The first neuron of the region `one` that has another side at the point than its bounds say, and no literal.
 
-    For conjunctions with a strict constraint and further ones: where the bound of their best combination is 0, ascent
-    comes near its weights but does not meet them.
+    Its node and component, and whether its upper side stays. The wrong side is clear of zero, so the bounds of the
+    child there contradict each other whatever rounds.
     """
-    done = []
-    for i in which.tolist():
-        one = work.take(np.array([i]))
-        strict = [c for c in np.flatnonzero(one.open[0]).tolist() if search.ties.is_joint(c)]
-        refreshed = search.bounder.refresh(one.regions, backward=False) if strict else None
-        for c in strict:
-            search.budget.poll()
-            assert refreshed is not None
-            if search.witness is None and _decide_conjunction(search, one, refreshed, c)[0]:
-                work.open[i, c] = False
-        if not work.open[i].any():
-            done.append(i)
-    return np.array(done, dtype=np.int64)
-
-
-def _add_literal(search: Search, one: Batch, point: Array) -> bool:
-    """Split the first neuron that has the wrong side at the point and no literal; `one` becomes the child that stays.
-
-    The wrong side is clear of zero, so the other child's bounds contradict each other whatever rounds.
-    """
-    values = search.bounder.network.values(point[None])
-    for k in search.bounder.pre:
-        where = search.bounder.slices[k]
-        low, up = (b[0] for b in search.bounder.pre_bounds(one.regions, k))
+    values = bounder.network.values(point[None])
+    for k in bounder.pre:
+        where = bounder.slices[k]
+        low, up = (b[0] for b in bounder.pre_bounds(one.regions, k))
         wrong = np.where(low > CLEAR, -values[k][0], np.where(up < -CLEAR, values[k][0], 0.0))
         wrong[one.phases[0, where] != 0] = 0.0
         j = int(np.argmax(wrong)) if len(wrong) and k > 0 else 0
         if k > 0 and wrong[j] > CLEAR * (1 + abs(values[k][0, j])):
-            literal = np.array([k]), np.array([j]), np.zeros(1)
-            children = search.recorder.split(one.ids, *literal, False)
-            upper = bool(low[j] > 0)
-            apply_literals(search.bounder, one.regions, *literal, np.array([upper]), one.phases)
-            one.ids = children[upper]
-            return True
-    return False
+            return k, j, bool(low[j] > 0)
+    return None
 
 
-def _decide_conjunction(
-    search: Search, one: Batch, refreshed: Refreshed, conjunction: int
-) -> tuple[bool, Array | None]:
-    """Whether it was refuted, and the program's best point."""
-    rows = search.objective.rows_of(conjunction)
-    m = len(search.objective.owner)
-    eye = np.eye(m)[rows]
-    region = np.zeros(len(eye), dtype=np.int64)
-    constraints = search.objective.functional(search.bounder, refreshed, region, eye)
-    literals, a, c = _literal_rows(search, one, refreshed)
-    matrix = np.concatenate([constraints.coeffs, a])
-    offset = np.concatenate([constraints.offset, c])
-    search.statistics.lp_calls += 1
-    point, multipliers = largest_violation(matrix, offset, len(eye), one.regions, search.budget.left())
-    if multipliers is not None:
-        weights = np.zeros((1, m))
-        weights[0, rows] = multipliers[: len(eye)]
-        ascent = Ascent(search.bounder, search.objective, one.regions, refreshed, one.phases)
-        duals = ascent.default_duals(weights)
-        duals.beta[0, literals] = multipliers[len(eye) :]
-        bounded, _ = ascent.bound(duals)
-        closed = bounded.value > 0
-        if not closed[0] and bounded.value[0] > -CLOSE * _size(search, duals):
-            closed = _tie(search, one, conjunction, literals, multipliers, duals)
-            strict = np.flatnonzero(search.objective.conjunctions[conjunction].strict)
-            # Of several best multipliers those with a strict constraint are wanted: raise these a little. And on a tiny
-            # box rows of any slopes look alike to a solver: the same rows on the whole box.
-            offset[strict] += RAISED * _size(search, duals)
-            for box in (one.regions, search.root):
-                if not closed[0] and len(strict):
-                    _, multipliers = largest_violation(matrix, offset, len(eye), box, search.budget.left())
-                    if multipliers is not None:
-                        closed = _tie(search, one, conjunction, literals, multipliers, duals)
-        if closed[0]:
-            search.close_duals(one, ascent.default_alpha(), conjunction, duals, bounded.value, closed)
-            return True, point
-    if point is not None and search.attack is not None and search.witness is None:
-        search.witness = search.attack.offer(point[None])
-    return False, point
-
-
-def _size(search: Search, duals: Duals) -> float:
+def _size(context: Context, duals: Duals) -> float:
     """The size of the terms of the functional at the outputs."""
-    objective, norm = search.objective, search.bounder.scales.norm
+    objective, norm = context.objective, context.bounder.scales.norm
     output = float(np.linalg.norm(duals.weights[0] @ abs(objective.y))) * norm[-1]
     return output + float(duals.weights[0] @ abs(objective.constants))
 
 
-def _tie(search: Search, one: Batch, conjunction: int, literals: Array, multipliers: Array, duals: Duals) -> Array:
-    """(1,) whether simple multipliers near the program's refute the region exactly; they are left in `duals`.
+def _tie(
+    context: Context, one: Batch, conjunction: int, literals: Array, multipliers: Array, duals: Duals
+) -> tuple[Duals, Array]:
+    """Duals with simple multipliers near the program's, and `(1,)` whether they refute the region exactly.
 
     Soft rows come first among the multipliers, then the literals at flat positions `literals`.
     """
-    rows, nothing = search.objective.rows_of(conjunction), np.zeros(1)
+    rows, nothing = context.objective.rows_of(conjunction), np.zeros(1)
     soft = rows.stop - rows.start
+    closed = np.zeros(1, dtype=bool)
     for values in simple_multipliers(multipliers):
+        duals = replace(duals, weights=duals.weights.copy(), beta=duals.beta.copy())
         duals.weights[0, rows], duals.beta[0, literals] = values[:soft], values[soft:]
-        closed = search.ties.closed_by(one, conjunction, duals, nothing, nothing)
+        closed = context.ties.closed_by(one, conjunction, duals, nothing, nothing)
         if closed[0]:
-            return closed
-    return np.zeros(1, dtype=bool)
+            break
+    return duals, closed
 
 
-def _literal_rows(search: Search, one: Batch, refreshed: Refreshed) -> tuple[Array, Array, Array]:
+def _literal_rows(bounder: Bounder, one: Batch, refreshed: Refreshed) -> tuple[Array, Array, Array]:
     """The region's phase literals as `a . x + c <= 0`: flat positions, coefficients, offsets."""
     positions = np.flatnonzero(one.phases[0])
     d = one.regions.lo.shape[1]
     a, c = np.zeros((len(positions), d)), np.zeros(len(positions))
-    for k, where in search.bounder.slices.items():
+    for k, where in bounder.slices.items():
         own = np.flatnonzero((positions >= where.start) & (positions < where.stop))
         if len(own) and k > 0:
             sign = -one.phases[0, positions[own]].astype(np.float64)
-            rows = search.bounder.backward(
+            rows = bounder.backward(
                 k, positions[own] - where.start, sign, np.zeros(len(own), dtype=np.int64), refreshed.lines
             )
             a[own], c[own] = rows.coeffs, rows.offset
@@ -207,7 +172,7 @@ def largest_violation(
     if status == highspy.HighsModelStatus.kInfeasible:
         solver.setOptionValue("presolve", "off")
         solver.run()
-        _, has_ray, ray = solver.getDualRay()  # type: ignore[attr-defined]
+        _, has_ray, ray = solver.getDualRay()
         if has_ray:
             return None, np.maximum(-np.array(ray), 0)
     return None, None

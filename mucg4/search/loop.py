@@ -1,85 +1,44 @@
 """The one branch-and-bound loop.
 
-Order. Batch regions wait in a `Frontier`; each turn pops the ones with the lowest bounds (most likely
-to hold a witness), splits them by the literal chosen when they were bounded, and bounds all children
-as one batch. Invariants: (1) the leaves of the recorded tree cover the root box, because a region only
-leaves the tree by a split into both children; (2) a conjunction leaves a region's `open` mask only
-with a refutation on that region, so it is closed on all descendants; (3) the input box is clipped only
-where exactly one conjunction is open, and that clip is inherited by that region's children alone.
-Termination: input splits shrink boxes (a search of inputs also splits neurons, each once on a path, where one
-dominates the loss, see `split.py`) and phase splits are finite; regions whose network is affine are
-decided by an LP (`search/exact.py`), so with phase splits the search is complete. Cost: one backward
-row per open constraint, and with `refresh` two per unstable neuron; duals are improved by ascent.
+Order. Open regions wait in a `Frontier`; each turn pops the ones with the lowest bounds (most likely to hold a
+witness), splits them by the literal chosen when they were bounded, and bounds all children as one batch. How regions
+are bounded and what they are split at is up to a `Way` (`mucg4.search.way`): it returns refutations, candidates for the
+attack, and open regions with their next literal; the loop records them.
+
+Invariants: (1) the leaves of the recorded tree cover the root box, because a region only leaves the tree by a split
+into both children; (2) a conjunction leaves a region's `open` mask only with a refutation on that region, so it is
+closed on all descendants; (3) the input box is clipped only where exactly one conjunction is open, and that clip is
+inherited by that region's children alone. Termination: input splits shrink boxes (a search of inputs also splits
+neurons, each once on a path, where one dominates the loss, see `split.py`) and phase splits are finite; regions whose
+network is affine are decided by an LP (`leaf_lp.py`), so with phase splits the search is complete. Cost: one backward
+row per open constraint, and two per unstable neuron where neurons' bounds are derived anew; duals are improved by
+ascent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from mucg4.bound.compute import Compute
-from mucg4.bound.objective import Evaluation, Objective, clip_box
-from mucg4.bound.planes import CutPlanes
-from mucg4.bound.propagate import Bounder, Refreshed, Regions
-from mucg4.bound.reduced import ReducedDuals
-from mucg4.bound.tighten import Ascent, Duals
-from mucg4.errors import StuckError, UnsoundError
-from mucg4.limits.budget import Budget
+from mucg4.bound.propagate import Refreshed
+from mucg4.bound.tighten import Duals
+from mucg4.errors import StuckError
 from mucg4.model.query import Witness
 from mucg4.model.verdict import Statistics
-from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
-from mucg4.search.phases import FORGET, STRETCH, PhaseSearch
-from mucg4.search.record import Recorder
-from mucg4.search.split import Choice, locate, split_input, split_widest
-from mucg4.search.ties import Ties
-
-if TYPE_CHECKING:
-    from mucg4.search.parallel import Outcome
+from mucg4.search.leaf_lp import decide, wrong_side
+from mucg4.search.record import Outcome
+from mucg4.search.refuted import ByDuals, Refuted
+from mucg4.search.region import Batch, apply_literals
+from mucg4.search.way import STRETCH, Context, Findings, Kept, Way, at_first_sight
 
 FRONTIER_BYTES = 1 << 30
-ROWS_CELLS = 1 << 26  # most numbers that rows of neurons may take on one side
 ATTACK_EVERY, ATTACK_STEPS = 2, 12
 LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps
-LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one search works, chosen from measured features of the query (see `plan`)."""
-
-    mode: str  # "input" or "phase"
-    refresh: bool  # re-derive intermediate bounds in every region
-    steps: int  # ascent steps per region
-    batch: int  # regions popped per turn
-
-
-@dataclass
-class Batch:
-    """A batch of regions on its way through one turn."""
-
-    ids: Array
-    regions: Regions
-    open: Array  # (B, K) conjunctions not refuted yet
-    phases: Array  # (B, P) int8, +1 / -1 / 0
-    parent_value: Array  # (B,) bound of the parent, nan where there is none
-    duals: ReducedDuals | None = None  # phase splits: duals to start from, on units
-
-    @staticmethod
-    def fresh(ids: Array, regions: Regions, open_: Array, phases: Array) -> Batch:
-        """Regions without a history."""
-        return Batch(ids, regions, open_, phases, np.full(len(ids), np.nan))
-
-    def take(self, index: Array) -> Batch:
-        """The chosen regions."""
-        duals = None if self.duals is None else self.duals.take(index)
-        parts = (self.ids[index], self.regions.take(index), self.open[index], self.phases[index])
-        return Batch(*parts, self.parent_value[index], duals)
 
 
 class Search:
@@ -87,66 +46,43 @@ class Search:
 
     def __init__(
         self,
-        bounder: Bounder,
-        objective: Objective,
-        plan: Plan,
-        root: Regions,
-        recorder: Recorder,
+        context: Context,
+        way: Way[Any],
         statistics: Statistics,
-        budget: Budget,
         attack: Attack | None,
         progress: Callable[[str], None] | None = None,
-        compute: Compute | None = None,
     ) -> None:
-        """`compute` computes what costs; without one everything is computed by the bounder itself."""
-        self.bounder, self.objective, self.plan, self.root = bounder, objective, plan, root
-        self.recorder, self.statistics, self.budget, self.attack = recorder, statistics, budget, attack
-        self.progress = progress
-        self.compute = Compute.of(bounder, objective, NUMPY) if compute is None else compute
-        per_region = 8 * (2 * bounder.width + 2 * len(bounder.lo)) + bounder.width
-        self.frontier = Frontier(max(2 * plan.batch, FRONTIER_BYTES // per_region))
+        self.context, self.way = context, way
+        self.bounder, self.objective = context.bounder, context.objective
+        self.recorder, self.budget, self.pace = context.recorder, context.budget, context.pace
+        self.statistics, self.attack, self.progress = statistics, attack, progress
+        width = self.bounder.width
+        per_region = 8 * (2 * width + 2 * len(self.bounder.lo)) + width
+        self.frontier = Frontier(max(2 * context.plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
-        self.planes = CutPlanes.none(self.compute.bounder.lo)  # cuts of all regions, on the compute's backend
-        self.ties = Ties(self)
         self.pending: Batch | None = None  # a root whose dear steps have not begun
         self.given = False  # the frontier's regions are with workers
-        self.phase: PhaseSearch | None = None  # made with the first batch when phases are split
-        self.turns = self.meetings = 0  # of its own, and of the processes that share it
-        self.drop, self.has_split = 0.0, False  # mean gain of one split, known after the first
-        self.until = float("inf")  # work of the budget at which optional steps are left out
-        self.ascent_share = 1.0  # running mean share of the regions that ascent closes
+        self.meetings = 0  # of the processes that share it
+
+    # ---- the root ------------------------------------------------------------------------------
 
     def begin(self, work: Batch) -> None:
-        """Bound the first region. One that splits phases is only refuted; the dear steps wait for `run`."""
-        if self.plan.mode == "phase" or not self._keeps_rows(work):
-            self.close_single_constraints(
-                work
-            )  # where that does, no reduced network is needed, and no second refreshing
-        if not np.any(work.open):
-            self.statistics.regions += 1
-        elif self.plan.mode == "input":
+        """Bound the first region. Where turns are long it is only looked at; the dear steps wait for `run`."""
+        work, refuted = self.way.begin(work)
+        self.record(refuted)
+        if work.open.any() and not self.way.long_turns:
             self.bound(work)
-        elif not self._phase(work).refuted(work):
+            return
+        self.statistics.regions += 1
+        if work.open.any():
             self.pending = work
 
     def close_single_constraints(self, work: Batch) -> None:
         """Refute conjunctions by single constraints with default slopes; what is refuted leaves `work.open`."""
-        refreshed = self.bounder.refresh(work.regions, backward=False)
-        error = np.zeros((len(work.ids), len(self.objective.owner)))
-        value = self.objective.values(self.bounder, work.regions, refreshed, work.open, error)
-        closed = work.open & (self.objective.best(value) > 0)
-        self.record_plain(work, value, closed)
-        work.open = work.open & ~closed
-        self.ties.close_single(work, value, error)
+        work.open, refuted = at_first_sight(self.context, work)
+        self.record(refuted)
 
-    def learn_drop(self, work: Batch, value: Array) -> None:
-        """Update the mean gain of a split from children `value (B,)` whose parents' bounds are known."""
-        known = np.isfinite(work.parent_value)
-        if np.any(known):
-            gain = np.minimum(value[known], 0) - work.parent_value[known]
-            mean = float(np.fmax(gain, 0).mean())
-            self.drop = mean if self.drop == 0.0 else FORGET * self.drop + (1 - FORGET) * mean
-            self.has_split = True
+    # ---- what is left to do --------------------------------------------------------------------
 
     def outlook(self) -> float:
         """Binary logarithm of how many more regions to expect: the smaller of two estimates, infinite if both are.
@@ -159,10 +95,10 @@ class Search:
         2 400 regions on. Knuth's estimate (1975), which rates all closed regions alike, promised an end throughout.
         """
         count = len(self.frontier)
-        if not count or not self.has_split:
+        if not count or not self.pace.has_split:
             return float(np.log2(max(count, 1)))
         content = self.frontier.content(("ids", "value"))
-        levels = np.inf if self.drop <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.drop
+        levels = np.inf if self.pace.gain <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.pace.gain
         by_bounds = float(np.logaddexp2.reduce(levels * np.ones(count)))
         share, before, since = self.recorder.open_shares(content["ids"])
         by_pace = np.log2(max(since * share / (before - share), count)) if before > share else np.inf
@@ -197,18 +133,20 @@ class Search:
         """True when the open regions can be shared out among so many workers."""
         return self.pending is None and len(self.frontier) >= 2 * parts
 
+    # ---- turns ---------------------------------------------------------------------------------
+
     def run(self, turns: float = float("inf"), until: float = float("inf")) -> Witness | None:
         """Search for so many turns, until the budget's work is `until`, or until nothing is open.
 
         One turn is done in any case. Raises `BudgetError` when the budget is spent, `StuckError` when splits have come
         to working precision.
         """
-        self.until = until
+        self.pace.until = until
         if self.pending is not None and self.witness is None:
             work, self.pending = self.pending, None
             self.bound(work)
             turns -= 1
-            self.turns += 1
+            self.pace.turns += 1
         while len(self.frontier) and self.witness is None and turns > 0:
             self.budget.poll()
             self.turn()
@@ -220,8 +158,7 @@ class Search:
         number = self.recorder.absorb(outcome.growth)
         if whole:
             self.pending = None
-            if outcome.root is not None and self.phase is not None:
-                self.phase.adopt(*outcome.root)
+        self.way.adopt(outcome.learned)
         if whole or self.given:
             self.frontier.replace({})
             self.given = False
@@ -231,18 +168,14 @@ class Search:
         for name, value in outcome.counters.items():
             setattr(self.statistics, name, getattr(self.statistics, name) + value)
         self.budget.work += outcome.work
-        self.drop, self.has_split, share = outcome.gains
-        if self.phase is not None:
-            self.phase.share = share
-        self.turns += 1
+        self.pace.gain, self.pace.has_split = outcome.gain, outcome.has_split
+        self.pace.turns += 1
 
     def turn(self) -> None:
         """Pop, split, bound, close, keep."""
-        self.turns += 1
-        batch = self.frontier.pop(self.plan.batch)
-        children = self.split(batch)
-        self.bound(children)
-        if self.turns % 16 == 0:
+        self.pace.turns += 1
+        self.bound(self.children(self.frontier.pop(self.context.plan.batch)))
+        if self.pace.turns % 16 == 0:
             self.report([self])
 
     def report(self, searches: list[Search]) -> None:
@@ -253,277 +186,160 @@ class Search:
         lowest = min((s.frontier.lowest() for s in searches if len(s.frontier)), default=float("nan"))
         self.progress(f"{self.statistics.regions} regions, {open_} open, lowest bound {lowest:.3g}")
 
-    def split(self, batch: dict[str, Array]) -> Batch:
-        """Both children of every popped region."""
-        ids, node, index, threshold = batch["ids"], batch["node"], batch["index"], batch["threshold"]
-        count = len(ids)
-        left, right = self.recorder.split(ids, node, index, threshold, self.plan.refresh)
+    def children(self, popped: dict[str, Array]) -> Batch:
+        """Both children of every popped region, all lower ones first."""
+        node, index, threshold = popped["node"], popped["index"], popped["threshold"]
+        count = len(node)
+        ids = self.recorder.split(popped["ids"], node, index, threshold, self.way.refreshes)
         both = np.concatenate([np.arange(count)] * 2)
-        duals = None
-        if self.phase is not None:
-            regions, phases, duals = self.phase.unpack(batch)
-            duals = duals.take(both)
-        else:
-            regions, phases = Regions(*(batch[f] for f in ("lo", "hi", "low", "up"))), batch["phases"]
-        regions, phases = regions.take(both), phases[both]
+        work = self.way.unpack(popped).take(both)
         upper = np.arange(2 * count) >= count
-        apply_literals(self.bounder, regions, node[both], index[both], threshold[both], upper, phases)
-        ids = np.concatenate([left, right])
-        return Batch(ids, regions, batch["open"][both], phases, batch["value"][both], duals)
+        apply_literals(self.bounder, work.regions, node[both], index[both], threshold[both], upper, work.phases)
+        work.ids = np.concatenate(ids)
+        return work
 
     def bound(self, work: Batch) -> None:
         """Bound a batch; refuted regions are recorded, the others join the frontier."""
         self.statistics.regions += len(work.ids)
         work = work.take(np.flatnonzero(~work.regions.empty()))
-        if not len(work.ids):
+        found = self.way.bound(work) if len(work.ids) else None
+        if found is None:
             return
-        if self.plan.mode == "input":
-            there, refreshed = self.compute.refresh(work.regions, self._keeps_rows(work), self.plan.refresh)
-            self._bound_joint(work, there, refreshed)
-            return
-        self._phase(work).bound(work)
+        self.record(found.refuted)
+        self._close_near(found)
+        self.pace.learn(found.work.parent_value, found.value)
+        self.probe(found)
+        if self.witness is None and found.alive.any():
+            kept = self.way.split(found)
+            self.record(kept.refuted)
+            self.recorder.clip[kept.clipped] = True
+            self.keep(kept)
 
-    def _keeps_rows(self, work: Batch) -> bool:
-        """Whether neurons' rows are kept for the choice of an input: not where they would fill the memory."""
-        bounder = self.compute.bounder
-        return len(work.ids) * bounder.width * bounder.network.input_size <= ROWS_CELLS
-
-    def _phase(self, work: Batch) -> PhaseSearch:
-        """The phase search of the one conjunction that is open."""
-        if self.phase is None:
-            self.phase = PhaseSearch(self, self.root, int(work.open[0].argmax()))
-        if not np.all(work.open == (np.arange(self.objective.count) == self.phase.conjunction)):
-            raise UnsoundError("a search that splits phases was given more than one conjunction")
-        return self.phase
-
-    def _bound_joint(self, work: Batch, there: Regions, refreshed: Refreshed) -> None:
-        """Input splits: all open conjunctions share the intermediate bounds.
-
-        `there` are the regions on the compute's backend, where relaxations and traces stay.
-        """
-        alive, compute = ~work.regions.empty(), self.compute
-        found = compute.objective.evaluate(
-            compute.bounder, there, refreshed, compute.backend.place(work.open), trace=True
-        )
-        wide = compute.on_inputs(found.coeffs)
-        value, offset, error = (NUMPY.place(a) for a in (found.value, found.offset, found.error))
-        evaluation = Evaluation(value, wide, offset, found.trace, error)
-        best = self.objective.best(evaluation.value)
-        closed = work.open & (best > 0) & alive[:, None]
-        self.record_plain(work, evaluation.value, closed)
-        work.open = work.open & ~closed
-        self.ties.close_single(work, evaluation.value, error)
-        alive &= work.open.any(axis=1)
-        guide = self._guide(work.open, best, evaluation.value)
-        every = np.arange(len(work.ids))
-        picked = compute.backend.place(every), compute.backend.place(guide)
-        coeffs, trace = found.coeffs[picked], {k: a[picked] for k, a in found.trace.items()}
-        value = evaluation.value[every, guide]
-        if self.plan.steps:
-            alive, value, coeffs, trace = self._ascend(work, there, refreshed, alive, value, coeffs, trace, guide)
-        near = self.ties.worth_a_program(work, alive, value)
-        if len(near):
-            from mucg4.search.leaf_lp import close_ties
-
-            alive[close_ties(self, work, near)] = False
-        self.learn_drop(work, value)
-        if self.witness is None and self.attack is not None:
-            which = np.flatnonzero(alive)
-            box = work.regions.take(which)
-            self.probe(work, np.where(compute.on_inputs(coeffs)[which] > 0, box.lo, box.hi), which)
-        self.clip(work, evaluation, alive)
-        alive &= ~work.regions.empty()  # the clip left nothing: no unsafe point, evident from the clip itself
-        choice = split_input(
-            compute.bounder, compute.place(work.regions), refreshed, coeffs, trace, work.open.sum(axis=1) == 1
-        )
-        if compute.fold is not None:
-            choice = self._translated(choice)
-        self.push(work, alive, value, choice)
-
-    def _translated(self, choice: Choice) -> Choice:
-        """A choice among the compute's inputs and neurons as one among those of the search's bounder."""
-        fold, slices = self.compute.fold, self.compute.bounder.slices
-        assert fold is not None
-        node, index = choice.node.copy(), choice.index.copy()
-        for k in np.unique(node).tolist():
-            own = node == k
-            if k == 0:
-                index[own] = fold.columns[index[own]]
-            else:
-                node[own], index[own] = locate(self.bounder, fold.positions[slices[k].start + index[own]])
-        return choice._replace(node=node, index=index)
-
-    def _ascend(
-        self,
-        work: Batch,
-        there: Regions,
-        refreshed: Refreshed,
-        alive: Array,
-        value: Array,
-        coeffs: Array,
-        trace: dict[int, Array],
-        guide: Array,
-    ) -> tuple[Array, Array, Array, dict[int, Array]]:
-        """Improve the duals of regions with one open conjunction; close what can be closed."""
-        which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
-        if len(which) and self.ascent_share < LEAST_SHARE and self.turns % EXPLORE:
-            which = which[work.phases[which].any(axis=1)]
-        if not len(which):
-            return alive, value, coeffs, trace
-        part, compute, own = work.take(which), self.compute, self.compute.backend.place(which)
-        phases = compute.place_neurons(part.phases) if part.phases.any() else None
-        ascent = Ascent(compute.bounder, compute.objective, there.take(own), compute.lines(refreshed, which), phases)
-        weights = compute.backend.array(np.eye(len(self.objective.owner))[guide[which]])
-        conjunction = part.open.argmax(axis=1)
-        allowed = self.objective.owner[None] == conjunction[:, None]
-        several = bool(np.any(allowed.sum(axis=1) > 1))
-        duals, bounded = ascent.run(
-            ascent.default_duals(weights), self.plan.steps, compute.backend.place(allowed) if several else None
-        )
-        bound = NUMPY.place(bounded.value)
-        closed = bound > 0
-        default, plain = compute.on_neurons(ascent.default_alpha()), compute.plain(duals)
-        error = NUMPY.place(bounded.rows.error)
-        for c in np.unique(conjunction[~closed]).tolist():
-            closed |= (conjunction == c) & self.ties.closed_by(part, int(c), plain, bound, error)
-        self.ascent_share = FORGET * self.ascent_share + (1 - FORGET) * float(closed.mean())
-        for c in np.unique(conjunction[closed]).tolist():
-            self.close_duals(part, default, int(c), plain, bound, closed & (conjunction == c))
-        work.open[which[closed]] = False
-        alive = alive.copy()
-        alive[which[closed]] = False
-        value, coeffs = value.copy(), coeffs + 0.0
-        value[which], coeffs[own] = bound, bounded.rows.coeffs
-        trace = {k: a + 0.0 for k, a in trace.items()}  # copies
-        for k, a in bounded.trace.items():
-            trace[k][own] = a
-        return alive, value, coeffs, trace
-
-    def _guide(self, open_: Array, best: Array, value: Array) -> Array:
-        """(B,) constraint that steers the split: the best one of the conjunction that is hardest to refute."""
-        hardest = np.where(open_, best, np.inf).argmin(axis=1)
-        return self.objective.best_row(value, hardest)
-
-    def record_plain(self, work: Batch, value: Array, closed: Array) -> None:
-        region, conjunction = np.nonzero(closed)
-        if not len(region):
-            return
-        row = self.objective.best_row(value[region], conjunction)
-        constraint = row - self.objective.starts[conjunction]
-        self.recorder.close_plain(work.ids[region], conjunction, constraint, value[region, row])
-
-    def clip(self, work: Batch, evaluation: Evaluation, alive: Array) -> None:
-        """Cut the boxes of regions with one open conjunction by its constraints; the children inherit."""
-        which = np.flatnonzero(alive & (work.open.sum(axis=1) == 1))
-        if not len(which):
-            return
-        conjunction = work.open[which].argmax(axis=1)
-        for c in np.unique(conjunction):
-            own = which[conjunction == c]
-            self.recorder.clip[work.ids[own]] = True
-            for row in range(int(self.objective.starts[c]), int(self.objective.starts[c + 1])):
-                clip_box(work.regions, evaluation.coeffs[own, row], evaluation.offset[own, row], own)
+    def record(self, refuted: list[Refuted]) -> None:
+        """Put refutations into the proof."""
+        for one in refuted:
+            one.record(self.recorder)
 
     def close_duals(
         self, work: Batch, default: Array, conjunction: int, duals: Duals, bound: Array, closed: Array
     ) -> None:
-        """Record the refutations `closed (B,)` by `duals`; `default (B, P)` are the slopes that need no record.
+        """Record the refutations `closed (B,)` by `duals`: see `ByDuals.of`."""
+        cuts = self.way.planes.number
+        self.record([ByDuals.of(self.objective, work, conjunction, duals, default, bound, closed, cuts)])
 
-        All of it in NumPy, neurons as the search's bounder numbers them; `bound (B,)` becomes the margin.
-        """
-        which = np.flatnonzero(closed)
-        if not len(which):
-            return
-        unstable = (work.regions.low[which] < 0) & (work.regions.up[which] > 0)
-        own = self.objective.rows_of(conjunction)
-        ids = work.ids[which]
-        self.recorder.close_duals(
-            ids,
-            conjunction,
-            duals.weights[which, own],
-            duals.take(which),
-            unstable,
-            default[which],
-            bound[which],
-            self.recorder.literals(ids),
-            self.planes.number,
-        )
-
-    def probe(self, work: Batch, corner: Array, which: Array) -> None:
-        """Offer the minimising corners `(R, d)` of the open regions `which`, then descend from some.
+    def probe(self, found: Findings) -> None:
+        """Offer the points where the bounds of open regions are attained, then descend from some.
 
         Descending costs a few percent of bounding: one point per region, few steps, now and then many.
         """
-        if not len(which) or self.attack is None:
+        which, turns = np.flatnonzero(found.alive), self.pace.turns
+        if not len(which) or self.attack is None or self.witness is not None:
             return
-        corner = np.clip(corner, work.regions.lo[which], work.regions.hi[which])
-        self.witness = self.attack.offer(corner)
-        if self.witness is None and self.turns % ATTACK_EVERY == 0:
+        regions = found.work.regions
+        points = np.clip(found.corners(which), regions.lo[which], regions.hi[which])
+        self.witness = self.attack.offer(points)
+        if self.witness is None and turns % ATTACK_EVERY == 0:
             count = max(4, len(which) // 2)
-            some = corner[self.attack.rng.permutation(len(corner))[:count]]
-            long = self.turns >= FIRST_LONG and self.turns & (self.turns - 1) == 0
+            some = points[self.attack.rng.permutation(len(points))[:count]]
+            long = turns >= FIRST_LONG and turns & (turns - 1) == 0
             self.witness = self.attack.run(count, LONG_STEPS if long else ATTACK_STEPS, self.budget, some)
 
-    def push(self, work: Batch, alive: Array, value: Array, choice: Choice) -> None:
-        """Keep the regions marked in `alive (B,)` with their next split; those without one are decided by LP."""
-        which = np.flatnonzero(alive)
+    def keep(self, kept: Kept) -> None:
+        """Put open regions into the frontier, after those without a neuron left to split were decided by programs."""
+        which = np.setdiff1d(kept.which, self._decided(kept.work, kept.affine)) if len(kept.affine) else kept.which
         if not len(which):
             return
-        stuck = which[choice.node[which] < 0]
-        if len(stuck):
-            which = self._decide(work, stuck, which, choice)
-        self._require_progress(work, which, choice)
-        fields = {
-            "ids": work.ids[which],
-            "lo": work.regions.lo[which],
-            "hi": work.regions.hi[which],
-            "open": work.open[which],
-            "value": value[which],
-            "node": choice.node[which],
-            "index": choice.index[which],
-            "threshold": choice.threshold[which],
-        }
-        if self.phase is not None:
-            fields.update(self.phase.pack(work, which))
-        else:
-            fields.update(low=work.regions.low[which], up=work.regions.up[which], phases=work.phases[which])
-        self.frontier.push(**fields)
+        self._require_progress(kept, which)
+        work, literals = kept.work, kept.literals
+        self.frontier.push(
+            ids=work.ids[which],
+            lo=work.regions.lo[which],
+            hi=work.regions.hi[which],
+            open=work.open[which],
+            value=kept.value[which],
+            node=literals.node[which],
+            index=literals.index[which],
+            threshold=literals.threshold[which],
+            **self.way.pack(work, which),
+        )
 
-    def _require_progress(self, work: Batch, which: Array, choice: Choice) -> None:
+    def _require_progress(self, kept: Kept, which: Array) -> None:
         """Stop when the box of an open region is a point to working precision: its children would be copies of it.
 
         Such regions have bounds within rounding of zero, so best-first order leaves them for last.
         """
-        own = which[choice.node[which] == 0]
-        at, middle = choice.index[own], choice.threshold[own]
-        inside = (work.regions.lo[own, at] < middle) & (middle < work.regions.hi[own, at])
+        regions, literals = kept.work.regions, kept.literals
+        own = which[literals.node[which] == 0]
+        at, middle = literals.index[own], literals.threshold[own]
+        inside = (regions.lo[own, at] < middle) & (middle < regions.hi[own, at])
         if self.witness is None and not np.all(inside):
-            points = work.regions.lo[own[~inside]]
+            points = regions.lo[own[~inside]]
             raise StuckError("undecided: a region shrank to a point where rounding hides the sign", points)
 
-    def _decide(self, work: Batch, stuck: Array, which: Array, choice: Choice) -> Array:
-        """Regions without an unstable neuron: decided by LP, or split at their widest input."""
-        from mucg4.search.leaf_lp import decide
+    # ---- linear programs -----------------------------------------------------------------------
 
-        done = decide(self, work, stuck)
-        rest = np.setdiff1d(which, done)
-        left = np.intersect1d(stuck, rest)
-        wide = split_widest(self.bounder, work.regions.take(left))
-        choice.node[left], choice.index[left], choice.threshold[left] = wide.node, wide.index, wide.threshold
-        return rest
+    def _close_near(self, found: Findings) -> None:
+        """Close what programs over relaxations close of the regions `found.near`; it leaves `open` and `alive`."""
+        work, ties = found.work, self.context.ties
+        for i in found.near.tolist():
+            one = work.take(np.array([i]))
+            strict = [c for c in np.flatnonzero(one.open[0]).tolist() if ties.is_joint(c)]
+            refreshed = self.bounder.refresh(one.regions, backward=False) if strict else None
+            for c in strict:
+                self.budget.poll()
+                assert refreshed is not None
+                if self.witness is None and self._program(one, refreshed, c)[0]:
+                    work.open[i, c] = False
+            found.alive[i] = work.open[i].any()
 
+    def _decided(self, work: Batch, affine: Array) -> Array:
+        """The regions among `affine` (no unstable neuron) that programs close.
 
-def apply_literals(
-    bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None
-) -> None:
-    """Apply one literal to each region in place: value <= threshold, or >= threshold where `upper (B,)`."""
-    every = np.arange(len(node))
-    for k in np.unique(node).tolist():
-        own = every[node == k]
-        low, up = (regions.lo, regions.hi) if k == 0 else bounder.pre_bounds(regions, k)
-        j, t, high = index[own], threshold[own], upper[own]
-        low[own[high], j[high]] = np.maximum(low[own[high], j[high]], t[high])
-        up[own[~high], j[~high]] = np.minimum(up[own[~high], j[~high]], t[~high])
-        if k > 0 and phases is not None:
-            zero = t == 0.0
-            phases[own[zero], bounder.slices[k].start + j[zero]] = np.where(high[zero], 1, -1)
+        A region that stays open may have become one of its parts, in place; its other parts are empty.
+        """
+        done = []
+        for i in affine.tolist():
+            one = work.take(np.array([i]))
+            if self._decided_one(one):
+                done.append(i)
+            work.ids[i], work.phases[i] = one.ids[0], one.phases[0]
+            work.regions.low[i], work.regions.up[i] = one.regions.low[0], one.regions.up[0]
+            if self.witness is not None:
+                break
+        return np.array(done, dtype=np.int64)
+
+    def _decided_one(self, one: Batch) -> bool:
+        """Whether programs close the region of `one`, which may become one of its parts on the way."""
+        while self.witness is None:
+            self.budget.poll()
+            refreshed = self.bounder.refresh(one.regions, backward=False)
+            said = [self._program(one, refreshed, int(c)) for c in np.flatnonzero(one.open[0])]
+            if all(closed for closed, _ in said):
+                return True
+            points = [point for closed, point in said if not closed and point is not None]
+            if not any(self._take_side(one, point) for point in points):
+                break
+        return False
+
+    def _program(self, one: Batch, refreshed: Refreshed, conjunction: int) -> tuple[bool, Array | None]:
+        """Whether a program refutes the conjunction on the region of `one`, and its best point, which is offered."""
+        self.statistics.lp_calls += 1
+        decision = decide(self.context, one, refreshed, conjunction)
+        if decision.refuted is not None:
+            self.record([decision.refuted])
+            return True, None
+        if decision.point is not None and self.attack is not None and self.witness is None:
+            self.witness = self.attack.offer(decision.point[None])
+        return False, decision.point
+
+    def _take_side(self, one: Batch, point: Array) -> bool:
+        """Split a neuron that has the wrong side at the point; `one` becomes the child that stays. See `leaf_lp`."""
+        found = wrong_side(self.bounder, one, point)
+        if found is None:
+            return False
+        node, index, upper = found
+        literal = np.array([node]), np.array([index]), np.zeros(1)
+        children = self.recorder.split(one.ids, *literal, False)
+        apply_literals(self.bounder, one.regions, *literal, np.array([upper]), one.phases)
+        one.ids = children[upper]
+        return True

@@ -8,55 +8,39 @@ handed out, so a run repeats exactly whatever the processes' speed. See `mucg4.l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
-from mucg4.bound.planes import CutPlanes
 from mucg4.errors import BudgetError
 from mucg4.limits.processes import can_fork, forked
 from mucg4.model.query import Witness
 from mucg4.ops.base import Array
 from mucg4.search.loop import Search
-from mucg4.search.record import Growth
+from mucg4.search.record import Outcome
 
 SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork
 TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent
 OVERTIME = 1.0  # share of the work asked for that workers may do more, so that meetings are not forced
 
 
-@dataclass
-class Outcome:
-    """What a worker sends back; `stopped` is what ended it early."""
-
-    growth: Growth
-    frontier: dict[str, Array]
-    counters: dict[str, int]
-    gains: tuple[float, bool, float]
-    work: int
-    root: tuple[Array, Array, CutPlanes] | None
-    witness: Witness | None = None
-    stopped: BudgetError | None = None
-
-
 def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:
     """Run searches until nothing is open or the budget's work has reached `until`; a witness of any of them ends all.
 
-    Workers meet when they have done their turns: those of phase splits are cut short where they would do OVERTIME more
-    than was asked for.
-    Raises `BudgetError`.
+    Workers meet when they have done their turns: where turns are long, before they would do OVERTIME more than was
+    asked for. Raises `BudgetError`.
     """
     for search in searches:
         if search.witness is not None:
             return search.witness
     open_ = [s for s in searches if s.is_open]
     alone = workers < 2 or not can_fork()
-    long = bool(open_) and open_[0].plan.mode == "phase"  # turns that tighten may take seconds
+    long = bool(open_) and open_[0].way.long_turns
     hard = until + OVERTIME * (until - open_[0].budget.work) if long else float("inf")
     while open_ and open_[0].budget.work < until:
         if alone or (len(open_) == 1 and not open_[0].divisible(workers)):
-            witness = open_[0].run(1 if open_[0].turns < SERIAL_TURNS else TURNS, until)
-        elif len(open_) == 1 and open_[0].turns < SERIAL_TURNS:
+            witness = open_[0].run(1 if open_[0].pace.turns < SERIAL_TURNS else TURNS, until)
+        elif len(open_) == 1 and open_[0].pace.turns < SERIAL_TURNS:
             witness = open_[0].run(1, until)
         else:
             witness = _round(open_, workers, open_[0].meetings, hard)
@@ -110,21 +94,21 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int], u
         if part is not None:
             search.frontier.replace(part)
         if search.attack is not None:
-            search.attack.rng = np.random.default_rng([search.turns, *seed])
+            search.attack.rng = np.random.default_rng([search.pace.turns, *seed])
         stopped, witness = None, None
         try:
-            witness = search.run(min(max(TURNS, len(search.frontier) // search.plan.batch), MOST_TURNS), until)
+            witness = search.run(min(max(TURNS, len(search.frontier) // search.context.plan.batch), MOST_TURNS), until)
         except BudgetError as error:
             stopped = error
         counters = {k: v - before[k] for k, v in _counters(search).items()}
-        growth, phase = search.recorder.since(mark), search.phase
         return Outcome(
-            growth,
+            search.recorder.since(mark),
             search.frontier.content(),
             counters,
-            (search.drop, search.has_split, 0.0 if phase is None else phase.share),
+            search.pace.gain,
+            search.pace.has_split,
             search.budget.work - worked,
-            None if phase is None or part is not None else (phase.low, phase.up, search.planes),
+            search.way.learned(whole=part is None),
             witness,
             stopped,
         )

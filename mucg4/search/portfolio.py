@@ -22,8 +22,6 @@ from mucg4.search.run import (
     open_case,
     points,
     root_work,
-    splits_phases,
-    unstable_units,
 )
 
 FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
@@ -51,8 +49,8 @@ class Arm:
 
     def __init__(self, run: Run, state: CaseState, attack: Attack | None, open_: np.ndarray) -> None:
         self.run, self.state = run, state
-        together = state.plan.mode == "input"
-        self.masks = [open_] if together else [mask for mask in np.eye(len(open_), dtype=bool) if (mask & open_).any()]
+        each = [mask for mask in np.eye(len(open_), dtype=bool) if (mask & open_).any()]
+        self.masks = [open_] if state.way.joint else each
         self.searches = [new_search(run, state, attack) for _ in self.masks]
         self.spent = 0
         self.stuck: StuckError | None = None
@@ -86,7 +84,7 @@ class Arm:
         except StuckError as error:
             self.stuck = error
             self.masks = [mask & self._known for mask in self.masks]
-            judged = len(error.points) and self.run.query.network.model_bytes
+            judged = len(error.points) and self.run.query.executable
             return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before
@@ -101,7 +99,8 @@ class Arm:
         """(K,) conjunctions that this arm, or another, has refuted everywhere."""
         if self.stuck is not None or not self._begun:
             return self._known
-        return np.all([search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)], axis=0)
+        closed = [search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)]
+        return np.asarray(np.all(closed, axis=0))
 
     def forget(self, closed: np.ndarray) -> None:
         """Leave conjunctions that another arm refuted, `(K,)`, to that one."""
@@ -139,7 +138,7 @@ class Arm:
 def solve_case(run: Run, state: CaseState) -> Witness | None:
     """Search one case from its root. Trees go to `state.trees`; returns a witness or None when closed.
 
-    A portfolio of two arms. What is split first is chosen by features (`preferred_mode`). Once that search has taken
+    A portfolio of two arms. What is split first is chosen by features (`preferred_way`). Once that search has taken
     FIRST work, and by its own outlook does not come to an end soon, the other mode is tried; also when it has missed
     its outlook LATE times. From then on the arm with the better outlook goes on, the other one a little. Measured:
     random 3-SAT as a network of 20 to 95 inputs is closed by splits of inputs in seconds and not by those of phases in
@@ -160,10 +159,9 @@ def solve_case(run: Run, state: CaseState) -> Witness | None:
     while all(arm.is_open for arm in arms):
         alone = len(arms) == 1 and entry < np.inf
         if alone and (first.stuck or (first.spent >= entry and (first.stalls or first.spent >= LATE * entry))):
-            mode = "phase" if state.plan.mode == "input" else "input"
-            run.statistics.second_mode = mode
-            run.report(f"splits of {state.plan.mode} do not come to an end: trying {mode}")
-            latest = Arm(run, state.in_mode(mode, run.settings), attack, ~first.closed)
+            run.statistics.second_mode = state.other.name
+            run.report(f"splits of {state.way.name} do not come to an end: trying {state.other.name}")
+            latest = Arm(run, state.by(state.other), attack, ~first.closed)
             arms.append(latest)
             witness = latest.begin() or latest.advance(TRIAL * entry)
         elif all(arm.stuck for arm in arms):
@@ -191,19 +189,14 @@ def _next(arms: list[Arm], latest: Arm) -> Arm:
 
 
 def _entry(run: Run, state: CaseState) -> float:
-    """How much work the preferred mode may take before the other one is tried; infinite where there is no other.
+    """How much work the preferred way may take before the other one is tried; infinite where there is no other.
 
     At least what the other one's first steps are likely to take.
     """
     bounder, root = state.bounder, state.root
-    if run.settings.split != "auto":
+    if run.settings.split != "auto" or not state.other.possible(bounder, root):
         return float("inf")
-    units = unstable_units(bounder, root)
-    if state.plan.mode == "phase":
-        return max(FIRST, 32.0 * units * bounder.network.size)
-    if not splits_phases(bounder, root):
-        return float("inf")
-    return max(FIRST, 100.0 * units * (units + bounder.network.input_size))
+    return max(FIRST, state.other.first_work(bounder, root))
 
 
 def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = solve_case) -> Witness | list[Tree]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
+from mucg4.errors import BudgetError
 from mucg4.model.proof import Cuts, Tightening, Tree, kept_rows
+from mucg4.model.query import Witness
 from mucg4.model.refutations import NO_CORE, Refutations
 from mucg4.ops.base import Array
 
@@ -87,6 +90,21 @@ class Growth:
     tightenings: list[Tightening]
     cuts: list[Cuts]
     plain: list[tuple[Array, Array, Array, Array]]
+
+
+@dataclass
+class Outcome:
+    """What a worker on a search, or on a part of its frontier, sends back; `stopped` is what ended it early."""
+
+    growth: Growth
+    frontier: dict[str, Array]
+    counters: dict[str, int]
+    gain: float  # mean gain of one split, if there was any
+    has_split: bool
+    work: int
+    learned: Any  # about the way of splitting: see `Way.learned`
+    witness: Witness | None = None
+    stopped: BudgetError | None = None
 
 
 class Recorder:

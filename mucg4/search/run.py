@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +14,6 @@ from mucg4.bound.compute import Compute
 from mucg4.bound.folded import free_inputs
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
-from mucg4.bound.reduced import Reduced
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import usable_cores
@@ -20,15 +22,20 @@ from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
 from mucg4.search.attack import Attack
-from mucg4.search.loop import Batch, Plan, Search
+from mucg4.search.inputs import InputWay
+from mucg4.search.loop import Search
+from mucg4.search.phases import PhaseWay
 from mucg4.search.record import Recorder
+from mucg4.search.region import Batch, Plan
+from mucg4.search.way import Context, Way
 from mucg4.settings import Settings
 
 LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
-REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
 ATTACK_CELLS, MOST_ATTACK_CELLS = 400_000, 8_000_000
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
+
+WAYS: dict[str, type[Way[Any]]] = {way.name: way for way in (InputWay, PhaseWay)}  # by their names in settings
 
 
 @dataclass
@@ -48,6 +55,16 @@ class Run:
         if self.progress is not None:
             self.progress(text)
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to `statistics.times[name]`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            times = self.statistics.times
+            times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
+
     @property
     def workers(self) -> int:
         """Processes that search; one with a device, whose driver and threads do not survive a fork."""
@@ -63,7 +80,7 @@ class Run:
 
 @dataclass
 class CaseState:
-    """A case with its bounder and refreshed root region, in one of the ways to search it (`plan`)."""
+    """A case with its bounder and refreshed root region, and a way to split it."""
 
     number: int
     case: Case
@@ -72,46 +89,37 @@ class CaseState:
     root: Regions
     plan: Plan
     compute: Compute
+    way: type[Way[Any]]
     trees: list[Tree] = field(default_factory=list)
-    others: dict[str, CaseState] = field(default_factory=dict)  # per mode, made when first asked for
+    others: dict[str, CaseState] = field(default_factory=dict)  # by the way's name, made when first asked for
 
-    def in_mode(self, mode: str, settings: Settings) -> CaseState:
-        """The same case, searched in another mode; the trees are shared."""
-        self.others.setdefault(self.plan.mode, self)
-        if mode not in self.others:
-            compute = self.compute.whole
-            if mode == "input":
-                compute = compute.folded_on(self.bounder, self.root)
-            plan = plan_for(self.bounder, settings, len(self.objective.owner), mode)
-            self.others[mode] = replace(self, plan=plan, compute=compute)
-        return self.others[mode]
+    def by(self, way: type[Way[Any]]) -> CaseState:
+        """The same case split in this way; the trees are shared."""
+        self.others.setdefault(self.way.name, self)
+        if way.name not in self.others:
+            compute = way.prepared(self.compute.whole, self.bounder, self.root)
+            self.others[way.name] = replace(self, way=way, compute=compute)
+        return self.others[way.name]
+
+    @property
+    def other(self) -> type[Way[Any]]:
+        """The way that is tried where this one does not come to an end; it need not be possible."""
+        return next(way for way in WAYS.values() if way is not self.way)
 
 
-def preferred_mode(bounder: Bounder, root: Regions, settings: Settings) -> str:
+def preferred_way(bounder: Bounder, root: Regions, settings: Settings) -> type[Way[Any]]:
     """What to split first: as the settings say, else by the number of free inputs."""
-    mode = settings.split
-    if mode == "auto":
-        mode = "input" if len(free_inputs(root.lo[0], root.hi[0])) <= LOW_DIMENSION else "phase"
-    return mode if mode == "input" or splits_phases(bounder, root) else "input"
+    low = len(free_inputs(root.lo[0], root.hi[0])) <= LOW_DIMENSION
+    way = WAYS.get(settings.split, InputWay if low else PhaseWay)
+    return way if way.possible(bounder, root) else InputWay
 
 
-def unstable_units(bounder: Bounder, root: Regions) -> int:
-    """How many neurons are unstable on the root."""
-    return sum(int(bounder.unstable(root, k).sum()) for k in bounder.pre)
-
-
-def splits_phases(bounder: Bounder, root: Regions) -> bool:
-    """True where phase splits are possible: two-piece neurons, and few enough that are unstable."""
-    units = unstable_units(bounder, root)
-    return Reduced.supports(bounder) and units * (units + bounder.network.input_size) <= REDUCED_CELLS
-
-
-def plan_for(bounder: Bounder, settings: Settings, constraints: int, mode: str) -> Plan:
-    """How to search in this mode; the size of batches by that of the network."""
+def plan_for(bounder: Bounder, settings: Settings, constraints: int) -> Plan:
+    """How much a turn does: the size of batches by that of the network."""
     batch = settings.batch or int(np.clip(200_000 // max(bounder.network.size, 1), 4, 256))
     cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
     batch = max(1, min(batch, EVALUATION_CELLS // cells))
-    return Plan(mode, mode == "input", ASCENT_STEPS, batch)
+    return Plan(ASCENT_STEPS, batch)
 
 
 def open_case(run: Run, number: int) -> CaseState | None:
@@ -128,11 +136,9 @@ def open_case(run: Run, number: int) -> CaseState | None:
     bounder.tighten_scales(root)
     if compute.bounder is not bounder:
         compute.bounder.tighten_scales(there)
-    mode = preferred_mode(bounder, root, run.settings)
-    if mode == "input":
-        compute = compute.folded_on(bounder, root)
-    plan = plan_for(bounder, run.settings, len(objective.owner), mode)
-    return CaseState(number, case, bounder, objective, root, plan, compute)
+    way = preferred_way(bounder, root, run.settings)
+    plan = plan_for(bounder, run.settings, len(objective.owner))
+    return CaseState(number, case, bounder, objective, root, plan, way.prepared(compute, bounder, root), way)
 
 
 def attack_of(run: Run, case: Case) -> Attack | None:
@@ -155,5 +161,6 @@ def root_work(state: CaseState, open_: np.ndarray) -> Batch:
 def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
     """A search with an empty frontier and a tree of the root alone."""
     recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
-    parts = state.bounder, state.objective, state.plan, state.root, recorder
-    return Search(*parts, run.statistics, run.budget, attack, run.progress, state.compute)
+    parts = state.bounder, state.objective, state.compute, state.root, state.plan
+    context = Context(*parts, recorder, run.budget)
+    return Search(context, state.way(context), run.statistics, attack, run.progress)

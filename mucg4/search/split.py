@@ -1,4 +1,4 @@
-"""Split rules: which literal pair cuts each region. Those of phase searches are in `phase.py`.
+"""Which literal splits each region, where inputs are split. For phases see `mucg4.search.branch`.
 
 The estimate behind all rules. The lower bound of the guiding functional loses, at every unstable
 neuron, the distance between the value and its line: for a coefficient g < 0 at most `|g|` times the
@@ -27,13 +27,22 @@ GAIN_ELEMENTS = 1 << 15  # numbers per chunk of neurons' rows: those of one pass
 DOMINANT = 0.3  # a neuron is split where its loss is at least this share of that of all neurons; 0.2 and 0.4 are worse
 
 
-class Choice(NamedTuple):
-    """Per region: network node, component and threshold to split at, and the estimated gain."""
+class Literals(NamedTuple):
+    """Per region what to split at, one array `(B,)` each: network node, component, threshold; and the estimated gain.
+
+    Both children are meant: value <= threshold and value >= threshold. Node 0 is the input. A query of several networks
+    would have the network's number in front of the node.
+    """
 
     node: Array
     index: Array
     threshold: Array
     gain: Array
+
+    @staticmethod
+    def none() -> Literals:
+        """For no region."""
+        return Literals(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), np.zeros(0), np.zeros(0))
 
 
 def loss(coeff: Array, low: Array, up: Array) -> Array:
@@ -132,7 +141,7 @@ def input_gains(
 
 def split_input(
     bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array], alone: Array
-) -> Choice:
+) -> Literals:
     """Halve the input with the largest estimated sum of both children's gains, or split a neuron that dominates.
 
     Neurons only where `alone (B,)`, that is with one conjunction open: there ascent gives the new literal a multiplier,
@@ -147,13 +156,15 @@ def split_input(
     pick = score.argmax(axis=1)
     every = np.arange(len(regions))
     node = np.zeros(len(pick), dtype=np.int32)
-    choice = Choice(node, pick.astype(np.int32), middle[every, pick], score[every, pick])
-    _prefer_neurons(choice, bounder, regions, trace, alone)
-    return choice
+    literals = Literals(node, pick.astype(np.int32), middle[every, pick], score[every, pick])
+    _prefer_neurons(literals, bounder, regions, trace, alone)
+    return literals
 
 
-def _prefer_neurons(choice: Choice, bounder: Bounder, regions: Regions, trace: dict[int, Array], where: Array) -> None:
-    """Put phase literals into `choice` where one neuron causes much of the whole loss and more than an input gains.
+def _prefer_neurons(
+    literals: Literals, bounder: Bounder, regions: Regions, trace: dict[int, Array], where: Array
+) -> None:
+    """Put phase literals into `literals` where one neuron causes much of the whole loss and more than an input gains.
 
     Where many neurons share the loss, halves of inputs improve all of them at once: on ACAS Xu neurons split without
     regard to shares need up to a hundred times more regions. Where two or three are left behind a wide smooth layer
@@ -169,12 +180,12 @@ def _prefer_neurons(choice: Choice, bounder: Bounder, regions: Regions, trace: d
     for k, x in losses.items():
         pick = x.argmax(axis=1)
         largest = x[every, pick]
-        better = where & (largest > np.maximum(choice.gain, 0.0)) & (largest >= DOMINANT * total)
-        choice.node[better], choice.index[better] = k, pick[better]
-        choice.threshold[better], choice.gain[better] = 0.0, largest[better]
+        better = where & (largest > np.maximum(literals.gain, 0.0)) & (largest >= DOMINANT * total)
+        literals.node[better], literals.index[better] = k, pick[better]
+        literals.threshold[better], literals.gain[better] = 0.0, largest[better]
 
 
-def split_widest(bounder: Bounder, regions: Regions) -> Choice:
+def split_widest(bounder: Bounder, regions: Regions) -> Literals:
     """Halve the widest input relative to the root box; the fallback when the estimate stalls."""
     root = np.maximum(bounder.hi - bounder.lo, 1e-300)
     middle = (regions.lo + regions.hi) / 2
@@ -183,7 +194,7 @@ def split_widest(bounder: Bounder, regions: Regions) -> Choice:
     pick = relative.argmax(axis=1)
     every = np.arange(len(regions))
     chosen = middle[every, pick], relative[every, pick]
-    return Choice(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), *chosen)
+    return Literals(np.zeros(len(pick), dtype=np.int32), pick.astype(np.int32), *chosen)
 
 
 def locate(bounder: Bounder, position: Array) -> tuple[Array, Array]:

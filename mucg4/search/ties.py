@@ -10,18 +10,18 @@ asked less and less.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mucg4.bound.objective import Objective
+from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Duals
 from mucg4.check.ties import ExactNetwork, Literal, refutes
+from mucg4.limits.budget import Budget
 from mucg4.model.query import Conjunction
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
-
-if TYPE_CHECKING:
-    from mucg4.search.loop import Batch, Search
+from mucg4.search.region import Batch
 
 CLOSE = 1e-3  # share of a functional's terms within which ascent may be of a tie between several constraints
 NEAR = 8.0  # charges for rounding that a bound may be away from 0
@@ -29,48 +29,52 @@ PATIENCE = 256  # failures beyond which only every so many-th question is asked
 
 
 class Ties:
-    """The exact second looks of one search. All arrays are in NumPy, neurons as the search's bounder numbers them."""
+    """The exact second looks of one search. All arrays are in NumPy, neurons as the bounder numbers them."""
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
+    def __init__(self, bounder: Bounder, objective: Objective, budget: Budget) -> None:
+        self.bounder, self.objective, self.budget = bounder, objective, budget
         self.failures = self.asked = 0
 
     @cached_property
     def network(self) -> ExactNetwork | None:
         """The network's exact numbers; None where equality is beyond reach."""
-        network = self.search.bounder.network
+        network = self.bounder.network
         return ExactNetwork.of(network.origin or network)
 
     def is_joint(self, conjunction: int) -> bool:
         """True when constraints of the conjunction may refute it together by equality."""
-        strict = self.search.objective.conjunctions[conjunction].strict
+        strict = self.objective.conjunctions[conjunction].strict
         return len(strict) > 1 and bool(np.any(strict)) and self.network is not None
 
     def worth_a_program(self, work: Batch, alive: Array, value: Array) -> Array:
         """Batch regions, `alive (B,)`, whose bound `value (B,)` by ascent may be a tie between several constraints."""
-        joint = [k for k in range(self.search.objective.count) if self.is_joint(k)] if alive.any() else []
+        joint = [k for k in range(self.objective.count) if self.is_joint(k)] if alive.any() else []
         if not joint or self.failures > PATIENCE:
             return np.zeros(0, dtype=np.int64)
-        objective, norm = self.search.objective, self.search.bounder.scales.norm
+        objective, norm = self.objective, self.bounder.scales.norm
         size = float(np.max(np.linalg.norm(objective.y, axis=1) * norm[-1] + abs(objective.constants)))
         near = alive & work.open[:, joint].any(axis=1) & ((value > -CLOSE * size) | (work.ids == 0))
         return np.flatnonzero(near)
 
-    def close_single(self, work: Batch, value: Array, error: Array) -> None:
-        """Refute conjunctions by single constraints whose `value (B, M)` is within `error (B, M)` of 0, in place."""
+    def by_single(self, work: Batch, open_: Array, value: Array, error: Array) -> tuple[Array, Array, Array]:
+        """Pairs of `open_ (B, K)` that a constraint refutes whose `value (B, M)` is within `error (B, M)` of 0.
+
+        Regions, conjunctions and constraints (counted inside their conjunction), `(R,)` each.
+        """
         near = (value <= 0) & (value >= -NEAR * error) & np.isfinite(error)
+        found: dict[tuple[int, int], int] = {}
         for b, m in zip(*np.nonzero(near), strict=True):
-            objective = self.search.objective
+            objective = self.objective
             k = int(objective.owner[m])
-            if not work.open[b, k] or self.network is None:
+            if not open_[b, k] or (int(b), k) in found or self.network is None:
                 continue
             conjunction, own = objective.conjunctions[k], int(m - objective.starts[k])
             weights = np.zeros(len(conjunction))
             weights[own] = 1.0
             if self._holds(work, int(b), conjunction, weights, None):
-                one = np.array([own])
-                self.search.recorder.close_plain(work.ids[[b]], np.array([k]), one, np.zeros(1))
-                work.open[b, k] = False
+                found[int(b), k] = own
+        region, conjunctions = np.array(list(found), dtype=np.int64).reshape(-1, 2).T
+        return region, conjunctions, np.array(list(found.values()), dtype=np.int64)
 
     def closed_by(self, work: Batch, conjunction: int, duals: Duals, value: Array, error: Array) -> Array:
         """`(B,)` which regions the duals (as they would be stored) refute although `value (B,)` does not exceed 0.
@@ -81,10 +85,10 @@ class Ties:
         out = np.zeros(len(value), dtype=bool)
         if duals.cuts is not None and duals.cuts.any():
             return out
-        own = self.search.objective.rows_of(conjunction)
+        own = self.objective.rows_of(conjunction)
         for b in np.flatnonzero(near).tolist() if near.any() and self.network is not None else ():
             weights = duals.weights[b, own]
-            out[b] = self._holds(work, b, self.search.objective.conjunctions[conjunction], weights, duals)
+            out[b] = self._holds(work, b, self.objective.conjunctions[conjunction], weights, duals)
         return out
 
     def _holds(self, work: Batch, b: int, conjunction: Conjunction, weights: Array, duals: Duals | None) -> bool:
@@ -92,8 +96,8 @@ class Ties:
         self.asked += 1
         if self.network is None or (self.failures > PATIENCE and self.asked % PATIENCE):
             return False
-        search, bounder = self.search, self.search.bounder
-        search.budget.poll(self.network.work)
+        bounder = self.bounder
+        self.budget.poll(self.network.work)
         region = work.regions.one(b)
         bounds, slopes = {}, {}
         for k in bounder.pre:
@@ -105,7 +109,9 @@ class Ties:
             alpha = op.default_alpha(*bounds[k])
             if duals is not None:
                 alpha = np.round(duals.alpha[b, bounder.slices[k]] * 255) / 255
-            slopes[user] = np.clip(op.left + alpha * (op.right - op.left), op.left, op.right)
+            open_ = np.clip(op.left + alpha * (op.right - op.left), op.left, op.right)
+            low, up = bounds[k]
+            slopes[user] = np.where(low >= 0, op.right, np.where(up <= 0, op.left, open_))
         literals = [] if duals is None else self._literals(work, b, duals.beta[b])
         try:
             value = self.network.value(
@@ -120,7 +126,7 @@ class Ties:
     def _literals(self, work: Batch, b: int, beta: Array) -> list[Literal]:
         """What the multipliers of phase literals add: `beta z` where z <= 0, `-beta z` where z >= 0."""
         out = []
-        for k, where in self.search.bounder.slices.items():
+        for k, where in self.bounder.slices.items():
             for j in np.flatnonzero(beta[where]).tolist():
                 phase = int(work.phases[b, where.start + j])
                 if phase:

@@ -22,13 +22,15 @@ from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.proof import Alpha, Refutation, Tree
 from mucg4.model.query import Case, Conjunction
-from mucg4.ops.base import Affine, Array
+from mucg4.ops.arrays import FloatArray, IntArray
+from mucg4.ops.base import Affine
 from mucg4.ops.piecewise import TwoPiece
-from mucg4.smt.program import least_violation, simple_multipliers
+from mucg4.program import Optimum, least_violation, simple_multipliers
 
-RAISED = 1e-4
-CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought
-SAFE_SHARE = 1e-9  # a margin below this share of the terms it is made of might not survive a checker's rounding
+RAISED = 1e-4  # how much the offset of a strict constraint is raised, relative to the offsets; not measured
+CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought; not measured
+# a margin below this share of the terms it is made of might not survive a checker's rounding; not measured
+SAFE_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class Literal(NamedTuple):
 class _Region:
     """One tree node that is being certified."""
 
-    lo: Array
-    hi: Array
-    low: Array
-    up: Array
+    lo: FloatArray
+    hi: FloatArray
+    low: FloatArray
+    up: FloatArray
     path: tuple[Literal, ...] = ()
 
 
@@ -148,7 +150,7 @@ class Certifier:
         """Multipliers from the LP and what they prove; also how much each open neuron costs the bound."""
         conj = self.case.conjunctions[self.conjunction]
         system = _System(self.network, frame, conj, region.path)
-        optimum = least_violation(system.matrix, system.offset, np.ones(len(system.offset)), system.low, system.high)
+        optimum = system.solve(system.offset)
         if optimum is None:
             return None, {}
         y = optimum.multipliers / max(optimum.multipliers.max(initial=0.0), 1e-300)
@@ -179,8 +181,8 @@ class Certifier:
         return refutation, blame
 
     def _by_equality(
-        self, region: _Region, frame: Frame, system: _System, y: Array
-    ) -> tuple[Array, dict[int, Array]] | None:
+        self, region: _Region, frame: Frame, system: _System, y: FloatArray
+    ) -> tuple[FloatArray, dict[int, IntArray]] | None:
         """Multipliers of constraints and literals that refute the region exactly, and lower slopes; None if not found.
 
         Judged by the checker's own rule for refutations by a hair, `mucg4.check.ties`.
@@ -192,7 +194,7 @@ class Certifier:
         for offset in (None, system.offset.copy()) if len(strict) else (None,):
             if offset is not None:  # of several best multipliers those with a strict constraint are wanted
                 offset[strict] += RAISED * (1.0 + float(abs(system.offset[: len(conj)]).max()))
-                optimum = least_violation(system.matrix, offset, np.ones(len(offset)), system.low, system.high)
+                optimum = system.solve(offset)
                 if optimum is None:
                     return None
                 y = optimum.multipliers
@@ -203,8 +205,8 @@ class Certifier:
         return None
 
     def _exact_multipliers(
-        self, network: ExactNetwork, region: _Region, frame: Frame, multipliers: Array, alpha: dict[int, Array]
-    ) -> Array | None:
+        self, network: ExactNetwork, region: _Region, frame: Frame, multipliers: FloatArray, alpha: dict[int, IntArray]
+    ) -> FloatArray | None:
         """Multipliers near those given that refute the region with lower slopes `alpha`."""
         conj = self.case.conjunctions[self.conjunction]
         bounds = {k: (frame.lower[k][0], frame.upper[k][0]) for k in self.enclosure.slot}
@@ -214,7 +216,7 @@ class Certifier:
             op = self.network.nodes[k].op
             assert isinstance(op, TwoPiece)
             own = np.clip(op.left + level / 255 * (op.right - op.left), op.left, op.right)
-            slopes[k] = np.where((level >= 0) & lines.unstable[0], own, lines.low[0])
+            slopes[k] = np.where((level >= 0) & lines.free[0], own, lines.low[0])
         box = frame.lower[0][0], frame.upper[0][0]
         for values in simple_multipliers(multipliers):
             self.budget.poll(network.work)
@@ -273,12 +275,17 @@ class _System:
         free = np.full(len(self.atoms), np.inf)
         self.low, self.high = np.r_[frame.lower[0][0], -free], np.r_[frame.upper[0][0], free]
 
-    def _values(self, network: Network, frame: Frame, count: int) -> list[tuple[Array, Array]]:
+    def solve(self, offset: FloatArray) -> Optimum | None:
+        """The least violation of all rows with the given offsets."""
+        soft = np.ones(len(offset), dtype=bool)
+        return least_violation(self.matrix, offset, soft, self.low, self.high, accurate=True)
+
+    def _values(self, network: Network, frame: Frame, count: int) -> list[tuple[FloatArray, FloatArray]]:
         """Per node the coefficients (atoms, size) and constants (size,)."""
         n = network.input_size
         start = np.zeros((count, n))
         start[:n] = np.eye(n)
-        values = [(start, np.zeros(n))]
+        values: list[tuple[FloatArray, FloatArray]] = [(start, np.zeros(n))]
         for k, node in enumerate(network.nodes[1:], 1):
             op = node.op
             if isinstance(op, Affine):
@@ -297,13 +304,13 @@ class _System:
             values.append((v, c))
         return values
 
-    def slopes(self, y: Array) -> dict[int, Array]:
+    def slopes(self, y: FloatArray) -> dict[int, IntArray]:
         """Per pre-activation node the lower slopes that the multipliers imply, in 1/255 steps; -1 where none."""
-        sums: dict[int, Array] = {}
+        sums: dict[int, FloatArray] = {}
         for p, atom in enumerate(self.atoms):
             both = sums.setdefault(atom.source, np.zeros((2, self.sizes[atom.source])))
             both[:, atom.neuron] += y[self.first + 3 * p : self.first + 3 * p + 2]  # left and right lower line
-        out = {}
+        out: dict[int, IntArray] = {}
         for k, (left, right) in sums.items():
             total = left + right
             share = np.round(255 * right / np.where(total > 0, total, 1.0))
@@ -311,7 +318,7 @@ class _System:
         return out
 
 
-def _stored(node: int, level: Array) -> Alpha:
+def _stored(node: int, level: IntArray) -> Alpha:
     index = np.flatnonzero(level >= 0)
     return Alpha(node, index.astype(np.int32), level[index].astype(np.uint8))
 
@@ -320,13 +327,13 @@ def _evaluate(
     network: Network,
     frame: Frame,
     conj: Conjunction,
-    weights: Array,
+    weights: FloatArray,
     path: tuple[Literal, ...],
-    beta: Array,
-    alpha: dict[int, Array],
+    beta: FloatArray,
+    alpha: dict[int, IntArray],
 ) -> tuple[float, float]:
     """The backward bound of the functional with these multipliers, in floats, and the size of its terms."""
-    a: list[Array] = [np.zeros(node.size) for node in network.nodes]
+    a: list[FloatArray] = [np.zeros(node.size) for node in network.nodes]
     a[-1] = a[-1] + weights @ conj.y_coeffs
     a[0] = a[0] + weights @ conj.x_coeffs
     for lit, b in zip(path, beta, strict=True):
@@ -352,7 +359,9 @@ def _evaluate(
     return total + float(a[0] @ ends), size
 
 
-def _lines(op: TwoPiece, lo: Array, hi: Array, row: Array, alpha: Array | None) -> tuple[Array, Array]:
+def _lines(
+    op: TwoPiece, lo: FloatArray, hi: FloatArray, row: FloatArray, alpha: IntArray | None
+) -> tuple[FloatArray, FloatArray]:
     """Slopes and offsets that bound `row . f(z)` from below on [lo, hi]."""
     level = op.default_alpha(lo, hi)
     if alpha is not None:

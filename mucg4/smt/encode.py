@@ -23,13 +23,14 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.query import Box
-from mucg4.ops.base import Affine, Array
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Affine
 from mucg4.ops.piecewise import TwoPiece
 
-MAX_WEIGHTS = 4000  # nonzero coefficients of all affine nodes; see the measurement in `mucg4.smt.smt`
-MAX_UNSTABLE = 60  # neurons whose phase is open on the whole box
-SHORT = 8  # significant bits of the upper lines
-MAX_CELLS = 2**20  # entries of one affine node's matrix while it is being expanded
+MAX_WEIGHTS = 4000  # nonzero coefficients of all affine nodes; see the measurement in `mucg4.smt.smt`; measured
+MAX_UNSTABLE = 60  # neurons whose phase is open on the whole box; measured: see the module text of `mucg4.smt.smt`
+SHORT = 8  # significant bits of the upper lines; not measured
+MAX_CELLS = 2**20  # entries of one affine node's matrix while it is being expanded; not measured
 
 Literal = tuple[int, int, int]  # (network node of the pre-activation, neuron, +1 active or -1 inactive)
 
@@ -109,7 +110,7 @@ def exact_matrices(network: Network) -> list[list[list[list[tuple[int, float]]]]
     return out
 
 
-def _nonzero(column: Array) -> list[tuple[int, float]]:
+def _nonzero(column: FloatArray) -> list[tuple[int, float]]:
     where = np.flatnonzero(column)
     return list(zip(where.tolist(), column[where].tolist(), strict=True))
 

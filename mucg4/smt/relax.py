@@ -19,12 +19,12 @@ import numpy as np
 
 from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
+from mucg4.program import Optimum, least_violation
 from mucg4.smt.encode import Encoding, Literal, Row, chord
-from mucg4.smt.program import Optimum, least_violation
 
-LONGEST_CHECK = 3600.0  # seconds; z3 takes a finite number
-GAP = 1e-7  # an LP violation below this is left to more splits and, in the end, to z3
+LONGEST_CHECK = 3600.0  # seconds; z3 takes a finite number; given
+GAP = 1e-7  # an LP violation below this is left to more splits and, in the end, to z3; not measured
 
 Core = frozenset[Literal]
 
@@ -70,7 +70,7 @@ class SmtRelaxation:
         node, neuron = key
         self.phases[node, neuron, 1], self.phases[node, neuron, -1] = active, inactive
 
-    def _floats(self, rows: Sequence[Row]) -> Array:
+    def _floats(self, rows: Sequence[Row]) -> FloatArray:
         """(rows, atoms + 1) coefficients and constant."""
         out = np.zeros((len(rows), len(self.encoding.atoms) + 1))
         for i, row in enumerate(rows):
@@ -104,7 +104,8 @@ class SmtRelaxation:
     def _program(self, chosen: Sequence[Literal]) -> Optimum | None:
         self.budget.poll()
         table = np.concatenate([self.base, *(self.phase_floats[lit] for lit in chosen)])
-        return least_violation(table[:, :-1], table[:, -1], np.ones(len(table)), self.low, self.high)
+        soft = np.ones(len(table), dtype=bool)
+        return least_violation(table[:, :-1], table[:, -1], soft, self.low, self.high, accurate=True)
 
     def _blamed(self, chosen: Sequence[Literal], optimum: Optimum) -> tuple[list[Literal], list[int]]:
         """The literals and the positions in `rows` that carry a multiplier."""
@@ -197,11 +198,11 @@ class SmtRelaxation:
 
     # ---- points --------------------------------------------------------------------------------
 
-    def deepest(self, literals: Sequence[Literal]) -> Array | None:
+    def deepest(self, literals: Sequence[Literal]) -> FloatArray | None:
         """The input that violates the property most (in floats) where all phases are as given, or None."""
         table = np.concatenate([self.base, *(self.phase_floats[lit] for lit in literals)])
         soft = np.arange(len(table)) < len(self.strict)
-        optimum = least_violation(table[:, :-1], table[:, -1], soft, self.low, self.high)
+        optimum = least_violation(table[:, :-1], table[:, -1], soft, self.low, self.high, accurate=True)
         return None if optimum is None else optimum.point
 
 

@@ -28,12 +28,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mucg4.errors import BudgetError
+from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness, snap
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Case, Query, Witness
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.smt.certify import Branch, Certifier, Leaf
 from mucg4.smt.encode import Encoding, Literal, constraint_rows, encode
 from mucg4.smt.relax import SmtRelaxation
@@ -138,7 +139,7 @@ def refute(
 
 def _run(query: Query, budget: Budget, related: Sequence[Core], runtime: Runtime | None) -> tuple[SmtResult, int]:
     result, kept = SmtResult(), 0
-    runtime = Runtime(query.network) if runtime is None else runtime
+    runtime = runtime_of(query) if runtime is None else runtime
     for number, case in enumerate(query.cases):
         if case.box.empty or not case.conjunctions:
             result.trees.append(single_leaf() if number == 0 else _empty_tree(number))
@@ -231,7 +232,7 @@ class _Search:
             return Leaf(None)
         return self._split(path, key, point)
 
-    def _split(self, path: dict[Key, int], key: Key, point: Array | None) -> Branch | Leaf:
+    def _split(self, path: dict[Key, int], key: Key, point: FloatArray | None) -> Branch | Leaf:
         first = 1 if point is None or self._value(key, point) >= 0 else -1
         sides: dict[int, Branch | Leaf] = {}
         for sign in (first, -first):
@@ -265,7 +266,7 @@ class _Search:
     def _cost(self, key: Key) -> tuple[float, float]:
         """How much the relaxation of a neuron matters at the last LP: its multipliers, then its violation."""
         optimum, rows = self.relaxation.optimum, self.relaxation.chords[key]
-        if optimum is None:
+        if optimum is None or optimum.point is None:
             return 0.0, 0.0
         weight = float(optimum.multipliers[rows].sum() * abs(self.relaxation.base[rows, -1]).max())
         z, gap = self._value(key, optimum.point), 0.0
@@ -274,12 +275,12 @@ class _Search:
             gap += float(optimum.point[a]) - max(float(atom.left) * z, float(atom.right) * z)
         return weight, gap
 
-    def _value(self, key: Key, point: Array) -> float:
+    def _value(self, key: Key, point: FloatArray) -> float:
         """A neuron's argument at an LP point."""
         row = self.encoding.argument_of(key)
-        return float(row.constant) + sum(float(c) * point[a] for a, c in row.coeffs.items())
+        return float(row.constant) + sum(float(c) * float(point[a]) for a, c in row.coeffs.items())
 
-    def _attack(self, point: Array | None) -> bool:
+    def _attack(self, point: FloatArray | None) -> bool:
         """Offer the point, and the worst point with its phases, to the witness gate."""
         if point is None:
             return False

@@ -11,13 +11,16 @@ import numpy as np
 
 from mucg4.errors import UnsupportedError
 from mucg4.model.network import Network
-from mucg4.ops.base import Affine, Array
+from mucg4.ops.arrays import FloatArray, IntArray
+from mucg4.ops.base import Affine
 from mucg4.smt.encode import Literal
 
-Alignment = Mapping[int, Array]  # network node -> (size,) position in the variant of each original neuron, -1: absent
+Alignment = Mapping[
+    int, IntArray
+]  # network node -> (size,) position in the variant of each original neuron, -1: absent
 
 
-def align(original: Network, variant: Network) -> dict[int, Array]:
+def align(original: Network, variant: Network) -> dict[int, IntArray]:
     """Neurons of the original in the variant: by position, or where a layer's width changed by nearest rows.
 
     Rows are compared over the inputs already aligned (squared distance of weights and bias, optimal
@@ -26,7 +29,7 @@ def align(original: Network, variant: Network) -> dict[int, Array]:
     shape = [(n.op.kind if n.op else "", n.inputs) for n in original.nodes]
     if shape != [(n.op.kind if n.op else "", n.inputs) for n in variant.nodes]:
         raise UnsupportedError("cores can be moved between networks of the same graph only")
-    out: dict[int, Array] = {}
+    out: dict[int, IntArray] = {}
     for k, (node, other) in enumerate(zip(original.nodes, variant.nodes, strict=True)):
         if node.size == other.size:
             out[k] = np.arange(node.size)
@@ -39,7 +42,7 @@ def align(original: Network, variant: Network) -> dict[int, Array]:
     return out
 
 
-def _rows(network: Network, k: int) -> Array:
+def _rows(network: Network, k: int) -> FloatArray:
     """(size, inputs + 1) weights and bias of an affine node with one input."""
     node = network.nodes[k]
     assert isinstance(node.op, Affine)
@@ -48,7 +51,7 @@ def _rows(network: Network, k: int) -> Array:
     return np.concatenate([weight, (np.zeros(node.size) if bias is None else bias)[:, None]], axis=1)
 
 
-def _assign(ours: Array, theirs: Array, columns: Array) -> Array:
+def _assign(ours: FloatArray, theirs: FloatArray, columns: IntArray) -> IntArray:
     from scipy.optimize import linear_sum_assignment
 
     kept = np.flatnonzero(columns >= 0)

@@ -22,11 +22,12 @@ import mucg4.ops
 from mucg4.errors import StoreError
 from mucg4.limits.foreign import inflate, json_value, plausible, text_of, whole, wholes
 from mucg4.model.network import Network, Node
-from mucg4.ops.base import Array, Op
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Op
 
 _MAGIC = b"mn1\n"
-_PROBE = 1 << 16
-MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes
+_PROBE = 1 << 16  # bytes compressed to see whether it pays; not measured
+MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes; not measured
 _NARROW = {"f": (np.float32,), "i": (np.int8, np.int16, np.int32), "u": (), "b": ()}
 
 
@@ -50,7 +51,7 @@ class _Writer:
             return value
         raise StoreError(f"cannot store a value of type {type(value).__name__}")
 
-    def _array(self, value: Array) -> dict[str, Any]:
+    def _array(self, value: FloatArray) -> dict[str, Any]:
         small = narrowed(value)
         self.arrays.append(small.astype(small.dtype.newbyteorder("<"), copy=False).tobytes())
         return {"a": small.dtype.str.lstrip("<>=|"), "d": value.dtype.str.lstrip("<>=|"), "s": list(value.shape)}
@@ -71,7 +72,7 @@ class _Reader:
             return tuple(self.value(v) for v in plain["t"])
         return self.classes[plain["c"]](**{k: self.value(v) for k, v in plain["v"].items()})
 
-    def _array(self, plain: dict[str, Any]) -> Array:
+    def _array(self, plain: dict[str, Any]) -> FloatArray:
         dtype, target = (np.dtype(text_of(plain[k], "a type")) for k in ("a", "d"))
         shape = wholes(plain["s"], "a shape", np.int64, high=MOST).tolist()
         count = prod(shape)
@@ -79,10 +80,10 @@ class _Reader:
             raise StoreError("a stored array is of no such type, or too large")
         out = np.frombuffer(self.data, dtype.newbyteorder("<"), count, self.at).reshape(shape)
         self.at += count * dtype.itemsize
-        return out.astype(target)
+        return np.asarray(out.astype(target))
 
 
-def narrowed(value: Array) -> Array:
+def narrowed(value: FloatArray) -> FloatArray:
     """The array in the smallest type that holds every value exactly (float64 -> float32, int64 -> int8...)."""
     for kind in _NARROW.get(value.dtype.kind, ()):
         if np.dtype(kind).itemsize >= value.dtype.itemsize:
@@ -145,14 +146,14 @@ def network_from_bytes(blob: bytes) -> Network:
         raise StoreError(f"malformed stored network: {error}") from error
 
 
-def boxes_to_bytes(boxes: Sequence[tuple[Array, Array]]) -> bytes:
+def boxes_to_bytes(boxes: Sequence[tuple[FloatArray, FloatArray]]) -> bytes:
     """`(lo, hi)` per case, float64, exactly."""
     flat = np.array([[lo, hi] for lo, hi in boxes], dtype="<f8")
     head = np.array([len(boxes), flat.shape[-1] if len(boxes) else 0], dtype="<i8")
     return zlib.compress(head.tobytes() + flat.tobytes(), 1)
 
 
-def boxes_from_bytes(blob: bytes) -> list[tuple[Array, Array]]:
+def boxes_from_bytes(blob: bytes) -> list[tuple[FloatArray, FloatArray]]:
     """Inverse of `boxes_to_bytes`; raises `StoreError`."""
     try:
         data = inflate(blob, plausible(blob, MOST))
@@ -165,7 +166,7 @@ def boxes_from_bytes(blob: bytes) -> list[tuple[Array, Array]]:
     return [(lo, hi) for lo, hi in flat]
 
 
-def boxes_hash(boxes: Sequence[tuple[Array, Array]]) -> str:
+def boxes_hash(boxes: Sequence[tuple[FloatArray, FloatArray]]) -> str:
     """Hex SHA-256, equal for equal float64 boxes."""
     h = hashlib.sha256()
     for lo, hi in boxes:

@@ -18,9 +18,9 @@ from typing import Any
 
 from mucg4.errors import StoreError
 
-SCHEMA = 1
-APPLICATION = 0x6D756734  # "mug4": tells a store from another program's database
-BUSY_SECONDS = 3.0
+SCHEMA = 1  # version of the tables; given
+APPLICATION = 0x6D756734  # "mug4": tells a store from another program's database; given
+BUSY_SECONDS = 3.0  # a writer waits for another process; not measured
 _MAGIC = b"SQLite format 3\x00"
 _DAMAGE = ("malformed", "not a database", "file is encrypted", "unsupported file format")
 

@@ -15,15 +15,15 @@ from mucg4.model.network import Network
 from mucg4.model.proof import Proof
 from mucg4.model.proof_packed import from_packed, is_packed
 from mucg4.model.proof_text import from_bytes
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.store.codec import boxes_from_bytes, network_from_bytes
 
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
 """How the query's boxes lie to the stored ones, most helpful first (`inside`: the query's box is smaller)."""
 
-LARGEST_PROOF = 2**27  # most bytes of a stored proof when unpacked
+LARGEST_PROOF = 2**27  # most bytes of a stored proof when unpacked; not measured
 T = TypeVar("T")
-Boxes = Sequence[tuple[Array, Array]]
+Boxes = Sequence[tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Related:
         return found
 
     @cached_property
-    def witness_x(self) -> Array | None:
+    def witness_x(self) -> FloatArray | None:
         """The stored witness's input, flat, as it was handed to onnxruntime."""
         return self._decoded("evidence", self.key, witness_from_bytes) if self.word == "sat" else None
 
@@ -76,7 +76,7 @@ class Related:
         return found
 
     @cached_property
-    def boxes(self) -> list[tuple[Array, Array]]:
+    def boxes(self) -> list[tuple[FloatArray, FloatArray]]:
         """The stored query's boxes, one per case."""
         return self._decoded("boxes", self.key, boxes_from_bytes) or []
 
@@ -118,12 +118,12 @@ def box_relation(query: Boxes, stored: Boxes) -> str:
     return "overlaps" if meets.any() else "disjoint"
 
 
-def hull(boxes: Boxes) -> tuple[Array, Array]:
+def hull(boxes: Boxes) -> tuple[FloatArray, FloatArray]:
     """The smallest box around all."""
     return np.min([b[0] for b in boxes], axis=0), np.max([b[1] for b in boxes], axis=0)
 
 
-def witness_to_bytes(x: Array) -> bytes:
+def witness_to_bytes(x: FloatArray) -> bytes:
     """Type and values of a flat witness."""
     flat = np.ascontiguousarray(x).reshape(-1)
     if flat.dtype not in (np.float32, np.float64):
@@ -131,7 +131,7 @@ def witness_to_bytes(x: Array) -> bytes:
     return bytes(flat.dtype.char, "ascii") + flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def witness_from_bytes(blob: bytes) -> Array:
+def witness_from_bytes(blob: bytes) -> FloatArray:
     """Inverse of `witness_to_bytes`; raises `StoreError`."""
     dtype = {b"f": np.float32, b"d": np.float64}.get(blob[:1])
     if dtype is None or (len(blob) - 1) % np.dtype(dtype).itemsize:

@@ -13,16 +13,16 @@ import numpy as np
 
 from mucg4.errors import StoreError
 from mucg4.model.query import Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.store.codec import boxes_from_bytes, boxes_hash
 from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
 
-ROWS = 1024  # rows looked at per way of being related
-MOST_NETWORKS = 200_000  # networks whose sketches are compared
-NETWORKS = 48  # networks nearest by sketch whose results are looked at
+ROWS = 1024  # rows looked at per way of being related; not measured
+MOST_NETWORKS = 200_000  # networks whose sketches are compared; not measured
+NETWORKS = 48  # networks nearest by sketch whose results are looked at; not measured
 BOX_COST = {"equal": 0.0, "inside": 0.05, "contains": 0.5, "overlaps": 1.0, "disjoint": 50.0}
-OTHER_UNSAFE_COST = 3.0
+OTHER_UNSAFE_COST = 3.0  # rank lost by a result for another unsafe set; not measured
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 
@@ -141,7 +141,7 @@ def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, floa
     return list(unique.values())
 
 
-def _sketched_relations(around: Array, others: Array) -> list[str]:
+def _sketched_relations(around: FloatArray, others: FloatArray) -> list[str]:
     """What the sketches allow at best, `others (n, 32)` against the query's."""
     lo, hi = around[:16], around[16:]
     low, high = others[:, :16], others[:, 16:]
@@ -155,7 +155,7 @@ def _sketched_relations(around: Array, others: Array) -> list[str]:
 def _exact_relation(
     load: Callable[[str, str], bytes | None],
     row: _Row,
-    boxes: list[tuple[Array, Array]],
+    boxes: list[tuple[FloatArray, FloatArray]],
     same: str,
     sketched: str,
     broken: Callable[[str, str, str], None],

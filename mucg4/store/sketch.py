@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from mucg4.model.network import Network
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
-SIZE = 32  # float32 numbers per sketch
-_LAYERS = SIZE // 4
-_SAMPLE = 1 << 22  # of larger operators only some weights are looked at
+SIZE = 32  # float32 numbers per sketch; not measured
+_LAYERS = SIZE // 4  # layers in a sketch; given: four numbers a layer
+_SAMPLE = 1 << 22  # of larger operators only some weights are looked at; not measured
 
 
-def network_sketch(network: Network) -> Array:
+def network_sketch(network: Network) -> FloatArray:
     """`(32,)` float32: four numbers for each of the first and last four operators that hold weights."""
     held = [node.op.parameters() for node in network.nodes if node.op is not None]
     rows = [_features(p) for p in held if "weight" in p or "scale" in p]
@@ -29,7 +29,7 @@ def network_sketch(network: Network) -> Array:
     return out.reshape(-1)
 
 
-def _features(held: dict[str, Array]) -> list[float]:
+def _features(held: dict[str, FloatArray]) -> list[float]:
     """Sums rather than means, and no dead rows: neurons with small weights come and go almost unnoticed."""
     weight = np.asarray(held["weight"] if "weight" in held else held["scale"], dtype=np.float64)
     bias = np.asarray(held.get("offset", np.zeros(1)), dtype=np.float64).reshape(-1)
@@ -48,12 +48,12 @@ def _features(held: dict[str, Array]) -> list[float]:
     return [np.log2(largest), spread, 4.0 * skew, np.tanh(level)]
 
 
-def sketch_distances(sketch: Array, others: Array) -> Array:
+def sketch_distances(sketch: FloatArray, others: FloatArray) -> FloatArray:
     """`(n,)` Euclidean distances from one sketch to `others (n, 32)`."""
-    return np.sqrt(np.square(others - sketch).sum(axis=1))
+    return np.asarray(np.sqrt(np.square(others - sketch).sum(axis=1)))
 
 
-def box_sketch(lo: Array, hi: Array) -> Array:
+def box_sketch(lo: FloatArray, hi: FloatArray) -> FloatArray:
     """`(32,)` float32: the bounds on 16 fixed coordinates (all of them, padded, when there are fewer)."""
     size = len(lo)
     chosen = np.arange(size) if size <= 16 else np.sort(np.random.default_rng(size).permutation(size)[:16])

@@ -24,18 +24,19 @@ from mucg4.model.network import Network
 from mucg4.model.proof import Proof
 from mucg4.model.proof_packed import to_packed, unpacked_bytes
 from mucg4.model.query import Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
 from mucg4.store.database import Database
 from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes
 from mucg4.store.select import select_related
 from mucg4.store.sketch import box_sketch, network_sketch
 
-MAX_BYTES = 512 * 2**20
-LARGEST_BLOB = 2**28  # bytes of a stored blob that are read at all
-QUIET_SECONDS = 5.0  # most time of one statement of a run (a hostile file can hold anything)
-PACKING_LEVEL = 1  # of zlib: 9 ms for 620 KB of a 7 500-leaf proof (6: 22 ms for 3 % less; zstandard: 1 ms, as large)
-_SOURCES = 16  # file hashes remembered per network
+MAX_BYTES = 512 * 2**20  # of one store file; not measured
+LARGEST_BLOB = 2**28  # bytes of a stored blob that are read at all; not measured
+QUIET_SECONDS = 5.0  # most time of one statement of a run (a hostile file can hold anything); not measured
+# of zlib; measured: 9 ms for 620 KB of a 7 500-leaf proof (6: 22 ms for 3 % less; zstandard: 1 ms, as large)
+PACKING_LEVEL = 1
+_SOURCES = 16  # file hashes remembered per network; not measured
 _COLUMNS = {"evidence": ("results", "key"), "boxes": ("results", "key"), "weights": ("networks", "fingerprint")}
 T = TypeVar("T")
 
@@ -45,6 +46,11 @@ def default_path() -> Path:
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("mucg4", appauthor=False)) / "store.sqlite"
+
+
+def cases_folder() -> Path:
+    """Where runs leave the cases of their own failures: beside the store, in the user's cache folder."""
+    return default_path().with_name("cases")
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Store:
         word: str,
         *,
         proof: Proof | None = None,
-        witness_x: Array | None = None,
+        witness_x: FloatArray | None = None,
         scratch_seconds: float | None = None,
         regions: int = 0,
         max_proof_bytes: int = 32 * 2**20,
@@ -274,7 +280,7 @@ class Store:
         return removed
 
     @staticmethod
-    def _evidence(proof: Proof | None, witness_x: Array | None, limit: int) -> tuple[bytes | None, int]:
+    def _evidence(proof: Proof | None, witness_x: FloatArray | None, limit: int) -> tuple[bytes | None, int]:
         """The bytes to store and how much of the evidence they hold (3: all of it)."""
         if proof is None:
             assert witness_x is not None

@@ -413,7 +413,7 @@ def bases(seed: int, count: int = 24) -> list[tuple[bytes, str]]:
 
 def process_block(kind: str, seed: int, seeds: range, keep: Path | None) -> Counter[str]:
     """Mutants of these seeds, each in a forked process that runs the command line."""
-    import mucg4.__main__ as command
+    from mucg4.cli.main import main
 
     known, out = bases(seed), Counter[str]()
     import_everything(*known[0])
@@ -425,7 +425,7 @@ def process_block(kind: str, seed: int, seeds: range, keep: Path | None) -> Coun
             data = (mutate_onnx(onnx, rng), vnnlib.encode()) if kind == "onnx" else (onnx, mutate_vnnlib(vnnlib, rng))
             for file, content in zip(("n.onnx", "p.vnnlib"), data, strict=True):
                 (folder / file).write_bytes(content)
-            word = run_command(folder, command.main)
+            word = run_command(folder, main)
             out[word] += 1
             if word.startswith("ILLEGAL"):
                 print(f"{kind} mutant {k}: {word}", file=sys.stderr, flush=True)
@@ -442,7 +442,7 @@ def import_everything(onnx: bytes, vnnlib: str) -> None:
     import threadpoolctl  # noqa: F401
 
     import mucg4.check.walk
-    import mucg4.report
+    import mucg4.cli.verify
     import mucg4.verify  # noqa: F401
 
     query_of(onnx, vnnlib)

@@ -27,6 +27,7 @@ from .run import campaign, one
 
 MODULES = (
     "verify",
+    "conclude",
     "reuse.replay",
     "smt.smt",
     "check.walk",

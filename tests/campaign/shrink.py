@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.lab.case import save_case
+from mucg4.read.case import save_case
 from mucg4.settings import Settings
 
 from . import exact

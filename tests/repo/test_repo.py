@@ -1,4 +1,4 @@
-"""The repository itself: import directions, what importing costs, and habits that rot when nobody looks."""
+"""The repository itself: what importing costs, and habits that rot when nobody looks."""
 
 from __future__ import annotations
 
@@ -6,91 +6,18 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from repo.graph import MODULES, ROOT, imports, layer
+from repo.options import PAGE, settings_without_row, unread_settings
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "mucg4"
-MODULES = {
-    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")
-}
+from mucg4.settings import Settings
+
 LAZY = ("onnx", "onnxruntime", "z3", "scipy", "highspy", "matplotlib", "rich", "sklearn", "psutil", "platformdirs")
 LAZY += ("torch",)
 HEAVY = ("numpy", *LAZY)
-
-# Who may import whom at all (inside functions too): a layer may import itself and the layers named here.
-BASE = {"mucg4", "errors", "settings", "limits"}
-MODEL = BASE | {"ops", "model"}
-MAY_IMPORT = {
-    "mucg4": set(),
-    "errors": set(),
-    "settings": {"mucg4", "errors"},
-    "limits": {"mucg4", "errors"},
-    "report": BASE,
-    "ops": BASE,
-    "model": BASE | {"ops"},
-    "check": MODEL,
-    "gate": MODEL,
-    "read": MODEL,
-    "bound": MODEL,
-    "smt": MODEL | {"check", "read", "gate"},
-    "search": MODEL | {"check", "bound", "gate", "smt"},
-    "store": MODEL,
-    "reuse": MODEL | {"bound", "gate", "search", "store"},
-    "evidence": MODEL | {"check", "read"},
-    "precision": MODEL | {"check", "read", "gate", "search"},
-    "lab": None,  # runs the pipeline
-    "verify": None,  # the pipeline: every stage
-    "bench": BASE | {"read", "report"},
-    "__main__": None,  # everything
-}
-# The checker shares no reasoning code with what it checks.
-CHECKER = tuple(m for m in MODULES if m.startswith("mucg4.check."))
-
-
-def layer(module: str) -> str:
-    """`mucg4.read.onnx` -> `read`."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "mucg4"
-
-
-def imports(path: Path, top_only: bool = False, types_too: bool = True) -> set[str]:
-    """Modules that a file imports, `from a import b` as `a.b` where that is a module."""
-    tree = ast.parse(path.read_text())
-    skip = set()
-    for node in ast.walk(tree):
-        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types_too
-        if typing_only or (top_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
-            skip.update(id(inner) for inner in ast.walk(node))
-    out = set()
-    for node in ast.walk(tree):
-        if id(node) in skip:
-            continue
-        if isinstance(node, ast.Import):
-            out.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                out.add(full if full in MODULES else node.module)
-    return out
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_point_left_only(module: str) -> None:
-    own = layer(module)
-    if module == "mucg4" or MAY_IMPORT[own] is None:
-        return  # the public names are loaded lazily
-    allowed = MAY_IMPORT[own] | {own}
-    wrong = sorted(m for m in imports(MODULES[module]) if m.startswith("mucg4") and layer(m) not in allowed)
-    assert not wrong, f"{module} imports {wrong}"
-
-
-@pytest.mark.parametrize("module", CHECKER)
-def test_the_checker_stands_alone(module: str) -> None:
-    allowed = {"mucg4", "errors", "limits", "model", "ops"}
-    own = {m for m in imports(MODULES[module]) if m.startswith("mucg4") and m not in CHECKER}
-    assert not sorted(m for m in own if layer(m) not in allowed)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -99,7 +26,7 @@ def test_heavy_packages_are_imported_where_they_are_used(module: str) -> None:
     assert not top & set(LAZY)
 
 
-@pytest.mark.parametrize("module", ["mucg4", "mucg4.__main__"])
+@pytest.mark.parametrize("module", ["mucg4", "mucg4.__main__", *(m for m in MODULES if layer(m) == "cli")])
 def test_import_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({set(HEAVY)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -119,7 +46,7 @@ for name in mucg4.__all__:
 
 def test_only_the_command_line_prints() -> None:
     for module, path in MODULES.items():
-        if module == "mucg4.__main__":
+        if module == "mucg4.cli.streams":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -128,7 +55,7 @@ def test_only_the_command_line_prints() -> None:
 
 def test_no_broad_handlers_below_the_command_line() -> None:
     # the command line has the last word; what is stored is a hint, and whatever it breaks may cost no verdict
-    boundaries = ("mucg4.__main__", "mucg4.reuse.replay", "mucg4.store.store")
+    boundaries = ("mucg4.cli.main", "mucg4.cli.verify", "mucg4.cli.limited", "mucg4.reuse.replay", "mucg4.store.store")
     for module, path in MODULES.items():
         if module in boundaries:
             continue
@@ -138,14 +65,8 @@ def test_no_broad_handlers_below_the_command_line() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    from dataclasses import fields
-
-    from mucg4.settings import Settings
-
-    names = {f.name for f in fields(Settings)} - {"timeout", "engine"}
-    text = "\n".join(p.read_text() for m, p in MODULES.items() if m not in ("mucg4.settings", "mucg4.__main__"))
-    assert not sorted(n for n in names if not re.search(rf"\.{n}\b", text))
-    assert len(names) <= 25
+    assert not unread_settings(Settings)
+    assert len(fields(Settings)) <= 25
 
 
 FAMILIES = "acas|mnist|cifar|oval21|safenlp|rl_benchmark|cora_|collins|tllverify|dist_shift|metaroom|sri_resnet"
@@ -213,16 +134,40 @@ def test_readme_commands_are_one_line(name: str) -> None:
     assert "\n" not in command and "-m venv" in command and "pip install" in command
 
 
-def test_readme_lists_every_option() -> None:
-    from dataclasses import fields
+def test_every_setting_has_its_row() -> None:
+    assert not settings_without_row(Settings)
 
-    from mucg4.settings import Settings
 
-    text = (ROOT / "README.md").read_text()
-    for f in fields(Settings):
-        flag = f"--{f.name.replace('_', '-')}"
-        rows = [line for line in text.splitlines() if line.startswith(f"| `{flag}`")]
-        assert rows and f.metadata["help"] in rows[0].replace("\\|", "|"), flag
+def test_every_key_of_the_run_record_is_explained() -> None:
+    from mucg4.model.verdict import Statistics
+
+    explained = PAGE.read_text().partition("## The run record")[2]
+    assert not [key for key in Statistics().record() if f"`{key}`" not in explained]
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILE = re.compile(r"`((?:mucg4|tests|docs|instances|vnncomp_scripts)/[A-Za-z0-9_/.]*)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = [target for target in re.findall(r"\]\(([^)#:]+)\)", text)]
+    assert not [target for target in links if not (page.parent / target).exists()]
+    assert not [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+
+
+def test_the_map_names_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    folders = {p.parent.name for p in (ROOT / "mucg4").glob("*/__init__.py")}
+    assert folders == set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) - {"tests"}
+
+
+def test_lines_of_pages_can_be_read() -> None:
+    for page in PAGES:
+        table_or_code = re.compile(r"^\||^ {4}|^\[")
+        lines = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).splitlines()
+        assert not [line for line in lines if len(line) > 120 and not table_or_code.match(line)], page.name
 
 
 def test_ci_runs_the_readme_test_command() -> None:

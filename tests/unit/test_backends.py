@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 from examples import model, query_of, text
 from handmade import chain, model_bytes, one, random_layers
 from samples import random_sample
@@ -309,7 +310,7 @@ def same_answers(query, **options) -> set[str]:
     """The verdict of NumPy and of PyTorch on the CPU; proofs of the latter are accepted by the checker."""
     words = set()
     for device in ("", "cpu"):
-        verdict = verify(query, Settings(device=device, timeout=20.0, workers=1, **options))
+        verdict = verify(query, Settings(device=device, workers=1, **options), budget=effort())
         words.add(verdict.word)
         if isinstance(verdict, Safe):
             assert check(verdict.proof, query).accepted, device

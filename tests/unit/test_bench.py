@@ -85,12 +85,13 @@ def bench(*arguments: str) -> tuple[int, str]:
 
     from rich.console import Console
 
-    from mucg4.__main__ import _extra_options, _parser
     from mucg4.bench.plan import make_plan
+    from mucg4.cli.bench import extra_options
+    from mucg4.cli.options import make_parser
 
-    args = _parser().parse_args(["bench", *arguments])
+    args = make_parser().parse_args(["bench", *arguments])
     alarms, lines = io.StringIO(), []
-    status = bench_run.run_bench(make_plan(args, _extra_options(args)), Console(file=alarms), lines.append)
+    status = bench_run.run_bench(make_plan(args, extra_options(args)), Console(file=alarms), lines.append)
     return status, "\n".join(lines) + "\n" + alarms.getvalue()
 
 
@@ -188,7 +189,7 @@ def test_interruption_then_resume(folder: Path) -> None:
 import sys
 from mucg4.bench import run
 run.TOOL = {bench_run.TOOL!r}
-from mucg4.__main__ import main
+from mucg4.cli.main import main
 sys.exit(main(["bench", "some_family"]))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -238,10 +239,11 @@ def test_checking_proofs(folder: Path) -> None:
 
 
 def test_settings_are_passed_on(folder: Path) -> None:
-    from mucg4.__main__ import _extra_options, _parser
+    from mucg4.cli.bench import extra_options
+    from mucg4.cli.options import make_parser
 
-    args = _parser().parse_args(["bench", "x", "--engine", "smt", "--no-reuse", "--seed", "7", "--no-unchecked"])
-    assert _extra_options(args) == ["--engine", "smt", "--seed", "7", "--no-reuse", "--no-unchecked"]
+    args = make_parser().parse_args(["bench", "x", "--engine", "smt", "--no-reuse", "--seed", "7", "--no-unchecked"])
+    assert extra_options(args) == ["--engine", "smt", "--seed", "7", "--no-reuse", "--no-unchecked"]
 
 
 def test_children_are_ended_with_all_their_descendants(tmp_path: Path) -> None:
@@ -284,10 +286,10 @@ def test_alarms_compare_rows_of_equal_content(folder: Path) -> None:
     fill(folder, [("a.onnx", "unsat", 30), ("b.onnx", "unsat", 30)])
     (folder / "onnx" / "b.onnx").write_text("a.onnx")  # same bytes as the first network
     (folder / "vnnlib" / "p1.vnnlib").write_text("unsat")
-    from mucg4.__main__ import _parser
     from mucg4.bench.plan import make_plan
+    from mucg4.cli.options import make_parser
 
-    plan = make_plan(_parser().parse_args(["bench", "some_family"]), [])
+    plan = make_plan(make_parser().parse_args(["bench", "some_family"]), [])
     found = {
         k: {"onnx": f"onnx/{n}.onnx", "vnnlib": f"vnnlib/p{k}.vnnlib", "verdict": v}
         for k, (n, v) in enumerate([("a", "unsat"), ("b", "sat")])

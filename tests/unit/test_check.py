@@ -502,7 +502,7 @@ def test_rows_stay_below_with_any_slopes(seed):
     rows = Rows(np.zeros(8, dtype=int), {last: coefficients}, np.zeros(8), np.zeros(8))
     for k, lines in frame.lines.items():
         any_slope = rng.uniform(*lines.reach, size=(8, network.nodes[k].size))
-        rows.slopes[k] = np.where(lines.unstable, any_slope, lines.low)
+        rows.slopes[k] = np.where(lines.free, any_slope, lines.low)
     value = enclosure.minimum(frame, enclosure.pull(frame, rows, last))
     points = lo + (hi - lo) * rng.random((2000, lo.shape[1]))
     assert np.all(value <= (network(points) @ coefficients.T).min(axis=0) + 1e-12)

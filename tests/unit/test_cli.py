@@ -6,6 +6,8 @@ import gzip
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mucg4.__main__ import main
-from mucg4.lab.case import layers_to_onnx
+from mucg4.cli.main import main
+from mucg4.read.case import layers_to_onnx
 
 LAYERS = [([[1.0, 1.0], [1.0, -1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [0.0])]  # at most 2 on the box [-1, 1]^2
 Call = Callable[..., tuple[int, str, str]]
@@ -57,6 +59,32 @@ def refused(outcome: tuple[int, str, str], *words: str) -> None:
     assert re.fullmatch(r"mucg4: error: .+\n", err), err
     for word in words:
         assert word in err
+
+
+UNUSED = ("numpy.ma", "scipy", "onnx", "z3", "highspy", "sqlite3", "multiprocessing", "shutil", "tempfile", "csv")
+
+
+@pytest.mark.parametrize("word", ["sat", "unsat"])
+def test_a_small_run_loads_only_what_it_uses(call: Call, word: str) -> None:
+    code = f"""
+import sys
+before = set(sys.modules)
+from mucg4.cli.main import main
+status = main(["verify", "net.onnx", "{word}.vnnlib", "--workers", "1"])
+print(status, sorted(name for name in set(sys.modules) - before if name in {UNUSED}))
+"""
+    root = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.splitlines()[0], done.stdout.splitlines()[-1]) == (word, "0 []")
+
+
+def test_a_process_says_everything_before_it_leaves(call: Call) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    for arguments, status, words in ((["--version"], 0, "mucg4 "), (["store", "list"], 2, "the store is off")):
+        code = f"import sys; sys.path.insert(0, {root!r}); sys.argv[1:] = {arguments}; import mucg4.cli.main as m"
+        done = subprocess.run([sys.executable, "-c", f"{code}; m.process()"], capture_output=True, text=True)
+        assert done.returncode == status and words in done.stdout + done.stderr
 
 
 # --- verdicts and what is written ------------------------------------------------------------------------------
@@ -240,24 +268,25 @@ def test_bad_input_leaves_a_legal_result_file(call: Call) -> None:
 
 
 def test_a_bug_is_no_verdict(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mucg4.__main__ as command
+    from mucg4.read import instance
 
-    def broken(onnx: str, vnnlib: str) -> None:
+    def broken(onnx: Path, vnnlib: Path) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(command, "_read", broken)
+    monkeypatch.setattr(instance, "read_query", broken)
     status, out, err = call("verify", "net.onnx", "unsat.vnnlib", "--result", "out.txt")
     assert (status, out) == (3, "unknown\n")
     assert "internal error: ZeroDivisionError" in err and Path("out.txt").read_text() == "unknown\n"
 
 
 def test_disk_full(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mucg4 import report
+    from mucg4.cli import answer
 
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "write_atomic", full)
+    monkeypatch.setattr(answer, "write_atomic", full)
+    monkeypatch.setattr("mucg4.files.write_atomic", full)
     status, out, err = call("verify", "net.onnx", "unsat.vnnlib", "--json", "run.json", "--result", "out.txt")
     assert (status, out) == (2, "unsat\n")
     assert err == "mucg4: error: cannot write run.json: No space left on device\n"
@@ -327,7 +356,7 @@ def test_compress(call: Call) -> None:
 
 
 def test_case(call: Call) -> None:
-    from mucg4.lab.case import save_case
+    from mucg4.read.case import save_case
 
     save_case(Path("good.json"), LAYERS, UNSAT, kind="example", related=layers_to_onnx(LAYERS), expected="unsat")
     save_case(Path("bad.json"), layers_to_onnx(LAYERS), UNSAT, kind="example", expected="sat")

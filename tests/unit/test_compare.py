@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mucg4.__main__ import main
 from mucg4.bench.claims import Entry, Results, parts_of, read_reference, read_results, same_name, verdict_of
 from mucg4.bench.compare import Claim, Line, compare, figures, scores, virtual_best
 from mucg4.bench.side_by_side import COLUMNS, csv_of, read_all, text_of
+from mucg4.cli.main import main
 from mucg4.errors import InputError
 
 Call = Callable[..., tuple[int, str, str]]

@@ -250,7 +250,7 @@ def test_methods_on_benchmark_networks(benchmarks: Path) -> None:
 def test_mutants_are_compressed_or_bad_input() -> None:
     from mutants import mutate_bytes
 
-    from mucg4.lab.case import layers_to_onnx
+    from mucg4.read.case import layers_to_onnx
 
     random = np.random.default_rng(5)
     layers = [(random.normal(size=(b, a)), np.zeros(b)) for a, b in ((3, 4), (4, 4), (4, 1))]

@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 
 from mucg4.check.curves import enclose
 from mucg4.check.walk import check
 from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query
@@ -178,7 +178,7 @@ def test_a_claim_that_holds_is_proved_and_its_proof_serves_no_false_claim(op):
         queries.append(Query((net,), (Case(box, (Conjunction.build(rows, 2, 1),)),)))
     true, false = queries
     settings = Settings(split="input", attack=False)
-    trees = solve(Run(true, settings, Budget.seconds(20.0), Statistics(), Runtime(net), None))
+    trees = solve(Run(true, settings, effort(), Statistics(), Runtime(net), None))
     assert check(Proof(net.fingerprint, true.property_hash, tuple(trees)), true).accepted
     assert not check(Proof(net.fingerprint, false.property_hash, tuple(trees)), false).accepted
 

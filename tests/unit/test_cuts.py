@@ -26,7 +26,8 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
-from mucg4.reuse.replay import Replay, fits
+from mucg4.reuse.fits import fits
+from mucg4.reuse.replay import Replay
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.run import open_case

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 from handmade import chain, one, random_layers
 
 from mucg4.check.deviation import LIBRARY, Arithmetic, Deviation
@@ -348,7 +349,7 @@ def test_arithmetic_of_double_and_the_library_constant():
 
 def solved(query):
     """The proof that a plain search finds; None when it finds none."""
-    verdict = verify(query, Settings(timeout=20, workers=1, reuse=False, compact=False, attack=False))
+    verdict = verify(query, Settings(workers=1, reuse=False, compact=False, attack=False), budget=effort())
     return verdict.proof if isinstance(verdict, Safe) else None
 
 
@@ -388,7 +389,7 @@ def test_what_is_said_of_executions():
     assert proof is not None
     silent = settle(query, proof, None, Budget(), demanded=True)
     assert not silent.holds and silent.word.startswith("not established: ") and silent.witness is None
-    found = settle(query, proof, runtime, Budget.seconds(60), demanded=True)
+    found = settle(query, proof, runtime, effort(), demanded=True)
     assert found.witness is not None and found.witness.y[0] >= 1.9
     assert settle(strip("100"), solved(strip("100")), runtime, Budget(), demanded=True).holds
 
@@ -400,7 +401,7 @@ def test_unsat_that_executions_are_to_share_is_unknown_where_they_do_not():
 
 def test_a_run_demands_that_executions_are_safe():
     query = strip("100")
-    verdict = verify(query, Settings(timeout=20, workers=1, arithmetic="float32"))
+    verdict = verify(query, Settings(workers=1, arithmetic="float32"), budget=effort())
     assert verdict.word == "unsat" and verdict.statistics.float32 == "holds"
     loose = enlarged_query(query, deviation_of(query.network))
     assert loose.property_hash == query.property_hash

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from effort import effort
 from examples import dense, text
 
 import mucg4.evidence as evidence
@@ -49,7 +50,7 @@ def split_query(seed=0, room=0.02):
 @pytest.fixture(scope="module")
 def proved():
     query = split_query()
-    verdict = verify(query, SETTINGS, budget=Budget.seconds(60))
+    verdict = verify(query, SETTINGS, budget=effort())
     assert isinstance(verdict, Safe) and verdict.checked and verdict.statistics.checker == "accepted"
     assert verdict.proof.leaves > 20
     return query, verdict
@@ -82,7 +83,7 @@ def test_an_arm_that_gets_stuck_has_closed_nothing_by_that(where, monkeypatch):
     monkeypatch.setattr(Search, where, stuck)
     monkeypatch.setattr(solve, "_entry", lambda run, state: 1.0)
     for settings in (SETTINGS, Settings(workers=1), Settings(workers=1, attack=False)):
-        verdict = verify(split_query(), settings, budget=Budget.seconds(20))
+        verdict = verify(split_query(), settings, budget=effort())
         assert isinstance(verdict, Unknown) and verdict.reason == "stuck"
 
 
@@ -97,7 +98,7 @@ def test_evidence_that_is_lost_is_searched_again(monkeypatch, proved):
         return replace(made, refutations=made.refutations[::2]) if len(calls) == 1 else made
 
     monkeypatch.setattr(Recorder, "tree", tree)
-    verdict = verify(query, SETTINGS, budget=Budget.seconds(60))
+    verdict = verify(query, SETTINGS, budget=effort())
     assert isinstance(verdict, Safe) and verdict.checked
     assert verdict.statistics.reopened == len(calls[0].refutations) // 2
     assert check(verdict.proof, query).accepted
@@ -106,9 +107,9 @@ def test_evidence_that_is_lost_is_searched_again(monkeypatch, proved):
 def test_what_stays_rejected_is_unknown_with_a_case(monkeypatch, proved, tmp_path):
     query, _ = proved
     whole = Recorder.tree
-    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.store.store.cases_folder", lambda: tmp_path)
     monkeypatch.setattr(Recorder, "tree", lambda self, *a: replace(whole(self, *a), refutations=()))
-    verdict = verify(query, SETTINGS, Store(":memory:"), Budget.seconds(60))
+    verdict = verify(query, SETTINGS, Store(":memory:"), effort())
     assert isinstance(verdict, Unknown) and "checker rejects" in verdict.reason
     assert not verdict.statistics.saved and verdict.statistics.checker.startswith("rejected")
     assert len(list(tmp_path.iterdir())) == 1 and str(tmp_path) in verdict.statistics.warnings[-1]
@@ -120,8 +121,8 @@ def test_what_the_search_does_to_its_own_network_does_not_reach_the_checker(monk
     for node in low.network.nodes:
         if hasattr(node.op, "weight"):
             node.op.weight[:] *= 0.5
-    monkeypatch.setattr(sys.modules["mucg4.verify"], "agreement", lambda *a, **k: Agreement(None))
-    verdict = verify(low, Settings(workers=1, split="input", attack=False), budget=Budget.seconds(20))
+    monkeypatch.setattr(sys.modules["mucg4.conclude"], "agreement", lambda *a, **k: Agreement(None))
+    verdict = verify(low, Settings(workers=1, split="input", attack=False), budget=effort())
     assert not isinstance(verdict, Safe)
 
 
@@ -136,14 +137,14 @@ def no_time(monkeypatch):
 def test_unexamined_proofs_are_marked_and_never_stored(no_time, proved):
     query, _ = proved
     store = Store(":memory:")
-    verdict = verify(query, SETTINGS, store, Budget.seconds(60))
+    verdict = verify(query, SETTINGS, store, effort())
     if isinstance(verdict, Safe):  # each leaf states its evidence
         assert not verdict.checked and verdict.statistics.checker == "unfinished"
         assert "unchecked" in verdict.statistics.warnings[0]
     else:  # some region is said to be empty: nobody looked
         assert verdict.reason == "timeout" or "timeout" in verdict.reason
     assert not store.entries() and not verdict.statistics.saved
-    strict = verify(query, replace(SETTINGS, unchecked=False), None, Budget.seconds(60))
+    strict = verify(query, replace(SETTINGS, unchecked=False), None, effort())
     assert isinstance(strict, Unknown)
 
 
@@ -164,7 +165,7 @@ def test_processes_share_the_regions_and_say_the_same(seed, monkeypatch):
     monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
     monkeypatch.setattr(walk_module, "LEAVES_EACH", 1)
     query = split_query(seed)
-    verdict = verify(query, SETTINGS, budget=Budget.seconds(60))
+    verdict = verify(query, SETTINGS, budget=effort())
     assert isinstance(verdict, Safe)
     (tree,) = verdict.proof.trees
     fewer = replace(verdict.proof, trees=(replace(tree, refutations=tree.refutations[1::2]),))

@@ -106,7 +106,7 @@ def test_rows_stay_below_exactly(seed):
     rows = ExactRows(np.zeros(8, dtype=int), {last: units}, np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64))
     for k, lines in frame.lines.items():
         any_slope = rng.uniform(*lines.reach, size=(8, network.nodes[k].size))
-        rows.slopes[k] = np.where(lines.unstable, any_slope, lines.low)
+        rows.slopes[k] = np.where(lines.free, any_slope, lines.low)
     value = enclosure.minimum(frame, enclosure.pull(frame, rows, last))
     points = lo + (hi - lo) * rng.random((2000, lo.shape[1]))
     most = (network(points) @ np.ldexp(units.astype(float), -COEF).T).min(axis=0)
@@ -156,3 +156,21 @@ def test_literals_and_clips_in_integers():
     query = query_of(net, [-1], [1], [({0: F(-3, 4)}, {0: F(1)}, F(1, 5))])
     tree = build_tree((1, 0, 0.0, None, None), [Refutation(1, 0, (1.0,), beta=((1, 0.75),)), Refutation(2, 0, (1.0,))])
     assert check(proof_of(query, tree), query, exact=True) == check(proof_of(query, tree), query)
+
+
+@pytest.mark.parametrize("bits", range(40, 58))
+def test_an_interval_image_without_room_is_refused(bits):
+    """On boxes larger than those the scale was chosen for the image's sums would wrap around."""
+    wide = [[1.0, 1.0]], [0.0]
+    net = dense_net([wide, ([[2.0**14]], [0.0]), ([[1.0]], [0.0])], TwoPiece(0.0, 1.0))
+    small = query_of(net, [0, 0], [2.0**-20, 2.0**-20], [({}, {0: F(1)}, F(0))]).cases[0].box
+    enclosure = ExactEnclosure(net, [small])
+    size = 2.0 ** (bits - enclosure.scale)
+    far, every = np.full((1, enclosure.width), np.inf), np.ones(1, dtype=bool)
+    box = np.zeros((1, 2)), np.full((1, 2), size)
+    try:
+        frame, _ = enclosure.sweep(box, -far, far.copy(), ~every, every)
+    except ProofError as error:
+        assert "too large" in str(error)
+    else:
+        assert frame.upper[-1][0, 0] >= size * 2.0**15  # the value at the far corner

@@ -112,7 +112,7 @@ def test_a_constant_of_a_property_below_the_normal_doubles():
 
 def test_a_replay_does_not_lift_them_either(monkeypatch, tmp_path):
     """The whole way from a stored proof to a verdict."""
-    monkeypatch.setattr("mucg4.lab.case.cases_folder", lambda: tmp_path)
+    monkeypatch.setattr("mucg4.store.store.cases_folder", lambda: tmp_path)
     query = query_of(RAMP, text([(0, "2.5")], 1, "(>= (* 7e-324 Y_0) 1.4e-323)"))
     settings = Settings(workers=1, attack=False)
     assert replay(proof_of(query, by_weights(1e300)), query, settings, Budget.seconds(5)).word != "unsat"
@@ -351,3 +351,19 @@ def test_nan_closes_nothing(monkeypatch):
     assert unsafe(query, [0], [0])
     for tree in (leaf, clipping, by_weights(1.0), by_weights(1e300), split([0.0])):
         assert accepted(query, tree) == [False, False]
+
+
+@pytest.mark.parametrize("exact", (False, True))
+@pytest.mark.parametrize("end", (HAIR, 1e-6, 1e-4, 0.5))
+def test_slopes_of_neurons_that_are_stable_by_a_hair_are_lower_lines_only(end, exact):
+    """Any slope serves the lower side of a neuron whose sign is known; none makes a false claim true."""
+    net = chain([(np.eye(1), np.zeros(1)), (np.eye(1), np.zeros(1))], np.float64)  # relu(x)
+    for low, high in ((end, 1.0), (-1.0, -end)):
+        top, bottom = F(max(high, 0.0)), F(max(low, 0.0))
+        for row, constant, x in (({0: -1}, top, high), ({0: 1}, -bottom, low)):  # y >= top, y <= bottom
+            query = one(net, [low], [high], [({}, row, constant, False)])
+            assert unsafe(query, [x], [max(x, 0.0)])
+            for level in (0, 1, 100, 254, 255):
+                alpha = (Alpha(1, np.zeros(1, dtype=np.int32), np.full(1, level, dtype=np.uint8)),)
+                leaf = by_weights(1.0, alpha=alpha)
+                assert not check(proof_of(query, leaf), query, exact=exact).accepted

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 from handmade import chain
 
 from mucg4.bound.compute import Compute
@@ -15,7 +16,6 @@ from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
 from mucg4.check.walk import check
 from mucg4.gate.runtime import Runtime
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query
@@ -181,9 +181,9 @@ def safe(net, lo, hi, room):
     return Query((net,), (case,))
 
 
-def run_of(q, seconds=60.0):
+def run_of(q):
     settings = Settings(split="input", attack=False, workers=1)
-    return Run(q, settings, Budget.seconds(seconds), Statistics(), Runtime(q.network))
+    return Run(q, settings, effort(), Statistics(), Runtime(q.network))
 
 
 def accepted(q, trees):

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import effort
 from examples import dense, query_of, text
 from mutants import mutate_json, proof_texts
 
 import mucg4.limits.foreign as foreign
-from mucg4.__main__ import main
 from mucg4.check.walk import check
+from mucg4.cli.main import main
 from mucg4.errors import BudgetError, InputError, ProofError
-from mucg4.lab.case import run_case, save_case
+from mucg4.lab.case import run_case
 from mucg4.limits.budget import Budget
 from mucg4.model.proof_text import from_bytes, from_text, read_proof, to_text
+from mucg4.read.case import save_case
 from mucg4.read.instance import read_bytes, read_text
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -48,7 +50,7 @@ def parts() -> tuple[bytes, float, dict[str, Any]]:
     top = float(values.max()) + 0.02 * float(np.ptp(values))
     for bound in (top, top + 0.1 * float(np.ptp(values))):
         query = query_of(onnx, text(BOX, 1, f"(>= Y_0 {bound!r})"))
-        found = verify(query, Settings(split="phase", workers=1, compact=False), None, Budget.seconds(60))
+        found = verify(query, Settings(split="phase", workers=1, compact=False), None, effort())
         if found.word == "unsat":
             return onnx, bound, json.loads(to_text(found.proof))
     raise AssertionError("no proof to mutate")
@@ -136,7 +138,7 @@ def test_mutants_of_a_proof_never_prove_a_false_claim(parts: Any, seed: int) -> 
                 found = from_text(mutant)
             except ProofError:
                 continue
-            report = check(found, query, Budget.seconds(60))
+            report = check(found, query, effort())
             judged += 1
             assert name == "true" or not report.accepted, mutant
     assert judged > 10

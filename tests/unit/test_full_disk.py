@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_scripts import PROPERTY, REAL, Harness
 
-from mucg4.report import reserve_result, write_result
+from mucg4.files import reserve_result, write_result
 
 LONG = "sat\n" + "((X_0 1.0))\n" * 2000
 STALE = "sat\n((X_0 0.5)\n(Y_0 2.0))\n"

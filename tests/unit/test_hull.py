@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import effort
 from handmade import chain
 
 from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.gate.witness import holds
 from mucg4.limits.budget import Budget
+from mucg4.model.formula import Apply, Compare, Constant, Term, Variable
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.model.verdict import Safe
-from mucg4.read.formula import Apply, Compare, Constant, Term, Variable
 from mucg4.read.rounding import rounding_of
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 from mucg4.settings import Settings
@@ -361,7 +362,7 @@ def test_no_unsat_where_float32_inputs_pass(text: str) -> None:
 )
 def test_unsat_where_none_passes(text: str, element_type: str) -> None:
     query = adding(text, element_type)
-    verdict = verify(query, Settings(workers=1), budget=Budget.seconds(60))
+    verdict = verify(query, Settings(workers=1), budget=effort())
     assert isinstance(verdict, Safe) and check(verdict.proof, query).accepted
 
 

@@ -137,8 +137,8 @@ def test_failed_allocations(error: Exception, is_one: bool) -> None:
 
 
 def query() -> object:
-    from mucg4.lab.case import layers_to_onnx
     from mucg4.model.query import Query
+    from mucg4.read.case import layers_to_onnx
     from mucg4.read.onnx import read_network
     from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
@@ -157,12 +157,12 @@ def test_too_little_memory_is_unknown() -> None:
 
 
 def test_a_failed_allocation_is_unknown() -> None:
-    from mucg4.verify import decide
+    from mucg4.verify import begin, decide
 
     def answer(run: object) -> None:
         raise MemoryError
 
-    verdict = decide(query(), answer)
+    verdict = decide(begin(query()), answer)
     assert (verdict.word, verdict.reason) == ("unknown", "out of memory")
 
 

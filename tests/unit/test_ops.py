@@ -7,9 +7,11 @@ import pytest
 
 from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
+from mucg4.ops.arrays import distinct, median
 from mucg4.ops.conv import Conv, ConvTranspose, Window
+from mucg4.ops.curves import EXP, GELU
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.ops.smooth import SIGMOID, TANH
+from mucg4.ops.smooth import ATAN, SIGMOID, TANH
 
 rng = np.random.default_rng(5)
 WINDOWS = [
@@ -150,3 +152,26 @@ def test_smooth_lines_on_unbounded_boxes_are_constants(op):
     low, up = op.interval([lo], [hi])
     assert np.array_equal(lines.lower_offset, low) and np.array_equal(lines.upper_offset, up)
     assert np.all(np.isfinite(lines.lower_offset)) and np.all(np.isfinite(lines.upper_offset))
+
+
+def test_what_stands_for_functions_of_numpy_does_the_same():
+    for n in range(1, 12):
+        values = rng.normal(size=(4, n))
+        values[1, n // 2], values[2, -1] = np.nan, np.inf
+        np.testing.assert_array_equal(median(values), np.median(values, axis=1))
+        whole = rng.integers(-3, 4, n * n - 1)
+        np.testing.assert_array_equal(distinct(whole), np.unique(whole))
+
+
+def test_slopes_on_wide_boxes_do_not_depend_on_rounding():
+    rng = np.random.default_rng(5)
+    lo = rng.normal(size=(1, 400)) * 10.0 ** rng.integers(-1, 3, size=(1, 400))
+    hi = lo + rng.uniform(0.2, 30, size=(1, 400))
+    near = lo - 1e-13 * abs(lo), hi + 1e-13 * abs(hi)
+    for op in (SIGMOID, ATAN, GELU, EXP):
+        one, other = op.relax([lo], [hi]), op.relax([near[0]], [near[1]])
+        assert np.array_equal(one.lower_slopes[0], other.lower_slopes[0])
+        assert np.array_equal(one.upper_slopes[0], other.upper_slopes[0])
+        noise = 1e-14 * (1 + abs(one.lower_offset) + abs(one.upper_offset))
+        assert np.all(other.lower_offset <= one.lower_offset + noise)
+        assert np.all(other.upper_offset >= one.upper_offset - noise)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from campaign.mutants import STRANGE
 from campaign.packed import MAGIC, closed, mutate_packed, opened
+from effort import effort
 from examples import dense, query_of, text
 from mutants import mutate_bytes, mutate_json
 
 from mucg4.errors import StoreError, StuckError
 from mucg4.lab.compress import compress
-from mucg4.limits.budget import Budget
 from mucg4.model.proof_packed import from_packed
 from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
@@ -46,7 +46,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the result of one query."""
     path = tmp_path_factory.mktemp("kept") / "store.sqlite"
     with Store(path) as store:
-        verdict = verify(queries()["same"], SETTINGS, store, Budget.seconds(60))
+        verdict = verify(queries()["same"], SETTINGS, store, effort())
         assert verdict.word == "unsat" and verdict.statistics.saved
     return path
 
@@ -172,7 +172,7 @@ def test_a_poisoned_entry_costs_no_verdict(kept: Path, tmp_path: Path, name: str
     path = poisoned(kept, tmp_path, POISONS[name])
     with Store(path) as store:
         for query in queries().values():
-            verdict = verify(query, SETTINGS, store, Budget.seconds(60))
+            verdict = verify(query, SETTINGS, store, effort())
             assert verdict.word == "unsat"
         assert len(store.warnings) == len(set(store.warnings)) <= 4
         assert all("\n" not in w and len(w) < 300 for w in store.warnings)
@@ -180,7 +180,7 @@ def test_a_poisoned_entry_costs_no_verdict(kept: Path, tmp_path: Path, name: str
             shown, content = store.show(entry.key)
             assert shown == entry and (content.proof is None or content.proof.leaves == entry.leaves)
     with Store(path) as store:  # healed: the results of the last run are used
-        assert verify(queries()["same"], SETTINGS, store, Budget.seconds(60)).statistics.relation == "identical"
+        assert verify(queries()["same"], SETTINGS, store, effort()).statistics.relation == "identical"
         assert store.related(queries()["same"])[0].proof is not None and store.warnings == []
         store.gc(0)
 
@@ -226,7 +226,7 @@ def test_a_schema_that_is_no_text_is_set_aside_or_left_alone(kept: Path, tmp_pat
     path.write_bytes(data.replace(part, b"\xc0\xff\x1b" + part[3:]))
     try:
         with Store(path) as store:
-            assert verify(queries()["same"], SETTINGS, store, Budget.seconds(60)).word == "unsat"
+            assert verify(queries()["same"], SETTINGS, store, effort()).word == "unsat"
             assert store.warnings
     except StoreError as error:
         assert "not those of a mucg4 store" in str(error)
@@ -249,7 +249,7 @@ def test_a_replay_that_fails_is_followed_by_a_search(
 
     monkeypatch.setattr("mucg4.reuse.replay.replay_all", fail)
     with Store(poisoned(kept, tmp_path, lambda raw: None)) as store:
-        verdict = verify(queries()["same"], SETTINGS, store, Budget.seconds(60))
+        verdict = verify(queries()["same"], SETTINGS, store, effort())
     assert verdict.word == "unsat"
     (warning,) = verdict.statistics.warnings
     assert warning.startswith("stored results were not used: ") and "\n" not in warning
@@ -259,13 +259,13 @@ def test_the_next_candidate_is_used_where_the_first_does_not_decode(tmp_path: Pa
     path, (same, variant) = tmp_path / "store.sqlite", queries().values()
     with Store(path) as store:
         for query in (same, variant):
-            verify(query, SETTINGS, store, Budget.seconds(60))
+            verify(query, SETTINGS, store, effort())
     raw = sqlite3.connect(path)
     raw.execute("UPDATE results SET evidence = x'00' WHERE key = ?", (same.key,))
     raw.commit()
     raw.close()
     with Store(path) as store:
-        verdict = verify(same, SETTINGS, store, Budget.seconds(60))
+        verdict = verify(same, SETTINGS, store, effort())
     assert verdict.word == "unsat" and verdict.statistics.related_proof == variant.key
 
 
@@ -279,7 +279,7 @@ def test_random_edits_cost_no_verdict(kept: Path, tmp_path: Path, seed: int) -> 
         return
     with store:
         for query in queries().values():
-            assert verify(query, SETTINGS, store, Budget.seconds(60)).word == "unsat"
+            assert verify(query, SETTINGS, store, effort()).word == "unsat"
 
 
 def mutant(kept: Path, folder: Path, random: np.random.Generator) -> Path:
@@ -319,6 +319,6 @@ def mutant(kept: Path, folder: Path, random: np.random.Generator) -> Path:
 
 def test_a_stored_proof_is_the_one_that_was_checked(kept: Path) -> None:
     with Store(kept) as store:
-        verdict = verify(queries()["same"], Settings(workers=1, reuse=False, compact=False), None, Budget.seconds(60))
+        verdict = verify(queries()["same"], Settings(workers=1, reuse=False, compact=False), None, effort())
         found = store.related(queries()["same"])[0].proof
         assert found is not None and json.loads(to_text(found))["property"] == verdict.proof.property

@@ -16,7 +16,9 @@ from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
+from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
+from mucg4.search.phases import PhaseWay
 from mucg4.search.portfolio import Arm
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
@@ -84,8 +86,8 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
     query = formula_query([clauses(k, 6, 60) for k in range(3)], 6)
     run = run_of(query)
     state = open_case(run, 0)
-    assert state is not None and state.plan.mode == "input"
-    arms = [Arm(run, state.in_mode(mode, run.settings), None, np.ones(3, dtype=bool)) for mode in ("phase", "input")]
+    assert state is not None and state.way is InputWay
+    arms = [Arm(run, state.by(way), None, np.ones(3, dtype=bool)) for way in (PhaseWay, InputWay)]
     for arm in arms:
         arm.begin()
         assert not arm.closed.any()
@@ -104,9 +106,9 @@ def test_an_arm_that_gets_stuck_leaves_the_rest_to_the_other(workers, monkeypatc
     query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
     real = Search._require_progress
 
-    def breaks_off(self, work, which, choice):
-        real(self, work, which, choice)
-        if self.plan.mode == "input" and self.turns > 3:
+    def breaks_off(self, kept, which):
+        real(self, kept, which)
+        if self.way.name == "input" and self.pace.turns > 3:
             raise StuckError("undecided: as the test says")
 
     monkeypatch.setattr(Search, "_require_progress", breaks_off)
@@ -125,7 +127,7 @@ def test_the_outlook_is_never_better_than_what_was_spent():
     run = run_of(query)
     state = open_case(run, 0)
     assert state is not None
-    arm = Arm(run, state.in_mode("input", run.settings), None, np.ones(1, dtype=bool))
+    arm = Arm(run, state.by(InputWay), None, np.ones(1, dtype=bool))
     arm.begin()
     while arm.is_open:
         assert arm.outlook() >= np.log2(arm.spent)

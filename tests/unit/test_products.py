@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.check.enclose import Enclosure
 from mucg4.check.walk import check
 from mucg4.gate.runtime import Runtime
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query
@@ -164,7 +164,7 @@ def test_proofs_are_accepted_and_serve_no_false_claim(seed):
         rows = [({}, {0: Fraction(1)}, -Fraction(round(least + margin, 6)), False)]
         queries.append(Query((net,), (Case(box, (Conjunction.build(rows, 2, 1),)),)))
     true, false = queries
-    trees = solve(Run(true, Settings(attack=False), Budget.seconds(20.0), Statistics(), Runtime(net), None))
+    trees = solve(Run(true, Settings(attack=False), effort(), Statistics(), Runtime(net), None))
     assert check(Proof(net.fingerprint, true.property_hash, tuple(trees)), true).accepted
     assert not check(Proof(net.fingerprint, false.property_hash, tuple(trees)), false).accepted
 

@@ -20,10 +20,10 @@ import mucg4.read.normal as normal
 import mucg4.read.rounding as rounding
 import mucg4.read.vnnlib as first
 from mucg4.check.property import covers, denies
+from mucg4.model.formula import Apply, Compare, Junction, ParsedProperty, Variable
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.ops.affine import Dense
-from mucg4.read.formula import Apply, Compare, Junction, ParsedProperty, Variable
 from mucg4.read.instance import read_text
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
@@ -452,7 +452,13 @@ def test_spellings() -> None:
     ("text", "words"),
     [
         ("(vnnlib-version <2.0>)" + RICH, "'vnnlib-version' is not known"),
-        (RICH + "(assert (not (<= Y_0 1)))", "operator 'not' is not known"),
+        (RICH + "(assert (forall (<= Y_0 1)))", "operator 'forall' is not known"),
+        (RICH + "(assert (not (let (<= Y_0 1))))", "'let' stands for a formula"),
+        (RICH + "(assert (not (<= (let Y_0) 1)))", "a formula stands for a term"),
+        (RICH + "(exit)(assert (<= Y_0 1))", "something follows the command exit"),
+        (RICH + "(assert (<= (/ Y_0 Y_1) 1))", "a division by a variable"),
+        (RICH + "(assert (<= (/ 1 0) Y_0))", "a division by zero"),
+        (RICH + "(assert " + "(xor (<= Y_0 0) " * 150 + "(<= Y_0 0)" + ")" * 151, "disjuncts"),
         (RICH + "(push 1)", "command 'push' is not known"),
         (RICH + "(assert (<= (* X_0 X_1) 1))", "product of variables"),
         (RICH + "(assert (<= Y_7 1))", "'Y_7' is not declared"),
@@ -464,9 +470,9 @@ def test_spellings() -> None:
         (RICH + "(assert X_0)", "stands for a formula"),
         (RICH + "(assert (<= (and (<= X_0 1)) 1))", "a formula stands for a term"),
         (RICH + "(assert (assert (<= X_0 1)))", "stands in an assertion"),
-        (RICH + "(assert (<= 1 2 3))", "'<=' with 3 arguments"),
+        (RICH + "(assert (!= 1 2 3))", "'!=' with 3 arguments"),
         (RICH + "(declare-const X_0 Real)", "declaration of 'X_0'"),
-        (RICH + "(declare-const X_9 Real)", "some variables are not declared"),
+        (RICH + "(declare-const X_9 Real)", "some inputs are not declared"),
         (RICH + "(declare-const X_3 Real)", "the text declares 4 inputs"),
         (RICH + "(assert " + "(and " * 9999, "nested deeper"),
         (RICH + "(assert (or (<= Y_0 0) (<= Y_1 0)))" * 25, "more than 1000000 disjuncts"),

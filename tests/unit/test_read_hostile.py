@@ -121,6 +121,15 @@ CONTRADICTIONS = {
 }
 
 
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("shapes", [((4, 1), (4, 1)), ((1, 4), (1, 4)), ((2, 3), (1, 2)), ((2, 1), (3, 2))])
+def test_products_of_constants_that_do_not_fit_are_refused(op, shapes):
+    nodes = [(op, "a b", "c", {}), ("Add", "x c", "y", {})]
+    weights = {name: np.ones(shape, dtype=np.float32) for name, shape in zip("ab", shapes, strict=True)}
+    with pytest.raises(InputError, match="fit"):
+        read_network(model(nodes, [1, 2], weights))
+
+
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_contradictions_are_named(case):
     change, message = CONTRADICTIONS[case]

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from effort import effort
 from handmade import one
 
 from mucg4.bound.propagate import Bounder
 from mucg4.check.walk import check
 from mucg4.gate.agreement import Agreement
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.verdict import Safe
 from mucg4.ops.affine import Dense, Index, Sum
@@ -51,9 +51,9 @@ def test_what_overflows_in_intervals_is_bounded_by_rows():
 
 def test_such_a_query_is_closed_and_its_proof_accepted(monkeypatch):
     # made by hand: there is no model that onnxruntime could run
-    monkeypatch.setattr(sys.modules["mucg4.verify"], "agreement", lambda *_, **more: Agreement(None))
+    monkeypatch.setattr(sys.modules["mucg4.conclude"], "agreement", lambda *_, **more: Agreement(None))
     query = one(cancelling(), [-1, -1], [1, 1], [({}, {0: -1}, 30, False)])
-    verdict = verify(query, Settings(workers=1, attack=False), budget=Budget.seconds(30))
+    verdict = verify(query, Settings(workers=1, attack=False), budget=effort())
     assert isinstance(verdict, Safe) and verdict.proof.leaves == 1
     assert check(verdict.proof, query).accepted
 
@@ -95,3 +95,28 @@ def test_copies_are_bounded_once(seed, monkeypatch):
     assert np.allclose(one_.low, other.low, atol=1e-12) and np.allclose(one_.up, other.up, atol=1e-12)
     for k, kept in rows.rows.items():
         assert all(np.allclose(a, b, atol=1e-12) for a, b in zip(kept, wanted.rows[k], strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_neurons_without_copies_keep_their_own_bounds(seed):
+    """Differences of all distinct pairs, in an order that is not the one in which copies are looked for."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(np.stack(np.triu_indices(5, 1), axis=1))
+    nodes = (
+        Node(None, (), "x", (5,)),
+        Node(Dense(np.diag(rng.uniform(1, 2, 5)), np.zeros(5)), (0,), "", (5,)),
+        Node(Index(pairs[:, 0], 5), (1,), "", (10,)),
+        Node(Index(pairs[:, 1], 5), (1,), "", (10,)),
+        Node(Sum((1.0, -1.0)), (2, 3), "", (10,)),
+        Node(RELU, (4,), "", (10,)),
+    )
+    net = Network(nodes)
+    hi = 10.0 ** rng.uniform(-3, 1, 5)
+    bounder = Bounder(net, -hi, hi)
+    root = bounder.root()
+    bounder.refresh(root)
+    low, up = bounder.pre_bounds(root, 4)
+    value = net.values(rng.uniform(-hi, hi, size=(500, 5)))[4]
+    assert np.all(low[0] <= value.min(axis=0)) and np.all(value.max(axis=0) <= up[0])
+    reach = nodes[1].op.weight.diagonal() * hi
+    assert np.allclose(up[0], reach[pairs].sum(axis=1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from handmade import chain, model_bytes, one, random_layers
 
-from mucg4.errors import InputError, UnsupportedError
+from mucg4.errors import InputError
 from mucg4.gate.agreement import agreement
 from mucg4.gate.allowance import evaluate
 from mucg4.gate.runtime import Runtime
@@ -66,13 +66,13 @@ def test_bad_models_give_one_clear_line():
         Runtime(Network(nodes, element_type="float64", model_bytes=model_bytes(IDENTITY))).outputs(np.zeros((1, 1)))
 
 
-def test_two_outputs_are_unsupported():
+def test_two_outputs_that_were_not_read_are_noticed():
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     info = [helper.make_tensor_value_info(n, kind, [1, 1]) for n in "xab"]
     nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["b"])]
     model = helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:]), ir_version=8)
     model.opset_import[0].version = 13
-    with pytest.raises(UnsupportedError, match="2 outputs"):
+    with pytest.raises(InputError, match="2 values, but the network has 1 outputs"):
         Runtime(Network(chain(IDENTITY).nodes, model_bytes=model.SerializeToString())).outputs(np.zeros((1, 1)))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mucg4.lab.case import layers_to_onnx
 from mucg4.limits.memory import descendants
+from mucg4.read.case import layers_to_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 LEGAL = ("sat", "unsat", "unknown", "timeout")

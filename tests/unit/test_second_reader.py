@@ -442,9 +442,17 @@ def test_what_the_second_reading_does_not_know_is_named():
     assert confirm(strange.SerializeToString(), read_network(data)).fallback[0] == "Relu ('n0'): attribute 'new'"
 
 
+def test_two_nodes_of_one_name_are_reported():
+    data = mixed()
+    network = read_network(data)
+    nodes = list(network.nodes)
+    nodes[1] = replace(nodes[1], name=nodes[-1].name)
+    assert "two nodes" in str(confirm(data, replace(network, nodes=tuple(nodes))).problem)
+
+
 def test_work_is_limited():
     data = mixed()
-    found = confirm(data, read_network(data), seconds=1e-6)
+    found = confirm(data, read_network(data), operations=2000)
     assert found.problem is None and "too many" in found.fallback[0] and found.compared == 0
 
 
@@ -567,11 +575,11 @@ def test_hostile_bytes_give_typed_errors_only():
                 data[at : at + 1] = b"\xff\xff\xff\xff\x7f"
         try:
             reading = Reading(bytes(data), 10**6)
-            reading.run(np.zeros((2, int(np.prod(reading.shape)))), lambda name, value: value)
+            reading.run(np.zeros((2, int(np.prod(reading.shapes[0])))), lambda name, value: value)
         except InputError:
             pass
         if number % 2:
-            assert isinstance(confirm(bytes(data), network, seconds=0.01), Confirmation)
+            assert isinstance(confirm(bytes(data), network, operations=20_000_000), Confirmation)
 
 
 def test_shapes_that_would_fill_the_memory_are_refused():
@@ -590,7 +598,7 @@ def test_shapes_that_would_fill_the_memory_are_refused():
     for data in bombs:
         try:
             reading = Reading(data, 10**9)
-            assert reading.run(np.zeros((2, int(np.prod(reading.shape)))), lambda name, value: value) is None
+            assert reading.run(np.zeros((2, int(np.prod(reading.shapes[0])))), lambda name, value: value) is None
             assert reading.fallback
         except InputError:
             pass

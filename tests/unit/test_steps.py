@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 from examples import query_of, text
 from test_read_onnx import agrees, model
 
@@ -127,12 +128,12 @@ def test_a_proof_is_found_and_accepted_and_serves_no_false_claim(kind, split):
     free = query_of(data, text(box, 1, "(<= Y_0 0.0)"))
     least = float(free.network(np.random.default_rng(0).uniform(-0.8, 0.4, (20000, 3))).min())
     true, false = (query_of(data, text(box, 1, f"(<= Y_0 {least + d:.6f})")) for d in (-0.1, 0.01))
-    verdict = verify(true, Settings(split=split, attack=False, timeout=30.0, workers=1))
+    verdict = verify(true, Settings(split=split, attack=False, workers=1), budget=effort())
     assert verdict.word == "unsat"
     assert check(verdict.proof, true).accepted
     other = Proof(true.network.fingerprint, false.property_hash, verdict.proof.trees)
     assert not check(other, false).accepted
-    assert verify(false, Settings(split=split, timeout=30.0, workers=1)).word == "sat"
+    assert verify(false, Settings(split=split, workers=1), budget=effort()).word == "sat"
 
 
 def test_networks_with_steps_are_split_by_inputs_and_their_bounds_hold():

@@ -29,6 +29,7 @@ from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import apply_tightening, evaluate_tightening
 from mucg4.check import walk as check_module
 from mucg4.check.walk import check
+from mucg4.cli.report import stored_text
 from mucg4.errors import ProofError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
@@ -39,14 +40,14 @@ from mucg4.model.proof_text import VERSION, from_text, read_proof, to_text, writ
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.report import stored_text
 from mucg4.reuse.align import Alignment
 from mucg4.reuse.compact import compact
-from mucg4.reuse.replay import fits, replay_all
+from mucg4.reuse.fits import fits
+from mucg4.reuse.replay import replay_all
 from mucg4.reuse.translate import translate
-from mucg4.search.loop import apply_literals
 from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
+from mucg4.search.region import apply_literals
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
 from mucg4.store.store import Store, lighter_forms

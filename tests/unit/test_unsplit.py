@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from effort import effort
 from handmade import model_bytes, random_layers
 from test_phases import hard_query
 from test_phases import layers as hard_layers
@@ -117,8 +118,8 @@ def test_a_proof_of_the_base_serves_the_split_network():
     base = Query((read(hard_layers(0, sizes)),), cases)
     variant = Query((read(split_layer(hard_layers(0, sizes), 0, {1, 5, 20})),), cases)
     with Store(":memory:") as store:
-        first = verify(base, Settings(workers=1, timeout=60), store)
-        verdict = verify(variant, Settings(workers=1, timeout=60), store)
+        first = verify(base, Settings(workers=1), store, effort())
+        verdict = verify(variant, Settings(workers=1), store, effort())
     assert isinstance(first, Safe) and isinstance(verdict, Safe)
     assert verdict.statistics.stored_leaves > 1 and verdict.statistics.reused_share == 1.0
     assert check(verdict.proof, variant).accepted

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable, decimal
 from mucg4.model.query import Case
-from mucg4.read.formula import Apply, Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable, decimal
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
 DECLARED = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)\n"
@@ -215,7 +215,12 @@ def test_ignored_commands_comments_and_layout() -> None:
         (BOXED + "hello", "line 3: expected '(' but found 'hello'"),
         (BOXED + "(assert (<= Y_2 0))", "line 3: variable Y_2 is not declared"),
         (BOXED + "(assert (<= X_7 0))", "line 3: variable X_7 is not declared"),
-        (BOXED + "(assert (<= Y_0 0 1))", "line 3: '<=' takes two arguments"),
+        (BOXED + "(assert (<= Y_0))", "line 3: '<=' takes two arguments"),
+        (BOXED + "(assert (!= Y_0 0 1))", "line 3: '!=' takes two arguments"),
+        (BOXED + "(assert (not))", "line 3: 'not' takes 1 formulas, here are 0"),
+        (BOXED + "(assert (=> (<= Y_0 0)))", "line 3: '=>' takes 2 formulas, here are 1"),
+        (BOXED + "(assert (<= (/ 1 0) Y_0))", "line 3: a division by zero"),
+        (BOXED + "(exit)(assert (<= Y_0 0))", "line 3: assert after (exit)"),
         (BOXED + "(assert (<= Y_0 zero))", "found 'zero'"),
         (BOXED + "(assert (<= Y_0 1e999))", "range of doubles"),
         (BOXED + "(assert (<= Y_0 1e99999999999))", "range of doubles"),
@@ -229,7 +234,6 @@ def test_ignored_commands_comments_and_layout() -> None:
         (BOXED + "(declare-const X_0 Real)", "X_0 is declared twice"),
         (BOXED + "(declare-const X_3 Real)", "X_2 is not declared, but one with a higher number is"),
         (DECLARED + "(assert (>= X_0 0))(assert (<= X_0 1))(assert (<= X_1 1))", "input X_1 has no lower bound"),
-        (BOXED.replace("(declare-const Y_0 Real)(declare-const Y_1 Real)", ""), "declares no output variable"),
         ("", "declares no input variable"),
         (";\n", "declares no input variable"),
     ],
@@ -243,10 +247,13 @@ def test_bad_text_is_an_input_error(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("(vnnlib-version <2.0>)\n(declare-network f)", "VNN-LIB 2.0 is not supported yet"),
+        ("(vnnlib-version <3.0>)\n(declare-network f)", "VNN-LIB 3.0 is not supported"),
         (BOXED + "(assert (<= (* X_0 X_1) Y_0))", "line 3: a product of variables"),
-        (BOXED + "(assert (not (<= X_0 Y_0)))", "operator 'not' is not supported"),
-        (BOXED + "(assert (<= (/ X_0 2) Y_0))", "operator '/' is not supported"),
+        (BOXED + "(assert (forall (<= X_0 Y_0)))", "operator 'forall' is not supported"),
+        (BOXED + "(assert (= (<= X_0 Y_0) true))", "'=' between formulas is not supported"),
+        (BOXED + "(assert (<= (/ X_0 X_1) Y_0))", "a division by a variable"),
+        (BOXED + "(assert (<= (/ X_0 0.1) Y_0))", "divided by other than one whole number"),
+        (BOXED + "(assert " + "(xor (<= Y_0 0) " * 150 + "(<= Y_0 0)" + ")" * 151, "too large once it is written out"),
         (BOXED + "(push 1)", "unknown command 'push'"),
         (BOXED + "(declare-const Z_0 Real)", "neither X_i nor Y_j"),
         (BOXED + "(declare-const X_01 Real)", "neither X_i nor Y_j"),

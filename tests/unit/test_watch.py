@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import ctypes, sys, types
 from mucg4.model.verdict import Statistics, Unknown
-import mucg4.__main__ as command
+from mucg4.cli.main import main
 def native(query, settings, store, budget, progress, announce):
     open({ready!r}, "w").close()
     {body}
@@ -25,8 +25,9 @@ def native(query, settings, store, budget, progress, announce):
 fake = types.ModuleType("mucg4.verify")
 fake.verify = native
 sys.modules["mucg4.verify"] = fake
-command._read = lambda onnx, vnnlib: None
-sys.exit(command.main({arguments!r}))
+import mucg4.read.instance
+mucg4.read.instance.read_query = lambda onnx, vnnlib: None
+sys.exit(main({arguments!r}))
 """
 POLITE = "while not budget.spent(): __import__('time').sleep(0.01)"
 NATIVE = "import numpy; numpy.linalg.svd(numpy.random.default_rng(0).normal(size=(4000, 4000)))"
@@ -122,7 +123,7 @@ STORES = """with store._database.change() as connection:
 
 @pytest.mark.parametrize("how", ["signal", "memory", "timeout"])
 def test_the_store_survives_a_run_that_leaves_while_writing(tmp_path: Path, how: str) -> None:
-    from mucg4.lab.case import layers_to_onnx
+    from mucg4.read.case import layers_to_onnx
     from mucg4.store.store import Store
 
     path = tmp_path / "store.sqlite"
@@ -190,16 +191,16 @@ def test_handlers_are_restored() -> None:
 
 OTHERS = """
 import signal, sys, time
-import mucg4.__main__ as command
+from mucg4.cli.main import main
 def native(*arguments, **named):
     open({ready!r}, "w").close()
     {body}
 {patch}
-sys.exit(command.main({arguments!r}))
+sys.exit(main({arguments!r}))
 """
 COMMANDS = {
-    "check": ("command._read = native", ["check", "n", "p", "f"]),
-    "store": ("command._look_into_store = native", ["store", "--store", "x.sqlite", "list"]),
+    "check": ("import mucg4.read.instance as r; r.read_query = native", ["check", "n", "p", "f"]),
+    "store": ("import mucg4.cli.store as s; s._look_into_store = native", ["store", "--store", "x.sqlite", "list"]),
     "case": ("import mucg4.lab.case; mucg4.lab.case.run_case = native", ["case", "c.json"]),
     "compress": (
         "import mucg4.lab.compress as c, mucg4.read.instance as r; "

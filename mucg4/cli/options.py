@@ -1,0 +1,189 @@
+"""The options of every command. Those of `verify` and `bench` come from the settings record."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mucg4 import __version__
+from mucg4.cli.streams import say
+from mucg4.settings import Settings
+
+STORE_HELP = "SQLite file of stored proofs, or off (default: MUCG4_STORE, else a file in the user's cache folder)"
+OWN_TO_BENCH = ("timeout", "memory")  # settings that `bench` gives its children row by row
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that gets its options when it is used: a run uses one command of six."""
+
+    def __init__(self, *, fill: Callable[[_Parser], None] | None = None, **named: Any) -> None:
+        super().__init__(formatter_class=_formatter, **named)
+        self._fill = fill
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._fill is not None:
+            self._fill(self)
+            self._fill = None
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        say(f"mucg4: error: {message}")
+        sys.exit(2)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """The usual one. The standard library asks `shutil` for the width, which loads three compression libraries."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):  # no number, no terminal
+        columns = 0
+    return argparse.HelpFormatter(prog, width=(columns or 80) - 2)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a number (without a unit): {text}") from None
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"not a number from 0 up: {text}")
+    return value
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings among the options. Raises `InputError`."""
+    return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
+
+
+def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
+    """One option per field of `Settings`."""
+    group = parser.add_argument_group("settings")
+    for f in fields(Settings):
+        if f.name in skip:
+            continue
+        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"].replace("%", "%%")
+        if isinstance(f.default, bool):
+            text += f" (default: {'on' if f.default else 'off'})"
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=f.default, help=text)
+        elif f.metadata["choices"]:
+            text += f" (default: {f.default or 'none'})"
+            choices = [c for c in f.metadata["choices"] if c]
+            group.add_argument(name, choices=choices, default=f.default, help=text)
+        else:
+            text += "" if f.default is None else f" (default: {f.default})"
+            kind = type(f.default) if f.default is not None else _amount
+            group.add_argument(name, type=kind, default=f.default, help=text, metavar=f.metadata["unit"])
+
+
+def _add_limits(p: argparse.ArgumentParser) -> None:
+    """Time and memory of a command other than `verify`, whose settings hold them."""
+    p.add_argument("--timeout", type=_amount, metavar="S", help="give up after S seconds")
+    text = "memory of the command in GiB (default: 80 % of what is free)".replace("%", "%%")
+    p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
+
+
+def _add_verify(p: argparse.ArgumentParser) -> None:
+    p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
+    p.add_argument("--network", action="append", metavar="NAME=NET", help="with QUERY as the only path")
+    p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
+    p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
+    p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
+    p.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
+    p.add_argument("--started", type=float, metavar="EPOCH", help="moment the timeout counts from (seconds)")
+    p.add_argument("--headroom", type=_amount, default=0.0, metavar="S", help="leave S seconds before the timeout")
+    p.add_argument("--caller", type=int, metavar="PID", help="end without a word when this process ends")
+    _add_settings(p)
+
+
+def _add_bench(p: argparse.ArgumentParser) -> None:
+    text = "folder with instances.csv, or the list itself; may be missing with --compare"
+    p.add_argument("source", type=Path, nargs="?", metavar="DIR|CSV", help=text)
+    text = "where results go (default: bench-out/<name of the folder>, without one bench-out/compare)"
+    p.add_argument("--out", type=Path, metavar="DIR", help=text)
+    p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
+    p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
+    p.add_argument("--rows", metavar="A:B", help="only these rows of the list (Python slice)")
+    p.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    p.add_argument("--first-per-network", type=int, metavar="N", help="only the first N rows of each network")
+    p.add_argument("--timeout-cap", type=_amount, metavar="S", help="cut longer timeouts to S seconds")
+    text = "memory limit of a row (default: as for verify, divided by --jobs)"
+    p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
+    text = "rows run at the same time, sharing the cores (default: 1)"
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
+    text = "re-check proofs with the independent checker; S: only of rows that took under S seconds"
+    p.add_argument("--check", type=_amount, nargs="?", const=float("inf"), metavar="S", help=text)
+    _add_compare(p)
+    text = "continue an interrupted run in --out (default: on)"
+    p.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=text)
+    _add_settings(p, skip=OWN_TO_BENCH)
+
+
+def _add_compare(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("comparison with other tools, from result files only")
+    text = """result files: the official layout, results of mucg4 bench, or a list with a header. With DIR: compared
+    with this run after it, on its rows and timeouts. Without: with each other, nothing is run; the first is the one
+    the others are held against. NAME names the tool (default: the file's name, for results.csv its folder's)"""
+    group.add_argument("--compare", nargs="+", metavar="[NAME=]FILE", help=text)
+    text = """without DIR: benchmark folders, or folders of such, whose instances.csv and expected.csv give the timeouts
+    and known answers"""
+    group.add_argument("--benchmarks", nargs="+", type=Path, metavar="DIR", help=text)
+    text = "draw pictures of the comparison; needs matplotlib (default: on)"
+    group.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help=text)
+
+
+def _add_store(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--store", metavar="PATH", help=STORE_HELP)
+    _add_limits(p)
+    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear")
+    actions.add_parser("list", help="one line per stored result")
+    show = actions.add_parser("show", help="all about one stored result")
+    show.add_argument("key", help="its key or the start of it")
+    actions.add_parser("gc", help="evict down to the size limit and compact the file")
+    actions.add_parser("clear", help="forget everything")
+
+
+def _add_check(p: argparse.ArgumentParser) -> None:
+    p.add_argument("onnx", metavar="NET")
+    p.add_argument("vnnlib", metavar="PROP")
+    p.add_argument("proof", type=Path, metavar="PROOF")
+    _add_limits(p)
+    p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
+
+
+def _add_case(p: argparse.ArgumentParser) -> None:
+    p.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    _add_limits(p)
+
+
+def _add_compress(p: argparse.ArgumentParser) -> None:
+    p.add_argument("network", type=Path, metavar="NET")
+    p.add_argument("--method", required=True, help="fp16, bf16, int8, qdq8, prune30, neurons10, tune3, permute, ...")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    _add_limits(p)
+
+
+COMMANDS = {
+    "verify": (_add_verify, "decide one property of one network"),
+    "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
+    "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
+    "store": (_add_store, "look into the proof store"),
+    "case": (_add_case, "replay saved failing cases: exit 0 fixed, 1 still failing"),
+    "compress": (_add_compress, "make a compressed variant of a network"),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `command` of what it gives is the name of the command."""
+    parser = _Parser(prog="mucg4", description="Neural-network verifier that reuses proofs across compressed networks.")
+    parser.add_argument("--version", action="version", version=f"mucg4 {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, (fill, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, fill=fill)
+    return parser

@@ -1,0 +1,45 @@
+"""How many threads the libraries beneath NumPy and PyTorch may use while a query is decided."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+WIDE = 2048  # nodes larger than this give BLAS threads enough to do
+
+
+@contextmanager
+def blas_threads(workers: int, largest: int) -> Iterator[None]:
+    """One BLAS thread with one worker, and where the `largest` node is small, so that threads cost more than they give.
+
+    Measured: on two busy cores two threads made ACAS Xu rows up to three times slower, on idle ones none
+    was more than a fifth faster. Two oval21 rows at the same time, one worker each, were five times slower with two.
+    """
+    if workers != 1 and largest > WIDE:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@contextmanager
+def torch_threads(device: str) -> Iterator[None]:
+    """One PyTorch thread while computing on its CPU `device`, unless `OMP_NUM_THREADS` says otherwise.
+
+    Measured: PyTorch's threads wait for each other by spinning, so on two busy cores two of them made rows more than
+    twenty times slower.
+    """
+    if device != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    torch = import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,382 @@
+"""A 2.0 query's syntax tree -> free inputs, monomials, and the cases over both.
+
+Three steps before the normal form of version 1.0 (`mucg4.read.normal`). Inputs that the text says are equal become one
+free input (equality of two inputs is exact in every arithmetic, so nothing is lost). A comparison that is not linear
+is written out as a polynomial; each product of variables in it is a monomial, to be computed by the joint network
+(`mucg4.read.joint`), so that the comparison is a linear row again. An input without a bound gets the one that follows
+from the constraints that hold everywhere, or the largest number of its type.
+
+Constraints on inputs alone are loosened by what evaluating them in the element type may be off, also where they are
+polynomials (`mucg4.read.rounding` has the analysis of linear ones, `_Evaluation` here that of products).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import chain
+from typing import Any, NamedTuple
+
+from mucg4.errors import UnsupportedError
+from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
+from mucg4.model.joint import Monomial
+from mucg4.model.query import Box, Case, hull
+from mucg4.read.normal import (
+    MOST_BITS,
+    Bound,
+    Disjunct,
+    Key,
+    Row,
+    Side,
+    _at,
+    _factors,
+    _flatten,
+    _join,
+    _Normal,
+    _refuse_large,
+)
+from mucg4.read.rounding import Kind, _fits, _growth, kind_of
+from mucg4.read.vnnlib2 import ParsedQuery
+
+MOST_DEGREE = 16  # of one monomial; not measured
+MOST_MONOMIALS = 10_000  # of one polynomial; not measured
+ZERO, ONE = Fraction(0), Fraction(1)
+
+Polynomial = dict[Monomial, Fraction]  # the empty monomial is the constant
+
+
+def links_of(parsed: ParsedQuery) -> tuple[tuple[int, ...], int]:
+    """For every declared input its free input, and how many free inputs there are.
+
+    Inputs are linked by equalities of two inputs that hold everywhere. Free inputs are in the order in which the first
+    of their declared inputs stands.
+    """
+    count = parsed.declared.count(True)
+    parent = list(range(count))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for formula in _flatten(parsed.assertions, "and"):
+        if linking(formula):
+            assert isinstance(formula, Compare)
+            a, b = (root(v.index) for v in (formula.left, formula.right) if isinstance(v, Variable))
+            parent[max(a, b)] = min(a, b)
+    numbers: dict[int, int] = {}
+    links = tuple(numbers.setdefault(root(i), len(numbers)) for i in range(count))
+    return links, len(numbers)
+
+
+def linking(formula: Formula) -> bool:
+    """Whether a formula says that two inputs are equal."""
+    return (
+        isinstance(formula, Compare)
+        and formula.op in ("==", "=")
+        and all(isinstance(v, Variable) and v.is_input for v in (formula.left, formula.right))
+    )
+
+
+class Normalised(NamedTuple):
+    """`links` and `free` as in `mucg4.model.joint.Joint`; the cases speak of declared outputs, then of `monomials`."""
+
+    links: tuple[int, ...]
+    free: int
+    monomials: tuple[Monomial, ...]
+    cases: tuple[Case, ...]
+    assertions: tuple[Formula, ...]
+
+
+class _Sizes(NamedTuple):
+    """What `_Normal` asks of a property."""
+
+    inputs: int
+    outputs: int
+    assertions: tuple[Formula, ...]
+
+
+def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
+    """The normal form of a query whose models have inputs of `element_type`.
+
+    Raises `UnsupportedError` for polynomials of a degree above 16 and for more than a million disjuncts.
+    """
+    links, free = links_of(parsed)
+    stated = tuple(_flatten(parsed.assertions, "and"))
+    kept = tuple(f for f in stated if not linking(f))
+    renamed = kept if links == tuple(range(free)) else tuple(_renamed(f, links) for f in kept)
+    normal = _Normal2(_Sizes(free, parsed.declared.count(False), renamed), element_type)  # type: ignore[arg-type]
+    normal.plain = [
+        Bound(links[i], upper, value)
+        for upper, side in ((False, parsed.lower), (True, parsed.upper))
+        for i, value in side.items()
+    ]
+    cases = normal.cases()
+    return Normalised(links, free, tuple(normal.monomials), cases, kept)
+
+
+def _renamed(node: Any, links: Sequence[int]) -> Any:
+    """The same with free inputs in the place of declared ones."""
+    if isinstance(node, Variable):
+        return replace(node, index=links[node.index]) if node.is_input else node
+    if isinstance(node, Constant):
+        return node
+    if isinstance(node, Compare):
+        return replace(node, left=_renamed(node.left, links), right=_renamed(node.right, links))
+    return replace(node, args=tuple([_renamed(a, links) for a in node.args]))
+
+
+@dataclass
+class _Normal2(_Normal):
+    """Owner of one query's way to its normal form."""
+
+    plain: list[Bound] = field(default_factory=list)
+    monomials: dict[Monomial, int] = field(default_factory=dict)  # to its output
+    products: dict[int, Compare] = field(default_factory=dict)  # comparisons that are no linear ones, by identity
+
+    def cases(self) -> tuple[Case, ...]:
+        common, boxes, others = _factors(self.prop.assertions, self.atom)
+        limits = self.tightest(chain(self.plain, common.bounds))
+        self.complete(limits, common.rows)
+        grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
+        for alternative in boxes:
+            alone = self.own_bounds(alternative, limits)
+            for other in others:
+                key = self.own_bounds((*alternative, *other.bounds), limits) if other.bounds else alone
+                rows = _distinct((*common.rows, *other.rows))
+                if rows is not None:
+                    grouped.setdefault(key, {})[rows] = None
+        if not grouped:  # nothing is unsafe
+            grouped[()] = {(((), (), ONE, False, None),): None}
+        outputs = self.prop.outputs + len(self.monomials)
+        _refuse_large(grouped, self.prop.inputs, outputs)
+        self.prop = self.prop._replace(outputs=outputs)  # type: ignore[attr-defined]
+        made = []
+        for key, conjunctions in grouped.items():
+            box = self.box(limits, key)
+            made.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
+        return tuple(made)
+
+    # -- inputs without bounds
+
+    def complete(self, limits: dict[tuple[int, bool], Side], rows: Iterable[Row]) -> None:
+        """Give every input both bounds: from rows of inputs that hold everywhere, else the largest of its type."""
+        missing = [(i, u) for i in range(self.prop.inputs) for u in (False, True) if (i, u) not in limits]
+        if not missing:
+            return
+        usable = [row for row in rows if not row[1] and len(row[0]) > 1]
+        for _ in range(min(len(usable), 8)):
+            found = len(limits)
+            for row in usable:
+                self.follow(row, limits)
+            if len(limits) == found:
+                break
+        most = kind_of(self.element_type).most
+        for i, upper in missing:
+            limits.setdefault((i, upper), (most if upper else -most, None))
+
+    def follow(self, row: Row, limits: dict[tuple[int, bool], Side]) -> None:
+        """A bound for an input of a row whose other inputs have bounds; rows that are evaluated exactly only."""
+        xs, _, constant, _, atom = row
+        if atom is not None:
+            return
+        for v, c in xs:
+            if (v, c > 0) in limits:
+                continue
+            rest = [(j, s, limits.get((j, s < 0))) for j, s in xs if j != v]
+            if any(side is None for *_, side in rest):
+                continue
+            low = constant + sum((s * self.reached(side, s < 0) for _, s, side in rest if side is not None), ZERO)
+            value = -low / c
+            limits[v, c > 0] = (value, None)
+
+    def reached(self, side: Side, upper: bool) -> Fraction:
+        value, end = side
+        return self.end(value, upper) if end is None else end
+
+    # -- comparisons
+
+    def atom(self, formula: Compare) -> list[Disjunct]:
+        if max(_degree(formula.left), _degree(formula.right)) <= 1:
+            return super().atom(formula)
+        difference = dict(_expanded(formula.left, formula))
+        for m, c in _expanded(formula.right, formula).items():
+            difference[m] = difference.get(m, ZERO) - c
+        opposite = {m: -c for m, c in difference.items()}
+        op = formula.op
+        if op in ("=", "=="):
+            return [_join([self.row(form, False, formula) for form in (difference, opposite)])]
+        if op == "!=":
+            return [self.row(form, True, formula) for form in (difference, opposite)]
+        return [self.row(difference if op in ("<", "<=") else opposite, op in ("<", ">"), formula)]
+
+    def row(self, form: Polynomial, strict: bool, formula: Compare) -> Disjunct:
+        """`form <= 0` (`< 0`) with monomials as outputs."""
+        xs: dict[int, Fraction] = {}
+        ys: dict[int, Fraction] = {}
+        for m, c in form.items():
+            if not c or not m:
+                continue
+            if len(m) > 1:
+                ys[self.output(m, formula)] = c
+            elif m[0] >= 0:
+                xs[m[0]] = c
+            else:
+                ys[-1 - m[0]] = c
+        by_inputs = not any(c and m and m[0] < 0 for m, c in form.items())  # outputs may cancel
+        if by_inputs:
+            self.products[id(formula)] = formula
+        row = (tuple(sorted(xs.items())), tuple(sorted(ys.items())), form.get((), ZERO), strict)
+        return Disjunct((), ((*row, formula if by_inputs else None),))
+
+    def output(self, monomial: Monomial, formula: Compare) -> int:
+        if len(self.monomials) >= MOST_MONOMIALS:
+            raise UnsupportedError(_at(formula, f"more than {MOST_MONOMIALS} products of variables"))
+        return self.monomials.setdefault(monomial, self.prop.outputs + len(self.monomials))
+
+    def proved(self, row: Row, box: Box) -> tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]:
+        xs, ys, constant, strict, atom = row
+        if atom is None or id(atom) not in self.products:
+            return super().proved(row, box)
+        far = {i: Fraction(max(abs(box.lo[i]), abs(box.hi[i])).item()) for i in _inputs_of(atom)}
+        off = _Evaluation(far, self.element_type).off(atom)
+        if off is None:
+            return {}, {}, ZERO, False
+        constant = Fraction(hull((constant - off,), -1, "float64")[0].item())
+        return dict(xs), dict(ys), constant, strict
+
+
+def _distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:
+    """The rows without those that another one implies; None when two of them contradict each other."""
+    best: dict[tuple[tuple[int, Fraction], ...], tuple[Fraction, bool, Row]] = {}
+    out: dict[Row, None] = {}
+    for row in rows:
+        xs, ys, constant, strict, atom = row
+        if atom is not None:  # loosened over a box
+            out[row] = None
+            continue
+        form = (*xs, *((-1 - j, c) for j, c in ys))
+        if not form:
+            if constant > 0 or (constant == 0 and strict):
+                return None
+            continue
+        scale = abs(form[0][1])
+        direction = tuple((v, c / scale) for v, c in form)
+        old = best.get(direction)
+        if old is None or (constant / scale, strict) > old[:2]:
+            best[direction] = constant / scale, strict, row
+    for direction, (constant, strict, row) in best.items():
+        other = best.get(tuple((v, -c) for v, c in direction))
+        if other is not None and (constant + other[0] > 0 or (constant + other[0] == 0 and (strict or other[1]))):
+            return None
+        out[row] = None
+    return tuple(out)
+
+
+# --- polynomials -----------------------------------------------------------------------------------------------
+
+
+def _degree(term: Term) -> int:
+    """How many variables are multiplied at most; structural."""
+    if isinstance(term, Constant):
+        return 0
+    if isinstance(term, Variable):
+        return 1
+    degrees = [_degree(a) for a in term.args]
+    return sum(degrees) if term.op == "*" else max(degrees)
+
+
+def _inputs_of(node: Term | Formula) -> set[int]:
+    if isinstance(node, Variable):
+        return {node.index} if node.is_input else set()
+    if isinstance(node, Compare):
+        return _inputs_of(node.left) | _inputs_of(node.right)
+    if isinstance(node, (Apply, Junction)):
+        return set().union(*map(_inputs_of, node.args))
+    return set()
+
+
+def _expanded(term: Term, atom: Compare) -> Polynomial:
+    """The polynomial of a term, exactly."""
+    if isinstance(term, Constant):
+        return {(): term.value}
+    if isinstance(term, Variable):
+        return {(term.index if term.is_input else -1 - term.index,): ONE}
+    parts = [_expanded(a, atom) for a in term.args]
+    if term.op == "*":
+        total = parts[0]
+        for part in parts[1:]:
+            total = _multiplied(total, part, atom)
+        return total
+    out = dict(parts[0]) if term.op == "+" or len(parts) > 1 else {m: -c for m, c in parts[0].items()}
+    sign = ONE if term.op == "+" else -ONE
+    for part in parts[1:]:
+        for m, c in part.items():
+            out[m] = out.get(m, ZERO) + sign * c
+    return out
+
+
+def _multiplied(a: Polynomial, b: Polynomial, atom: Compare) -> Polynomial:
+    out: Polynomial = {}
+    for m, c in a.items():
+        for n, d in b.items():
+            name = tuple(sorted(m + n))
+            out[name] = out.get(name, ZERO) + c * d
+    if len(out) > MOST_MONOMIALS or max((len(m) for m in out), default=0) > MOST_DEGREE:
+        raise UnsupportedError(_at(atom, f"a polynomial with many terms, or of a degree above {MOST_DEGREE}"))
+    if any(max(c.numerator.bit_length(), c.denominator.bit_length()) > MOST_BITS for c in out.values()):
+        raise UnsupportedError(_at(atom, "a number is too long"))
+    return out
+
+
+class _Reach(NamedTuple):
+    size: Fraction
+    error: Fraction
+    peak: Fraction
+    leaves: int
+
+
+@dataclass
+class _Evaluation:
+    """What evaluating a comparison of inputs may be off where `|x_i| <= far[i]`; the model of `rounding`."""
+
+    far: dict[int, Fraction]
+    element_type: str
+
+    def off(self, atom: Compare) -> Fraction | None:
+        """The largest error of left minus right; None when something may overflow."""
+        kind = kind_of(self.element_type)
+        left, right = (self.term(t, kind) for t in (atom.left, atom.right))
+        peak = left.peak + right.peak
+        return 2 * (left.error + right.error) if peak <= kind.most / 4 else None
+
+    def term(self, term: Term, kind: Kind) -> _Reach:
+        if isinstance(term, Constant):
+            size = abs(term.value)
+            error = ZERO if _fits(term.value, self.element_type) else size * kind.unit * 3 + kind.least
+            return _Reach(size, error, size + error, 1)
+        if isinstance(term, Variable):
+            size = self.far[term.index] if term.is_input else ZERO  # an output's rounding is the network's
+            error = size * kind.unit + kind.least if term.is_input else ZERO
+            return _Reach(size, error, size + error, 1)
+        parts = [self.term(a, kind) for a in term.args]
+        if term.op == "*":
+            total = parts[0]
+            for part in parts[1:]:
+                total = self.product(total, part, kind)
+            return total
+        size, error = sum((p.size for p in parts), ZERO), sum((p.error for p in parts), ZERO)
+        leaves = sum(p.leaves for p in parts)
+        if len(parts) > 1:
+            error += (size + error) * _growth(leaves, kind.unit)
+        return _Reach(size, error, sum((p.peak for p in parts), ZERO) + size + error, leaves)
+
+    @staticmethod
+    def product(a: _Reach, b: _Reach, kind: Kind) -> _Reach:
+        size = a.size * b.size
+        error = a.size * b.error + b.size * a.error + a.error * b.error
+        error += (size + error) * kind.unit + kind.least
+        partial = max(a.peak, ONE) * max(b.peak, ONE)
+        return _Reach(size, error, partial + size + error, a.leaves + b.leaves)

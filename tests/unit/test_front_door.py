@@ -1,0 +1,715 @@
+"""What users bring beside the competition's own files: other texts, other ways to store a model."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mucg4.__main__ import main
+from mucg4.check.confirm import confirm
+from mucg4.check.property import covers, denies
+from mucg4.check.reading import Reading
+from mucg4.errors import InputError
+from mucg4.gate.agreement import agreement
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.witness import holds
+from mucg4.model.query import Query
+from mucg4.read.instance import query_of, read_query, read_text
+from mucg4.read.onnx import read_network, read_operators
+from mucg4.settings import Settings
+from mucg4.verify import verify
+from tests.handmade import model_bytes
+
+PLAIN = model_bytes([(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3))])  # y = (x0, x1, x0 + x1)
+NAMES = "".join(f"(declare-const {n} Real)" for n in ("X_0", "X_1", "Y_0", "Y_1", "Y_2"))
+BOX = NAMES + "".join(f"(assert (>= X_{i} -4))(assert (<= X_{i} 4))" for i in range(2)) + "\n"
+
+
+# --- texts of properties ---------------------------------------------------------------------------------------
+
+
+class Words:
+    """Random formulas as nested tuples; `value` says whether one holds, by plain recursion on what was written."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+
+    def formula(self, depth: int) -> object:
+        pick = self.chance.choice
+        if depth == 0 or self.chance.random() < 0.25:
+            if self.chance.random() < 0.1:
+                return pick(("true", "false"))
+            op = pick(("<=", ">=", "<", ">", "=", "!=", "distinct", "<=", "<"))
+            count = 2 if op == "!=" else pick((2, 2, 3))
+            return (op, *(self.term() for _ in range(count)))
+        op = pick(("and", "or", "not", "=>", "xor", "ite"))
+        count = {"not": 1, "xor": 2, "ite": 3}.get(op, pick((1, 2, 3)) if op != "=>" else pick((2, 3)))
+        return (op, *(self.formula(depth - 1) for _ in range(count)))
+
+    def term(self) -> object:
+        pick = self.chance.choice
+        name = pick(("X_0", "X_1", "Y_0", "Y_1", "Y_2"))
+        number = pick(("1", "-2", "0.5", "(/ 1 2)", "(/ -3 4)", "(- 1)", "(/ 6.0 4 3)", "0"))
+        return pick((name, name, number, ("*", number, name), ("/", name, "4"), ("+", name, number)))
+
+
+def written(part: object) -> str:
+    return part if isinstance(part, str) else "(" + " ".join(map(written, part)) + ")"  # type: ignore[arg-type]
+
+
+def number_of(term: object, point: dict[str, Fraction]) -> Fraction:
+    if isinstance(term, str):
+        if term in point:
+            return point[term]
+        if not term.startswith("("):
+            return Fraction(term)
+        term = tuple(term[1:-1].split())
+    op, *rest = term  # type: ignore[misc]
+    values = [number_of(t, point) for t in rest]
+    total = values[0] if len(values) > 1 else -values[0]
+    for v in values[1:]:
+        total = {"+": total + v, "*": total * v, "/": total / v if v else total}[op]
+    return total
+
+
+def value(part: object, point: dict[str, Fraction]) -> bool:
+    if isinstance(part, str):
+        return part == "true"
+    op, *rest = part  # type: ignore[misc]
+    if op in ("and", "or", "not", "=>", "xor", "ite"):
+        v = [value(p, point) for p in rest]
+        return {
+            "and": all(v),
+            "or": any(v),
+            "not": not v[0],
+            "=>": not all(v[:-1]) or v[-1],
+            "xor": v[0] != v[-1],
+            "ite": v[1 % len(v)] if v[0] else v[-1],
+        }[op]
+    t = [number_of(p, point) for p in rest]
+    if op in ("distinct", "!="):
+        return len(set(t)) == len(t)
+    test = {"<=": Fraction.__le__, ">=": Fraction.__ge__, "<": Fraction.__lt__, ">": Fraction.__gt__}
+    return all(a == b if op == "=" else test[op](a, b) for a, b in zip(t, t[1:], strict=False))
+
+
+def unsafe(query: Query, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether some conjunction of the cases, as stated, holds at a point."""
+    return any(
+        bool(np.all((case.box.lo <= x) & (x <= case.box.hi))) and any(holds(c, x, y) for c in case.conjunctions)
+        for case in query.cases
+    )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_logic_means_what_it_says_to_both_readers(seed: int) -> None:
+    words, points = Words(seed), np.random.default_rng(seed)
+    tree = words.formula(3)
+    text = BOX + f"(assert {written(tree)})"
+    query = query_of(PLAIN, text)
+    assert covers(text, query) is None
+    for _ in range(40):
+        x = points.integers(-8, 9, 2).astype(np.float32) / 2
+        x = np.clip(x, -4, 4)
+        y = np.array([x[0], x[1], x[0] + x[1]], dtype=np.float32)
+        point = {f"X_{i}": Fraction(float(v)) for i, v in enumerate(x)}
+        point |= {f"Y_{i}": Fraction(float(v)) for i, v in enumerate(y)}
+        right = value(tree, point)
+        assert unsafe(query, x, y) == right, text
+        assert not right or denies(text, "float32", x, y) is None, text
+
+
+def test_a_case_is_missed_when_a_negation_is_read_as_nothing() -> None:
+    right = BOX + "(assert (not (=> (>= X_0 1) (>= Y_0 2))))"
+    wrong = BOX + "(assert (and (>= X_0 1) (<= Y_0 1)))"
+    assert covers(right, query_of(PLAIN, right)) is None
+    assert covers(right, query_of(PLAIN, wrong)) is not None
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        "(check-sat)(get-model)(exit)",
+        "(check-sat)\n(get-value (X_0 X_1 (+ X_0 1)))\n(exit)\n; the end\n",
+        '(set-option :produce-models true)(check-sat)(get-info :reason-unknown)(echo "(assert false)")',
+        "(check-sat)(get-unsat-core)(get-proof)(exit)(check-sat)",
+        "(exit)",
+    ],
+)
+def test_what_is_said_to_a_solver_changes_nothing(trailer: str) -> None:
+    text = BOX + "(assert (>= Y_0 0.5))"
+    query, other = query_of(PLAIN, text), query_of(PLAIN, text + trailer)
+    assert other.property_hash == query.property_hash and covers(text + trailer, query) is None
+
+
+def test_nothing_is_asserted_after_the_exit() -> None:
+    text = BOX + "(assert (>= Y_0 0.5))(exit)"
+    for more in ("(assert (>= Y_1 9))", "(assert (>= X_0 1))", "(declare-const Y_3 Real)"):
+        with pytest.raises(InputError, match=r"line 2: .* after \(exit\)"):
+            query_of(PLAIN, text + more)
+        assert covers(text + more, query_of(PLAIN, text)) == "something follows the command exit"
+
+
+def test_outputs_that_are_not_declared_are_not_asked_about() -> None:
+    for names in ("", "(declare-const Y_1 Real)", "(declare-const Y_2 Real)"):
+        box = BOX.replace("(declare-const Y_0 Real)(declare-const Y_1 Real)(declare-const Y_2 Real)", names)
+        text = box + (f"(assert (>= {names[15:18]} 7))" if names else "(assert (<= X_0 X_1))")
+        query = query_of(PLAIN, text)
+        assert query.cases[0].conjunctions[0].y_coeffs.shape[1] in (1, 3) and covers(text, query) is None
+    with pytest.raises(InputError, match="Y_0 is not declared"):
+        query_of(PLAIN, text + "(assert (<= Y_0 1))")
+    with pytest.raises(InputError, match="declares 5 outputs, but the network has 3"):
+        query_of(PLAIN, BOX + "(declare-const Y_4 Real)")
+
+
+@pytest.mark.parametrize("comment", ["Grad \xdd f\xfcr", "\xe9t\xe9 \x80\x81\xff", "\xc3"])
+def test_comments_may_be_in_any_encoding(tmp_path: Path, comment: str) -> None:
+    (tmp_path / "p.vnnlib").write_bytes(f"; {comment}\n{BOX}(assert (>= Y_0 0)) ;{comment}".encode("latin-1"))
+    query = query_of(PLAIN, read_text(tmp_path / "p.vnnlib"))
+    assert query.property_hash == query_of(PLAIN, BOX + "(assert (>= Y_0 0))").property_hash
+    (tmp_path / "q.vnnlib").write_bytes(f"{BOX}(assert (>= Y_0 {comment}))".encode("latin-1"))
+    with pytest.raises(InputError):
+        query_of(PLAIN, read_text(tmp_path / "q.vnnlib"))
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def layers(seed: int = 0, sizes: tuple[int, ...] = (2, 8, 3)) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [(rng.normal(size=(m, n)), rng.normal(size=m)) for n, m in zip(sizes, sizes[1:], strict=False)]
+
+
+def scattered(data: bytes, folder: Path, names: list[str], gap: int = 0, length: bool = True) -> bytes:
+    """The model with its initialisers in other files, in turn; what is in these goes to `folder`."""
+    model = onnx.load_model_from_string(data)
+    files: dict[str, bytes] = dict.fromkeys(names, b"")
+    for i, tensor in enumerate(model.graph.initializer):
+        name = names[i % len(names)]
+        start = len(files[name]) + gap
+        files[name] += b"\7" * gap + tensor.raw_data
+        for key, v in (("location", name), ("offset", start), ("length", len(tensor.raw_data))):
+            if key != "length" or length:
+                tensor.external_data.add(key=key, value=str(v))
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return model.SerializeToString()
+
+
+def stored_in(folder: Path, data: bytes, text: str = BOX + "(assert (>= Y_0 1))") -> tuple[Path, Path]:
+    (folder / "n.onnx").write_bytes(data)
+    (folder / "p.vnnlib").write_text(text)
+    return folder / "n.onnx", folder / "p.vnnlib"
+
+
+@pytest.mark.parametrize(
+    ("names", "gap", "length"),
+    [(["n.onnx.data"], 0, True), (["a", "weights/deep/b", "c d"], 64, True), (["a", "b", "c", "d"], 16, False)],
+)
+def test_weights_in_other_files_are_read(tmp_path: Path, names: list[str], gap: int, length: bool) -> None:
+    inside = model_bytes(layers())
+    query = read_query(*stored_in(tmp_path, scattered(inside, tmp_path, names, gap, length)))
+    same = query_of(inside, query.text)
+    assert query.network.fingerprint == same.network.fingerprint and query.key == same.key
+    x = np.array([0.3, -1.5])
+    assert np.array_equal(Runtime(query.network).single(x), Runtime(same.network).single(x))
+    assert agreement(query).problem is None and confirm(query.network.model_bytes, query.network).problem is None
+    (tmp_path / names[0]).write_bytes(b"\0" * 4096)  # what was read is what counts
+    assert np.array_equal(Runtime(query.network).single(x), Runtime(same.network).single(x))
+    other = read_query(tmp_path / "n.onnx", tmp_path / "p.vnnlib")
+    assert other.network.source_hash != query.network.source_hash
+
+
+def test_onnxruntime_puts_the_parts_together_by_itself(tmp_path: Path) -> None:
+    query = read_query(*stored_in(tmp_path, scattered(model_bytes(layers()), tmp_path, ["w"])))
+    original = query.network.original
+    assert original is not None
+    content = bytearray(original.files[0][1])
+    content[:4] = np.float32(0.25).tobytes()
+    network = replace(query.network, original=replace(original, files=(("w", bytes(content)),)))
+    assert "disagrees with onnxruntime" in (agreement(replace(query, networks=(network,))).problem or "")
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("missing.data", "'missing.data': .*missing.data: no such file"),
+        ("../outside", "outside the model's folder"),
+        ("sub/../../outside", "outside the model's folder"),
+        ("/etc/hostname", "outside the model's folder"),
+        ("C:\\weights", "outside the model's folder"),
+        ("link", "a link to outside the model's folder"),
+        ("link/again", "a link to outside the model's folder|no such file"),
+        ("short", "'short' has 5 bytes, but byte .* is asked for"),
+        ("", "does not say in which"),
+        (".", "directory"),
+        ("empty", "the file is empty"),
+    ],
+)
+def test_other_files_stay_in_the_models_folder(tmp_path: Path, location: str, words: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "outside").write_bytes(b"\0" * 4096)
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "short").write_bytes(b"12345")
+    (folder / "empty").write_bytes(b"")
+    model = onnx.load_model_from_string(scattered(model_bytes(layers()), tmp_path / "elsewhere", ["w"]))
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    with pytest.raises(InputError, match=f"^{folder}/n.onnx: tensor 'w0'.*({words})"):
+        read_query(*stored_in(folder, model.SerializeToString()))
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "-4"), ("offset", "1e3"), ("length", "9" * 30), ("length", "3")])
+def test_places_in_other_files_are_checked(tmp_path: Path, key: str, value: str) -> None:
+    model = onnx.load_model_from_string(scattered(model_bytes(layers()), tmp_path, ["w"]))
+    next(e for e in model.graph.initializer[0].external_data if e.key == key).value = value
+    with pytest.raises(InputError, match="tensor 'w0'"):
+        read_query(*stored_in(tmp_path, model.SerializeToString()))
+
+
+@pytest.mark.parametrize("name", ["n.onnx", "n.onnx.gz", "n.bin"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_archives_are_known_by_their_content(tmp_path: Path, name: str, packed: bool) -> None:
+    if name.endswith(".gz") and not packed:
+        return
+    (tmp_path / name).write_bytes(gzip.compress(PLAIN) if packed else PLAIN)
+    (tmp_path / "p").write_bytes(gzip.compress((BOX + "(assert (>= Y_0 1))").encode()))
+    assert read_query(tmp_path / name, tmp_path / "p").network.fingerprint == query_of(PLAIN, BOX).network.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["p.vnnlib", "n.onnx"], "p.vnnlib: this is a property; the network comes first"),
+        (["n.onnx", "p.vnnlib", "--timeout", "5s"], "--timeout: not a number (without a unit): 5s"),
+        (["n.onnx", "none.vnnlib"], "none.vnnlib: no such file"),
+        (["none.onnx", "p.vnnlib"], "none.onnx: no such file"),
+        (["n.onnx", "n.onnx"], "n.onnx: not a text file"),
+        (["p.vnnlib", "p.vnnlib"], "p.vnnlib: the network file is not ONNX"),
+        (["zero.onnx", "p.vnnlib", "--timeout", "20"], "zero.onnx: the model's input shape [0, 2] holds no values"),
+    ],
+)
+def test_every_message_names_its_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored_in(tmp_path, PLAIN)
+    (tmp_path / "zero.onnx").write_bytes(model_bytes(layers(), dims=[0, 2]))
+    with suppress(SystemExit):
+        assert main(["verify", *arguments, "--store", "off"]) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and not said.out
+
+
+# --- models ----------------------------------------------------------------------------------------------------
+
+F, B = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
+    """`-` stands for an absent input."""
+    domain = {"domain": attributes.pop("domain")} if "domain" in attributes else {}
+    names = [n if n != "-" else "" for n in inputs.split()]
+    return onnx.helper.make_node(op, names, outputs.split(), name=f"n_{outputs.split()[0]}", **domain, **attributes)
+
+
+def built(
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, list[object] | None],
+    outputs: str,
+    constants: dict[str, np.ndarray] | None = None,
+    opset: int = 17,
+    **more: object,
+) -> bytes:
+    """An ONNX model; `more`: functions, sparse."""
+    ends = [onnx.helper.make_tensor_value_info(n, F, s) for n, s in inputs.items()]
+    made = [onnx.helper.make_tensor_value_info(n, F, None) for n in outputs.split()]
+    stored = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
+    graph = onnx.helper.make_graph(nodes, "g", ends, made, stored, sparse_initializer=more.get("sparse", []))
+    sets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("local", 1)]
+    functions = more.get("functions", [])
+    return onnx.helper.make_model(graph, opset_imports=sets, ir_version=10, functions=functions).SerializeToString()
+
+
+def weights(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def property_of(inputs: int, outputs: int, more: str = "") -> str:
+    names = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
+    text = "".join(f"(declare-const {n} Real)" for n in names)
+    text += "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(inputs))
+    return text + (more or "(assert (<= Y_0 -1e6))")
+
+
+def read_twice(data: bytes, count: int | None = None, partly: bool = False, **more: object) -> Query:
+    """The query, after both readers, onnxruntime and the analysis of executions agreed on the model."""
+    network = read_network(data, count=count, **more)
+    text = property_of(network.input_size, network.output_size)
+    query = query_of(data, text, **more)
+    found = confirm(data, query.network)
+    assert found.problem is None and (partly or not found.fallback), found
+    assert agreement(query).problem is None
+    read_operators(data, dict(network.inputs), network.input_size)
+    return query
+
+
+def answer(query: Query, more: str, seconds: float = 20.0) -> str:
+    """The verdict on the query's own box with another condition on the outputs."""
+    text = property_of(query.network.input_size, query.network.output_size, more)
+    network = query.network
+    asked = query_of(network.model_bytes, text, original=network.original, shapes=dict(network.inputs))
+    return verify(asked, Settings(timeout=seconds)).word
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ({"a": [1, 2], "b": [1, 3]}, "y"),
+        ({"b": [1, 2], "a": ["N", 3]}, "y z"),
+        ({"a": [2], "b": [3], "e": []}, "z y q"),
+        ({"a": [1, 2], "b": [1, 3]}, "y c"),
+    ],
+)
+def test_several_inputs_and_outputs_stand_one_behind_the_other(inputs: dict[str, list[object]], outputs: str) -> None:
+    first, second, *third = inputs
+    sizes = [int(np.prod([d if isinstance(d, int) else 1 for d in s])) for s in inputs.values()]
+    nodes = [
+        node("MatMul", f"{first} v", "p"),
+        node("MatMul", f"{second} w", "r"),
+        node("Add", "p r", "s"),
+        node("Relu", "s", "y"),
+        node("Mul", f"y {third[0] if third else 'half'}", "z"),
+        node("Neg", "r", "q"),
+        node("Identity", "half", "c"),
+    ]
+    nodes = [n for n in nodes if n.output[0] != "q" or "q" in outputs]
+    data = built(
+        nodes, inputs, outputs, {"v": weights(sizes[0], 4), "w": weights(sizes[1], 4, seed=1), "half": np.float32(0.5)}
+    )
+    query = read_twice(data)
+    assert query.network.input_size == sum(sizes)
+    assert [name for name, _ in query.network.inputs] == list(inputs)
+    x = np.random.default_rng(5).normal(size=(4, sum(sizes)))
+    assert np.allclose(Runtime(query.network).single(x), query.network(x), atol=1e-5)
+    assert np.allclose(Runtime(query.network).outputs(x), query.network(x), atol=1e-5)
+    assert answer(query, "(assert (>= Y_1 0.001))") == "sat"
+    last = query.network.output_size - 1
+    assert answer(query, f"(assert (or (<= Y_{last} -100) (>= Y_{last} 100)))") == "unsat"
+
+
+def test_outputs_that_are_constants_are_outputs_too() -> None:
+    data = built([node("Add", "k k", "y"), node("Neg", "k", "z")], {"x": [1, 2]}, "y z", {"k": weights(1, 3)})
+    query = read_twice(data)
+    assert query.network.output_size == 6 and answer(query, "(assert (>= Y_0 50))") == "unsat"
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL])
+def test_an_input_that_nothing_reads(kind: int) -> None:
+    proto = onnx.load_model_from_string(model_bytes(layers()))
+    proto.graph.input.insert(0, onnx.helper.make_tensor_value_info("unread", kind, [1, 3]))
+    data = proto.SerializeToString()
+    assert read_twice(data).network.input_size == 2
+    if kind == F:
+        query = query_of(data, property_of(5, 3, "(assert (>= Y_0 -50))"))
+        assert [n for n, _ in query.network.inputs] == ["unread", "x"] and confirm(data, query.network).fallback == ()
+        assert verify(query, Settings(timeout=20.0)).word == "sat"
+    with pytest.raises(InputError, match="declares 4 inputs, but the network has 2"):
+        query_of(data, property_of(4, 3))
+
+
+def test_a_second_reading_wants_the_inputs_that_are_read() -> None:
+    data = built([node("Sub", "a b", "y")], {"a": [1, 2], "b": [1, 2]}, "y")
+    network = read_network(data)
+    assert confirm(data, network).problem is None and confirm(data, network).fallback == ()
+    for inputs in ((("b", (1, 2)), ("a", (1, 2))), (("a", (1, 4)),), (("a", (1, 1)), ("b", (1, 3))), (("a", (1, 2)),)):
+        found = confirm(data, replace(network, inputs=inputs))
+        assert found.problem or found.fallback
+
+
+def sparse(name: str, dense: np.ndarray, flat: bool) -> onnx.SparseTensorProto:
+    places = np.flatnonzero(dense) if flat else np.argwhere(dense)
+    values = onnx.numpy_helper.from_array(dense[dense != 0], name)
+    return onnx.helper.make_sparse_tensor(values, onnx.numpy_helper.from_array(places, ""), dense.shape)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 1), (4, 8)])
+def test_sparse_initialisers(flat: bool, shape: tuple[int, int]) -> None:
+    dense = weights(*shape) * (weights(*shape, seed=3) > 0)
+    nodes = [node("MatMul", "x w", "a"), node("Add", "a k", "y")]
+    data = built(nodes, {"x": [1, 4]}, "y", {"k": weights(shape[1])}, sparse=[sparse("w", dense, flat)])
+    query = read_twice(data)
+    whole = built(nodes, {"x": [1, 4]}, "y", {"k": weights(shape[1]), "w": dense})
+    assert query.network.fingerprint == read_network(whole).fingerprint
+
+
+@pytest.mark.parametrize("change", ["outside", "twice", "short", "kind"])
+def test_sparse_initialisers_that_are_none(change: str) -> None:
+    dense = np.array([[1.0, 0, 2.0], [0, 3.0, 0]], dtype=np.float32)
+    tensor = sparse("w", dense, True)
+    places = {"outside": [0, 2, 6], "twice": [0, 2, 2], "short": [0, 2], "kind": [0.0, 2.0, 4.0]}[change]
+    tensor.indices.CopyFrom(onnx.numpy_helper.from_array(np.array(places), ""))
+    data = built([node("MatMul", "x w", "y")], {"x": [1, 2]}, "y", sparse=[tensor])
+    with pytest.raises(InputError, match="'w'"):
+        read_network(data)
+
+
+def function(name: str, inputs: str, outputs: str, nodes: list[onnx.NodeProto], **more: object) -> onnx.FunctionProto:
+    sets = [onnx.helper.make_opsetid("", more.get("opset", 17)), onnx.helper.make_opsetid("local", 1)]
+    return onnx.helper.make_function(
+        "local",
+        name,
+        inputs.split(),
+        outputs.split(),
+        nodes,
+        sets,
+        more.get("attributes", []),
+        more.get("defaults", []),
+    )
+
+
+def referring(proto: onnx.NodeProto, kind: int, **names: str) -> onnx.NodeProto:
+    """The node with attributes that its function's call gives."""
+    for name, reference in names.items():
+        proto.attribute.append(onnx.AttributeProto(name=name, ref_attr_name=reference, type=kind))
+    return proto
+
+
+def test_functions_stand_where_they_are_called() -> None:
+    bent = referring(node("LeakyRelu", "t", "r"), onnx.AttributeProto.FLOAT, alpha="slope")
+    block = function(
+        "Block", "a w k", "r", [node("MatMul", "a w", "m"), node("Add", "m k", "t"), bent], attributes=["slope"]
+    )
+    twice = function(
+        "Twice",
+        "a w k",
+        "r a2",
+        [
+            node("Block", "a w k", "t", domain="local", slope=0.25),
+            referring(node("Block", "t w k", "r", domain="local"), onnx.AttributeProto.FLOAT, slope="bend"),
+            node("Identity", "a", "a2"),
+        ],
+        defaults=[onnx.helper.make_attribute("bend", 0.5)],
+    )
+    nodes = [
+        node("Twice", "x w k", "t u", domain="local"),
+        node("Twice", "t w k", "m -", domain="local", bend=0.75),
+        node("Add", "m u", "y"),
+    ]
+    nodes[1].output[1] = ""
+    constants = {"w": weights(3, 3), "k": weights(3, seed=2)}
+    query = read_twice(built(nodes, {"x": [1, 3]}, "y", constants, functions=[block, twice]))
+
+    def bend(v: np.ndarray, s: float) -> np.ndarray:
+        return np.where(v > 0, v, s * v)
+
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    w, k = constants["w"].astype(float), constants["k"].astype(float)
+    t = bend(bend(x @ w + k, 0.25) @ w + k, 0.5)
+    right = bend(bend(t @ w + k, 0.25) @ w + k, 0.75) + x
+    assert np.allclose(query.network(x), right) and answer(query, "(assert (>= Y_0 0.01))") == "sat"
+
+
+def test_a_function_has_its_own_operator_set() -> None:
+    old = function("Old", "a", "r", [node("Softmax", "a", "s"), node("ReduceSum", "s", "r", axes=[1])], opset=11)
+    both = function("Both", "a -", "p q", [node("Relu", "a", "p"), node("Neg", "p", "q")])
+    both.input[1] = "b"
+    nodes = [
+        node("Old", "x", "t", domain="local"),
+        node("Both", "t", "v w", domain="local"),
+        node("Sub", "v w", "y"),
+    ]
+    data = built(nodes, {"x": [1, 3]}, "y", functions=[old, both])
+    network = read_network(data)  # onnxruntime refuses: it inlines old functions into the newer model as they are
+    assert np.allclose(network(np.zeros((1, 3))), 2.0) and confirm(data, network).problem is None
+
+
+@pytest.mark.parametrize(
+    ("functions", "words"),
+    [
+        ([function("F", "a", "r", [node("F", "a", "r", domain="local")])], "call each other"),
+        ([function("F", "a", "r", [node("Relu", "b", "r")])], "is not defined before it"),
+        ([function("F", "", "r", [node("Relu", "a", "r")])], "more inputs or outputs than its function"),
+        ([function("F", "a", "r", [node("Relu", "a", "r")])] * 2, "two functions are called 'F'"),
+    ],
+)
+def test_functions_that_are_none(functions: list[onnx.FunctionProto], words: str) -> None:
+    data = built([node("F", "x", "y", domain="local")], {"x": [1, 3]}, "y", functions=functions)
+    with pytest.raises(InputError, match=words):
+        read_network(data)
+    with pytest.raises(InputError):
+        Reading(data, 10**6).run(np.zeros((1, 3)), lambda name, value: value)
+
+
+def test_functions_do_not_multiply_without_end() -> None:
+    chain = [function("F0", "a", "r", [node("Relu", "a", "r")])]
+    for i in range(1, 25):
+        twice = [node(f"F{i - 1}", "a", "t", domain="local"), node(f"F{i - 1}", "t", "r", domain="local")]
+        chain.append(function(f"F{i}", "a", "r", twice))
+    data = built([node("F24", "x", "y", domain="local")], {"x": [1, 3]}, "y", functions=chain)
+    with pytest.raises(InputError, match="nodes in functions"):
+        read_network(data)
+    with pytest.raises(InputError, match="nodes in functions"):
+        Reading(data, 10**6)
+
+
+def branch(name: str, nodes: list[onnx.NodeProto], outputs: str, **constants: np.ndarray) -> onnx.GraphProto:
+    ends = [onnx.helper.make_tensor_value_info(n, F, None) for n in outputs.split()]
+    return onnx.helper.make_graph(
+        nodes, name, [], ends, [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()]
+    )
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("how", ["stored", "shape", "computed"])
+def test_the_branch_that_is_decided_is_read(taken: bool, how: str) -> None:
+    unknown = [node("Nothing", "x", "odd", domain="local"), node("Identity", "odd", "r2"), node("Neg", "x", "q2")]
+    known = [node("MatMul", "x v", "m1"), node("Relu", "m1", "r1"), node("Add", "r1 k", "q1")]
+    branches = (branch("a", known, "r1 q1", v=weights(2, 2)), branch("b", unknown, "r2 q2"))
+    then, other = branches if taken else branches[::-1]
+    test = {
+        "stored": [],
+        "shape": [
+            node("Shape", "h", "s"),
+            node("Gather", "s one", "g"),
+            node("Equal", f"g {'two' if taken else 'one'}", "c"),
+        ],
+        "computed": [node("Less", "one two", "l"), node("Not" if not taken else "Identity", "l", "c")],
+    }[how]
+    nodes = [node("Gemm", "x w k", "h"), *test, node("If", "c", "r q", then_branch=then, else_branch=other)]
+    nodes.append(node("Sub", "r q", "y"))
+    constants = {"w": weights(2, 2), "k": weights(2), "one": np.int64(1), "two": np.int64(2)}
+    if how == "stored":
+        constants["c"] = np.array(taken)
+    data = built(nodes, {"x": [1, 2]}, "y r", constants)
+    query = query_of(data, property_of(2, 4, "(assert (<= Y_2 -0.1))"))
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    m = np.maximum(x @ weights(2, 2).astype(float), 0)
+    assert np.allclose(query.network(x), np.concatenate([-weights(2) + 0 * m, m], axis=1))
+    found = confirm(data, query.network)
+    assert found.problem is None and found.fallback == ()
+
+
+def test_branches_run_in_onnxruntime_and_nest() -> None:
+    deep = branch("d", [node("Mul", "t k", "z")], "z")
+    flat = branch("f", [node("Neg", "x", "n")], "n")
+    inner = [node("Relu", "x", "t"), node("If", "c", "i", then_branch=deep, else_branch=flat), node("Add", "i x", "o")]
+    nodes = [
+        node(
+            "If", "c", "r", then_branch=branch("g", inner, "o"), else_branch=branch("h", [node("Abs", "x", "t")], "t")
+        ),
+        node(
+            "If",
+            "d",
+            "u",
+            then_branch=branch("g2", [node("Sub", "x r", "t")], "t"),
+            else_branch=branch("h2", [node("Identity", "r", "t")], "t"),
+        ),
+        node("MatMul", "u w", "y"),
+    ]
+    constants = {"c": np.array([True]), "d": np.array(False), "k": weights(3), "w": weights(3, 2)}
+    query = read_twice(built(nodes, {"x": [1, 3]}, "y", constants))
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    right = (np.maximum(x, 0) * weights(3) + x) @ weights(3, 2).astype(float)
+    assert np.allclose(query.network(x), right) and answer(query, "(assert (>= Y_0 100))") == "unsat"
+
+
+def test_a_branch_within_a_function() -> None:
+    inside = branch("a", [node("Mul", "t t", "m"), node("Add", "m b", "o")], "o")
+    body = [
+        node("Relu", "a", "t"),
+        node("If", "c", "s", then_branch=inside, else_branch=branch("b", [node("Neg", "a", "o")], "o")),
+        node("Sub", "s t", "r"),
+    ]
+    nodes = [node("F", "x k c", "m", domain="local"), node("F", "m k d", "y", domain="local")]
+    constants = {"k": weights(3), "c": np.array(True), "d": np.array(False)}
+    query = read_twice(built(nodes, {"x": [1, 3]}, "y", constants, functions=[function("F", "a b c", "r", body)]))
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    m = np.maximum(x, 0) ** 2 + weights(3) - np.maximum(x, 0)
+    assert np.allclose(query.network(x), -m - np.maximum(m, 0))
+
+
+def test_an_undecided_branch_is_refused() -> None:
+    choice = {"then_branch": branch("a", [], "x"), "else_branch": branch("b", [node("Neg", "x", "t")], "t")}
+    data = built([node("Cast", "x", "c", to=B), node("If", "c", "y", **choice)], {"x": [1]}, "y")
+    with pytest.raises(InputError, match=r"operator (Cast|If)"):
+        read_network(data)
+
+
+@pytest.mark.parametrize(
+    ("dims", "count", "shape"),
+    [
+        (["N", 1, "h", "w"], 16, (1, 1, 4, 4)),
+        ([None, 1, None, None], 36, (1, 1, 6, 6)),
+        (["N", 1, 4, "w"], 20, (1, 1, 4, 5)),
+        (["N", 1, "h", "h"], 25, (1, 1, 5, 5)),
+        ([1, 1, "N", 5], 20, (1, 1, 4, 5)),
+        (["N", 1, "N", 5], 5, None),
+        (["N", 1, "h", "w"], 17, None),
+        (["N", 1, 3, "w"], 20, None),
+    ],
+)
+def test_open_sizes_come_from_the_number_of_inputs(
+    dims: list[object], count: int, shape: tuple[int, ...] | None
+) -> None:
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("Relu", "c", "r"),
+        node("GlobalAveragePool", "r", "p"),
+        node("Flatten", "p", "y"),
+    ]
+    data = built(nodes, {"x": dims}, "y", {"w": weights(2, 1, 3, 3)})
+    if shape is None:
+        with pytest.raises(InputError):
+            query_of(data, property_of(count, 2))
+        return
+    query = query_of(data, property_of(count, 2))
+    assert query.network.inputs == (("x", shape),) and confirm(data, query.network).fallback == ()
+    assert agreement(query).problem is None
+    assert bool(query.network.note) == (dims[2] != dims[3] and shape[2] == shape[3]) or dims[2] is None
+
+
+def test_shapes_that_the_user_states() -> None:
+    nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "p"), node("Flatten", "p", "y")]
+    data = built(nodes, {"x": ["N", 1, "h", "w"]}, "y", {"w": weights(2, 1, 3, 3)})
+    query = query_of(data, property_of(20, 2), shapes={"": (1, 1, 4, 5)})
+    assert query.network.inputs == (("x", (1, 1, 4, 5)),) and confirm(data, query.network).fallback == ()
+    assert query_of(data, property_of(20, 2), shapes={"x": (1, 1, 5, 4)}).network.inputs[0][1] == (1, 1, 5, 4)
+    for wrong, words in (
+        ({"": (1, 2, 4, 5)}, "is declared as"),
+        ({"z": (1, 1, 4, 5)}, "no input 'z'"),
+        ({"": (20,)}, "is declared as"),
+    ):
+        with pytest.raises(InputError, match=words):
+            query_of(data, property_of(20, 2), shapes=wrong)
+    with pytest.raises(InputError, match="declares 20 inputs, but the network has 36"):
+        query_of(data, property_of(20, 2), shapes={"": (1, 1, 6, 6)})
+
+
+def test_an_input_without_a_shape() -> None:
+    data = built([node("MatMul", "x w", "h"), node("Relu", "h", "y")], {"x": None}, "y", {"w": weights(5, 3)})
+    query = query_of(data, property_of(5, 3))
+    assert query.network.inputs == (("x", (1, 5)),) and agreement(query).problem is None
+    assert confirm(data, query.network).problem is None and not confirm(data, query.network).fallback
+    assert query_of(data, property_of(10, 6), shapes={"x": (2, 5)}).network.output_size == 6
+    image = built([node("GlobalAveragePool", "x", "y")], {"x": None}, "y")
+    with pytest.raises(InputError):
+        query_of(image, property_of(12, 3))
+    assert query_of(image, property_of(12, 3), shapes={"": (1, 3, 2, 2)}).network.input_size == 12
