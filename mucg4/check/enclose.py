@@ -210,9 +210,8 @@ class Enclosure:
             # The image of a smooth function is intersected by the search, too.
             always = k not in self.slot or self.exact_image[k] or self._is_smooth(k)
             if isinstance(self.ops[k], Affine):
-                scale, tiny = self._scale(k, frame)
-                taken = always or bool(np.any(root))
-                lo, hi = self._affine_hull(k, frame, scale, tiny) if taken else (low[:, :0], up[:, :0])
+                scale = self._scale(k, frame)
+                lo, hi = self._affine_hull(k, frame, scale) if always or np.any(root) else (low[:, :0], up[:, :0])
                 cost = self._affine_cost(k, scale)
             else:
                 lo, hi, cost = self._curve_hull(k, frame)
@@ -248,17 +247,16 @@ class Enclosure:
         frame.size.append(norms(m))
         frame.cost.append(cost)
 
-    def _scale(self, k: int, frame: Frame) -> tuple[Array, Array]:
-        """S of an affine node, `(B, n)`, and what covers underflow in its image."""
-        inputs = self.nodes[k].inputs
-        scale = affine_magnitude(self.ops[k], [frame.magnitude[i] for i in inputs])
-        guard, tiny = 1e-50 * sum(frame.size[i] for i in inputs)[:, None], np.array(TINY)
+    def _scale(self, k: int, frame: Frame) -> Array:
+        """S of an affine node, `(B, n)`: 0 only where nothing is added up (`_live`), as a norm is never 0."""
+        node, op = self.nodes[k], self.ops[k]
+        scale = affine_magnitude(op, [frame.magnitude[i] for i in node.inputs])
+        guard = 1e-50 * sum(frame.size[i] for i in node.inputs)[:, None]
         if not np.all(scale):
-            live = self._live(k, frame, scale)
-            guard, tiny = np.where(live, guard, 0.0), np.where(live, TINY, 0.0)
-        return np.asarray(scale + guard), tiny
+            guard = np.where(self._live(k, frame, scale), guard, 0.0)
+        return np.asarray(scale + guard)
 
-    def _affine_hull(self, k: int, frame: Frame, scale: Array, tiny: Array) -> tuple[Array, Array]:
+    def _affine_hull(self, k: int, frame: Frame, scale: Array) -> tuple[Array, Array]:
         """Interval image by centre and radius."""
         node, op = self.nodes[k], self.ops[k]
         low = [frame.lower[i] for i in node.inputs]
@@ -266,7 +264,7 @@ class Enclosure:
         mid = [(a + b) * 0.5 for a, b in zip(low, up, strict=True)]
         rad = [np.maximum(b - m, m - a) for a, b, m in zip(low, up, mid, strict=True)]
         y, r = op.apply(mid), op.magnitude(rad)
-        r = r + (gamma(2 * op.fan_in + 8) * scale + tiny)
+        r = r + (gamma(2 * op.fan_in + 8) * scale + np.where(scale > 0, TINY, 0.0))
         return y - r, y + r
 
     def _live(self, k: int, frame: Frame, scale: Array) -> Array:
