@@ -89,15 +89,14 @@ def settle(
 
 def deviation_of(query: Query) -> Deviation | str:
     """Bounds of the deviation for a query's network, or why there are none."""
-    network = query.network
+    network, joint = query.network, query.joint
     if not query.executable:
         return "the network was not read from a file"
     try:
-        operators = (
-            _of_file(network)
-            if query.joint is None or query.joint.plain
-            else _of_parts(query.joint, len(network.nodes))
-        )
+        if joint is None or joint.plain:
+            operators = _of_file(network)
+        else:
+            operators = _of_parts(joint, len(network.nodes))
     except InputError as error:
         return str(error)
     if operators.roundings is None:

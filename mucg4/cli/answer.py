@@ -22,22 +22,22 @@ class Answer:
         self.result: Path | None = args.result
         self.json: Path | None = args.json
         self.start: float = args.start
+        self.standard = bool(args.network)  # the words of the VNN-LIB standard
         self.facts = {"onnx": args.paths[0], "vnnlib": args.paths[-1], "timeout": args.timeout}
         self.failures: list[str] = []
         self._lock = threading.Lock()
         self._word: str | None = None
         self._recorded = False
 
-    def announce(self, word: str, witness: Any = None) -> None:
-        """Result file and stdout; only the first call counts."""
+    def announce(self, word: str, assignment: str = "") -> None:
+        """Result file and stdout, with the witness as text; only the first call counts."""
         with self._lock:
             if self._word is not None:
                 return
             self._word = word
-            text = answer_text(word, witness)
             if self.result is not None:
-                self.write(write_result, self.result, text)
-            put(text)
+                self.write(write_result, self.result, answer_text(word, assignment))
+            put(answer_text("timed-out" if self.standard and word == "timeout" else word, assignment))
 
     def record(self, content: dict[str, Any]) -> None:
         """The run record; only the first call counts."""

@@ -80,6 +80,23 @@ def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
             group.add_argument(name, type=kind, default=f.default, help=text, metavar=f.metadata["unit"])
 
 
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`[NAME=]N,N,...`: the shape of an input of the network."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(n) for n in sizes.strip("[]() ").replace("x", ",").split(",") if n.strip())
+    except ValueError:
+        shape = (0,)
+    if min(shape, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"not a shape like 1,3,32,32 or NAME=1,3,32,32: {text}")
+    return name, shape
+
+
+def _add_shape(p: argparse.ArgumentParser) -> None:
+    text = "shape of an input whose sizes the network leaves open; once for each such input"
+    p.add_argument("--shape", type=_shape, action="append", default=[], metavar="[NAME=]N,N,...", help=text)
+
+
 def _add_limits(p: argparse.ArgumentParser) -> None:
     """Time and memory of a command other than `verify`, whose settings hold them."""
     p.add_argument("--timeout", type=_amount, metavar="S", help="give up after S seconds")
@@ -89,7 +106,11 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
 
 def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
-    p.add_argument("--network", action="append", metavar="NAME=NET", help="with QUERY as the only path")
+    text = "the model of a declared network, with a VNN-LIB 2.0 query as the only path; once for each"
+    p.add_argument("--network", action="append", metavar="NAME=NET", help=text)
+    text = "write the values of a sat answer to a 2.0 query as ONNX tensors into this folder, instead of printing them"
+    p.add_argument("--serialise-assignments", type=Path, metavar="DIR", help=text)
+    _add_shape(p)
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
     p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
@@ -152,6 +173,7 @@ def _add_check(p: argparse.ArgumentParser) -> None:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
+    _add_shape(p)
     _add_limits(p)
     p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
 
@@ -169,8 +191,17 @@ def _add_compress(p: argparse.ArgumentParser) -> None:
     _add_limits(p)
 
 
+def _add_supports(p: argparse.ArgumentParser) -> None:
+    from mucg4.read.capabilities import CAPABILITIES
+
+    group = p.add_mutually_exclusive_group(required=True)
+    for name in CAPABILITIES:
+        group.add_argument(f"--{name}", dest="capability", action="store_const", const=name)
+
+
 COMMANDS = {
     "verify": (_add_verify, "decide one property of one network"),
+    "supports": (_add_supports, "say what is supported, in the words of the VNN-LIB standard"),
     "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
     "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
     "store": (_add_store, "look into the proof store"),
@@ -182,7 +213,8 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `command` of what it gives is the name of the command."""
     parser = _Parser(prog="mucg4", description="Neural-network verifier that reuses proofs across compressed networks.")
-    parser.add_argument("--version", action="version", version=f"mucg4 {__version__}")
+    parser.add_argument("--name", action="version", version="mucg4", help="print the name")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (fill, text) in COMMANDS.items():
         commands.add_parser(name, help=text, fill=fill)

@@ -20,9 +20,9 @@ def witness_text(x: Any, y: Any) -> str:
     return "(" + "\n".join(pairs) + ")"
 
 
-def answer_text(word: str, witness: Any = None) -> str:
-    """Verdict word and, for `sat`, the witness: the content of stdout and of the result file."""
-    return f"{word}\n" if witness is None else f"{word}\n{witness_text(witness.x, witness.y)}\n"
+def answer_text(word: str, assignment: str = "") -> str:
+    """Verdict word and, for `sat`, the witness as text: the content of stdout and of the result file."""
+    return f"{word}\n{assignment}\n" if assignment else f"{word}\n"
 
 
 def run_record(verdict: Any, **more: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command `verify`: decide one property of one network.
+"""The command `verify`: decide one property of one network, or one query over several.
 
 Whatever happens, the result file ends with a legal word; a bug leaves `unknown`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from mucg4.cli.options import settings_of
 from mucg4.cli.report import run_record
 from mucg4.cli.store import open_store
 from mucg4.cli.streams import internal_error, one_line, printable, say
-from mucg4.errors import InputError, Mucg4Error, StoreError, UnsoundError, UnsupportedError
+from mucg4.errors import InputError, Mucg4Error, StoreError, UnsoundError
 from mucg4.files import check_writable, reserve_result, write_result
 from mucg4.limits.budget import Budget
 from mucg4.limits.loading import loading
 from mucg4.limits.memory import is_exhaustion, limit_bytes
 from mucg4.limits.watch import Watch, limits, started_ago
+from mucg4.settings import Settings
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,15 +68,19 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         from mucg4.verify import verify
 
     onnx, vnnlib = _paths(args)
-    query = read_query(onnx, vnnlib)
-    store, warnings = None, []
+    query = read_query(onnx, vnnlib, dict(args.shape))
+    if answer.standard:
+        options = _as_declared(query, options)
+    note = query.network.note
+    store, warnings = None, [f"{onnx}: {note} (--shape states another)"] if note else []
     try:
         store = open_store(args.store)
     except StoreError as error:
         warnings.append(f"store not used: {one_line(error)}")
 
     def announce(verdict: Any) -> None:
-        answer.announce(verdict.word, getattr(verdict, "witness", None))
+        witness = getattr(verdict, "witness", None)
+        answer.announce(verdict.word, "" if witness is None else _assignment(args, answer, query, witness))
 
     try:
         verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
@@ -99,33 +105,39 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         store.close()
 
 
-def _paths(args: argparse.Namespace) -> tuple[Path, Path]:
-    """ONNX and property path of the three forms: `NET PROP`, `[('f', 'NET')] PROP`, `QUERY --network f=NET`."""
+def _as_declared(query: Any, options: Settings) -> Settings:
+    """Under the standard a declared type asks for its arithmetic; `real` is the consent to real functions."""
+    declared = query.joint.declared.variables if query.joint is not None else ()
+    return replace(options, arithmetic="float32") if any(v.element != "real" for v in declared) else options
+
+
+def _assignment(args: argparse.Namespace, answer: Answer, query: Any, witness: Any) -> str:
+    """The witness in the grammar of the property's version; empty where it goes into a folder."""
+    if query.joint is None:
+        from mucg4.cli.report import witness_text
+
+        return witness_text(witness.x, witness.y)
+    from mucg4.gate.assignment import assignment_text, write_assignment
+
+    if args.serialise_assignments is None:
+        return assignment_text(query, witness)
+    try:
+        write_assignment(query, witness, args.serialise_assignments)
+    except InputError as error:
+        answer.failures.append(one_line(error))
+    return ""
+
+
+def _paths(args: argparse.Namespace) -> tuple[str, Path]:
+    """Network(s) and property of the three forms: `NET PROP`, `[('f', 'NET'), ...] PROP`, `QUERY --network f=NET`."""
     if args.network:
         pairs = [text.partition("=") for text in args.network]
         if len(args.paths) != 1 or not all(name and path for name, _, path in pairs):
             raise InputError("use either NET PROP or QUERY --network NAME=NET")
-        networks, query = [(name, path) for name, _, path in pairs], args.paths[0]
-    elif len(args.paths) == 2:
-        networks, query = _network_list(args.paths[0]), args.paths[1]
-    else:
+        return repr([(name, path) for name, _, path in pairs]), Path(args.paths[0])
+    if len(args.paths) != 2:
         raise InputError("a network and a property are needed: NET PROP or QUERY --network NAME=NET")
-    if len(networks) != 1:
-        raise UnsupportedError(f"queries over {len(networks)} networks are not supported yet")
-    return Path(networks[0][1]), Path(query)
-
-
-def _network_list(text: str) -> list[tuple[str, str]]:
-    """The competition's network argument: a path, or a Python list of (name, path)."""
-    if not text.startswith("[") or Path(text).exists():
-        return [("", text)]
-    import ast
-
-    try:
-        pairs = ast.literal_eval(text)
-        return [(str(name), str(path)) for name, path in pairs]
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise InputError(f"malformed list of networks: {text}") from error
+    return args.paths[0], Path(args.paths[1])
 
 
 def _refused(answer: Answer, error: Exception) -> int:

@@ -8,17 +8,22 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
-from mucg4.model.network import Original
-from mucg4.model.query import Query
-from mucg4.read.vnnlib import parse_vnnlib, to_cases
+from mucg4.model.formula import ParsedProperty
+from mucg4.model.network import Network, Original
+from mucg4.model.query import Case, Query
+from mucg4.read.normal import UnboundedError, open_inputs, to_cases
+from mucg4.read.vnnlib import parse_vnnlib
 
 LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
 GZIP = b"\x1f\x8b"  # how every gzip archive starts, and no model and no text
 EXTERNAL = b"location"  # the key by which a tensor names the file that holds it
+SPANS = (Fraction(1), Fraction(100), Fraction(10_000))  # how far inputs without bounds are looked at; not measured
+MOST_OPEN = 1000  # inputs without bounds that are looked at one by one; not measured
 LARGEST_TEXT = 2**29  # most bytes of a property or of a list; not measured
 
 
@@ -81,7 +86,7 @@ def read_query(
     `shapes` are what the user says about the network's inputs, "" for the only one. Raises `InputError` or
     `UnsupportedError` whose text starts with the file at fault.
     """
-    several = network_paths(os.fspath(onnx))
+    several = {} if os.path.exists(onnx) else network_paths(os.fspath(onnx))
     try:
         text = read_text(vnnlib)  # first: a property is quickly seen to be wrong
     except InputError:
@@ -90,12 +95,15 @@ def read_query(
                 f"{os.fspath(onnx)}: this is a property; the network comes first, then the property"
             ) from None
         raise
-    if several:
+    if several and _is_version_2(text):
         from mucg4.read.networks import query_of_models
 
         models = {name: read_model(path) for name, path in several.items()}
         with _blaming(os.fspath(vnnlib)):
             return query_of_models(models, text)
+    if len(several) > 1:
+        raise InputError(f"{os.fspath(vnnlib)}: a property of version 1.0 speaks of one network, not {len(several)}")
+    onnx = next(iter(several.values()), onnx)
     data, original = read_model(onnx)
     return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original, shapes)
 
@@ -123,14 +131,11 @@ def query_of(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
-    if "(declare-network" in text:
-        from mucg4.read.vnnlib2 import is_version_2
+    if _is_version_2(text):
+        from mucg4.read.networks import query_of_models
 
-        if is_version_2(text):
-            from mucg4.read.networks import query_of_models
-
-            with _blaming(vnnlib):
-                return query_of_models({onnx: (data, original)}, text)
+        with _blaming(vnnlib):
+            return query_of_models({"": (data, original)}, text)
     from mucg4.read.onnx import read_network
 
     with _blaming(vnnlib):
@@ -144,9 +149,37 @@ def query_of(
         if stated > has or (stated < has and word == "inputs"):
             raise InputError(f"{vnnlib}: declares {stated} {word}, but the network has {has}")
     prop = replace(prop, outputs=network.output_size)  # those that are not declared are not asked about
+    limited = ""
     with _blaming(vnnlib):
-        cases = to_cases(prop, network.element_type)
-    return Query((network,), cases, source_hash=hashlib.sha256(text.encode()).hexdigest(), text=text)
+        try:
+            cases = to_cases(prop, network.element_type)
+        except UnboundedError as error:
+            cases, limited = _open_cases(prop, network, str(error))
+    source = hashlib.sha256(text.encode()).hexdigest()
+    return Query((network,), cases, source_hash=source, text=text, limited=limited)
+
+
+def _open_cases(prop: ParsedProperty, network: Network, what: str) -> tuple[tuple[Case, ...], str]:
+    """Cases of a property that leaves inputs without bounds, and why they are not all of it, "" where they are.
+
+    What nothing reads may have any value. Else there may be witnesses in larger and larger boxes, but no proof.
+    """
+    asked = open_inputs(prop, network.element_type)[:MOST_OPEN]
+    ignored = frozenset(asked if not network.reads(asked) else [i for i in asked if not network.reads([i])])
+    try:
+        return to_cases(prop, network.element_type, ignored), ""
+    except UnboundedError:
+        every = [to_cases(prop, network.element_type, ignored, span) for span in SPANS]
+        cases = tuple(case for some in every for case in some)
+        return cases, f"{what}: no unsafe point was found with such inputs between -{SPANS[-1]} and {SPANS[-1]}"
+
+
+def _is_version_2(text: str) -> bool:
+    if "declare-network" not in text:
+        return False
+    from mucg4.read.vnnlib2 import is_version_2
+
+    return is_version_2(text)
 
 
 def _is_text(path: str | os.PathLike[str]) -> bool:

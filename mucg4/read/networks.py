@@ -25,8 +25,8 @@ Model = tuple[bytes, Original | None]  # with all weights inside; what it was ma
 def query_of_models(models: Mapping[str, Model], text: str) -> Query:
     """The query of a 2.0 text and the models of its networks by their declared names.
 
-    A query with one model to be given takes it under any name. Raises `InputError` or `UnsupportedError`; errors of a
-    model start with the name of its network.
+    A query with one model to be given takes it without a name ("") too. Raises `InputError` or `UnsupportedError`;
+    errors of a model start with the name of its network.
     """
     parsed = parse_query(text)
     declared = parsed.declared
@@ -75,10 +75,10 @@ def _message(field: int, content: bytes) -> bytes:
 def _named(declared: Declared, models: Mapping[str, Model]) -> dict[str, Model]:
     """The models by network; those that are missing or too many are named."""
     wanted, known = declared.files, {n.name: n for n in declared.networks}
-    if len(models) == 1 and len(wanted) == 1 and not set(models) & set(known):
+    if len(wanted) == 1 and set(models) == {""}:
         return {wanted[0]: next(iter(models.values()))}
     unknown = [name for name in models if name not in known]
-    if unknown and len(models) == 1:
+    if "" in models:
         raise InputError(f"one model is given, but the query declares the networks {', '.join(known)}")
     if unknown:
         raise InputError(f"the query declares no network {unknown[0]!r}, only {', '.join(known)}")

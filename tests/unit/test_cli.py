@@ -81,7 +81,7 @@ print(status, sorted(name for name in set(sys.modules) - before if name in {UNUS
 
 def test_a_process_says_everything_before_it_leaves(call: Call) -> None:
     root = str(Path(__file__).resolve().parents[2])
-    for arguments, status, words in ((["--version"], 0, "mucg4 "), (["store", "list"], 2, "the store is off")):
+    for arguments, status, words in ((["--name"], 0, "mucg4"), (["store", "list"], 2, "the store is off")):
         code = f"import sys; sys.path.insert(0, {root!r}); sys.argv[1:] = {arguments}; import mucg4.cli.main as m"
         done = subprocess.run([sys.executable, "-c", f"{code}; m.process()"], capture_output=True, text=True)
         assert done.returncode == status and words in done.stdout + done.stderr
@@ -157,7 +157,7 @@ def test_no_time_at_all(call: Call) -> None:
 def test_version(call: Call) -> None:
     from mucg4 import __version__
 
-    assert call("--version")[:2] == (0, f"mucg4 {__version__}\n")
+    assert call("--version")[:2] == (0, f"{__version__}\n")
 
 
 def test_empty_box_and_contradictory_bounds_are_unsat(call: Call) -> None:
@@ -248,10 +248,60 @@ def test_nan_weights(call: Call, value: float) -> None:
 
 
 def test_several_networks(call: Call) -> None:
-    refused(call("verify", "[('f', 'net.onnx'), ('g', 'net.onnx')]", "unsat.vnnlib"), "2 networks")
+    refused(call("verify", "[('f', 'net.onnx'), ('g', 'net.onnx')]", "unsat.vnnlib"), "one network, not 2")
     refused(call("verify", "[('f', 'net.onnx'", "unsat.vnnlib"))
     refused(call("verify", "unsat.vnnlib", "--network", "net.onnx"))
     refused(call("verify", "net.onnx", "unsat.vnnlib", "--network", "f=net.onnx"))
+
+
+QUERY = """(vnnlib-version <2.0>)
+(declare-network f (declare-input X real [1,2]) (declare-output Y real [1]))
+(declare-network g (equal-to f) (declare-input U real [1,2]) (declare-output V real [1]))
+(assert (and (>= X[0,0] -1.0) (<= X[0,0] 1.0) (>= X[0,1] -1.0) (<= X[0,1] 1.0)))
+(assert (and (== X[0,0] U[0,0]) (== X[0,1] U[0,1])))
+"""
+
+
+def test_the_command_line_of_the_standard(call: Call) -> None:
+    Path("q.vnnlib").write_text(QUERY + "(assert (> Y[0] (+ V[0] 0.5)))")
+    assert call("verify", "q.vnnlib", "--network", "f=net.onnx", "--timeout", "20.0")[:2] == (0, "unsat\n")
+    pair = "[('f', 'net.onnx'), ('g', 'net.onnx')]"
+    assert call("verify", pair, "q.vnnlib", "--result", "r.txt")[:2] == (0, "unsat\n")
+    Path("q.vnnlib").write_text(QUERY + "(assert (>= Y[0] V[0]))")
+    status, out, _ = call("verify", "q.vnnlib", "--network", "f=net.onnx", "--proof", "p.json")
+    lines = out.splitlines()
+    assert (status, lines[0]) == (0, "sat")
+    assert [line for line in lines if "[" in line] == ["X real [1,2]", "Y real [1]", "U real [1,2]", "V real [1]"]
+    assert len(lines) == 11 and all(float(lines[k]) == float(lines[k + 5]) for k in (2, 3, 5))
+    arguments = ["--network", "f=net.onnx", "--serialise-assignments", "out"]
+    assert call("verify", "q.vnnlib", *arguments)[:2] == (0, "sat\n")
+    assert sorted(p.name for p in Path("out").iterdir()) == ["U.pb", "V.pb", "X.pb", "Y.pb"]
+    refused(call("verify", "q.vnnlib", "--network", "h=net.onnx"), "no network 'h'")
+    refused(call("verify", "q.vnnlib", "--network", "f=net.onnx", "--network", "h=net.onnx"), "no network 'h'")
+
+
+def test_the_standard_has_a_word_of_its_own_for_time(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    from mucg4.cli.answer import Answer
+    from mucg4.cli.options import make_parser
+
+    for arguments, word in ((["q.vnnlib", "--network", "f=n"], "timed-out\n"), (["n", "q.vnnlib"], "timeout\n")):
+        args = make_parser().parse_args(["verify", *arguments, "--result", "r.txt"])
+        args.start = 0.0
+        Answer(args).announce("timeout")
+        assert (capsys.readouterr().out, Path("r.txt").read_text()) == (word, "timeout\n")
+
+
+def test_a_declared_type_asks_for_its_arithmetic(call: Call) -> None:
+    text = QUERY.replace("real", "float32") + "(assert (> Y[0] (+ V[0] {})))"
+    Path("q.vnnlib").write_text(text.format("0.5"))
+    assert call("verify", "q.vnnlib", "--network", "f=net.onnx", "--json", "r.json")[1] == "unsat\n"
+    assert json.loads(Path("r.json").read_text())["float32"] == "holds"
+
+
+def test_supports(call: Call) -> None:
+    assert call("supports", "--vnnlib-versions") == (0, "1.0\n2.0\n", "")
+    assert call("supports", "--serialise-assignments")[1] == "true\n"
+    assert "Relu" in call("supports", "--onnx-operators")[1].splitlines()
 
 
 @pytest.mark.parametrize("option", ["--json", "--proof"])
