@@ -21,6 +21,8 @@ def conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
     """What the evidence allows to claim: nothing is `unsat` that the checker has seen and not accepted."""
     if isinstance(found, Witness):
         return _witnessed(run, found)
+    if run.query.limited:
+        return Unknown(run.query.limited, run.statistics)
     with run.stage("agreement"):
         seconds = max(LEAST_SECONDS, COMPARED_SHARE * run.budget.elapsed())
         problem = agreement(run.query, run.runtime, seconds=seconds).problem
@@ -28,7 +30,7 @@ def conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
         return Unknown(problem, run.statistics)
     report = _examined(run, found)
     if report.rejected:
-        from mucg4.reuse.replay import reopen
+        from mucg4.reuse.reopen import reopen
 
         run.report(f"the checker rejects {len(report.rejected)} leaves: they are searched again")
         run.statistics.reopened = len(report.rejected)

@@ -1,4 +1,4 @@
-"""The one frozen settings record. Command line help and the README table are made from it."""
+"""The one frozen settings record. Command line options are made from it; docs/options.md is compared with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _option(default: Any, text: str, choices: tuple[str, ...] = (), low: float |
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of one run. Each field is read by exactly one module; see the help texts."""
+    """Options of one run; the help texts say what each does. What none below the command line reads fails a test."""
 
     timeout: float | None = _option(None, "seconds for the whole run; none: no limit", low=0.0, unit="S")
     memory: float | None = _option(

@@ -45,20 +45,8 @@ def verify(
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
 
-    def answer(run: Run) -> Witness | list[Tree]:
-        if run.settings.engine == "smt":
-            from mucg4.smt.smt import solve_smt
-
-            return solve_smt(run.query, run.budget, runtime=run.runtime)
-        found = None
-        if store is not None and run.settings.reuse:
-            from mucg4.reuse.replay import replay_best
-
-            found = replay_best(run, store)
-        return solve(run) if found is None else found
-
     run = begin(query, settings, budget, progress)
-    verdict = decide(run, answer)
+    verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
     if store is not None and (isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked)):
@@ -69,6 +57,24 @@ def verify(
     return verdict
 
 
+def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
+    """Related, relate, replay, search."""
+    if run.settings.engine == "smt":
+        from mucg4.smt.smt import solve_smt
+
+        return solve_smt(run.query, run.budget, runtime=run.runtime)
+    if store is None or not run.settings.reuse:
+        return solve(run)
+    from mucg4.reuse.lookup import look_up
+    from mucg4.reuse.replay import replay_all
+    from mucg4.reuse.rungs import witness
+
+    hints = look_up(run, store)
+    if hints is None:
+        return solve(run)
+    return witness(run, hints.points) or replay_all(run, hints.trees)
+
+
 def replay(proof: Proof, query: Query, settings: Settings | None = None, budget: Budget | None = None) -> Verdict:
     """Re-establish a given proof of a related query on this one and search what stays open.
 
@@ -77,7 +83,7 @@ def replay(proof: Proof, query: Query, settings: Settings | None = None, budget:
     """
     from mucg4.reuse.replay import replay_all
 
-    return decide(begin(query, settings, budget), lambda run: replay_all(run, list(proof.trees), "duals"))
+    return decide(begin(query, settings, budget), lambda run: replay_all(run, proof.trees))
 
 
 def begin(

@@ -3,9 +3,10 @@
 The search keeps its regions, duals and choices in NumPy; what costs (backward rows, ascent) runs on this pair, which
 is on a PyTorch device when one was asked for and else the search's own. Where inputs are split it
 bounds the network folded on the root box (`mucg4.bound.folded`), which has fewer inputs and neurons; regions,
-choices and proofs number those of the network itself. Conversion happens here and in `mucg4.bound.reduced`, so
-nothing else needs to know where numbers are. Both pairs bound the same network with
-rounding accounted for (`mucg4.bound.rounding`), so bounds of either may be intersected with those of the other.
+choices and proofs number those of the network itself. What crosses between the two does so through this class and
+`mucg4.bound.reduced`; the ways of splitting, which estimate there and choose here, place their results. Both pairs
+bound the same network with rounding accounted for (`mucg4.bound.rounding`), so bounds of either may be intersected
+with those of the other.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ class Lines:
     steep: float | Array
     other: tuple[Array, Array] | None = None
     span: Array = field(init=False)  # up - low, rounded
+    flags: tuple[Array, Array] | None = field(default=None, init=False)  # of `mucg4.check.narrow`
 
     def __post_init__(self) -> None:
         self.span = self.up - self.low
@@ -88,6 +89,7 @@ class Lines:
 
     def put(self, region: int, lines: Lines) -> None:
         """Replace the lines of one region by those of a batch of one."""
+        self.flags = None
         for name in ("low", "up", "up_offset", "low_offset", "free", "span"):
             values = getattr(self, name)
             if values is not None:

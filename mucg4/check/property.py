@@ -4,7 +4,8 @@ The checker proves that no point of the query's cases is unsafe. That is worth a
 cases, so the text is read again (`mucg4.check.vnnlib`) and compared in one direction only: every disjunct of the text
 has to lie in one conjunction of one case. A query that contains more than the text asks is harder to prove, not wrong.
 
-A case's box contains a disjunct's when its ends do (`Box.lo`, `Box.hi`, the arrays that are proved on). A row of a
+A case's box contains a disjunct's when its ends do (`Box.lo`, `Box.hi`, the arrays that are proved on); what it says of
+an input that neither the network's output nor a row of the text depends on does not matter. A row of a
 conjunction is implied by a row of the disjunct that is the same up to a positive factor and has at least its constant,
 or by a bound. Rows are compared as exact numbers, and the arrays that the provers use have to be the nearest
 doubles of these.
@@ -15,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import product
+from functools import cached_property
+from itertools import chain, product
 from math import inf, isfinite, prod
 from typing import NamedTuple
 
@@ -148,6 +150,7 @@ class _Comparison:
     placed: dict[int | None, _Place] = field(default_factory=dict)  # per part object
     rows: dict[int, list[Known]] = field(default_factory=dict)  # per conjunction object
     found: dict[tuple[int, ...], dict[frozenset[Known], Conjunction]] = field(default_factory=dict)
+    known_idle: dict[int, bool] = field(default_factory=dict)
 
     def run(self) -> None:
         self.sizes()
@@ -189,13 +192,39 @@ class _Comparison:
         return out
 
     def needed(self, case: Case) -> dict[Side, float]:
-        """The sides of the case's box that are tighter than what all disjuncts have in common."""
+        """The sides of the case's box that are tighter than what all disjuncts have in common.
+
+        An input that has some value there, and that nothing depends on, has no side that matters: a point of the
+        disjunct is unsafe with any value of it, if with one.
+        """
         out: dict[Side, float] = {}
         for upper, ends in ((False, case.box.lo), (True, case.box.hi)):
             bad = ~(ends >= self.high) if upper else ~(ends <= self.low)
             for i in np.flatnonzero(bad).tolist():
                 out[i, upper] = float(ends[i])
+        loose = [side for side in out if self.unlimited(side)]
+        for side in loose:
+            i = side[0]
+            if case.box.lo[i] <= case.box.hi[i] and self.idle(i):
+                del out[side]
         return out
+
+    @cached_property
+    def spoken(self) -> set[int]:
+        """The variables of all rows of the text."""
+        atoms = chain(self.reader.atoms, (a for factor in self.reader.factors for d in factor for a in d))
+        directions = {a.direction for a in atoms if isinstance(a, Row) and a.direction != NOTHING}
+        return {v for d in directions for v, _ in self.reader.named[d]}
+
+    def unlimited(self, side: Side) -> bool:
+        """Whether the text does not bound this side in all disjuncts."""
+        return side not in self.common.sides
+
+    def idle(self, i: int) -> bool:
+        """Whether nothing depends on an input."""
+        if i not in self.known_idle:
+            self.known_idle[i] = i not in self.spoken and not self.query.networks[0].reads([i])
+        return self.known_idle[i]
 
     def nothing(self, sides: dict[Side, End]) -> bool:
         """Whether no input value is left on some of these sides."""

@@ -39,13 +39,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from mucg4.check.curves import Lines
-from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows, gamma, norms
+from mucg4.check.enclose import CELLS, Enclosure, Frame, Rows
 from mucg4.check.exact import ExactEnclosure
+from mucg4.check.rowwise import gamma, norms
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
@@ -60,10 +62,12 @@ from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
 BATCH = 512  # most regions handled together
-SHARED = 64  # regions from which processes share them out
+SHARED = 64  # regions of all walks together from which processes share them out,
+LEAST_SHARED = 1e9  # where the work left is more than so many multiplications (about 70 ms: forking takes 20)
 LEAST_NUMBER = Fraction(2) ** -1022  # smaller ones are not within a relative rounding of their nearest doubles
 LOST = "a part of the check was lost"  # no reason to call what is left unexamined merely late
 GRACE = 0.1  # seconds that processes get to send what they came to after the deadline
+LEAVES_EACH = 4  # at least, of a tree below the regions that are shared out
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
 
 
@@ -100,9 +104,10 @@ def _walked(
         plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
-            for walk in walks:
-                walk.begin()
-                walk.run(SHARED if workers > 1 and can_fork() else 0)
+            work = [walk.work(0) for walk in walks]
+            shared = workers > 1 and can_fork() and sum(work) > LEAST_SHARED
+            for walk, own in zip(walks, work, strict=True):
+                walk.prepare(max(1, round(SHARED * own / sum(work))) if shared else 0)
             stopped = _share_out(walks, workers, budget)
     except ProofError as error:
         return walks, str(error), ""
@@ -128,19 +133,21 @@ def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) ->
 
 
 def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> str:
-    """Finish the walks in forked processes, regions dealt by the leaves below them; what ended them early, if anything.
+    """Finish the walks in forked processes, regions dealt by the work below them; what ended them early, if anything.
 
     Raises `BudgetError` with LOST where a process did not tell what it saw: nobody knows then whether a leaf failed.
     """
-    items = [(int(w.plan.leaves[at]), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
-    if not items:
+    items = [(w.work(int(at)), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
+    if len(items) < 2:
+        for walk in walks:
+            walk.run()
         return ""
     parts: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
-    loads = [0] * workers
-    for leaves, k, i in sorted(items, reverse=True):
+    loads = [0.0] * workers
+    for work, k, i in sorted(items, reverse=True):
         least = loads.index(min(loads))
         parts[least].append((k, i))
-        loads[least] += leaves
+        loads[least] += work
 
     def job(part: list[tuple[int, int]]) -> Callable[[], list[Progress]]:
         own = [np.array([i for n, i in part if n == k], dtype=np.int64) for k in range(len(walks))]
@@ -497,6 +504,39 @@ class _Walk:
         open_[0, list(_answers(self.plan.tree, case))] = True
         slack, at = np.full((1, sum(map(len, case.conjunctions))), np.inf), np.zeros(1, dtype=np.int64)
         self.stack = [_Regions(at, lo, hi, low.copy(), up.copy(), open_, slack, at.copy())]
+
+    def work(self, at: int) -> float:
+        """About how many multiplications the subtree of a tree node takes."""
+        row, region = self.enclosure.work
+        rows = self.tightened[self.plan.first[at] : self.plan.last[at]].sum() if self.plan.tightenings else 0.0
+        return region * (2 * float(self.plan.leaves[at]) - 1) + row * float(rows)
+
+    @cached_property
+    def tightened(self) -> Array:
+        """(N,) rows of tightenings at each tree node, in preorder."""
+        out = np.zeros(len(self.plan.parent))
+        for at, own in self.plan.tightenings.items():
+            out[self.plan.first[at]] = sum(len(t.index) for t in own)
+        return out
+
+    def prepare(self, enough: int) -> None:
+        """Begin and visit everything, or with `enough` only until so many regions wait to be shared out.
+
+        A tree that waits as a whole has at least its root's bounds: others of its case need the same.
+        """
+        self.begin()
+        if not enough:
+            return self.run()
+        leaves = int(self.plan.leaves[0])
+        enough = min(enough, max(1, leaves // LEAVES_EACH))
+        case = self.plan.tree.case
+        if enough == 1 and case not in self.roots:
+            root, every = self.stack[0].take(np.zeros(1, dtype=np.int64)), np.ones(1, dtype=bool)
+            self.enclosure.sweep((root.lo, root.hi), root.low, root.up, every, every)
+            self.roots[case] = root.low, root.up
+        if enough == 1:
+            return self.begin()
+        return self.run(enough)
 
     def run(self, enough: int = 0) -> None:
         """Visit until nothing is on the stack, or at least `enough` regions are (0: no limit)."""
@@ -884,9 +924,9 @@ class _Walk:
     def _children(self, batch: _Regions) -> _Regions:
         """Both children of every region, cut by their literal."""
         tree, e, count = self.plan.tree, self.enclosure, len(batch.at)
-        both = batch.take(np.tile(np.arange(count), 2))
+        both = batch.take(np.repeat(np.arange(count), 2))  # siblings side by side: what is near is stable alike
         parent = both.at
-        left = np.arange(2 * count) < count
+        left = np.arange(2 * count) % 2 == 0
         both.at = np.where(left, tree.left[parent], tree.right[parent]).astype(np.int64)
         node, index, threshold = tree.node[parent], tree.index[parent], e.numbers(tree.threshold[parent])
         start = np.zeros(len(e.nodes), dtype=np.int64)

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         from mucg4.precision import settle
         from mucg4.read.instance import read_query
 
-        query = read_query(Path(args.onnx), Path(args.vnnlib))
+        query = read_query(Path(args.onnx), Path(args.vnnlib), dict(args.shape))
         budget.poll()
         try:
             report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), args.exact)

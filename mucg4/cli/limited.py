@@ -12,7 +12,7 @@ from mucg4.limits.budget import Budget
 from mucg4.limits.memory import is_exhaustion, limit_bytes
 from mucg4.limits.watch import Watch, limits
 
-LEAVING = 0.5  # seconds a command gets to end by itself after a signal
+LEAVING = 0.5  # seconds a command gets to end by itself after a signal; not measured
 
 
 class LastWord:

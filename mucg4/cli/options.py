@@ -80,6 +80,23 @@ def _add_settings(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -
             group.add_argument(name, type=kind, default=f.default, help=text, metavar=f.metadata["unit"])
 
 
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`[NAME=]N,N,...`: the shape of an input of the network."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(n) for n in sizes.strip("[]() ").replace("x", ",").split(",") if n.strip())
+    except ValueError:
+        shape = (0,)
+    if min(shape, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"not a shape like 1,3,32,32 or NAME=1,3,32,32: {text}")
+    return name, shape
+
+
+def _add_shape(p: argparse.ArgumentParser) -> None:
+    text = "shape of an input whose sizes the network leaves open; once for each such input"
+    p.add_argument("--shape", type=_shape, action="append", default=[], metavar="[NAME=]N,N,...", help=text)
+
+
 def _add_limits(p: argparse.ArgumentParser) -> None:
     """Time and memory of a command other than `verify`, whose settings hold them."""
     p.add_argument("--timeout", type=_amount, metavar="S", help="give up after S seconds")
@@ -93,6 +110,7 @@ def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("--network", action="append", metavar="NAME=NET", help=text)
     text = "write the values of a sat answer to a 2.0 query as ONNX tensors into this folder, instead of printing them"
     p.add_argument("--serialise-assignments", type=Path, metavar="DIR", help=text)
+    _add_shape(p)
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
     p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
@@ -155,6 +173,7 @@ def _add_check(p: argparse.ArgumentParser) -> None:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
     p.add_argument("proof", type=Path, metavar="PROOF")
+    _add_shape(p)
     _add_limits(p)
     p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
 

@@ -68,10 +68,11 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         from mucg4.verify import verify
 
     onnx, vnnlib = _paths(args)
-    query = read_query(onnx, vnnlib)
+    query = read_query(onnx, vnnlib, dict(args.shape))
     if answer.standard:
         options = _as_declared(query, options)
-    store, warnings = None, []
+    note = query.network.note
+    store, warnings = None, [f"{onnx}: {note} (--shape states another)"] if note else []
     try:
         store = open_store(args.store)
     except StoreError as error:

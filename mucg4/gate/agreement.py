@@ -30,18 +30,18 @@ from mucg4.gate.witness import snap
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query
 from mucg4.ops.affine import Dense
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, FloatArray
 from mucg4.ops.piecewise import TwoPiece
 
-LARGE = 200_000  # neurons of a network that takes few points of the second comparison
-FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside
+LARGE = 200_000  # neurons of a network that takes few points of the second comparison; not measured
+FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured
 OTHERWISE = "; the operators agree one by one: default options that change the function, or rounding that adds up"
-TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time
+TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time; not measured
 RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
 HELPER = Slice(1, 1, frozenset())  # of the file that a node without a tensor stands for
-SMALL = 2_000  # neurons of a network on which a round takes about a millisecond
-LEAST_ROUNDS, MOST_ROUNDS = 2, 200
-SCALES = (10.0, 1e3)  # how many times the box is blown up
+SMALL = 2_000  # neurons of a network on which a round takes about a millisecond; not measured
+LEAST_ROUNDS, MOST_ROUNDS = 2, 200  # of points of one run; not measured
+SCALES = (10.0, 1e3)  # how many times the box is blown up; not measured
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Agreement:
 
 
 def agreement(
-    query: Query, runtime: Runtime | None = None, visited: Array | None = None, seconds: float = 0.03
+    query: Query, runtime: Runtime | None = None, visited: FloatArray | None = None, seconds: float = 0.03
 ) -> Agreement:
     """Compare the canonical network with onnxruntime; see the module text.
 
@@ -93,7 +93,7 @@ def agreement(
     return done
 
 
-def _of_parts(query: Query, runtime: Runtime | None, visited: Array | None, seconds: float) -> Agreement:
+def _of_parts(query: Query, runtime: Runtime | None, visited: FloatArray | None, seconds: float) -> Agreement:
     """Every model of a query of several networks, or with products, on its own."""
     parts, total = part_queries(query), Agreement(None)
     visited = runtime.visited if visited is None and runtime is not None else visited
@@ -108,7 +108,9 @@ def _of_parts(query: Query, runtime: Runtime | None, visited: Array | None, seco
     return total
 
 
-def _round(done: Agreement, network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> Agreement:
+def _round(
+    done: Agreement, network: Network, x: FloatArray, inside: BoolArray, runtime: Runtime, inner: _Inner
+) -> Agreement:
     """Both comparisons at some more points."""
     if network.size <= LARGE:
         problem, used = _outputs(network, x, inside, runtime, inner)
@@ -128,8 +130,8 @@ def _round(done: Agreement, network: Network, x: Array, inside: Array, runtime: 
 
 
 def _points(
-    case: Case, turn: int, visited: Array | None, random: np.random.Generator, element_type: str
-) -> tuple[Array, Array]:
+    case: Case, turn: int, visited: FloatArray | None, random: np.random.Generator, element_type: str
+) -> tuple[FloatArray, BoolArray]:
     """Ten points as element-type values `(10, n)`, and which of them lie in the box."""
     lo, hi = case.box.lo, case.box.hi
     n = len(lo)
@@ -155,7 +157,9 @@ def _points(
 # --- outputs, default options ----------------------------------------------------------------------------------
 
 
-def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> tuple[str | None, float]:
+def _outputs(
+    network: Network, x: FloatArray, inside: BoolArray, runtime: Runtime, inner: _Inner
+) -> tuple[str | None, float]:
     """The first output that differs by more than rounding, as text, and how much of the allowance was used."""
     theirs = runtime.single(x).astype(np.float64)
     every = TRIALS if network.size <= LARGE / 10 else TRIALS // 2 if network.size <= LARGE else 2
@@ -179,7 +183,7 @@ def _outputs(network: Network, x: Array, inside: Array, runtime: Runtime, inner:
     return None, worst
 
 
-def _sessions(network: Network, x: Array, inside: Array, runtime: Runtime, inner: _Inner) -> str | None:
+def _sessions(network: Network, x: FloatArray, inside: BoolArray, runtime: Runtime, inner: _Inner) -> str | None:
     """As `_outputs` for large networks, whose evaluation in float64 takes long: with and without optimisations.
 
     The latter are known to compute the network as read. How far two runs may be off from each other is taken from
@@ -215,8 +219,8 @@ def _text(what: str, ours: float, theirs: float, allowed: float) -> str:
 class Known(NamedTuple):
     """Values of a node `(batch, size)`, how far they may be off, and whether onnxruntime gave them."""
 
-    value: Array
-    error: Array | float
+    value: FloatArray
+    error: FloatArray | float
     given: bool
 
 
@@ -247,7 +251,7 @@ class _Inner:
         self.last_use = [max(users, default=k) for k, users in enumerate(network.users)]
         self.unit = float(np.finfo(network.element_type).eps) / 2
 
-    def compare(self, x: Array, inside: Array) -> tuple[str | None, float]:
+    def compare(self, x: FloatArray, inside: BoolArray) -> tuple[str | None, float]:
         """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used.
 
         A constant that operators of the file add and take away again may leave no trace in the node they were merged
@@ -265,7 +269,7 @@ class _Inner:
                 return problem, worst
         return None, worst
 
-    def _walk(self, x: Array, theirs: dict[str, Array], inside: Array) -> tuple[str | None, float]:
+    def _walk(self, x: FloatArray, theirs: dict[str, FloatArray], inside: BoolArray) -> tuple[str | None, float]:
         known: dict[int, Known] = {}
         worst = 0.0
         for k, node in enumerate(self.network.nodes):
@@ -274,8 +278,8 @@ class _Inner:
             with np.errstate(all="ignore"):
                 if node.op is None:
                     value = x.astype(np.float64)
-                    size = abs(value)
-                    error: Array = self.unit * part.roundings * (size + part.inner + part.outer)
+                    size: FloatArray = abs(value)
+                    error: FloatArray = self.unit * part.roundings * (size + part.inner + part.outer)
                 else:
                     value = node.op.apply([i.value for i in inputs])
                     own, passed, size = local_error(node, inputs, value, self.unit, part)
@@ -299,7 +303,14 @@ class _Inner:
         return None, worst
 
     def _judge(
-        self, k: int, inputs: Sequence[Known], ours: Array, theirs: Array, error: Array, size: Array, inside: Array
+        self,
+        k: int,
+        inputs: Sequence[Known],
+        ours: FloatArray,
+        theirs: FloatArray,
+        error: FloatArray,
+        size: FloatArray,
+        inside: BoolArray,
     ) -> tuple[tuple[int, int] | None, float]:
         """Where a node disagrees, `(point, value)`, and the largest share of its allowance that was used.
 

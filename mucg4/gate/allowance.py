@@ -23,16 +23,16 @@ from mucg4.errors import UnsupportedError
 from mucg4.gate.wire import Slice
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Reduce, RowDense
-from mucg4.ops.arrays import median
-from mucg4.ops.base import Affine, Array, Nonlinear, Op
+from mucg4.ops.arrays import BoolArray, FloatArray, median
+from mucg4.ops.base import Affine, Nonlinear, Op
 from mucg4.ops.conv import Conv
 from mucg4.ops.curves import Gate, HardSwish
 from mucg4.ops.piecewise import TwoPiece
 
-TRIALS, STEP_TRIALS = 8, 16  # of noise; more where a step jumps or does not
-FEW_OUTPUTS = 8  # so few do not tell how far the others may be off
-FACTOR = 3.0
-SPREAD = 1.5  # noise is uniform, as signs alone may cancel; its usual size is 0.87 then
+TRIALS, STEP_TRIALS = 8, 16  # of noise; more where a step jumps or does not; not measured
+FEW_OUTPUTS = 8  # so few do not tell how far the others may be off; not measured
+FACTOR = 3.0  # of the largest change that noise makes; measured, see the module text
+SPREAD = 1.5  # noise is uniform, as signs alone may cancel; its usual size is 0.87 then; given
 PERIODIC, PHASE = ("Sin", "Cos"), 0.1  # where arguments may be off by so much, values say nothing
 UNKNOWN = Slice(1, 4, frozenset())  # roundings allowed for operators that were merged, where they are not counted
 
@@ -41,15 +41,15 @@ class Approximate(Protocol):
     """Values `(batch, size)` and a bound on their error."""
 
     @property
-    def value(self) -> Array: ...
+    def value(self) -> FloatArray: ...
 
     @property
-    def error(self) -> Array | float: ...
+    def error(self) -> FloatArray | float: ...
 
 
 def evaluate(
-    network: Network, x: Array, trials: int = TRIALS, seed: int = 0, merged: Mapping[int, Slice] | None = None
-) -> tuple[Array, Array, Array]:
+    network: Network, x: FloatArray, trials: int = TRIALS, seed: int = 0, merged: Mapping[int, Slice] | None = None
+) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Outputs at `x (batch, n)` in float64, how far a run may be off from them, both `(batch, m)`, and `(batch,)`
     whether the comparison means anything: all numbers on the way stay well inside the range of the model's element
     type, and no argument of a periodic function is off by a good part of the period. `merged` tells which part of
@@ -61,7 +61,7 @@ def evaluate(
         trials = max(trials, STEP_TRIALS)
     own = np.zeros_like(x)
     random, batch = np.random.default_rng(seed), len(x)
-    known: dict[int, tuple[_Plain, Array]] = {0: (_Plain(x, np.zeros_like(x)), np.tile(x, (trials, 1)))}
+    known: dict[int, tuple[_Plain, FloatArray]] = {0: (_Plain(x, np.zeros_like(x)), np.tile(x, (trials, 1)))}
     fine = np.ones(batch, dtype=bool)
     for k, node in enumerate(network.nodes[1:], 1):
         assert node.op is not None
@@ -96,13 +96,13 @@ class _Plain:
 
     __slots__ = ("error", "value")
 
-    def __init__(self, value: Array, error: Array | float) -> None:
+    def __init__(self, value: FloatArray, error: FloatArray | float) -> None:
         self.value, self.error = value, error
 
 
 def local_error(
-    node: Node, inputs: Sequence[Approximate], y: Array, unit: float, part: Slice = UNKNOWN
-) -> tuple[Array, Array | float, Array]:
+    node: Node, inputs: Sequence[Approximate], y: FloatArray, unit: float, part: Slice = UNKNOWN
+) -> tuple[FloatArray, FloatArray | float, FloatArray]:
     """At most how far a node's own rounding takes its value off `y`, that of the inputs' values; what the errors of
     the inputs become besides; and the size of the terms. All `(batch, size)`.
 

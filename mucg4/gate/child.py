@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from mucg4.limits.memory import PAGE, free_bytes
 
-GRACE = 1  # whole seconds that a child outlives its limit at most, should its parent be gone
+GRACE = 1  # whole seconds that a child outlives its limit at most, should its parent be gone; not measured
 
 
 def ordeal(task: Callable[[], None], seconds: float) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from mucg4.model.network import Network
-from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Affine, Nonlinear
 
 
-def gradient(network: Network, values: list[Array], rows: Array, leak: Array | float = 0.0) -> Array:
+def gradient(
+    network: Network, values: list[FloatArray], rows: FloatArray, leak: FloatArray | float = 0.0
+) -> FloatArray:
     """`rows (N, outputs)` pulled back to the input at the points behind `values`: `(N, inputs)`.
 
     `leak (N, 1)` stands for derivatives that are zero.
     """
-    pending: dict[int, Array] = {len(network.nodes) - 1: rows}
+    pending: dict[int, FloatArray] = {len(network.nodes) - 1: rows}
     for k in range(len(network.nodes) - 1, 0, -1):
         a = pending.pop(k, None)
         if a is None:

@@ -19,7 +19,7 @@ from mucg4.gate.runtime import Runtime
 from mucg4.model.formula import Apply, Compare, Constant, Formula, Term, Variable
 from mucg4.model.joint import Joint
 from mucg4.model.query import Box, Case, Conjunction, Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 
 def runtime_of(query: Query) -> Runtime:
@@ -37,20 +37,20 @@ class JointRuntime(Runtime):
         made = {id(p): Runtime(p) for p in self.joint.parts}
         self.parts = [made[id(p)] for p in self.joint.parts]
 
-    def outputs(self, x: Array) -> Array:
+    def outputs(self, x: FloatArray) -> FloatArray:
         return self._joined(x, [part.outputs for part in self.parts])
 
-    def single(self, x: Array) -> Array:
+    def single(self, x: FloatArray) -> FloatArray:
         return self._joined(x, [part.single for part in self.parts])
 
-    def threaded(self, x: Array) -> Array:
+    def threaded(self, x: FloatArray) -> FloatArray:
         return self._joined(x, [part.threaded for part in self.parts])
 
     def rest(self) -> None:
         for part in self.parts:
             part.rest()
 
-    def _joined(self, x: Array, runs: Sequence[Any]) -> Array:
+    def _joined(self, x: FloatArray, runs: Sequence[Any]) -> FloatArray:
         """Outputs of all parts in the order of their declarations, then the monomials, rounded once or twice."""
         free = self._cast(x)
         ys = [run(free[:, links]) for run, links in zip(runs, part_links(self.joint), strict=True)]
@@ -105,7 +105,7 @@ _RELATIONS: dict[str, Any] = {
 _ARITHMETIC: dict[str, Any] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
-def satisfied(assertions: Sequence[Formula], x: Array, y: Array) -> Fraction | None:
+def satisfied(assertions: Sequence[Formula], x: FloatArray, y: FloatArray) -> Fraction | None:
     """By how much the worst assertion holds at declared inputs x and outputs y (element-type values); None: one fails.
 
     What speaks of inputs alone has no margin.
@@ -127,7 +127,7 @@ def satisfied(assertions: Sequence[Formula], x: Array, y: Array) -> Fraction | N
 class _Judge:
     """Evaluates formulas at one point."""
 
-    def __init__(self, x: Array, y: Array) -> None:
+    def __init__(self, x: FloatArray, y: FloatArray) -> None:
         self.x, self.y = x, y
 
     def margin(self, formula: Formula) -> Fraction | bool | None:

@@ -19,7 +19,7 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.gate.child import ordeal
 from mucg4.gate.wire import Skeleton, skeleton, with_outputs
 from mucg4.model.network import Network, Original
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 ELEMENTS: dict[str, Any] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
 OTHERS = {
@@ -27,10 +27,10 @@ OTHERS = {
     "bool": "bool",
     **{f"{u}int{n}": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
 }
-THREADS = 12  # the other number of threads a scorer uses
-REMEMBERED = 16  # points
-MESSAGE = 160  # characters of onnxruntime's own words that are passed on
-PATIENCE, PACE = 10.0, 5e6  # seconds a child may take, and bytes a second it reads besides
+THREADS = 12  # the other number of threads a scorer uses; given
+REMEMBERED = 16  # points; not measured
+MESSAGE = 160  # characters of onnxruntime's own words that are passed on; not measured
+PATIENCE, PACE = 10.0, 5e6  # seconds a child may take, and bytes a second it reads besides; not measured
 
 
 class Runtime:
@@ -48,21 +48,21 @@ class Runtime:
         self._session: Any = None
         self._threaded: Any = None
         self._feeds: list[tuple[str, int, int, tuple[int, ...]]] = []  # name, first and last entry of x, shape
-        self._rest: dict[str, Array] = {}  # of inputs that nothing reads
+        self._rest: dict[str, FloatArray] = {}  # of inputs that nothing reads
         self._batched = False
         self._outputs: list[str] = []
-        self._visited: list[Array] = []
+        self._visited: list[FloatArray] = []
 
-    def remember(self, x: Array) -> None:
+    def remember(self, x: FloatArray) -> None:
         """Keep some of the points `x (N, n)`, where a search has looked, for the agreement test."""
         self._visited = [*self._visited, *x[:: max(1, len(x) // 4)][:4].copy()][-REMEMBERED:]
 
     @property
-    def visited(self) -> Array | None:
+    def visited(self) -> FloatArray | None:
         """Some of the points where a search has looked last, `(N, n)`."""
         return np.array(self._visited) if self._visited else None
 
-    def outputs(self, x: Array) -> Array:
+    def outputs(self, x: FloatArray) -> FloatArray:
         """Outputs `(batch, m)` at `x (batch, n)`, in the model's element type.
 
         Points run one by one, or together when the model's first dimension is dynamic; a batched run may
@@ -81,11 +81,11 @@ class Runtime:
                 self._batched = False
         return self.single(points)
 
-    def single(self, x: Array) -> Array:
+    def single(self, x: FloatArray) -> FloatArray:
         """As `outputs`, but every point in a run of its own, exactly as a scorer replays it."""
         return self._each(self._open(), self._cast(x))
 
-    def threaded(self, x: Array) -> Array:
+    def threaded(self, x: FloatArray) -> FloatArray:
         """As `single`, with twelve threads, which may add up in another order.
 
         The session is kept until `rest` is called: a process that forks must not hold threads.
@@ -110,7 +110,7 @@ class Runtime:
         session = self._load(1, False, [n for n in names if n not in self.file.outputs])
         return Tensors(self, session, tuple(names), tuple(sizes))
 
-    def _each(self, session: Any, points: Array) -> Array:
+    def _each(self, session: Any, points: FloatArray) -> FloatArray:
         out = np.empty((len(points), self.network.output_size), dtype=self.dtype)
         for i, point in enumerate(points):
             ys = self._run(session, self._outputs, point)
@@ -120,7 +120,7 @@ class Runtime:
             out[i] = np.concatenate([np.ravel(y) for y in ys])
         return out
 
-    def _feed(self, points: Array) -> dict[str, Array]:
+    def _feed(self, points: FloatArray) -> dict[str, FloatArray]:
         """What the model is given: one point, or several along a dynamic first dimension."""
         out = dict(self._rest)
         for name, start, end, shape in self._feeds:
@@ -128,13 +128,13 @@ class Runtime:
             out[name] = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
         return out
 
-    def _run(self, session: Any, names: Sequence[str], point: Array) -> list[Any]:
+    def _run(self, session: Any, names: Sequence[str], point: FloatArray) -> list[Any]:
         try:
             return session.run(list(names), self._feed(point[None]))  # type: ignore[no-any-return]
         except _failures() as error:
             raise InputError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
 
-    def _cast(self, x: Array) -> Array:
+    def _cast(self, x: FloatArray) -> FloatArray:
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(np.asarray(x), dtype=self.dtype).reshape(-1, self.network.input_size)
 
@@ -204,7 +204,7 @@ class Runtime:
             raise InputError(f"the model's {what} is {dtype.name}, but it was read as {self.dtype.name}")
 
 
-def _zeros(name: str, shape: Sequence[int]) -> Array:
+def _zeros(name: str, shape: Sequence[int]) -> FloatArray:
     """What an input that nothing reads is given. Raises `UnsupportedError` for what is no tensor of numbers."""
     dtype = ELEMENTS.get(name, OTHERS.get(name.removeprefix("tensor(").removesuffix(")")))
     if dtype is None or prod(shape) > 2**26:
@@ -218,17 +218,17 @@ class Tensors:
     def __init__(self, runtime: Runtime, session: Any, names: tuple[str, ...], sizes: tuple[int, ...]) -> None:
         self.runtime, self.session, self.names, self.sizes = runtime, session, names, sizes
 
-    def outputs(self, x: Array) -> Array:
+    def outputs(self, x: FloatArray) -> FloatArray:
         """Outputs `(batch, m)` alone, by this session."""
         return self.runtime._each(self.session, self.runtime._cast(x))
 
-    def values(self, x: Array) -> list[Array]:
+    def values(self, x: FloatArray) -> list[FloatArray]:
         """At the points `x (batch, n)`, each in a run of its own: for every tensor its values `(batch, size)`.
 
         Raises `InputError` when a tensor has another number of values.
         """
         points = self.runtime._cast(x)
-        out: list[Array] = []
+        out: list[FloatArray] = []
         if not self.names:
             return out  # onnxruntime would take no names for all outputs
         for i, point in enumerate(points):

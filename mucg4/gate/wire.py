@@ -24,8 +24,8 @@ ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without fu
 ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
 ORDINARY_NODE = {1, 2, 3, 4, 5, 6, 7, 9}
 ORDINARY_ATTRIBUTE = {1, 2, 3, 4, 5, 7, 8, 13, 20}  # no graphs, no lists of strings or tensors
-MOST_INNER = 100_000  # operators within one node
-LARGEST = 2**31  # whole numbers in attributes
+MOST_INNER = 100_000  # operators within one node; not measured
+LARGEST = 2**31  # whole numbers in attributes; given
 ORDINARY_TENSOR = {1, 2, 4, 5, 7, 8, 9, 10, 11, 12}  # all in the file, no strings
 
 

@@ -26,14 +26,15 @@ from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
 from mucg4.model.joint import Joint
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
 
-REPLAYS = 64  # most candidates of one batch that are handed to onnxruntime, best first
-SCREEN = 1e-4  # relative slack of the float64 screening; generous against float32 rounding
-HAIR = 64.0  # margins below so many units in the last place of the largest term may be a matter of rounding
-COMPARED = 8  # candidates looked at after one that holds by a hair
-EASY = 200_000  # neurons of a network that is evaluated at a few points more without a second thought
-NUDGES = 3  # gradients taken to move such a one inward
+REPLAYS = 64  # most candidates of one batch that are handed to onnxruntime, best first; not measured
+SCREEN = 1e-4  # relative slack of the float64 screening; generous against float32 rounding; not measured
+# margins below so many units in the last place of the largest term may be a matter of rounding; not measured
+HAIR = 64.0
+COMPARED = 8  # candidates looked at after one that holds by a hair; not measured
+EASY = 200_000  # neurons of a network that is evaluated at a few points more without a second thought; not measured
+NUDGES = 3  # gradients taken to move such a one inward; not measured
 STEPS = 2.0 ** -np.arange(1, 24, 2)  # tried along each, as shares of the box
 
 
@@ -46,21 +47,21 @@ class Held(NamedTuple):
     witness: Witness
 
 
-def legal_bounds(box: Box, element_type: str = "float32") -> tuple[Array, Array]:
+def legal_bounds(box: Box, element_type: str = "float32") -> tuple[FloatArray, FloatArray]:
     """The stated bounds rounded to the element type: what a replayed input is compared with."""
     with np.errstate(over="ignore"):
         lo, hi = (b.astype(element_type) for b in box.stated)
         return lo, hi
 
 
-def snap(box: Box, x: Array, element_type: str = "float32") -> Array:
+def snap(box: Box, x: FloatArray, element_type: str = "float32") -> FloatArray:
     """Candidates `(..., n)` of any float type as element-type values inside the legal box."""
     lo, hi = legal_bounds(box, element_type)
     with np.errstate(over="ignore"):
-        return np.clip(np.asarray(x).astype(element_type), lo, hi)
+        return np.asarray(np.clip(np.asarray(x).astype(element_type), lo, hi))
 
 
-def replay_witness(query: Query, x: Array, runtime: Runtime | None = None, ranked: bool = False) -> Witness | None:
+def replay_witness(query: Query, x: FloatArray, runtime: Runtime | None = None, ranked: bool = False) -> Witness | None:
     """The best of the candidates `x` (`(n,)` or `(batch, n)`) that onnxruntime confirms, or None.
 
     A batch is screened in float64 with the canonical network first, and the candidates with most margin
@@ -87,7 +88,7 @@ def replay_witness(query: Query, x: Array, runtime: Runtime | None = None, ranke
     return None if best is None else best.witness
 
 
-def _best(query: Query, points: Array, inside: Array, runtime: Runtime) -> Held | None:
+def _best(query: Query, points: FloatArray, inside: BoolArray, runtime: Runtime) -> Held | None:
     """The first that holds, or the one with most margin of it and some more when that may be rounding."""
     best: Held | None = None
     tried = 0
@@ -101,7 +102,7 @@ def _best(query: Query, points: Array, inside: Array, runtime: Runtime) -> Held 
     return best
 
 
-def _held(query: Query, x: Array, inside: Array, runtime: Runtime) -> Held | None:
+def _held(query: Query, x: FloatArray, inside: BoolArray, runtime: Runtime) -> Held | None:
     """A candidate in the cases marked `inside`, confirmed with one thread and with many."""
     y = runtime.single(x[None])[0]
     if query.joint is not None:
@@ -119,7 +120,9 @@ def _held(query: Query, x: Array, inside: Array, runtime: Runtime) -> Held | Non
     return Held(most, speaks and most <= _hair(conj, x, y), conj, Witness(x.copy(), y))
 
 
-def _held_as_declared(query: Query, joint: Joint, x: Array, inside: Array, y: Array, runtime: Runtime) -> Held | None:
+def _held_as_declared(
+    query: Query, joint: Joint, x: FloatArray, inside: BoolArray, y: FloatArray, runtime: Runtime
+) -> Held | None:
     """As `_held`, by the assertions of a 2.0 text. The conjunction is the one that is nearest to holding."""
     from mucg4.gate.joint import satisfied
 
@@ -142,7 +145,7 @@ def _held_as_declared(query: Query, joint: Joint, x: Array, inside: Array, y: Ar
     return Held(most, speaks and most <= _hair(conj, x, y), conj, Witness(x.copy(), y, (declared, y[:count])))
 
 
-def _inside(cases: Sequence[Case], points: Array, element_type: str) -> Array:
+def _inside(cases: Sequence[Case], points: FloatArray, element_type: str) -> BoolArray:
     """(points, cases) membership in the legal boxes."""
     out = np.zeros((len(points), len(cases)), dtype=bool)
     for j, case in enumerate(cases):
@@ -151,7 +154,7 @@ def _inside(cases: Sequence[Case], points: Array, element_type: str) -> Array:
     return out
 
 
-def _ranked(query: Query, points: Array, inside: Array) -> Array:
+def _ranked(query: Query, points: FloatArray, inside: BoolArray) -> IntArray:
     """Positions of the candidates that may hold, most margin first, at most `REPLAYS`."""
     xs = points.astype(np.float64)
     best = np.full(len(xs), np.inf)
@@ -173,7 +176,7 @@ def _ranked(query: Query, points: Array, inside: Array) -> Array:
 # --- constraints -----------------------------------------------------------------------------------------------
 
 
-def holds(conj: Conjunction, x: Array, y: Array) -> bool:
+def holds(conj: Conjunction, x: FloatArray, y: FloatArray) -> bool:
     """True when all stated constraints hold at x, y (element-type values) in exact, double and element-type numbers."""
     return bool(np.all(np.isfinite(y))) and all(
         _holds_in_double(row, bool(strict), x, y)
@@ -183,7 +186,7 @@ def holds(conj: Conjunction, x: Array, y: Array) -> bool:
     )
 
 
-def margin(conj: Conjunction, x: Array, y: Array) -> Fraction:
+def margin(conj: Conjunction, x: FloatArray, y: FloatArray) -> Fraction:
     """By how much the worst constraint holds, exactly."""
     return min((-_value(row, x, y) for row in conj.exact), default=Fraction(0))
 
@@ -191,7 +194,7 @@ def margin(conj: Conjunction, x: Array, y: Array) -> Fraction:
 Row = tuple[dict[int, Fraction], dict[int, Fraction], Fraction]
 
 
-def _value(row: Row, x: Array, y: Array) -> Fraction:
+def _value(row: Row, x: FloatArray, y: FloatArray) -> Fraction:
     total = row[2]
     for coeffs, values in ((row[0], x), (row[1], y)):
         for i, c in coeffs.items():
@@ -199,18 +202,18 @@ def _value(row: Row, x: Array, y: Array) -> Fraction:
     return total
 
 
-def _holds_in_double(row: Row, strict: bool, x: Array, y: Array) -> bool:
+def _holds_in_double(row: Row, strict: bool, x: FloatArray, y: FloatArray) -> bool:
     total = sum(float(c) * float(v[i]) for cs, v in ((row[0], x), (row[1], y)) for i, c in cs.items())
     total += float(row[2])
     return total < 0 if strict else total <= 0
 
 
-def _holds_exactly(row: Row, strict: bool, x: Array, y: Array) -> bool:
+def _holds_exactly(row: Row, strict: bool, x: FloatArray, y: FloatArray) -> bool:
     total = _value(row, x, y)
     return total < 0 if strict else total <= 0
 
 
-def _holds_rounded(row: Row, strict: bool, x: Array, y: Array) -> bool:
+def _holds_rounded(row: Row, strict: bool, x: FloatArray, y: FloatArray) -> bool:
     """In the element type's arithmetic: the stated order of summation is not known here, so two are asked."""
     kind = y.dtype.type
     with np.errstate(all="ignore"):
@@ -228,7 +231,7 @@ def _holds_rounded(row: Row, strict: bool, x: Array, y: Array) -> bool:
 # --- margin ----------------------------------------------------------------------------------------------------
 
 
-def _hair(conj: Conjunction, x: Array, y: Array) -> float:
+def _hair(conj: Conjunction, x: FloatArray, y: FloatArray) -> float:
     """Margins up to this may be rounding: some units in the last place of the largest term of a constraint.
 
     All outputs count as terms: those that a constraint does not name tell how large the numbers behind them are.
@@ -268,7 +271,7 @@ def _nudged(query: Query, held: Held, runtime: Runtime) -> Held:
     return held
 
 
-def _values(conj: Conjunction, x: Array, y: Array) -> Array:
+def _values(conj: Conjunction, x: FloatArray, y: FloatArray) -> FloatArray:
     """(N, m) constraint values at `x (N, n)`, `y (N, outputs)` in float64."""
-    out: Array = x @ conj.x_coeffs.T + y @ conj.y_coeffs.T + conj.constants
+    out: FloatArray = x @ conj.x_coeffs.T + y @ conj.y_coeffs.T + conj.constants
     return out

@@ -20,15 +20,16 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-MOST_INDEX = 2**31 - 1  # what int32 holds
-DEEPEST = 32  # levels of free-form values; nothing that recurses over them comes near the interpreter's limit
-_LONG_TEXT = 1 << 24  # characters of JSON above which the text is walked in steps,
-_LEVELS = 4  # in so many levels: those of the refutations of a proof
+MOST_INDEX = 2**31 - 1  # what int32 holds; given
+# levels of free-form values; nothing that recurses over them comes near the interpreter's limit; not measured
+DEEPEST = 32
+_LONG_TEXT = 1 << 24  # characters of JSON above which the text is walked in steps; not measured
+_LEVELS = 4  # of such a walk: those of the refutations of a proof; given
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-_ALWAYS, _RATIO = 1 << 25, 100  # bytes that any blob may hold, and per byte of it
-_STEP = 1 << 20  # bytes of input decompressed between two polls
-_PIECE = 1 << 24  # bytes of output at a time
+_ALWAYS, _RATIO = 1 << 25, 100  # bytes that any blob may hold, and per byte of it; not measured
+_STEP = 1 << 20  # bytes of input decompressed between two polls; not measured
+_PIECE = 1 << 24  # bytes of output at a time; not measured
 
 
 def size_text(count: float) -> str:

@@ -10,11 +10,12 @@ import os
 import re
 from pathlib import Path
 
-SHARE = 0.8  # of what is free at start, for a run without a stated limit
-SOFT = 0.95  # of the limit: loops end here, so that they still say what they know
+SHARE = 0.8  # of what is free at start, for a run without a stated limit; not measured
+SOFT = 0.95  # of the limit: loops end here, so that they still say what they know; not measured
 PAGE = os.sysconf("SC_PAGE_SIZE")
-GROWTH = 4 * 2**30  # bytes per second a process may grow; the nearer the limit, the sooner one looks again
-PACE = (0.05, 0.5)  # seconds between two looks, at least and at most
+# bytes per second a process may grow; the nearer the limit, the sooner one looks again; not measured
+GROWTH = 4 * 2**30
+PACE = (0.05, 0.5)  # seconds between two looks, at least and at most; not measured
 
 _GIVEN_UP = re.compile("bad_?alloc|bad allocation|out of memory|failed to allocate|cannot allocate", re.IGNORECASE)
 

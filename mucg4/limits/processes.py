@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 T = TypeVar("T")
-POLL_SECONDS = 0.2
-LOOK_SECONDS = 0.5  # between two looks whether the parent is still there
+POLL_SECONDS = 0.2  # between two looks at what children sent; not measured
+LOOK_SECONDS = 0.5  # between two looks whether the parent is still there; not measured
 
 
 def usable_cores() -> int:

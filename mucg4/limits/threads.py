@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-WIDE = 2048  # nodes larger than this give BLAS threads enough to do
+WIDE = 2048  # nodes larger than this give BLAS threads enough to do; not measured
 
 
 @contextmanager

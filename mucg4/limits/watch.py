@@ -29,8 +29,8 @@ from mucg4.limits.budget import Budget
 from mucg4.limits.memory import descendants, family_bytes, pace, reached
 
 _LOADED = time.monotonic()
-GRACE = 1.0  # seconds a run gets to end by itself after a signal
-CALLER_SECONDS = 0.25  # between two looks whether the caller is still there
+GRACE = 1.0  # seconds a run gets to end by itself after a signal; not measured
+CALLER_SECONDS = 0.25  # between two looks whether the caller is still there; not measured
 
 
 def process_age() -> float:

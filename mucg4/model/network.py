@@ -136,6 +136,22 @@ class Network:
         """The output `(batch, output_size)` at the points `x (batch, input_size)`."""
         return self.values(x)[-1]
 
+    def reads(self, inputs: Sequence[int]) -> bool:
+        """Whether the output may depend on some of these input entries: a chain of weights other than 0 leads there."""
+        hit = np.zeros((1, self.input_size))
+        hit[0, list(inputs)] = 1.0
+        marks = [hit]
+        for node in self.nodes[1:]:
+            xs = [marks[i] for i in node.inputs]
+            if isinstance(node.op, Affine):
+                mark = np.asarray(node.op.magnitude(xs) != 0, dtype=np.float64)
+            elif all(x.shape[1] == node.size for x in xs):
+                mark = np.maximum.reduce(xs)
+            else:
+                mark = np.full((1, node.size), max(float(x.max(initial=0.0)) for x in xs))
+            marks.append(mark)
+        return bool(np.any(marks[-1]))
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the canonical graph and all its parameters; names do not count.

@@ -184,6 +184,7 @@ class Query:
     source_hash: str = field(default="")
     text: str = field(default="", repr=False)  # of the property, for those who read it again
     joint: Joint | None = field(default=None, repr=False)
+    limited: str = ""  # why the cases are not all that the property asks about: then they can only show `sat`
 
     def __post_init__(self) -> None:
         n = sum(net.input_size for net in self.networks)

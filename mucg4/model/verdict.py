@@ -21,7 +21,7 @@ RELATIONS = (
     "other-property",
     "unrelated",
 )
-RUNGS = ("stored-verdict", "witness", "duals", "literals", "reoptimised")
+RUNGS = ("witness", "duals", "literals", "reoptimised")  # the rows of `mucg4.reuse.rungs`, in order
 
 
 @dataclass
@@ -33,9 +33,10 @@ class Statistics:
     related_proof: str | None = None  # key of the stored proof that was used
     stored_leaves: int = 0  # leaves of that proof after alignment
     rungs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RUNGS, 0))  # leaves closed by each rung
-    reused_share: float = 0.0  # closed by the ladder / stored_leaves
+    reused_share: float = 0.0  # closed by the rungs / stored_leaves
     replay_regions: int = 0  # regions bounded while replaying
     regions: int = 0  # regions bounded by the search
+    from_root: int = 0  # cases with stored trees that were searched from the root after all
     second_mode: str = ""  # what was split besides when the first search stalled: "input" or "phase"
     leaves: int = 0  # leaves of the final proof
     max_depth: int = 0

@@ -54,16 +54,33 @@ class Disjunct(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def to_cases(prop: ParsedProperty, element_type: str = "float32") -> tuple[Case, ...]:
+class UnboundedError(InputError):
+    """An input has no bound on some side."""
+
+
+def to_cases(
+    prop: ParsedProperty,
+    element_type: str = "float32",
+    ignored: frozenset[int] = frozenset(),
+    span: Fraction | None = None,
+) -> tuple[Case, ...]:
     """The normal form: one case per distinct input box, in order of first appearance, for inputs of `element_type`.
 
     Bounds of single inputs make the box, intersected with those asserted for all disjuncts; a strict one, or one
     with arithmetic, is relaxed in the box and stays as a row too. An empty box is kept. Every case has at
     least one conjunction and every conjunction at least one row (`0 <= 0` when nothing else is
-    asked). Raises `InputError` for an input without a bound, `UnsupportedError` for products of
-    variables and for more than a million disjuncts.
+    asked). An input without a bound gets the one nearest to 0 where it is among the `ignored` (nothing reads them)
+    and no row speaks of it; else one `span` from its other bound, or from 0. Raises `UnboundedError` without a `span`,
+    `UnsupportedError` for products of variables and for more than a million disjuncts.
     """
-    return _Normal(prop, element_type).cases()
+    return _Normal(prop, element_type, ignored, span).cases()
+
+
+def open_inputs(prop: ParsedProperty, element_type: str = "float32") -> list[int]:
+    """The inputs that the common part of all disjuncts leaves without a bound on some side."""
+    common = _factors(prop.assertions, lambda formula: _atom(formula, element_type))[0]
+    sides = {(b.input, b.upper) for b in common.bounds}
+    return [i for i in range(prop.inputs) if not {(i, False), (i, True)} <= sides]
 
 
 @dataclass
@@ -72,6 +89,8 @@ class _Normal:
 
     prop: ParsedProperty
     element_type: str
+    ignored: frozenset[int] = frozenset()
+    span: Fraction | None = None
     built: dict[tuple[Any, ...], Conjunction] = field(default_factory=dict)
     roundings: dict[int, Rounding] = field(default_factory=dict)  # per atom object, which the property keeps
 
@@ -85,6 +104,8 @@ class _Normal:
                 key = self.own_bounds((*alternative, *other.bounds), limits) if other.bounds else alone
                 grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
         _refuse_large(grouped, self.prop.inputs, self.prop.outputs)
+        spoken = {i for some in grouped.values() for rows in some for xs, *_ in rows for i, _ in xs}
+        self.ignored -= spoken
         cases = []
         for key, conjunctions in grouped.items():
             box = self.box(limits, key)
@@ -133,10 +154,18 @@ class _Normal:
         for upper, word in ((False, "lower"), (True, "upper")):
             for i in range(self.prop.inputs):
                 if (i, upper) not in all_limits:
-                    raise InputError(f"input X_{i} has no {word} bound; every input needs both")
+                    other = all_limits.get((i, not upper), (Fraction(0), None))[0]
+                    all_limits[i, upper] = self.stand_in(i, upper, other, word), None
             sides.append(tuple([all_limits[i, upper][0] for i in range(self.prop.inputs)]))
         ends = tuple([(i, upper, end) for (i, upper), (_, end) in all_limits.items() if end is not None])
         return Box(sides[0], sides[1], self.element_type, ends)
+
+    def stand_in(self, i: int, upper: bool, other: Fraction, word: str) -> Fraction:
+        """A bound for a side that has none, `other` is that of the other side or 0."""
+        span = Fraction(0) if i in self.ignored else self.span
+        if span is None:
+            raise UnboundedError(f"input X_{i} has no {word} bound")
+        return max(other, span) if upper else min(other, -span)
 
     def conjunction(self, rows: tuple[Row, ...], box: Box, key: Key) -> Conjunction:
         """The rows on a box; those that need no box share one conjunction between all of them."""

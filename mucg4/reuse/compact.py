@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from mucg4.bound.propagate import Regions
-from mucg4.bound.tighten import Ascent
+from mucg4.bound.tighten import Ascent, Bounded, Duals
 from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Refutation, Tree
@@ -25,43 +25,62 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
 from mucg4.reuse.fits import parts, suited
 from mucg4.reuse.replay import Replay
-from mucg4.search.region import Batch, apply_literals
+from mucg4.reuse.rungs import RUNGS, Rung, Visit
+from mucg4.search.region import apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much
 CORE_LEAVES = 2000  # cores are sought for proofs up to this size
 MERGE_STEPS, POLISH_STEPS = 48, 12
+COMFORT = 0.02  # margins below this share of the functional's range over its box are widened
 
 
 class Compaction(Replay):
     """The replay's walk with merging and widening at the nodes it passes."""
 
-    def improve(self, at: Array, work: Batch) -> None:
-        """Merge: try to close parents of two leaves; called with the batch's bounds derived."""
-        tree = self.tree
-        inner = tree.left[at] >= 0
-        pair = inner & (tree.left[tree.left[at]] < 0) & (tree.left[tree.right[at]] < 0)
-        which = np.flatnonzero(pair & (work.open.sum(axis=1) == 1))
-        if not len(which):
-            return
-        part = work.take(which)
-        refreshed = self.lines(part, which)
-        ascent = self.ascent(part, refreshed)
-        conjunction = part.open.argmax(axis=1)
-        allowed = self.state.objective.owner[None] == conjunction[:, None]
-        value = self.compute.objective.values(
-            self.compute.bounder, self.compute.place(part.regions), refreshed, part.open
-        )
-        weights = np.eye(allowed.shape[1])[self.state.objective.best_row(value, conjunction)]
+    def __init__(self, run: Run, state: CaseState, tree: Tree) -> None:
+        super().__init__(run, state, tree, rungs=WITH_MERGING)
+
+    def evaluated(self, ascent: Ascent, duals: Duals) -> tuple[Duals, Bounded]:
+        """Duals improved when some margins are below the comfortable share of the functional's range."""
+        duals, bounded = super().evaluated(ascent, duals)
+        size = np.abs(bounded.rows.coeffs * (ascent.regions.hi - ascent.regions.lo)).sum(axis=1)
+        if not np.any(bounded.value < COMFORT * size):
+            return duals, bounded
+        return ascent.run(duals, POLISH_STEPS)
+
+
+def merged(walk: Replay, visit: Visit) -> tuple[Visit, Visit]:
+    """Rung of the compaction: parents of two leaves that more ascent than the search spends closes."""
+    tree, work = walk.tree, visit.work
+    inner = tree.left[visit.at] >= 0
+    pair = inner & (tree.left[tree.left[visit.at]] < 0) & (tree.left[tree.right[visit.at]] < 0)
+    which = np.flatnonzero(pair & (work.open.sum(axis=1) == 1))
+    if len(which):
+        part = visit.take(which)
+        ascent, objective = walk.ascent(part), walk.state.objective
+        open_ = part.work.open
+        conjunction = open_.argmax(axis=1)
+        allowed = objective.owner[None] == conjunction[:, None]
+        value = ascent.objective.values(ascent.bounder, ascent.regions, ascent.refreshed, open_)
+        weights = np.eye(allowed.shape[1])[objective.best_row(value, conjunction)]
         duals, bounded = ascent.run(ascent.default_duals(weights), MERGE_STEPS, allowed)
         closed = bounded.value > 0
         for c in np.unique(conjunction[closed]).tolist():
-            self.record(part, ascent, duals, bounded, closed & (conjunction == c), int(c))
+            walk.record(part.work, ascent, duals, bounded, closed & (conjunction == c), int(c))
         work.open[which[closed]] = False
+    return visit.parted(~work.open.any(axis=1))
 
 
-def compact(run: Run, proof: Proof, solve_seconds: float) -> Proof:
-    """A proof of the same query with at most as many leaves; the given one when time does not allow better."""
+MERGED = Rung("merged", merged, False, "more ascent at the parents of two leaves")
+WITH_MERGING = (*(r for r in RUNGS if not r.leaves), MERGED, *(r for r in RUNGS if r.leaves))
+
+
+def compact(run: Run, proof: Proof, solve_seconds: float, cores: bool = False) -> Proof:
+    """A proof of the same query with at most as many leaves; the given one when time does not allow better.
+
+    `cores`: also seek the refutations' cores. Nobody asks for them yet, so by default no time is spent on that.
+    """
     budget = run.budget.share(max(LEAST_SECONDS, SHARE * solve_seconds))
     trees: list[Tree] = []
     states: dict[int, CaseState | None] = {}
@@ -76,19 +95,19 @@ def compact(run: Run, proof: Proof, solve_seconds: float) -> Proof:
             case = states[tree.case]
             state = None if case is None else suited(run.settings, case, tree)
             if state is not None and len(parts(state, tree)) == 1:
-                trees[-1] = _compact_tree(quiet, state, tree)
+                trees[-1] = _compact_tree(quiet, state, tree, cores)
         except BudgetError:
             continue
     return replace(proof, trees=tuple(trees))
 
 
-def _compact_tree(run: Run, state: CaseState, tree: Tree) -> Tree:
-    """Merge and widen, then seek cores; keeps the old tree unless the new one is closed and no larger."""
-    walk = Compaction(run, state, tree, widen=POLISH_STEPS)
+def _compact_tree(run: Run, state: CaseState, tree: Tree, cores: bool) -> Tree:
+    """Merge and widen, then seek cores if asked to; keeps the old tree unless the new one is closed and no larger."""
+    walk = Compaction(run, state, tree)
     search = walk.walk()
     if not len(search.frontier) and len(search.recorder.tree().leaves) <= len(tree.leaves):
         tree = search.recorder.tree(state.number, tree.conjunctions)
-    if len(tree.leaves) <= CORE_LEAVES:
+    if cores and len(tree.leaves) <= CORE_LEAVES:
         tree = with_cores(run.budget, state, tree)
     return tree
 

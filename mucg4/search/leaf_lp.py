@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mucg4.bound.propagate import Bounder, Refreshed, Regions
+from mucg4.bound.propagate import Bounder, Refreshed
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.ops.base import Array
+from mucg4.program import least_violation, simple_multipliers
 from mucg4.search.refuted import ByDuals
 from mucg4.search.region import Batch
 from mucg4.search.way import Context
-from mucg4.smt.program import simple_multipliers
 
 RAISED = 1e-4  # share of a functional's terms
 CLOSE = 1e-6  # share of a functional's terms within which its bound by the program's multipliers may be a tie
@@ -52,9 +52,11 @@ def decide(context: Context, one: Batch, refreshed: Refreshed, conjunction: int)
     literals, a, c = _literal_rows(bounder, one, refreshed)
     matrix = np.concatenate([constraints.coeffs, a])
     offset = np.concatenate([constraints.offset, c])
-    point, multipliers = largest_violation(matrix, offset, len(eye), one.regions, context.budget.left())
-    if multipliers is None:
-        return Decision(None, point)
+    soft, left = np.arange(len(matrix)) < len(eye), context.budget.left
+    found = least_violation(matrix, offset, soft, one.regions.lo[0], one.regions.hi[0], left())
+    if found is None:
+        return Decision(None, None)
+    point, multipliers = found.point, found.multipliers
     weights = np.zeros((1, m))
     weights[0, rows] = multipliers[: len(eye)]
     ascent = Ascent(bounder, objective, one.regions, refreshed, one.phases)
@@ -70,9 +72,9 @@ def decide(context: Context, one: Batch, refreshed: Refreshed, conjunction: int)
         offset[strict] += RAISED * _size(context, duals)
         for box in (one.regions, context.root):
             if not closed[0] and len(strict):
-                _, multipliers = largest_violation(matrix, offset, len(eye), box, context.budget.left())
-                if multipliers is not None:
-                    duals, closed = _tie(context, one, conjunction, literals, multipliers, duals)
+                found = least_violation(matrix, offset, soft, box.lo[0], box.hi[0], left())
+                if found is not None:
+                    duals, closed = _tie(context, one, conjunction, literals, found.multipliers, duals)
     if not closed[0]:
         return Decision(None, point)
     default = ascent.default_alpha()
@@ -137,42 +139,3 @@ def _literal_rows(bounder: Bounder, one: Batch, refreshed: Refreshed) -> tuple[A
             )
             a[own], c[own] = rows.coeffs, rows.offset
     return positions, a, c
-
-
-def largest_violation(
-    matrix: Array, offset: Array, soft: int, regions: Regions, seconds: float = np.inf
-) -> tuple[Array | None, Array | None]:
-    """Solve `min t` with `A_i x + o_i <= t` (i < soft), `A_i x + o_i <= 0` (others), x in the box.
-
-    Returns the minimiser x (or None) and nonnegative multipliers of all rows (or None): with t* > 0 they
-    refute the conjunction. Multipliers of an infeasible program come from its Farkas ray.
-    """
-    import highspy
-
-    rows, d = matrix.shape
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = d + 1, rows
-    lp.col_cost_ = np.r_[np.zeros(d), 1.0]
-    lp.col_lower_, lp.col_upper_ = np.r_[regions.lo[0], -1e30], np.r_[regions.hi[0], 1e30]
-    lp.row_lower_, lp.row_upper_ = np.full(rows, -highspy.kHighsInf), -offset
-    full = np.concatenate([matrix, np.where(np.arange(rows) < soft, -1.0, 0.0)[:, None]], axis=1)
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.start_ = np.arange(rows + 1) * (d + 1)
-    lp.a_matrix_.index_ = np.tile(np.arange(d + 1), rows)
-    lp.a_matrix_.value_ = full.ravel()
-    solver = highspy._Highs()  # type: ignore[attr-defined]  # highspy.Highs prints a banner on standard output
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("time_limit", max(seconds, 0.01))
-    solver.passModel(lp)
-    solver.run()
-    status = solver.getModelStatus()
-    if status == highspy.HighsModelStatus.kOptimal:
-        solution = solver.getSolution()
-        return np.array(solution.col_value)[:d], np.maximum(-np.array(solution.row_dual), 0)
-    if status == highspy.HighsModelStatus.kInfeasible:
-        solver.setOptionValue("presolve", "off")
-        solver.run()
-        _, has_ray, ray = solver.getDualRay()
-        if has_ray:
-            return None, np.maximum(-np.array(ray), 0)
-    return None, None

@@ -1,8 +1,13 @@
-"""From a query to trees or a witness: the first attack, and a portfolio of two ways to search each case."""
+"""From a query to trees or a witness: the first attack, and a portfolio of arms, ways to search a case, for each case.
+
+All searching is owned here. An arm begins at the root of its case (`Fresh`), or where a walk over stored trees left
+off (`mucg4.reuse.replay`); both go on alike, in turns that their outlooks decide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +15,10 @@ from mucg4.errors import StuckError
 from mucg4.gate.witness import replay_witness
 from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Witness
+from mucg4.ops.arrays import BoolArray
 from mucg4.search.attack import Attack
 from mucg4.search.boxes import decide_at_once
-from mucg4.search.loop import LONG_STEPS
+from mucg4.search.loop import LONG_STEPS, Search
 from mucg4.search.parallel import drive
 from mucg4.search.run import (
     CaseState,
@@ -23,7 +29,9 @@ from mucg4.search.run import (
     points,
     root_work,
 )
+from mucg4.search.way import Way
 
+AnyWay = type[Way[Any]]
 FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
 STALLED = 1.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
 TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
@@ -42,37 +50,40 @@ def first_attack(run: Run, case: Case) -> Witness | None:
 
 
 class Arm:
-    """The search of one case in one mode, of the conjunctions marked in `open_ (K,)`.
+    """One way to close a case: searches, and for each the conjunctions, a mask `(K,)`, that it answers for.
 
-    One search for all conjunctions where inputs are split, which serves them all; one for each where phases are.
+    How the searches come to their first open regions is left to `_begin`, which returns a witness if it meets one.
     """
 
-    def __init__(self, run: Run, state: CaseState, attack: Attack | None, open_: np.ndarray) -> None:
-        self.run, self.state = run, state
-        each = [mask for mask in np.eye(len(open_), dtype=bool) if (mask & open_).any()]
-        self.masks = [open_] if state.way.joint else each
-        self.searches = [new_search(run, state, attack) for _ in self.masks]
+    handicap = 0.0  # how much better (binary logarithm) its outlook must be than that of others
+
+    def __init__(self, run: Run, number: int, searches: Sequence[Search], masks: Sequence[BoolArray]) -> None:
+        self.run, self.number, self.searches, self.masks = run, number, list(searches), list(masks)
         self.spent = 0
         self.stuck: StuckError | None = None
         self._begun = False  # a search that has not begun has no open region, and has refuted nothing
-        self._known = np.zeros(len(open_), dtype=bool)  # `closed` before the step that got stuck
+        self._known: BoolArray = ~np.any(self.masks, axis=0)  # `closed` before the step that got stuck
+
+    def _begin(self) -> Witness | None:
+        raise NotImplementedError
 
     def begin(self) -> Witness | None:
-        """Bound the roots; the dear steps wait."""
-        return self._step(self._begin)
+        """The first steps; the dear ones at a root wait."""
+        return self._step(self._first_steps)
+
+    def _first_steps(self) -> Witness | None:
+        witness = self._begin()
+        self._begun = witness is None
+        return witness
 
     def advance(self, work: float) -> Witness | None:
         """Search until nothing is open or so much more work is done."""
         until = self.run.budget.work + work
         return self._step(lambda: drive(self.searches, self.run.workers, until))
 
-    def _begin(self) -> Witness | None:
-        for search, mask in zip(self.searches, self.masks, strict=True):
-            search.begin(root_work(self.state, mask))
-            if search.witness is not None:
-                return search.witness
-        self._begun = True
-        return None
+    def turn(self, entry: float) -> float:
+        """The work of the next turn: up to `entry`, at which this arm is judged, then as much as there was."""
+        return max(entry - self.spent, self.spent)
 
     def _step(self, step: Callable[[], Witness | None]) -> Witness | None:
         """Do a step, count its work. One that gets stuck ends the arm: it answers for what it had closed before."""
@@ -82,12 +93,21 @@ class Arm:
         try:
             return step()
         except StuckError as error:
-            self.stuck = error
-            self.masks = [mask & self._known for mask in self.masks]
+            self._end(error)
             judged = len(error.points) and self.run.query.executable
             return replay_witness(self.run.query, error.points, self.run.runtime) if judged else None
         finally:
             self.spent += self.run.budget.work - before
+
+    def _end(self, error: StuckError) -> None:
+        self.stuck = error
+        self.masks = [mask & self._known for mask in self.masks]
+
+    @property
+    def way(self) -> AnyWay | None:
+        """How its searches split; None where they differ."""
+        ways = {type(search.way) for search in self.searches}
+        return ways.pop() if len(ways) == 1 else None
 
     @property
     def is_open(self) -> bool:
@@ -95,14 +115,14 @@ class Arm:
         return self.stuck is not None or any(search.is_open for search in self.searches)
 
     @property
-    def closed(self) -> np.ndarray:
+    def closed(self) -> BoolArray:
         """(K,) conjunctions that this arm, or another, has refuted everywhere."""
         if self.stuck is not None or not self._begun:
             return self._known
         closed = [search.closed() | ~mask for search, mask in zip(self.searches, self.masks, strict=True)]
         return np.asarray(np.all(closed, axis=0))
 
-    def forget(self, closed: np.ndarray) -> None:
+    def forget(self, closed: BoolArray) -> None:
         """Leave conjunctions that another arm refuted, `(K,)`, to that one."""
         for k, search in enumerate(self.searches):
             if (closed & self.masks[k]).any():
@@ -127,62 +147,171 @@ class Arm:
         """True when much more work is expected than was spent."""
         return self._growth() > STALLED
 
-    def leave_trees(self) -> None:
-        """Give the finished trees to the case."""
-        for search, mask in zip(self.searches, self.masks, strict=True):
-            if mask.any():
-                numbers = None if mask.all() else tuple(np.flatnonzero(mask).tolist())
-                self.state.trees.append(search.recorder.tree(self.state.number, numbers))
+    def gives_way(self, entry: float) -> bool:
+        """True when another arm is to be tried: after `entry` work no end is in sight, or none came long after that."""
+        return self.stuck is not None or (self.spent >= entry and (self.stalls or self.spent >= LATE * entry))
+
+    def trees(self, rest: bool = False) -> Iterator[Tree]:
+        """Trees of the searches that have nothing open, or of all when this is the `rest`; each is given out once."""
+        for k, (search, mask) in enumerate(zip(self.searches, self.masks, strict=True)):
+            if mask.any() and (rest or (self._begun and self.stuck is None and not search.is_open)):
+                self.masks[k] = np.zeros_like(mask)
+                yield search.recorder.tree(self.number, None if mask.all() else tuple(np.flatnonzero(mask).tolist()))
 
 
-def solve_case(run: Run, state: CaseState) -> Witness | None:
-    """Search one case from its root. Trees go to `state.trees`; returns a witness or None when closed.
+class Fresh(Arm):
+    """The conjunctions marked in `open_ (K,)` from the root of the case, in the mode of `state`.
 
-    A portfolio of two arms. What is split first is chosen by features (`preferred_way`). Once that search has taken
-    FIRST work, and by its own outlook does not come to an end soon, the other mode is tried; also when it has missed
-    its outlook LATE times. From then on the arm with the better outlook goes on, the other one a little. Measured:
-    random 3-SAT as a network of 20 to 95 inputs is closed by splits of inputs in seconds and not by those of phases in
-    minutes; texts embedded in 30 inputs (safenlp) are the other way round.
+    One search for all conjunctions where inputs are split, which serves them all; one for each where phases are.
     """
-    attack = attack_of(run, state.case)
-    every = np.ones(state.objective.count, dtype=bool)
-    first = Arm(run, state, attack, every)
-    witness = first.begin()
-    if witness is not None:
+
+    def __init__(self, run: Run, state: CaseState, attack: Attack | None, open_: BoolArray) -> None:
+        self.state = state
+        each = [mask for mask in np.eye(len(open_), dtype=bool) if (mask & open_).any()]
+        masks = [open_] if state.way.joint else each
+        super().__init__(run, state.number, [new_search(run, state, attack) for _ in masks], masks)
+
+    def _begin(self) -> Witness | None:
+        for search, mask in zip(self.searches, self.masks, strict=True):
+            search.begin(root_work(self.state, mask))
+            if search.witness is not None:
+                return search.witness
+        return None
+
+
+class Replayed(Arm):
+    """An arm that begins where a walk over stored trees leaves off; see `mucg4.reuse.replay`.
+
+    `patience`: the work after which it is judged whether an arm from the root promises more. `is_fresh`: nothing that
+    was stored is left in it, so that it is an arm from the root itself. Both are known once it has begun.
+    """
+
+    patience = 0.0
+    handicap = HELD  # measured: what stored trees leave open closed quickly at first, and promised an end throughout
+
+    @property
+    def is_fresh(self) -> bool:
+        return False
+
+
+class Contest:
+    """The arms of one case, and whose turn it is.
+
+    What is split first is chosen by features (`preferred_way`). Once that search has taken FIRST work, and by its own
+    outlook does not come to an end soon, the other mode is tried; also when it has missed its outlook LATE times. From
+    then on the arm with the better outlook goes on, the other one a little. Measured: random 3-SAT as a network of 20
+    to 95 inputs is closed by splits of inputs in seconds and not by those of phases in minutes; texts embedded in 30
+    inputs (safenlp) are the other way round.
+
+    A replayed arm goes before all that. When it gives way, the portfolio begins at the root as if nothing had been
+    stored, with what is still open, and the replayed arm stays one among the others: no store can cost a verdict.
+    """
+
+    def __init__(self, run: Run, state: CaseState) -> None:
+        self.run, self.state = run, state
+        self.attack = attack_of(run, state.case)
+        self.arms: list[Arm] = []
+        self.following: AnyWay | None = state.way  # of the next arm from the root
+        self.entry = float("inf")  # the work at which the newest arm is judged
+        self._tried: set[AnyWay] = set()  # by arms from the root
+
+    def begin(self, replayed: Replayed | None = None) -> Witness | None:
+        """The first steps of the first arm."""
+        if replayed is None:
+            return self._enter()
+        self.arms.append(replayed)
+        self.latest: Arm = replayed
+        witness = replayed.begin()
+        if witness is None and replayed.is_fresh and not replayed.stuck and replayed.way is not None:
+            return self._settle(replayed.way)
+        self.following, self.entry = replayed.way or self.state.way, replayed.patience
         return witness
-    if attack is not None and any(search.pending is not None for search in first.searches):  # dear steps come next
-        witness = attack.run(points(run, 16, 128), LONG_STEPS, run.budget)
-        if witness is not None:
-            return witness
-    arms, latest = [first], first
-    entry = _entry(run, state)
-    while all(arm.is_open for arm in arms):
-        alone = len(arms) == 1 and entry < np.inf
-        if alone and (first.stuck or (first.spent >= entry and (first.stalls or first.spent >= LATE * entry))):
-            run.statistics.second_mode = state.other.name
-            run.report(f"splits of {state.way.name} do not come to an end: trying {state.other.name}")
-            latest = Arm(run, state.by(state.other), attack, ~first.closed)
-            arms.append(latest)
-            witness = latest.begin() or latest.advance(TRIAL * entry)
-        elif all(arm.stuck for arm in arms):
-            assert first.stuck is not None
-            raise first.stuck
+
+    def go_on(self) -> Witness | None:
+        """One more step of one arm. Raises `StuckError` when none can go on."""
+        newest = self.arms[-1]
+        if self.following is not None and newest.gives_way(self.entry):
+            before = "stored trees" if newest.way is None else f"splits of {newest.way.name}"
+            self.run.report(f"{before} do not come to an end: trying {self.following.name}")
+            witness = self._enter() or self.latest.advance(TRIAL * self.entry)
+        elif all(arm.stuck for arm in self.arms):
+            stuck = self.arms[0].stuck
+            assert stuck is not None
+            raise stuck
         else:
-            latest = _next(arms, latest)
-            witness = latest.advance(max(entry - latest.spent, latest.spent))
-        if witness is not None:
-            return witness
-        for one, other in (arms, arms[::-1]) if len(arms) > 1 else ():
-            other.forget(one.closed & ~other.closed)
-    for arm in arms:
-        arm.leave_trees()
-    return None
+            self.latest = _next(self.arms, self.latest)
+            witness = self.latest.advance(self.latest.turn(self.entry))
+        for one in self.arms if witness is None else ():
+            for other in self.arms:
+                if other is not one:
+                    other.forget(one.closed & ~other.closed)
+        return witness
+
+    def _enter(self) -> Witness | None:
+        """An arm from the root, for what no arm has closed, and its first steps."""
+        assert self.following is not None
+        way, statistics = self.following, self.run.statistics
+        if any(way is not arm.way for arm in self.arms):
+            statistics.second_mode = way.name
+        if self.arms and not self._tried:
+            statistics.from_root += 1
+        open_ = ~np.any([arm.closed for arm in self.arms], axis=0) if self.arms else np.ones(self.count, dtype=bool)
+        self.latest = Fresh(self.run, self.state.by(way), self.attack, open_)
+        self.arms.append(self.latest)
+        return self.latest.begin() or self._settle(way)
+
+    def _settle(self, way: AnyWay) -> Witness | None:
+        """After the first steps of an arm from the root: the long attack, and what follows this arm and when."""
+        self._tried.add(way)
+        waits = any(search.pending is not None for search in self.latest.searches)
+        if self.attack is not None and waits and len(self._tried) == 1:
+            witness = self.attack.run(points(self.run, 16, 128), LONG_STEPS, self.run.budget)
+            if witness is not None:
+                return witness
+        state = self.state.by(way)
+        entry = float("inf") if state.other in self._tried else _entry(self.run, state)
+        self.following = state.other if entry < np.inf else None
+        if self.following or len(self.arms) == 1:
+            self.entry = entry
+        return None
+
+    @property
+    def count(self) -> int:
+        """How many conjunctions the case has."""
+        return self.state.objective.count
+
+    @property
+    def is_open(self) -> bool:
+        """True until some arm has nothing left to do."""
+        return all(arm.is_open for arm in self.arms)
+
+    def finished(self) -> Iterator[Tree]:
+        """The trees that were finished since this was asked last."""
+        rest = not self.is_open
+        for arm in self.arms:
+            yield from arm.trees(rest)
+
+
+def solve_case(run: Run, state: CaseState, replayed: Replayed | None = None) -> Iterator[Witness | Tree]:
+    """Close one case, from its root or from where a replay left off: its trees as they are finished, or a witness.
+
+    A witness comes last; without one the trees answer, once, for every conjunction of the case, or of `replayed`.
+    Raises `BudgetError`, and `StuckError` when no arm can go on.
+    """
+    contest = Contest(run, state)
+    witness = contest.begin(replayed)
+    while witness is None:
+        yield from contest.finished()
+        if not contest.is_open:
+            return
+        witness = contest.go_on()
+    yield witness
 
 
 def _next(arms: list[Arm], latest: Arm) -> Arm:
     """The arm with the best outlook, or one that is far behind in work: early outlooks are poor."""
     arms = [arm for arm in arms if arm.stuck is None]
-    best = min(arms, key=lambda arm: arm.outlook() - (HELD if arm is latest else 0.0))
+    best = min(arms, key=lambda arm: arm.outlook() + arm.handicap - (HELD if arm is latest else 0.0))
     least = min(arms, key=lambda arm: arm.spent)
     hopeless = least.regions >= JUDGED and least.outlook() > best.outlook() + HOPELESS
     return least if least.spent < FAIR * best.spent and not hopeless else best
@@ -199,26 +328,41 @@ def _entry(run: Run, state: CaseState) -> float:
     return max(FIRST, state.other.first_work(bounder, root))
 
 
-def solve(run: Run, search_case: Callable[[Run, CaseState], Witness | None] = solve_case) -> Witness | list[Tree]:
-    """All cases, first those that fall at once: a witness, or trees that answer for every case. Raises `BudgetError`.
+ArmOf = Callable[[CaseState], Replayed | None]
 
-    `search_case` closes one case (trees into its state) or finds a witness; the default starts from the root.
+
+def search(run: Run, replayed: ArmOf | None = None) -> Iterator[Witness | Tree]:
+    """Decide all cases, first those that fall at once: trees as they are finished, or a witness, which comes last.
+
+    Without a witness the trees answer for every case. `replayed` makes the arm that a case begins with where stored
+    trees speak of it. Raises as `solve_case`.
     """
     done = decide_at_once(run)
     if isinstance(done, Witness):
-        return done
+        yield done
+        return
+    yield from done.values()
     left = [k for k in range(len(run.query.cases)) if k not in done]
     for number in left:
         witness = first_attack(run, run.query.cases[number])
         if witness is not None:
-            return witness
-    trees = list(done.values())
+            yield witness
+            return
     for number in left:
         state = open_case(run, number)
         if state is None:
             continue
-        witness = search_case(run, state)
-        if witness is not None:
-            return witness
-        trees.extend(state.trees)
+        for found in solve_case(run, state, None if replayed is None else replayed(state)):
+            yield found
+            if isinstance(found, Witness):
+                return
+
+
+def solve(run: Run, replayed: ArmOf | None = None) -> Witness | list[Tree]:
+    """All that `search` finds: the witness, or the trees of all cases."""
+    trees: list[Tree] = []
+    for found in search(run, replayed):
+        if isinstance(found, Witness):
+            return found
+        trees.append(found)
     return trees

@@ -17,7 +17,6 @@ from mucg4.bound.propagate import Bounder, Regions
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import usable_cores
-from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
@@ -90,11 +89,10 @@ class CaseState:
     plan: Plan
     compute: Compute
     way: type[Way[Any]]
-    trees: list[Tree] = field(default_factory=list)
     others: dict[str, CaseState] = field(default_factory=dict)  # by the way's name, made when first asked for
 
     def by(self, way: type[Way[Any]]) -> CaseState:
-        """The same case split in this way; the trees are shared."""
+        """The same case split in this way."""
         self.others.setdefault(self.way.name, self)
         if way.name not in self.others:
             compute = way.prepared(self.compute.whole, self.bounder, self.root)

@@ -28,7 +28,9 @@ from .run import campaign, one
 MODULES = (
     "verify",
     "conclude",
+    "reuse.lookup",
     "reuse.replay",
+    "reuse.reopen",
     "smt.smt",
     "check.walk",
     "gate.runtime",

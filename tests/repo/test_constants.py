@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repo.constants import constants, constants_of
 
-LATER = ("check", "gate", "limits", "search", "reuse", "evidence", "precision", "verify", "conclude", "cli")
+LATER = ("check", "search", "reuse", "evidence", "precision", "verify", "conclude")
 
 
 def later(module: str) -> bool:

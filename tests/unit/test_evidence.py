@@ -12,12 +12,14 @@ from examples import dense, text
 
 import mucg4.evidence as evidence
 import mucg4.search.portfolio as solve
+from mucg4.check import narrow
 from mucg4.check import walk as walk_module
 from mucg4.check.enclose import Enclosure
 from mucg4.check.walk import check
 from mucg4.errors import StuckError, UnsoundError
 from mucg4.gate.agreement import Agreement
 from mucg4.limits.budget import Budget
+from mucg4.model.proof import single_leaf
 from mucg4.model.verdict import CheckReport, Safe, Statistics, Unknown
 from mucg4.read.instance import query_of
 from mucg4.search.loop import Search
@@ -160,6 +162,8 @@ def test_a_leaf_without_stated_evidence_is_never_merely_late(proved):
 @pytest.mark.parametrize("seed", range(3))
 def test_processes_share_the_regions_and_say_the_same(seed, monkeypatch):
     monkeypatch.setattr(walk_module, "SHARED", 4)
+    monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
+    monkeypatch.setattr(walk_module, "LEAVES_EACH", 1)
     query = split_query(seed)
     verdict = verify(query, SETTINGS, budget=effort())
     assert isinstance(verdict, Safe)
@@ -171,15 +175,50 @@ def test_processes_share_the_regions_and_say_the_same(seed, monkeypatch):
         assert sorted(alone.rejected) == sorted(shared.rejected)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_neurons_that_are_off_change_no_bound(seed):
+@pytest.mark.parametrize("spare", [1, 4, 40])
+def test_processes_share_several_trees(spare, monkeypatch):
+    """Trees of one case that wait as a whole take the root's bounds from before; one of them has a leaf that fails."""
+    monkeypatch.setattr(walk_module, "SHARED", spare)
+    monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
+    query = split_query(1)
+    verdict = verify(query, SETTINGS, budget=Budget.seconds(60))
+    assert isinstance(verdict, Safe)
+    (tree,) = verdict.proof.trees
+    fewer = replace(tree, refutations=tree.refutations[1:])
+    for trees in ([tree, tree, single_leaf()], [tree, fewer, tree], [single_leaf()] * 3):
+        proof = replace(verdict.proof, trees=tuple(trees))
+        alone, shared = check(proof, query), check(proof, query, workers=2)
+        assert (alone.accepted, alone.checked, alone.failed) == (shared.accepted, shared.checked, shared.failed)
+        assert sorted(alone.rejected) == sorted(shared.rejected)
+
+
+def with_copies(rng, shapes):
+    """Layers with neurons that are copies and negatives of others; the second one's numbers are mostly zero."""
+    out = []
+    for number, (w, b) in enumerate(shapes):
+        half = len(w) // 3
+        if number == 1:
+            w = w * (rng.random(w.shape) < 0.04)
+        if half:
+            w[half : 2 * half], b[half : 2 * half] = w[:half], b[:half]
+            w[2 * half : 3 * half], b[2 * half : 3 * half] = -w[:half], -b[:half]
+        out.append((w.astype(np.float32), b.astype(np.float32)))
+    return out
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_neurons_that_are_off_or_copies_change_no_bound(seed, monkeypatch):
+    monkeypatch.setattr(narrow, "ENTRY_COST", 3)
+    shapes = layers(seed, (3, 20, 20, 12, 2)) if seed < 4 else layers(seed, (3, 60, 66, 12, 2))
+    if seed >= 4:
+        shapes = with_copies(np.random.default_rng(seed), shapes)
     query = query_of(
-        dense([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers(seed, (3, 20, 20, 12, 2))]),
+        dense([(w.astype(np.float32), b.astype(np.float32)) for w, b in shapes]),
         text([(-1, 1)] * 3, 2, "(>= Y_0 1e6)"),
     )
     quick, plain = Enclosure(query.network), Enclosure(query.network)
-    assert quick.quick
-    plain.quick, plain.units = False, {k: plain._unit_rows(k) for k in plain.slot}
+    assert quick.quick and (seed < 4 or (any(quick.copies.values()) and any(quick.few.values())))
+    plain.quick, plain.units, plain.copies = False, {k: plain._unit_rows(k) for k in plain.slot}, {}
     rng = np.random.default_rng(seed)
     centre, width = rng.uniform(-1, 1, size=(40, 3)), rng.choice([0.02, 0.2, 1.0], size=(40, 1))
     box = np.maximum(centre - width, -1), np.minimum(centre + width, 1)

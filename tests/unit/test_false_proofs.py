@@ -243,6 +243,8 @@ def test_lost_parts_of_a_check_are_not_late(how, monkeypatch):
     leaves = [*range(1, 17, 2), 16]
     proof = proof_of(query, split(thresholds, [Refutation(k, 0, (1.0,)) for k in leaves]))
     monkeypatch.setattr(walk_module, "SHARED", 2)
+    monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
+    monkeypatch.setattr(walk_module, "LEAVES_EACH", 1)
     report = check(proof, query, workers=2)
     assert (report.checked, report.failed, report.late) == (8, 1, False)
     budget, part, forked = Budget(), walk_module._Walk.part, walk_module.forked

@@ -202,7 +202,7 @@ def test_proofs_of_mixed_splits_are_accepted_replayed_and_carried_over():
         inner = tree.left >= 0
         mixed += bool(np.any(tree.node[inner] == 0)) and bool(np.any(tree.node[inner] > 0))
         run = run_of(q)
-        again = replay_all(run, [tree], "duals")
+        again = replay_all(run, [tree])
         assert accepted(q, again)
         assert run.statistics.regions == 0  # every stored leaf closed as it is
         rounded = tuple(
@@ -210,7 +210,7 @@ def test_proofs_of_mixed_splits_are_accepted_replayed_and_carried_over():
             for n in net.nodes
         )
         other = replace(q, networks=(Network(rounded),))
-        assert accepted(other, replay_all(run_of(other), [tree], "duals"))
+        assert accepted(other, replay_all(run_of(other), [tree]))
     assert mixed >= 2
 
 

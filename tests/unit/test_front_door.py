@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -703,6 +704,25 @@ def test_shapes_that_the_user_states() -> None:
         query_of(data, property_of(20, 2), shapes={"": (1, 1, 6, 6)})
 
 
+def test_shapes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "p"), node("Flatten", "p", "y")]
+    data = built(nodes, {"x": ["N", 1, "h", "w"]}, "y", {"w": weights(2, 1, 3, 3)})
+    paths = [str(p) for p in stored_in(tmp_path, data, property_of(16, 2, "(assert (>= Y_0 99))"))]
+    proof = str(tmp_path / "proof.json")
+    for given in ([], ["--shape", "1,1,4,4"], ["--shape", "x=1x1x4x4"]):
+        assert main(["verify", *paths, "--store", "off", "--timeout", "20", "--proof", proof, *given]) == 0
+        said = capsys.readouterr()
+        assert said.out == "unsat\n" and ("'x' as [1, 1, 4, 4]" in said.err) == (not given)
+        assert main(["check", *paths, proof, *given]) == 0 and "both files read twice" in capsys.readouterr().out
+    for given, words in (
+        ("1,1,2,8", "onnxruntime cannot|window|kernel|does not"),
+        ("1,one", "not a shape like 1,3,32,32"),
+    ):
+        with suppress(SystemExit):
+            assert main(["verify", *paths, "--store", "off", "--shape", given]) == 2
+        assert re.search(words, capsys.readouterr().err)
+
+
 def test_an_input_without_a_shape() -> None:
     data = built([node("MatMul", "x w", "h"), node("Relu", "h", "y")], {"x": None}, "y", {"w": weights(5, 3)})
     query = query_of(data, property_of(5, 3))
@@ -713,3 +733,59 @@ def test_an_input_without_a_shape() -> None:
     with pytest.raises(InputError):
         query_of(image, property_of(12, 3))
     assert query_of(image, property_of(12, 3), shapes={"": (1, 3, 2, 2)}).network.input_size == 12
+
+
+# --- inputs without bounds -------------------------------------------------------------------------------------
+
+IDLE = [(np.array([[1.0, 0.0, 0.5], [2.0, 0.0, -1.0]]), np.zeros(2)), (np.array([[1.0, -1.0]]), np.zeros(1))]  # not X_1
+OPEN = "".join(f"(declare-const {n} Real)" for n in ("X_0", "X_1", "X_2", "Y_0"))
+SIDES = "(assert (>= X_0 -1))(assert (<= X_0 1))(assert (>= X_2 -1))(assert (<= X_2 1))"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (SIDES + "(assert (>= Y_0 50))", "unsat"),
+        (SIDES + "(assert (>= X_1 7))(assert (>= Y_0 50))", "unsat"),
+        (SIDES + "(assert (< X_1 7))(assert (>= Y_0 50))", "unknown"),  # a strict bound is a row as well
+        (SIDES + "(assert (or (and (<= X_1 7) (>= Y_0 50)) (and (>= X_1 9) (<= Y_0 -50))))", "unsat"),
+        (SIDES + "(assert (>= Y_0 0.25))", "sat"),
+        (SIDES + "(assert (>= X_1 X_0))(assert (>= Y_0 50))", "unknown"),
+        (SIDES + "(assert (<= (+ X_1 X_0) 50))(assert (>= Y_0 0.25))", "sat"),
+        (SIDES.replace("(assert (<= X_2 1))", "") + "(assert (>= Y_0 0.25))", "sat"),
+        (SIDES.replace("(assert (<= X_2 1))", "") + "(assert (>= Y_0 1e7))", "unknown"),
+        ("(assert (>= Y_0 70))", "sat"),
+        ("(assert (>= Y_0 1e9))", "unknown"),
+    ],
+)
+def test_inputs_without_bounds(text: str, word: str) -> None:
+    query = query_of(model_bytes(IDLE), OPEN + text)
+    verdict = verify(query, Settings(timeout=20.0))
+    assert verdict.word == word
+    if word == "unknown":
+        assert "has no " in verdict.reason and bool(query.limited)
+    if word == "unsat":
+        assert covers(query.text, query) is None
+        reading = query_of(model_bytes([(w + 0.01, k) for w, k in IDLE]), OPEN + SIDES + "(assert (>= Y_0 50))")
+        assert covers(reading.text, reading) is not None
+        inside = query_of(model_bytes(IDLE), OPEN + "(assert (>= X_1 0))(assert (<= X_1 -0.5))" + text)
+        assert covers(query.text, replace(query, cases=inside.cases)) is not None
+        network = replace(
+            query.network, nodes=query_of(model_bytes([(w + 0.01, k) for w, k in IDLE]), query.text).network.nodes
+        )
+        assert covers(query.text, replace(query, networks=(network,))) is not None
+
+
+def test_what_an_output_depends_on() -> None:
+    nodes = [
+        node("Split", "x", "a b c", axis=1, num_outputs=3),
+        node("Mul", "a zero", "z"),
+        node("Exp", "b", "e"),
+        node("Add", "z e", "y"),
+    ]
+    network = read_network(built(nodes, {"x": [1, 3]}, "y", {"zero": np.zeros((1, 1), np.float32)}, opset=18))
+    assert [network.reads([i]) for i in range(3)] == [False, True, False] and not network.reads([0, 2])
+    conv = read_network(
+        built([node("Conv", "x w", "y")], {"x": [1, 1, 4, 4]}, "y", {"w": np.array([[[[0, 1.0], [0, 0]]]], np.float32)})
+    )
+    assert [i for i in range(16) if not conv.reads([i])] == [0, 4, 8, 12, 13, 14, 15]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from handmade import chain, clauses, formula_layers, formula_query, satisfiable
+from effort import effort
+from handmade import chain, clauses, formula_layers, formula_query, one, satisfiable
 
 import mucg4.search.parallel as parallel
 import mucg4.search.portfolio as solve
@@ -14,15 +16,17 @@ from mucg4.check.walk import check
 from mucg4.errors import StuckError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
-from mucg4.model.query import Query
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.query import Box, Query
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
 from mucg4.search.phases import PhaseWay
-from mucg4.search.portfolio import Arm
+from mucg4.search.portfolio import Fresh
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
+from mucg4.store.store import Store
 from mucg4.verify import replay, verify
 
 VARIABLES = 14  # more than LOW_DIMENSION: phases are split first
@@ -87,7 +91,7 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
     run = run_of(query)
     state = open_case(run, 0)
     assert state is not None and state.way is InputWay
-    arms = [Arm(run, state.by(way), None, np.ones(3, dtype=bool)) for way in (PhaseWay, InputWay)]
+    arms = [Fresh(run, state.by(way), None, np.ones(3, dtype=bool)) for way in (PhaseWay, InputWay)]
     for arm in arms:
         arm.begin()
         assert not arm.closed.any()
@@ -95,9 +99,7 @@ def test_conjunctions_that_another_arm_closed_are_forgotten():
         assert arm.closed.tolist() == [False, True, False] and arm.is_open
         arm.advance(float("inf"))
         assert arm.closed.all() and not arm.is_open
-        state.trees.clear()
-        arm.leave_trees()
-        assert sorted(c for t in state.trees for c in t.conjunctions) == [0, 2]
+        assert sorted(c for t in arm.trees() for c in t.conjunctions) == [0, 2] and not list(arm.trees())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -127,7 +129,7 @@ def test_the_outlook_is_never_better_than_what_was_spent():
     run = run_of(query)
     state = open_case(run, 0)
     assert state is not None
-    arm = Arm(run, state.by(InputWay), None, np.ones(1, dtype=bool))
+    arm = Fresh(run, state.by(InputWay), None, np.ones(1, dtype=bool))
     arm.begin()
     while arm.is_open:
         assert arm.outlook() >= np.log2(arm.spent)
@@ -182,3 +184,89 @@ def test_a_stored_proof_is_replayed_in_the_mode_it_was_found_in():
     assert check(again.proof, variant).accepted
     broken = replace(verdict.proof, trees=tuple(replace(t, conjunctions=()) for t in verdict.proof.trees))
     assert not check(broken, query).accepted
+
+
+# --- no store may cost a verdict -----------------------------------------------------------------------------------
+
+
+def test_a_proof_of_one_leaf_leaves_the_portfolio_as_it_is():
+    """A smaller box fell at its root: the whole one is searched as from scratch, the second mode included."""
+    query = formula_query([clauses(2002, 15, 69)], 15)
+    box = query.cases[0].box
+    small = Box(box.lower, (Fraction(1, 4),) * 15)
+    part = Query(query.networks, (replace(query.cases[0], box=small),))
+    settings, scratch = Settings(workers=1), effort()
+    assert isinstance(verify(query, settings, budget=scratch), Safe)
+    with Store(":memory:") as store:
+        stored = verify(part, settings, store, Budget.seconds(60))
+        assert isinstance(stored, Safe) and stored.proof.leaves == 1
+        verdict = verify(query, settings, store, effort(1.1 * scratch.work))
+    assert isinstance(verdict, Safe) and verdict.statistics.related_proof == part.key
+    assert verdict.statistics.second_mode == "input" and verdict.statistics.from_root == 0
+
+
+IDLE = 7  # neurons that hardly matter
+
+
+def idle_query(seed: int) -> Query:
+    """A network that work at the root decides and phase splits do not; the last IDLE neurons of its first layer are
+    open and hardly matter."""
+    random = np.random.default_rng(seed)
+    sizes = (16, 20, 20, 1)
+    layers = [
+        (random.normal(size=(m, n)) / np.sqrt(n), 0.3 * random.normal(size=m))
+        for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+    ]
+    (w, b), (v, c), *rest = layers
+    w, b = np.vstack([w, random.normal(size=(IDLE, sizes[0]))]), np.append(b, np.zeros(IDLE))
+    network = chain([(w, b), (np.hstack([v, 1e-4 * random.normal(size=(sizes[1], IDLE))]), c), *rest])
+    x = random.uniform(-1, 1, (5000, sizes[0]))
+    values = network(np.vstack([x, np.sign(x)]))[:, 0]
+    level = Fraction(float(np.round(values.max() + 2 * values.std(), 2)))
+    return one(network, [-1] * sizes[0], [1] * sizes[0], [({}, {0: -1}, level, False)])
+
+
+def idle_tree() -> Tree:
+    """A stored tree that splits all of them and refutes nothing."""
+    k = np.arange(2 ** (IDLE + 1) - 1)
+    inner, depth = k < 2**IDLE - 1, np.log2(k + 1).astype(np.int32)
+    node, index, left, right = (
+        np.where(inner, a, -1).astype(np.int32) for a in (np.ones_like(k), 20 + depth, 2 * k + 1, 2 * k + 2)
+    )
+    none = np.zeros(len(k), dtype=bool)
+    return Tree(node, index, np.zeros(len(k)), left, right, none, none, (), 0, None)
+
+
+def test_a_stored_tree_that_leads_astray_is_left_for_the_root():
+    """Its open leaves, searched without work at the root of this network, once took more than this budget."""
+    query = idle_query(0)
+    settings, scratch = Settings(workers=1, attack=False), effort()
+    assert isinstance(verify(query, settings, budget=scratch), Safe)
+    proof = Proof(query.network.fingerprint, query.property_hash, (idle_tree(),))
+    verdict = replay(proof, query, settings, effort(solve.TRIAL * solve.FIRST + 4 * scratch.work))
+    assert isinstance(verdict, Safe) and verdict.statistics.from_root == 1
+    assert verdict.statistics.stored_leaves == 2**IDLE and verdict.statistics.reused_share == 0.0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("turns", [0, 3])
+def test_a_replay_that_gets_stuck_is_followed_by_the_portfolio(workers, turns, monkeypatch):
+    """Splits of inputs break off, in the walk or after some turns of what it leaves open: phases refute the rest."""
+    query = formula_query([clauses(k, 7, 60) for k in range(3)], 7)
+    real = Search._require_progress
+
+    def breaks_off(self, kept, which):
+        real(self, kept, which)
+        if self.way.name == "input" and self.pace.turns >= turns:
+            raise StuckError("undecided: as the test says")
+
+    monkeypatch.setattr(Search, "_require_progress", breaks_off)
+    monkeypatch.setattr(parallel, "SERIAL_TURNS", 1)
+    node, left, right = (np.array([k, -1, -1], dtype=np.int32) for k in (0, 1, 2))
+    flags = np.ones(3, dtype=bool)
+    halves = Tree(node, node, np.full(3, 0.5), left, right, flags, ~flags, (), 0, None)
+    proof = Proof(query.network.fingerprint, query.property_hash, (halves,))
+    verdict = replay(proof, query, Settings(workers=workers, batch=2), effort(200e6))
+    assert isinstance(verdict, Safe) and verdict.statistics.second_mode == "phase"
+    answered = [c for t in verdict.proof.trees for c in (range(3) if t.conjunctions is None else t.conjunctions)]
+    assert sorted(answered) == [0, 1, 2]

@@ -458,7 +458,7 @@ def test_spellings() -> None:
         (RICH + "(exit)(assert (<= Y_0 1))", "something follows the command exit"),
         (RICH + "(assert (<= (/ Y_0 Y_1) 1))", "a division by a variable"),
         (RICH + "(assert (<= (/ 1 0) Y_0))", "a division by zero"),
-        (RICH + "(assert " + "(xor (<= Y_0 0) " * 150 + "(<= Y_0 0)" + ")" * 151, "disjuncts"),
+        (RICH + "(assert " + "(xor (<= Y_0 0) " * 150 + "(<= Y_0 0)" + ")" * 151, "disjunctions are written out"),
         (RICH + "(push 1)", "command 'push' is not known"),
         (RICH + "(assert (<= (* X_0 X_1) 1))", "product of variables"),
         (RICH + "(assert (<= Y_7 1))", "'Y_7' is not declared"),

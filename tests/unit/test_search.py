@@ -79,7 +79,7 @@ def test_tree_of_several_conjunctions_in_a_phase_search_closes_only_what_it_refu
     top = largest(net, 3)
     q = query(net, [-1] * 3, [1] * 3, [({0: -1}, top[0] + above)], [({1: -1}, top[1] - 0.5)])
     with pytest.raises(BudgetError):
-        replay_all(run_of(q, "phase", 0.5), [single_leaf()], "duals")
+        replay_all(run_of(q, "phase", 0.5), [single_leaf()])
 
 
 def test_trees_of_an_input_search_serve_a_phase_search():
@@ -87,7 +87,7 @@ def test_trees_of_an_input_search_serve_a_phase_search():
     top = largest(net, 3)
     q = query(net, [-1] * 3, [1] * 3, [({0: -1}, top[0] + 1)], [({1: -1}, top[1] + 1)])
     trees = solve(run_of(q, "input", 20))
-    again = replay_all(run_of(q, "phase", 20), trees, "duals")
+    again = replay_all(run_of(q, "phase", 20), trees)
     assert [t.conjunctions for t in again] == [(0,), (1,)]
     assert proved(q, again)
 
@@ -131,7 +131,7 @@ def test_stored_duals_that_name_nothing_here_are_a_miss():
         hostile = dataclasses.replace(
             tree, refutations=tuple(dataclasses.replace(r, **change) for r in tree.refutations)
         )
-        assert proved(q, replay_all(run_of(q, "phase", 20), [hostile], "duals"))
+        assert proved(q, replay_all(run_of(q, "phase", 20), [hostile]))
 
 
 def test_rounding_of_cancelling_constraints_is_charged():

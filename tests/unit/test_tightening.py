@@ -702,14 +702,14 @@ def test_replay_on_a_perturbed_network(seed):
         box, (conjunction,) = query.cases[0].box, query.cases[0].conjunctions
         again = one(network, box.lo.tolist(), box.hi.tolist(), [(*row, False) for row in conjunction.exact])
         run = run_of(again)
-        (found,) = replay_all(run, [tree], "duals")
+        (found,) = replay_all(run, [tree])
         assert len(found) == 1 and run.statistics.rungs["duals"] == 1 and run.statistics.regions == 0
         rows = sum(len(t.index) for t in found.tightenings)
         assert 0 < rows < sum(len(t.index) for t in tree.tightenings)  # rows that did not help are gone
         report = check(from_packed(to_packed(proof_of(again, found))), again)
         assert report.accepted
         assert not check(proof_of(again, with_tightenings(found)), again).accepted
-        trees = replay_all(run_of(again, "input"), [tree], "duals")  # bounds are refreshed there: not used
+        trees = replay_all(run_of(again, "input"), [tree])  # bounds are refreshed there: not used
         assert not any(t.tightenings for t in trees) and check(proof_of(again, *trees), again).accepted
 
 
@@ -721,7 +721,7 @@ def test_a_neuron_that_tightening_made_stable_is_split_when_the_program_needs_it
     query, _ = random_query(rng, network, 2000, edges=(0.02, 0.05))
     tree = replace(tightened_tree(rng, network, query.cases[0], 3), refutations=())
     assert check(proof_of(query, *solve(run_of(query))), query).accepted
-    assert check(proof_of(query, *replay_all(run_of(query), [tree], "duals")), query).accepted
+    assert check(proof_of(query, *replay_all(run_of(query), [tree])), query).accepted
 
 
 def test_literals_of_other_thresholds_are_no_phases():
@@ -740,7 +740,7 @@ def test_literals_are_renumbered_in_replay():
     moved = [replace(t, at=5, literals=np.array([5], dtype=np.int32)) for t in (FIRST, SECOND)]
     tree = with_tightenings(build_tree(nested, [Refutation(k, 0, (1.0,)) for k in (3, 4, 6)]), *moved)
     assert check(proof_of(query, tree), query).accepted
-    (found,) = replay_all(run_of(query), [tree], "duals")
+    (found,) = replay_all(run_of(query), [tree])
     assert len(found) == 5
     assert [(t.at, t.literals.tolist(), t.beta.tolist()) for t in found.tightenings] == [
         (3, [3], [[2.0]]),
@@ -761,7 +761,7 @@ def test_replayed_random_proofs_are_accepted():
         tree = tightened_tree(rng, network, query.cases[0], 3)
         assert fits(tree, open_case(run_of(query), 0))
         for trees in ([tree], [with_tightenings(tree)], [replace(tree, refutations=())]):
-            found = replay_all(run_of(query), trees, "duals")
+            found = replay_all(run_of(query), trees)
             assert check(from_packed(to_packed(proof_of(query, *found))), query).accepted
         used += any(t.tightenings for t in found)
     assert used >= 10
@@ -787,7 +787,7 @@ def test_unfit_tightenings_are_a_miss():
     ):
         tree = with_tightenings(BY_ROOT, tampered(AT_ROOT, **fields))
         assert not fits(tree, state)
-        assert check(proof_of(query, *replay_all(run_of(query), [tree], "duals")), query).accepted
+        assert check(proof_of(query, *replay_all(run_of(query), [tree])), query).accepted
 
 
 def test_compaction_keeps_needed_tightenings():

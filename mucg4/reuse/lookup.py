@@ -1,0 +1,101 @@
+"""What a store lends to one query: related results, the nearest first, in the words of this network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mucg4.errors import ProofError
+from mucg4.model.proof import Tree
+from mucg4.ops.arrays import FloatArray
+from mucg4.reuse.guard import guarded
+from mucg4.reuse.relation import Match, relate, translate
+from mucg4.search.run import Run
+
+if TYPE_CHECKING:
+    from mucg4.store.related import Related
+    from mucg4.store.store import Store
+
+WITNESSES = 2  # stored witnesses that are tried
+
+
+@dataclass(frozen=True, eq=False)
+class Hints:
+    """Inputs `points (N, d)` that were witnesses of the same unsafe set, and trees on this network's neurons."""
+
+    points: FloatArray
+    trees: tuple[Tree, ...]
+
+
+def look_up(run: Run, store: Store) -> Hints | None:
+    """What the store knows that may help; None when that is nothing. Whatever goes wrong is a warning and None.
+
+    The relation to the most promising entry goes into the statistics. Raises `BudgetError` when the budget is spent.
+    """
+    return guarded(run, lambda: _look_up(run, store))
+
+
+def _look_up(run: Run, store: Store) -> Hints | None:
+    candidates = related_here(run, store)
+    chosen = most_helpful(candidates)
+    if chosen is None:
+        return None
+    related, found = chosen
+    statistics = run.statistics
+    statistics.relation, statistics.relation_detail = found.relation, found.detail
+    statistics.related_proof, statistics.scratch_seconds = related.key, related.scratch_seconds
+    store.touch(related.key)
+    size = run.query.network.input_size
+    points = [r.witness_x for r, _ in candidates if r.word == "sat" and r.same_unsafe]
+    own = [np.asarray(x, dtype=np.float64) for x in points if x is not None][:WITNESSES]
+    own = [x for x in own if x.shape == (size,)]
+    return Hints(np.array(own).reshape(len(own), size), tuple(_translated(related, found)))
+
+
+def related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:
+    """The candidates with their relations, the most promising first; without those that cannot be compared."""
+    out: list[tuple[Related, Match]] = []
+    for related in store.related(run.query):
+        found = guarded(run, partial(relate, related, run.query), partial(_incomparable, related))
+        if found is not None and found.relation != "unrelated":
+            out.append((related, found))
+    return out
+
+
+def _incomparable(related: Related, why: str) -> None:
+    """A network that decodes may still be beyond comparing."""
+    related.broken("weights", related.fingerprint, f"it cannot be compared: {why}")
+
+
+def most_helpful(candidates: list[tuple[Related, Match]]) -> tuple[Related, Match] | None:
+    """The first candidate, or the first proof of the same unsafe set behind a witness; what does not decode is none."""
+    left = list(candidates)
+    while left:
+        proofs = (c for c in left if c[0].word == "unsat" and c[0].same_unsafe)
+        chosen = next(proofs, left[0]) if left[0][0].word == "sat" else left[0]
+        related = chosen[0]
+        if not related.same_unsafe or (related.proof if related.word == "unsat" else related.witness_x) is not None:
+            return chosen
+        left.remove(chosen)
+    return None
+
+
+def _translated(related: Related, found: Match) -> list[Tree]:
+    """The stored trees on this network's neurons; none when the entry holds no usable proof."""
+    if (
+        related.word != "unsat"
+        or not related.same_unsafe
+        or found.alignment is None
+        or related.box_relation == "disjoint"
+    ):
+        return []
+    proof = related.proof
+    if proof is None:
+        return []
+    try:
+        return [translate(tree, found.alignment) for tree in proof.trees]
+    except (ProofError, IndexError):
+        return []  # a stored entry is a hint: one that does not fit is a miss
