@@ -112,7 +112,7 @@ def _hull(bounder: Bounder, region: Regions, k: int) -> tuple[Array, Array]:
 def derive(bounder: Bounder, region: Regions, cuts: Cuts, first: int) -> CutPlanes:
     """The planes that `cuts` propose, on a batch of one region (NumPy); sound on that region, rounding included.
 
-    Their numbers count from `first`. Believes nothing but that nodes and neurons exist (`mucg4.reuse.fits` sees to that).
+    Their numbers count from `first`. Believes nothing but that nodes and neurons exist (see `mucg4.reuse.fits`).
     """
     network, there = bounder.network, bounder.network.backend
     region = region.on(there)

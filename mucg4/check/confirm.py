@@ -52,14 +52,12 @@ class Confirmation:
     """What `confirm` found. `problem` is one line when the network is not the file's, else None.
 
     `fallback` names what the second reading does not cover: nodes, and tensors that could not be compared; empty when
-    the comparison reaches from the input to the output. `compared` counts comparisons of numbers. `exact` tells that
-    the two agreed over the rationals (`exactly_equal`).
+    the comparison reaches from the input to the output. `compared` counts comparisons of numbers.
     """
 
     problem: str | None
     fallback: tuple[str, ...]
     compared: int
-    exact: bool = False
 
 
 class Differs(Exception):
@@ -72,14 +70,12 @@ def confirm(
     lo: Array | None = None,
     hi: Array | None = None,
     operations: int = MOST_WORK,
-    exact: bool = False,
 ) -> Confirmation:
     """Compare the canonical network with the second reading of `data`, the bytes of its ONNX file.
 
     `lo` and `hi (input size,)` bound the points at true values (some lie far outside too). Work is limited to so many
     `operations`, counted, so that the answer is the same every time; when that is too little, `fallback` says so. Never
     raises for a bad model.
-    `exact` has the two compared over the rationals too, which takes longer (see `exactly_equal`).
     """
     cost = 2 * work(network) + PER_NUMBER * network.size
     plan = next((p for p in PLANS if sum(p) * cost <= operations), None)
@@ -108,11 +104,7 @@ def confirm(
     except MemoryError:
         reading.fallback.append("the model: out of memory")
     lines = (*reading.fallback, *walk.unseen) if problem is None else tuple(reading.fallback)
-    if exact and problem is None:
-        from mucg4.check.exactly import exactly_equal
-
-        exact = exactly_equal(data, network) is None
-    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared, exact and problem is None)
+    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared)
 
 
 def _true_points(random: np.random.Generator, n: int, lo: Array | None, hi: Array | None) -> Array:

@@ -1,7 +1,7 @@
 """The checker's own reader of VNN-LIB 2.0, and whether a query's cases contain what a text calls unsafe.
 
 Atoms, rounding and the comparison with the cases are those of version 1.0 (`mucg4.check.vnnlib`,
-`mucg4.check.property`); nothing is taken from `mucg4.read`. A product of variables is one more variable, with a number
+`mucg4.check.contained`); nothing is taken from `mucg4.read`. A product of variables is one more variable, with a number
 of its own: a *monomial*, whose size is at most the product of the sizes of its factors. Inputs that the query takes for
 one free input have to be equal by equations that hold everywhere; what the outputs of the joint network are is found by
 `mucg4.check.joint`.
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mucg4.check.contained import Comparison, End, Known, Side, faithful, tighter_end
 from mucg4.check.joint import meaning
-from mucg4.check.property import End, Known, Side, _Comparison, _faithful, _tighter
 from mucg4.check.vnnlib import (
     _COMMENT,
     _COMPARED,
@@ -47,9 +47,10 @@ from mucg4.model.network import Network
 from mucg4.model.query import Conjunction, Query
 from mucg4.ops.base import Array
 
-FIRST = 1 << 40  # codes of monomials: from here on of inputs alone, from -FIRST down with outputs
-MOST_TERMS = 10_000
-MOST_COMPONENTS = 1 << 28
+FIRST = 1 << 40  # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; chosen, not measured
+MOST_TERMS = 10_000  # of a polynomial, and products in a text; not measured
+MOST_COMPONENTS = 1 << 28  # of a variable; not measured
+CHOICES = 1024  # of disjunctions that are written out; not measured, but not below the first reader's
 
 # as in `mucg4.check.vnnlib`, with other variables: comment | (never) | comparison | parenthesis | word | anything else
 _PIECE = re.compile(
@@ -89,7 +90,9 @@ class Reader2(Reader):
 
     def run(self, budget: Budget | None) -> None:
         stack: list[list[Any]] = []
-        text = _BRACKETS.sub(lambda m: m[0] if m[0][0] in '";' else "".join(m[0].split()), self.text)
+        text = self.text
+        if re.search(r"\[[^\]\s]*\s", text):  # blanks inside of brackets
+            text = _BRACKETS.sub(lambda m: m[0] if m[0][0] in '";' else "".join(m[0].split()), text)
         for count, m in enumerate(_PIECE.finditer(text.rstrip(" \t\r\n\f\v"))):
             if not count & 0xFFF and budget is not None:
                 budget.poll()
@@ -248,6 +251,11 @@ class Reader2(Reader):
             out.inputs[w] = out.inputs.get(w, ZERO) + d * a.constant
         return out
 
+    def one_of(self, parts: Sequence[_Formula]) -> _Formula:
+        return super().one_of(
+            [p._replace(factors=tuple(_fewer(p.factors))) for p in parts] if len(parts) > 1 else parts
+        )
+
     def atom(self, term: _Term, strict: bool) -> Atom | _Formula:
         form = {v: c for v, c in term.form.items() if c}
         if len(form) == 1 and next(iter(form)) >= FIRST:  # no bound of an input
@@ -255,6 +263,21 @@ class Reader2(Reader):
             number = self.numbered(direction)
             return Row(number, term.constant / scale, strict, term.error.times(1 / scale), term.peak)
         return super().atom(term._replace(form=form), strict)
+
+
+def _fewer(factors: Sequence[list[tuple[Atom, ...]]]) -> list[list[tuple[Atom, ...]]]:
+    """Some of the disjunctions of which one choice each holds: the shortest, so that there are not too many choices.
+
+    Without a disjunction more is unsafe, so what covers the rest covers all.
+    """
+    choices = 1
+    kept: list[int] = []
+    for at, factor in sorted(enumerate(factors), key=lambda pair: len(pair[1])):
+        choices *= len(factor)
+        if choices > CHOICES and kept:
+            break
+        kept.append(at)
+    return [factors[at] for at in sorted(kept)]
 
 
 # --- a point ---------------------------------------------------------------------------------------------------
@@ -321,6 +344,7 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
         with np.errstate(all="ignore"):
             reader = _linked(text, network.element_type, joint.links, joint.free, budget)
             outputs = _outputs(reader, query)
+            reader.factors = _fewer(reader.factors)
             _Comparison2(reader, query, budget or Budget(), values=outputs).run()
     except Refusal as refusal:
         return str(refusal)
@@ -421,7 +445,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 @dataclass
-class _Comparison2(_Comparison):
+class _Comparison2(Comparison):
     """As for version 1.0; `values` are the codes of the network's outputs."""
 
     reader: Reader2
@@ -463,7 +487,7 @@ class _Comparison2(_Comparison):
     def side(self, own: dict[Side, End], i: int, upper: bool) -> End:
         far = (self.most if upper else -self.most), False
         a, b = self.common.sides.get((i, upper), far), own.get((i, upper), far)
-        return _tighter(a, b, upper)
+        return tighter_end(a, b, upper)
 
     def tightest(self, rows: Sequence[Row], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]]:
         out: dict[int, tuple[Fraction, bool]] = {}
@@ -496,7 +520,7 @@ class _Comparison2(_Comparison):
     def known(self, conj: Conjunction) -> list[Known]:
         if id(conj) in self.rows:
             return self.rows[id(conj)]
-        if not _faithful(conj):
+        if not faithful(conj):
             raise Refusal("the query's arrays are not those of its exact constraints")
         out: list[Known] = []
         for (xs, ys, constant), strict in zip(conj.proved, conj.strict.tolist(), strict=True):

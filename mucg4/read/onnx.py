@@ -113,7 +113,7 @@ def read_operators(data: bytes, shapes: Mapping[str, Shape] | None = None, count
         op = drafts[k].op
         if isinstance(op, Scale):
             drafts[k] = replace(drafts[k], op=replace(op, offset_magnitude=np.fmax(op.bias_magnitude(), terms)))
-    nodes, twins = separate(drafts, output.draft)
+    nodes, twins = separate(drafts, output.draft, reading.builder.drafts)
     network = Network(nodes, hashlib.sha256(data).hexdigest(), ELEMENT_TYPES[reading.element_type], data)
     worst = max(reading.folded.values(), default=0.0)
     return Operators(network, twins, int(np.ceil(worst)) if worst < LARGEST_FOLDED else None)
