@@ -13,6 +13,7 @@ import numpy as np
 from mucg4.ops.arrays import AnyArray
 from mucg4.read import constant, tensors
 from mucg4.read.constant import Constant
+from mucg4.read.layouts import running, scattered, triangle
 from mucg4.read.protobuf import OnnxNode
 
 Constants = Sequence[Constant | None]
@@ -142,16 +143,12 @@ def _remainder(node: OnnxNode, xs: Constants) -> Constant:
 
 
 def _trilu(node: OnnxNode, xs: Constants) -> Constant:
-    from mucg4.read.composed import triangle  # which imports this
-
     x = typed(Constant, xs[0])
     kept = triangle(node, x.shape, xs[1] if len(xs) > 1 else None)
     return x.map(lambda v: np.where(kept, v, np.zeros((), dtype=v.dtype)))
 
 
 def _cumulative(node: OnnxNode, xs: Constants) -> Constant:
-    from mucg4.read.composed import running
-
     x, axis = _all(xs)
     at, weight = running(node, x.shape, axis)
     moved = x.map(lambda v: np.moveaxis(v, at, -1))
@@ -161,8 +158,6 @@ def _cumulative(node: OnnxNode, xs: Constants) -> Constant:
 
 
 def _scatter(node: OnnxNode, xs: Constants) -> Constant:
-    from mucg4.read.composed import scattered
-
     data, indices, updates = _all(xs)
     if data.kind != updates.kind:
         raise node.invalid(f"its inputs have the element types {[data.kind, updates.kind]}")
