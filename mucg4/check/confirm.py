@@ -27,7 +27,8 @@ import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
 from mucg4.check.reading import ELEMENT_TYPES, Reading
-from mucg4.check.values import LEAST, UNIT, Value
+from mucg4.check.values import LEAST, UNIT, Value, fractions
+from mucg4.check.wire import BOOL
 from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.arrays import median
@@ -51,14 +52,12 @@ class Confirmation:
     """What `confirm` found. `problem` is one line when the network is not the file's, else None.
 
     `fallback` names what the second reading does not cover: nodes, and tensors that could not be compared; empty when
-    the comparison reaches from the input to the output. `compared` counts comparisons of numbers. `exact` tells that
-    the two agreed over the rationals (`exactly_equal`).
+    the comparison reaches from the input to the output. `compared` counts comparisons of numbers.
     """
 
     problem: str | None
     fallback: tuple[str, ...]
     compared: int
-    exact: bool = False
 
 
 class Differs(Exception):
@@ -71,14 +70,12 @@ def confirm(
     lo: Array | None = None,
     hi: Array | None = None,
     operations: int = MOST_WORK,
-    exact: bool = False,
 ) -> Confirmation:
     """Compare the canonical network with the second reading of `data`, the bytes of its ONNX file.
 
     `lo` and `hi (input size,)` bound the points at true values (some lie far outside too). Work is limited to so many
     `operations`, counted, so that the answer is the same every time; when that is too little, `fallback` says so. Never
     raises for a bad model.
-    `exact` has the two compared over the rationals too, which takes longer (see `exactly_equal`).
     """
     cost = 2 * work(network) + PER_NUMBER * network.size
     plan = next((p for p in PLANS if sum(p) * cost <= operations), None)
@@ -107,11 +104,7 @@ def confirm(
     except MemoryError:
         reading.fallback.append("the model: out of memory")
     lines = (*reading.fallback, *walk.unseen) if problem is None else tuple(reading.fallback)
-    if exact and problem is None:
-        from mucg4.check.exactly import exactly_equal
-
-        exact = exactly_equal(data, network) is None
-    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared, exact and problem is None)
+    return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared)
 
 
 def _true_points(random: np.random.Generator, n: int, lo: Array | None, hi: Array | None) -> Array:
@@ -163,7 +156,7 @@ class Walk:
             raise Differs(f"the input has {value.v[0].size} numbers, not {self.network.nodes[0].size}")
         v = value.v.copy()
         if name not in self.bound:
-            v[self.true :] = self._free(v[: self.true])
+            v[self.true :] = self._bits(v[self.true :]) if value.kind == BOOL else self._free(v[: self.true])
         self.values[k] = v.reshape(len(v), -1), None
         return Value(v, value.kind, True)
 
@@ -184,6 +177,11 @@ class Walk:
         for name, k in self.cuts.items():
             if k not in self.values:
                 self.unseen.append(f"tensor {name!r} is not compared")
+
+    def _bits(self, like: Array) -> Array:
+        """Random truth values, as the numbers that they are here."""
+        bits = self.random.integers(0, 2, like.shape).astype(np.float64)
+        return fractions(bits) if like.dtype == object else bits
 
     def _free(self, true: Array) -> Array:
         """Random numbers in many sizes, and halves of integers, for the points whose values are free."""

@@ -1,7 +1,7 @@
 """The checker's own reader of VNN-LIB 2.0, and whether a query's cases contain what a text calls unsafe.
 
 Atoms, rounding and the comparison with the cases are those of version 1.0 (`mucg4.check.vnnlib`,
-`mucg4.check.property`); nothing is taken from `mucg4.read`. A product of variables is one more variable, with a number
+`mucg4.check.contained`); nothing is taken from `mucg4.read`. A product of variables is one more variable, with a number
 of its own: a *monomial*, whose size is at most the product of the sizes of its factors. Inputs that the query takes for
 one free input have to be equal by equations that hold everywhere; what the outputs of the joint network are is found by
 `mucg4.check.joint`.
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mucg4.check.contained import Comparison, End, Known, Side, faithful, tighter_end
 from mucg4.check.joint import meaning
-from mucg4.check.property import End, Known, Side, _Comparison, _faithful, _tighter
 from mucg4.check.vnnlib import (
     _COMMENT,
     _COMPARED,
@@ -452,7 +452,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 @dataclass
-class _Comparison2(_Comparison):
+class _Comparison2(Comparison):
     """As for version 1.0; `values` are the codes of the network's outputs."""
 
     reader: Reader2
@@ -494,7 +494,7 @@ class _Comparison2(_Comparison):
     def side(self, own: dict[Side, End], i: int, upper: bool) -> End:
         far = (self.most if upper else -self.most), False
         a, b = self.common.sides.get((i, upper), far), own.get((i, upper), far)
-        return _tighter(a, b, upper)
+        return tighter_end(a, b, upper)
 
     def tightest(self, rows: Sequence[Row], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]]:
         out: dict[int, tuple[Fraction, bool]] = {}
@@ -527,7 +527,7 @@ class _Comparison2(_Comparison):
     def known(self, conj: Conjunction) -> list[Known]:
         if id(conj) in self.rows:
             return self.rows[id(conj)]
-        if not _faithful(conj):
+        if not faithful(conj):
             raise Refusal("the query's arrays are not those of its exact constraints")
         out: list[Known] = []
         for (xs, ys, constant), strict in zip(conj.proved, conj.strict.tolist(), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from math import prod
 from typing import cast as typed
@@ -131,7 +132,47 @@ def _range(node: OnnxNode, xs: Constants) -> Constant:
     return Constant(np.arange(start, stop, step, dtype=parts[0].value.dtype), node.outputs[0], parts[0].kind)
 
 
-BROADCAST = frozenset("Add Sub Mul Div Sum Max Min Pow Equal Less Greater And Or Where".split())
+def _trilu(node: OnnxNode, xs: Constants) -> Constant:
+    from mucg4.read.composed import triangle  # which imports this
+
+    x = typed(Constant, xs[0])
+    kept = triangle(node, x.shape, xs[1] if len(xs) > 1 else None)
+    return x.map(lambda v: np.where(kept, v, np.zeros((), dtype=v.dtype)))
+
+
+def _cumulative(node: OnnxNode, xs: Constants) -> Constant:
+    from mucg4.read.composed import running
+
+    x, axis = _all(xs)
+    at, weight = running(node, x.shape, axis)
+    moved = x.map(lambda v: np.moveaxis(v, at, -1))
+    total = constant.matmul(moved, Constant(weight.T.astype(x.value.dtype), kind=x.kind))
+    constant.small_enough(abs(total.double()), x) if not x.is_float else None
+    return total.map(lambda v: np.moveaxis(v, -1, at))
+
+
+def _scatter(node: OnnxNode, xs: Constants) -> Constant:
+    from mucg4.read.composed import scattered
+
+    data, indices, updates = _all(xs)
+    if data.kind != updates.kind:
+        raise node.invalid(f"its inputs have the element types {[data.kind, updates.kind]}")
+    layout = scattered(node, data.shape, indices, updates.shape)
+    parts = [c.map(lambda v: v.ravel()) for c in (data, updates)]
+    value, error = np.concatenate([c.value for c in parts])[layout], None
+    if any(c.error is not None for c in parts):
+        error = np.concatenate([np.zeros(c.shape) if c.error is None else c.error for c in parts])[layout]
+    return Constant(value, node.outputs[0], data.kind, error, data.certain and updates.certain)
+
+
+def _mean_of(node: OnnxNode, xs: Constants) -> Constant:
+    total = reduce(constant.add, _all(xs))
+    return replace(constant.divide(total, constant.number(float(len(xs)))), certain=False)
+
+
+BROADCAST = frozenset(
+    "Add Sub Mul Div Sum Mean Max Min Pow Equal Less Greater GreaterOrEqual LessOrEqual And Or Xor Where".split()
+)
 # operator -> function; what of it is read stands in `mucg4.read.table`
 FOLDERS: dict[str, Folder] = {
     "Add": _pair(constant.add),
@@ -174,4 +215,12 @@ FOLDERS: dict[str, Folder] = {
     "Or": _compare(np.logical_or),
     "Where": _each(constant.where),
     "Range": _range,
+    "Trilu": _trilu,
+    "CumSum": _cumulative,
+    "ScatterND": _scatter,
+    "ScatterElements": _scatter,
+    "Mean": _mean_of,
+    "GreaterOrEqual": _compare(np.greater_equal),
+    "LessOrEqual": _compare(np.less_equal),
+    "Xor": _compare(np.logical_xor),
 }

@@ -91,5 +91,5 @@ def _refuted(bounder: Bounder, regions: Regions, cases: list[Case]) -> Iterator[
         row = objective.best_row(np.repeat(value[which : which + 1], len(conjunctions), axis=0), conjunctions)
         recorder = Recorder(bounder, [len(c) for c in cases[which].conjunctions])
         ids, every = np.zeros(len(conjunctions), dtype=np.int64), np.arange(len(conjunctions))
-        recorder.close_plain(ids, every, row - objective.starts[conjunctions], value[which, row])
+        recorder.close_by_constraints(ids, every, row - objective.starts[conjunctions], value[which, row])
         yield which, recorder

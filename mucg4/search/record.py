@@ -89,7 +89,7 @@ class Growth:
     closed: list[Closed]
     tightenings: list[Tightening]
     cuts: list[Cuts]
-    plain: list[tuple[Array, Array, Array, Array]]
+    single: list[tuple[Array, Array, Array, Array]]  # of `close_by_constraints`
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Recorder:
         self.closed: list[Closed] = []
         self.tightenings: list[Tightening] = []
         self.cuts: list[Cuts] = []
-        self._plain: list[tuple[Array, Array, Array, Array]] = []
+        self._single: list[tuple[Array, Array, Array, Array]] = []
 
     def _reserve(self, more: int) -> None:
         need = self.count + more
@@ -160,10 +160,10 @@ class Recorder:
         self.depth[left] = self.depth[right] = self.depth[ids] + 1
         return left, right
 
-    def close_plain(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
+    def close_by_constraints(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> None:
         """Refutations by a single constraint with default slopes; `constraint` counts inside its conjunction."""
         if len(ids):
-            self._plain.append((ids, conjunction, constraint, margin))
+            self._single.append((ids, conjunction, constraint, margin))
 
     def close_duals(
         self,
@@ -261,12 +261,12 @@ class Recorder:
 
     def mark(self) -> tuple[int, int, int, int, int, Array, Array]:
         """Where the recorder stands; to be given to `since`."""
-        lists = len(self.closed), len(self.tightenings), len(self.cuts), len(self._plain)
+        lists = len(self.closed), len(self.tightenings), len(self.cuts), len(self._single)
         return self.count, *lists, self.arrays["left"][: self.count].copy(), self.clip[: self.count].copy()
 
     def since(self, mark: tuple[int, int, int, int, int, Array, Array]) -> Growth:
         """Everything recorded after the mark."""
-        base, closed, tightenings, cuts, plain, left, clip = mark
+        base, closed, tightenings, cuts, single, left, clip = mark
         changed = np.flatnonzero((self.arrays["left"][:base] != left) | (self.clip[:base] != clip))
         return Growth(
             base,
@@ -277,7 +277,7 @@ class Recorder:
             self.closed[closed:],
             self.tightenings[tightenings:],
             self.cuts[cuts:],
-            self._plain[plain:],
+            self._single[single:],
         )
 
     def absorb(self, growth: Growth) -> Array:
@@ -300,11 +300,11 @@ class Recorder:
             literals = number[t.literals].astype(np.int32)
             self.tightenings.append(replace(t, at=int(number[t.at]), literals=literals))
         self.cuts.extend(growth.cuts)
-        self._plain.extend((number[ids], *rest) for ids, *rest in growth.plain)
+        self._single.extend((number[ids], *rest) for ids, *rest in growth.single)
         return number
 
-    def _plain_refutations(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> Refutations:
-        """Those of `close_plain` in the arrays of a proof."""
+    def _single_refutations(self, ids: Array, conjunction: Array, constraint: Array, margin: Array) -> Refutations:
+        """Those of `close_by_constraints` in the arrays of a proof."""
         sizes = np.array(self.sizes, dtype=np.int32)[conjunction]
         weights = np.zeros(int(sizes.sum()))
         weights[np.cumsum(sizes) - sizes + constraint] = 1.0
@@ -319,7 +319,7 @@ class Recorder:
             keep[numbers] = True
         places = np.cumsum(keep) - 1
         parts = [c.refutations(self.bounder.slices, places) for c in self.closed]
-        parts += [self._plain_refutations(*found) for found in self._plain]
+        parts += [self._single_refutations(*found) for found in self._single]
         n = self.count
         arrays = {f: a[:n].copy() for f, a in self.arrays.items()}
         return Tree(

@@ -30,7 +30,7 @@ class ByConstraints:
 
     def record(self, recorder: Recorder) -> None:
         """Put it into the proof."""
-        recorder.close_plain(self.ids, self.conjunction, self.constraint, self.margin)
+        recorder.close_by_constraints(self.ids, self.conjunction, self.constraint, self.margin)
 
 
 @dataclass(frozen=True)

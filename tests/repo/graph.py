@@ -62,18 +62,31 @@ def arrows() -> dict[str, set[str]]:
     return out
 
 
+def files(types_too: bool = False) -> dict[str, set[str]]:
+    """Module -> the other modules it imports, by the same rules; for annotations alone where `types_too`."""
+    return {m: {n for n in imports(path, types_too=types_too) if n in MODULES} - {m} for m, path in MODULES.items()}
+
+
 def levels(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Layers by the longest way down; raises `ValueError` for a cycle, naming what takes part or stands above it."""
+    """Names by the longest way down; raises `ValueError` for cycles, naming what is in one or between two."""
     left, out, done = dict(graph), [], set()
     while left:
         free = sorted(name for name, below in left.items() if below <= done)
         if not free:
-            raise ValueError(f"layers import each other: {', '.join(sorted(left))}")
+            raise ValueError(f"import each other: {', '.join(sorted(_imported_in(left)))}")
         out.append(free)
         done.update(free)
         for name in free:
             del left[name]
     return out
+
+
+def _imported_in(graph: dict[str, set[str]]) -> set[str]:
+    """What is left when names that no other name imports are taken away, again and again."""
+    names = set(graph)
+    while (kept := names & set().union(*(graph[name] for name in names))) != names:
+        names = kept
+    return names
 
 
 def render(graph: dict[str, set[str]]) -> str:

@@ -11,10 +11,14 @@ import pytest
 from examples import dense, text
 from repo.options import settings_without_row, unread_settings
 
+from mucg4.check.walk import check
 from mucg4.errors import UnsupportedError
+from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
+from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query
-from mucg4.model.verdict import Safe
+from mucg4.model.verdict import Safe, Statistics
 from mucg4.read.case import save_case
 from mucg4.read.instance import query_of
 from mucg4.read.onnx import read_network
@@ -31,7 +35,7 @@ SHRUNK = [(RNG.normal(size=(6, 2)), RNG.normal(size=6)), (RNG.normal(size=(1, 6)
 
 
 def shrinking_query(threshold: float) -> Query:
-    """`y >= threshold` behind a soft threshold, ONNX's Shrink with equal factors, which mucg4 does not read."""
+    """`y >= threshold` behind a soft threshold, ONNX's Shrink with equal factors, which mucg4 is made to forget."""
     net = dense(SHRUNK, "Shrink", lambd=0.5, bias=0.5)
     return query_of(net, text([(-1, 1), (-1, 1)], 1, f"(>= Y_0 {threshold})"))
 
@@ -76,6 +80,11 @@ def add_to_the_checker(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_piecewise_linear_operator(monkeypatch):
+    from mucg4.check import reading
+    from mucg4.read import onnx, table
+
+    for known in (table._BY_NAME, onnx.ALL_HANDLERS, reading.TABLE):
+        monkeypatch.delitem(known, "Shrink")
     with pytest.raises(UnsupportedError, match="Shrink"):
         shrinking_query(0.0)
     add_to_the_reader(monkeypatch)
@@ -141,6 +150,34 @@ def test_a_splitting_heuristic(monkeypatch, way, place, heuristic):
     after = verify(query, settings)
     assert asked and isinstance(before, Safe) and isinstance(after, Safe) and after.checked
     assert after.statistics.regions != before.statistics.regions > 2
+
+
+# -- a way of splitting --------------------------------------------------------------------------------------------
+
+
+def test_a_way_of_splitting():
+    """Bounds of input splits, and halves of the widest input: the loop takes it, workers and statistics included."""
+    from mucg4.search.inputs import InputWay
+    from mucg4.search.parallel import drive
+    from mucg4.search.run import Run, new_search, open_case, root_work
+    from mucg4.search.split import split_widest
+    from mucg4.search.way import Kept
+
+    class WidestWay(InputWay):
+        name = "widest"
+
+        def split(self, found):
+            widest = split_widest(self.context.bounder, found.work.regions)
+            return Kept(found.work, np.flatnonzero(found.alive), found.value, widest)
+
+    query = hard_query()
+    run = Run(query, QUICK, Budget.seconds(60), Statistics(), Runtime(query.network))
+    state = open_case(run, 0).by(WidestWay)
+    search = new_search(run, state, None)
+    search.begin(root_work(state, np.ones(1, dtype=bool)))
+    assert drive([search], workers=2) is None and not search.is_open and run.statistics.regions > 1
+    proof = Proof(query.network.fingerprint, query.property_hash, (search.recorder.tree(),))
+    assert check(proof, query).accepted
 
 
 # -- a setting -----------------------------------------------------------------------------------------------------

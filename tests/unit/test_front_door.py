@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import pytest
 
-from mucg4.__main__ import main
 from mucg4.check.confirm import confirm
 from mucg4.check.property import covers, denies
 from mucg4.check.reading import Reading
+from mucg4.cli.main import main
 from mucg4.errors import InputError
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime

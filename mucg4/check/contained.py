@@ -1,0 +1,323 @@
+"""Whether a query's cases contain the disjuncts of a property that was read again: the comparison.
+
+A case's box contains a disjunct's when its ends do (`Box.lo`, `Box.hi`, the arrays that are proved on); what it says of
+an input that neither the network's output nor a row of the text depends on does not matter. A row of a
+conjunction is implied by a row of the disjunct that is the same up to a positive factor and has at least its constant,
+or by a bound. Rows are compared as exact numbers, and the arrays that the provers use have to be the nearest
+doubles of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from itertools import chain, product
+from math import inf, isfinite, prod
+from typing import NamedTuple
+
+import numpy as np
+
+from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, Atom, Bound, Reader, Refusal, Row, directed
+from mucg4.limits.budget import Budget
+from mucg4.model.query import Case, Conjunction, Query
+from mucg4.ops.base import Array
+
+MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain
+
+Side = tuple[int, bool]  # input, upper
+End = tuple[float, bool]  # a double, whether the end itself is left out
+Known = tuple[int, Fraction, bool]  # direction, constant, strict
+
+
+@dataclass
+class Part:
+    """Bounds and rows that hold together: `sides` has the tightest end per side and whether it is open."""
+
+    sides: dict[Side, End] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    never: bool = False
+
+    def add(self, atom: Atom) -> None:
+        if isinstance(atom, Bound):
+            side = atom.input, atom.upper
+            old = self.sides.get(side)
+            self.sides[side] = (
+                (atom.end, atom.open) if old is None else tighter_end(old, (atom.end, atom.open), atom.upper)
+            )
+        elif isinstance(atom, Row):
+            self.rows.append(atom)
+        else:
+            self.never |= not atom
+
+
+class Place(NamedTuple):
+    """A disjunct's own sides, whether no input is left there, and the cases whose box has these very ends."""
+
+    own: dict[Side, End]
+    nothing: bool
+    cases: list[int]
+
+
+def tighter_end(a: End, b: End, upper: bool) -> End:
+    if a[0] == b[0]:
+        return a[0], a[1] or b[1]
+    return a if (a[0] < b[0]) == upper else b
+
+
+def part_of(atoms: Iterable[Atom]) -> Part:
+    part = Part()
+    for atom in atoms:
+        part.add(atom)
+    return part
+
+
+@dataclass
+class Comparison:
+    """Looks for a case and a conjunction for every disjunct."""
+
+    reader: Reader
+    query: Query
+    budget: Budget
+    steps: int = 0
+    placed: dict[int | None, Place] = field(default_factory=dict)  # per part object
+    rows: dict[int, list[Known]] = field(default_factory=dict)  # per conjunction object
+    found: dict[tuple[int, ...], dict[frozenset[Known], Conjunction]] = field(default_factory=dict)
+    known_idle: dict[int, bool] = field(default_factory=dict)
+
+    def run(self) -> None:
+        self.sizes()
+        self.common = part_of(self.reader.atoms)
+        self.complete()
+        self.low = self.ends_of(False)
+        self.high = self.ends_of(True)
+        if self.common.never or self.nothing(self.common.sides):
+            return
+        self.places: dict[frozenset[tuple[int, bool, float]], list[int]] = {}
+        self.needs: list[dict[Side, float]] = []
+        for k, case in enumerate(self.query.cases):
+            self.needs.append(self.needed(case))
+            self.places.setdefault(frozenset((i, u, e) for (i, u), e in self.needs[k].items()), []).append(k)
+        factors = [[part_of(d) for d in factor] for factor in self.reader.factors]
+        if prod(map(len, factors)) > MOST_DISJUNCTS:
+            raise Refusal(f"more than {MOST_DISJUNCTS} disjuncts")
+        for count, choice in enumerate(product(*factors)):
+            if not count & 0xFF:
+                self.budget.poll()
+            self.disjunct(count, choice)
+
+    def complete(self) -> None:
+        """Bounds that all disjuncts have in common without stating them; version 1.0 states all."""
+
+    def sizes(self) -> None:
+        network = self.query.networks[0]
+        stated, has = self.reader.sizes(), (network.input_size, network.output_size)
+        if self.reader.misses(*has):
+            raise Refusal("the text declares {} inputs and {} outputs, the network has {} and {}".format(*stated, *has))
+        if any(case.box.size != has[0] for case in self.query.cases):
+            raise Refusal("a box of the query has another number of inputs")
+
+    def ends_of(self, upper: bool) -> Array:
+        out = np.full(self.query.networks[0].input_size, inf if upper else -inf)
+        for (i, side), (end, _) in self.common.sides.items():
+            if side == upper:
+                out[i] = end
+        return out
+
+    def needed(self, case: Case) -> dict[Side, float]:
+        """The sides of the case's box that are tighter than what all disjuncts have in common.
+
+        An input that has some value there, and that nothing depends on, has no side that matters: a point of the
+        disjunct is unsafe with any value of it, if with one.
+        """
+        out: dict[Side, float] = {}
+        for upper, ends in ((False, case.box.lo), (True, case.box.hi)):
+            bad = ~(ends >= self.high) if upper else ~(ends <= self.low)
+            for i in np.flatnonzero(bad).tolist():
+                out[i, upper] = float(ends[i])
+        loose = [side for side in out if self.unlimited(side)]
+        for side in loose:
+            i = side[0]
+            if case.box.lo[i] <= case.box.hi[i] and self.idle(i):
+                del out[side]
+        return out
+
+    @cached_property
+    def spoken(self) -> set[int]:
+        """The variables of all rows of the text."""
+        atoms = chain(self.reader.atoms, (a for factor in self.reader.factors for d in factor for a in d))
+        directions = {a.direction for a in atoms if isinstance(a, Row) and a.direction != NOTHING}
+        return {v for d in directions for v, _ in self.reader.named[d]}
+
+    def unlimited(self, side: Side) -> bool:
+        """Whether the text does not bound this side in all disjuncts."""
+        return side not in self.common.sides
+
+    def idle(self, i: int) -> bool:
+        """Whether nothing depends on an input."""
+        if i not in self.known_idle:
+            self.known_idle[i] = i not in self.spoken and not self.query.networks[0].reads([i])
+        return self.known_idle[i]
+
+    def nothing(self, sides: dict[Side, End]) -> bool:
+        """Whether no input value is left on some of these sides."""
+        for i, _ in sides:
+            (low, a), (high, b) = (self.side(sides, i, upper) for upper in (False, True))
+            if low > high or (low == high and (a or b)):
+                return True
+        return False
+
+    def side(self, own: dict[Side, End], i: int, upper: bool) -> End:
+        far = (inf if upper else -inf), False
+        a, b = self.common.sides.get((i, upper), far), own.get((i, upper), far)
+        return tighter_end(a, b, upper)
+
+    def place(self, choice: Sequence[Part]) -> Place:
+        """Where parts that hold together are; kept where one part alone has bounds."""
+        bounded = [p for p in choice if p.sides]
+        name = id(bounded[0]) if len(bounded) == 1 else None
+        if name in self.placed:
+            return self.placed[name]
+        own: dict[Side, End] = {}
+        for part in bounded:
+            for side, known in part.sides.items():
+                own[side] = tighter_end(own[side], known, side[1]) if side in own else known
+        tighter: list[tuple[int, bool, float]] = []
+        for (i, upper), (end, _) in own.items():
+            if end < self.high[i] if upper else end > self.low[i]:
+                tighter.append((i, upper, end))
+        place = Place(own, self.nothing(own), self.places.get(frozenset(tighter), []))
+        if name is not None:
+            self.placed[name] = place
+        return place
+
+    def disjunct(self, number: int, choice: Sequence[Part]) -> None:
+        """Find the disjunct's place; raises `Refusal` when there is none."""
+        if any(p.never for p in choice):
+            return
+        own, nothing, first = self.place(choice)
+        if nothing:
+            return
+        rows = self.tightest([*self.common.rows, *(r for p in choice for r in p.rows)], own)
+        never, strict = rows.pop(NOTHING, (Fraction(-1), False))
+        if never > 0 or (never == 0 and strict):
+            return
+        if any(self.inside(self.query.cases[k], rows, own) for k in first):
+            return
+        held = False
+        for k, needs in enumerate(self.needs):
+            self.step(1)
+            if all(
+                side in own and (own[side][0] <= end if side[1] else own[side][0] >= end) for side, end in needs.items()
+            ):
+                held = True
+                if k not in first and self.inside(self.query.cases[k], rows, own):
+                    return
+        what = "no conjunction of the query asks for less than" if held or first else "no box of the query contains"
+        raise Refusal(f"{what} disjunct {number} of the text")
+
+    def step(self, count: int) -> None:
+        self.steps += count
+        if self.steps > MOST_STEPS:
+            raise Refusal("too many disjuncts to compare with too many cases")
+
+    def tightest(self, rows: Sequence[Row], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]]:
+        """Per direction the largest constant and whether it is strict, loosened by its error on the box."""
+        out: dict[int, tuple[Fraction, bool]] = {}
+
+        def far(i: int) -> Fraction:
+            low, high = self.side(own, i, False)[0], self.side(own, i, True)[0]
+            if not isfinite(low) or not isfinite(high):
+                raise Refusal(f"input X_{i} has no bound")
+            return Fraction(max(abs(low), abs(high)))
+
+        for row in rows:
+            off = self.reader.off(row.error, row.peak, far)
+            if off is None:
+                continue
+            constant = row.constant - off if off else row.constant
+            old = out.get(row.direction)
+            if old is None or constant > old[0]:
+                out[row.direction] = constant, row.strict
+            elif constant == old[0]:
+                out[row.direction] = constant, row.strict or old[1]
+        return out
+
+    def inside(self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
+        """Whether some conjunction of a case whose box fits is implied by the rows and bounds."""
+        name = tuple(map(id, case.conjunctions))
+        if name not in self.found:
+            self.found[name] = {self.key(self.known(c)): c for c in case.conjunctions}
+        exact = self.found[name].get(self.key((d, c, s) for d, (c, s) in rows.items()))
+        if exact is not None and self.implied(exact, rows, own):
+            return True
+        return any(self.implied(c, rows, own) for c in case.conjunctions)
+
+    def implied(self, conj: Conjunction, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
+        known = self.known(conj)
+        self.step(1 + len(known))
+        for direction, constant, strict in known:
+            mine = rows.get(direction)
+            if mine is not None and (mine[0] > constant or (mine[0] == constant and (mine[1] or not strict))):
+                continue
+            if direction == NOTHING:
+                if constant < 0 or (constant == 0 and not strict):
+                    continue
+                return False
+            if not self.bounded(direction, constant, strict, own):
+                return False
+        return True
+
+    def bounded(self, direction: int, constant: Fraction, strict: bool, own: dict[Side, End]) -> bool:
+        """Whether bounds alone imply a row of one input."""
+        pairs = self.reader.named[direction]
+        if len(pairs) != 1 or pairs[0][0] < 0:
+            return False
+        (i, slope), *_ = pairs
+        end, open_ = self.side(own, i, slope > 0)
+        if not isfinite(end):
+            return False
+        value = slope * Fraction(end) + constant  # the row at the end; it is smaller everywhere else
+        return value < 0 or (value == 0 and (open_ or not strict))
+
+    def key(self, rows: Iterable[Known]) -> frozenset[Known]:
+        """What conjunctions are looked up by: their rows but for those that bounds imply."""
+        names = self.reader.named
+        return frozenset(r for r in rows if r[0] >= 0 and (len(names[r[0]]) > 1 or names[r[0]][0][0] < 0))
+
+    def known(self, conj: Conjunction) -> list[Known]:
+        """The rows of the proved set with numbered directions."""
+        if id(conj) in self.rows:
+            return self.rows[id(conj)]
+        if not faithful(conj):
+            raise Refusal("the query's arrays are not those of its exact constraints")
+        out: list[Known] = []
+        for (xs, ys, constant), strict in zip(conj.proved, conj.strict.tolist(), strict=True):
+            form = [*xs.items(), *((-1 - j, c) for j, c in ys.items())]
+            if any(c for _, c in form):
+                direction, scale = directed(form)
+                out.append((self.reader.numbered(direction), constant / scale, strict))
+            else:
+                out.append((NOTHING, constant, strict))
+        self.rows[id(conj)] = out
+        return out
+
+
+def faithful(conj: Conjunction) -> bool:
+    """Whether the arrays of the proved set are the nearest doubles of its exact rows."""
+    m = len(conj.proved)
+    if not len(conj.constants) == len(conj.strict) == len(conj.x_coeffs) == len(conj.y_coeffs) == m:
+        return False
+    for r, (xs, ys, constant) in enumerate(conj.proved):
+        if conj.constants[r] != float(constant):
+            return False
+        for row, coeffs in ((conj.x_coeffs[r], xs), (conj.y_coeffs[r], ys)):
+            kept = {i: float(c) for i, c in coeffs.items() if c}
+            if row.strides == (0,):
+                row = row[:1]
+            if np.count_nonzero(row) != sum(v != 0 for v in kept.values()):
+                return False
+            if any(not 0 <= i < len(row) or row[i] != v for i, v in kept.items()):
+                return False
+    return True
