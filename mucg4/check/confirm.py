@@ -27,7 +27,8 @@ import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
 from mucg4.check.reading import ELEMENT_TYPES, Reading
-from mucg4.check.values import LEAST, UNIT, Value
+from mucg4.check.values import LEAST, UNIT, Value, fractions
+from mucg4.check.wire import BOOL
 from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.arrays import median
@@ -155,7 +156,7 @@ class Walk:
             raise Differs(f"the input has {value.v[0].size} numbers, not {self.network.nodes[0].size}")
         v = value.v.copy()
         if name not in self.bound:
-            v[self.true :] = self._free(v[: self.true])
+            v[self.true :] = self._bits(v[self.true :]) if value.kind == BOOL else self._free(v[: self.true])
         self.values[k] = v.reshape(len(v), -1), None
         return Value(v, value.kind, True)
 
@@ -176,6 +177,11 @@ class Walk:
         for name, k in self.cuts.items():
             if k not in self.values:
                 self.unseen.append(f"tensor {name!r} is not compared")
+
+    def _bits(self, like: Array) -> Array:
+        """Random truth values, as the numbers that they are here."""
+        bits = self.random.integers(0, 2, like.shape).astype(np.float64)
+        return fractions(bits) if like.dtype == object else bits
 
     def _free(self, true: Array) -> Array:
         """Random numbers in many sizes, and halves of integers, for the points whose values are free."""

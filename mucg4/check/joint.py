@@ -18,7 +18,7 @@ from mucg4.ops.affine import Concat, Index
 from mucg4.ops.bilinear import Product
 from mucg4.ops.curves import Square
 
-MOST_DEGREE = 64
+MOST_DEGREE = 64  # of a monomial; not measured, above what the first reader makes
 
 Meaning = list[tuple[int, ...]]  # per value sorted codes: free input i is i, declared output j is -1 - j
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.check.moves import Meaning, Values, axis_of, fits, fixed, given, whole
-from mucg4.check.values import Fallback, Value
+from mucg4.check.values import Fallback, Value, fractions
 from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, STORED, Node, Tensor
 from mucg4.ops.base import Array
 
@@ -68,6 +68,12 @@ def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
         if kind == DOUBLE or x.kind not in narrower.get(kind, ()):
             return [replace(x, kind=kind, held=x.held or x.kind)]
         return [replace(x, kind=kind, held=0) if kind == x.held else _rounded(r, x, kind)]
+    if x.rows and x.kind == BOOL and kind in (FLOAT, DOUBLE, BOOL):
+        return [replace(x, kind=kind)]
+    if x.rows and x.is_float and kind == BOOL:
+        near = None if x.e is None else np.where(abs(x.v) <= x.e, np.inf, 0.0)
+        v = (x.v != 0).astype(np.float64)
+        return [replace(x, v=fractions(v) if r.n.exact else v, e=near, kind=BOOL)]
     if x.rows or kind not in STORED:
         raise Fallback(f"a cast to element type {kind}")
     if kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.check.moves import Meaning, Values, axis_of, fixed, given
-from mucg4.check.values import Fallback, Value
+from mucg4.check.values import Fallback, Value, fractions
 from mucg4.check.wire import BOOL, INT64, Node, single
 from mucg4.ops.base import Array
 
@@ -47,6 +47,16 @@ def _divide(r: Reading, a: Value, b: Value) -> Value:
     return replace(a, v=down + ((rest != 0) & ((a.v < 0) != (b.v < 0))).astype(a.v.dtype))
 
 
+def _remainder(r: Reading, node: Node, xs: Values) -> list[Value]:
+    a, b = given(xs, 0), given(xs, 1)
+    if not _integers(a, b) or np.any(b.v == 0):
+        raise Fallback("a remainder of other than integers, or by zero")
+    rest = a.v - b.v * (a.v // b.v)  # the sign of the divisor
+    if node.attributes.get("fmod", 0):
+        rest = rest - b.v * ((rest != 0) & ((a.v < 0) != (b.v < 0))).astype(a.v.dtype)
+    return [replace(a, v=rest)]
+
+
 def _larger(r: Reading, a: Value, b: Value) -> Value:
     return replace(a, v=np.maximum(a.v, b.v)) if _integers(a, b) else r.n.extremum(a, b, True)
 
@@ -80,12 +90,36 @@ def _negate(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 
 def _truth(f: Callable[..., Array]) -> Meaning:
-    """Comparisons and logic of exact constants."""
+    """Comparisons and logic. At points truth values are the numbers 0 and 1, and where an error may change one nothing
+    is known."""
 
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
-        return [Value(f(*(fixed(xs, i) for i in range(len(xs)))), BOOL)]
+        if not any(x is not None and x.rows for x in xs):
+            return [Value(f(*(fixed(xs, i) for i in range(len(xs)))), BOOL)]
+        if len(xs) == 1:
+            x = given(xs, 0)
+            return [_as_numbers(r, x, f(x.v > 0))]
+        if node.op in ("And", "Or", "Xor"):
+            a, b = r.n.line_up(*(_weight(r, given(xs, i)) for i in range(2)))
+            out = f(a.v > 0, b.v > 0)
+        else:
+            a, b = r.n.line_up(given(xs, 0), given(xs, 1))
+            out = f(a.v, b.v)
+        made = r.n.made((a, b), np.zeros(out.shape), a.e, b.e)
+        near = None if made.e is None else np.where(abs(a.v - b.v) <= made.e, np.inf, 0.0)
+        return [replace(_as_numbers(r, made, out), e=near)]
 
     return meaning
+
+
+def _as_numbers(r: Reading, like: Value, truth: Array) -> Value:
+    v = np.asarray(truth).astype(np.float64)
+    return replace(like, v=fractions(v) if r.n.exact else v, kind=BOOL)
+
+
+def _weight(r: Reading, x: Value) -> Value:
+    """Truth values as numbers."""
+    return x if x.rows else replace(x, v=x.v.astype(np.float64))
 
 
 def _pick(mask: Array, a: Array, b: Array) -> Array:
@@ -93,7 +127,14 @@ def _pick(mask: Array, a: Array, b: Array) -> Array:
 
 
 def _where(r: Reading, node: Node, xs: Values) -> list[Value]:
-    mask, a, b = fixed(xs, 0), given(xs, 1), given(xs, 2)
+    a, b = given(xs, 1), given(xs, 2)
+    if given(xs, 0).rows:
+        if not (a.is_float and b.is_float):
+            raise Fallback("a choice of integers")
+        m, a, b = r.n.line_up(given(xs, 0), a, b)
+        out = r.n.made((m, a, b), np.where(m.v > 0, a.v, b.v), m.e, a.e, b.e)
+        return [replace(out, kind=a.kind)]
+    mask = fixed(xs, 0)
     if mask is None:
         raise Fallback("no condition")
     if not a.is_float:
@@ -232,6 +273,11 @@ def _gelu(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [n.multiply(n.multiply(x, c(0.5, x)), n.add(inner, c(1.0, x)))]
 
 
+def _tan(r: Reading, node: Node, xs: Values) -> list[Value]:
+    x = given(xs, 0)
+    return [r.n.divide(r.n.call(np.sin, x, 1.0), r.n.call(np.cos, x, 1.0))]
+
+
 def _mish(r: Reading, node: Node, xs: Values) -> list[Value]:
     x = given(xs, 0)
     return [r.n.multiply(x, r.n.call(np.tanh, r.n.call(_softplus, x, 1.0), 1.0))]
@@ -294,6 +340,7 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Sub": (joined(_subtract, 2), ""),
     "Mul": (joined(_multiply, 2), ""),
     "Div": (joined(_divide, 2), ""),
+    "Mod": (_remainder, "fmod"),
     "Sum": (joined(_add), ""),
     "Max": (joined(_larger), ""),
     "Min": (joined(_smaller), ""),
@@ -303,6 +350,9 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Equal": (_truth(np.equal), ""),
     "Less": (_truth(np.less), ""),
     "Greater": (_truth(np.greater), ""),
+    "LessOrEqual": (_truth(np.less_equal), ""),
+    "GreaterOrEqual": (_truth(np.greater_equal), ""),
+    "Xor": (_truth(np.logical_xor), ""),
     "Not": (_truth(np.logical_not), ""),
     "And": (_truth(np.logical_and), ""),
     "Or": (_truth(np.logical_or), ""),
@@ -322,6 +372,7 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Softplus": (_function(_softplus, 1.0), ""),
     "Sin": (_function(np.sin, 1.0), ""),
     "Cos": (_function(np.cos, 1.0), ""),
+    "Tan": (_tan, ""),
     "Exp": (_function(np.exp), ""),
     "Log": (_function(np.log), ""),
     "Sqrt": (_function(np.sqrt), ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -230,6 +231,8 @@ def _pad(r: Reading, node: Node, xs: Values) -> list[Value]:
             at = np.where((at >= 0) & (at < n), at, -1)
         elif mode == "edge":
             at = np.clip(at, 0, n - 1)
+        elif mode == "wrap" and np.all(at >= -n) and np.all(at < 2 * n):
+            at = at % n
         elif mode == "reflect" and np.all(at > -n) and np.all(at < 2 * n - 1):
             at = np.where(abs(at) < n, abs(at), 2 * (n - 1) - at)
         else:
@@ -269,8 +272,9 @@ def _space_to_depth(r: Reading, node: Node, xs: Values) -> list[Value]:
 def _resize(r: Reading, node: Node, xs: Values) -> list[Value]:
     """Coordinates are computed in float32, as onnxruntime does."""
     x, a = given(xs, 0), node.attributes
-    if a.get("mode", "nearest") != "nearest":
-        raise Fallback(f"mode {a['mode']!r}")
+    mode = a.get("mode", "nearest")
+    if mode not in ("nearest", "linear") or (mode == "linear" and a.get("exclude_outside", 0)):
+        raise Fallback(f"mode {mode!r}")
     if a.get("antialias", 0):
         raise Fallback("antialias")
     old = node.op == "Upsample" or r.opset < 11
@@ -292,8 +296,40 @@ def _resize(r: Reading, node: Node, xs: Values) -> list[Value]:
         raise Fallback("neither scales nor sizes")
     if tuple(fits(sizes)) == x.shape:  # onnxruntime copies, whatever the scales are
         return [x]
+    if mode == "linear":
+        stretch = bool(whole(node, xs, 3, "")) and not old and a.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+        for axis, (m, n, s) in enumerate(zip(sizes, x.shape, ratios, strict=True)):
+            by = Fraction(m, n) if stretch else Fraction(float(s))
+            x = _between(r, node, x, axis, m, by, old)
+        return [x]
     picks = [_nearest(node, m, n, np.float32(s), old) for m, n, s in zip(sizes, x.shape, ratios, strict=True)]
     return [x.map(lambda v: v[np.ix_(*picks)])]
+
+
+def _between(r: Reading, node: Node, x: Value, axis: int, length: int, scale: Fraction, old: bool) -> Value:
+    """Along one axis, each new pixel from the two around its place: the nearer, the more."""
+    size = x.shape[axis]
+    if scale == 1 and length == size:
+        return x
+    frame = "asymmetric" if old else node.attributes.get("coordinate_transformation_mode", "half_pixel")
+    places = []
+    for i in range(length):
+        if frame == "asymmetric":
+            at = i / scale
+        elif frame == "align_corners":
+            at = Fraction(i * (size - 1), max(1, length - 1))
+        elif frame in ("half_pixel", "pytorch_half_pixel"):
+            at = (2 * i + 1) / (2 * scale) - Fraction(1, 2)
+            at = Fraction(0) if frame != "half_pixel" and length == 1 else at
+        else:
+            raise Fallback(f"coordinate_transformation_mode {frame!r}")
+        places.append(max(Fraction(0), min(at, Fraction(size - 1))))
+    first = np.array([int(p) for p in places])  # they are not negative
+    second = np.minimum(first + 1, size - 1)
+    form = [-1 if i == axis else 1 for i in range(len(x.shape))]
+    share = r.n.real(Value(np.array([float(p - int(p)) for p in places]).reshape(form), x.kind))
+    left, right = (x.map(lambda v, at=at: np.take(v, at, axis=axis)) for at in (first, second))  # type: ignore[misc]
+    return r.n.add(left, r.n.multiply(share, r.n.add(right, left, -1)))
 
 
 def _nearest(node: Node, length: int, size: int, scale: np.float32, old: bool) -> Array:

@@ -12,6 +12,7 @@ from math import prod
 
 import numpy as np
 
+from mucg4.check.composed import COMPOSED
 from mucg4.check.literals import LITERALS, stored
 from mucg4.check.meaning import MEANINGS
 from mucg4.check.moves import LARGEST, MOVES, Meaning
@@ -22,7 +23,7 @@ from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inne
 from mucg4.errors import InputError
 from mucg4.ops.base import Array
 
-TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES}
+TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES, **COMPOSED}
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
 MOST_MADE = 2**27  # numbers of all values together
 MOST_LINES = 20

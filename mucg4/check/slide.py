@@ -37,6 +37,15 @@ class Slide:
     dilation: tuple[int, ...]
     begin: tuple[int, ...]
     out: tuple[int, ...]
+    end: tuple[int, ...] = ()
+
+    def within(self) -> Array:
+        """How many taps of each window lie in the image or its stated padding."""
+        count = np.ones(1)
+        for i, n in enumerate(self.size):
+            at = np.arange(self.out[i])[:, None] * self.stride[i] + np.arange(self.kernel[i]) * self.dilation[i]
+            count = np.outer(count, np.sum(at < self.begin[i] + n + self.end[i], axis=1)).ravel()
+        return count
 
     def taps(self) -> Iterator[tuple[tuple[int, ...], Array, Array]]:
         """For each tap `(tap, outputs, inputs)`: flat positions of the outputs that meet an input there, and which."""
@@ -90,23 +99,28 @@ def _slide(node: Node, size: tuple[int, ...], kernel: tuple[int, ...], pool: boo
     room = [n + b + e - span for n, b, e, span in zip(size, begin, end, spans, strict=True)]
     if min(room, default=0) < 0:
         raise Fallback("a kernel larger than its padded input")
-    if node.attributes.get("ceil_mode", 0) and any(n % s for n, s in zip(room, stride, strict=True)):
-        raise Fallback("ceil_mode where it makes a difference")
-    out = fits([n // s + 1 for n, s in zip(room, stride, strict=True)])
-    return Slide(size, kernel, stride, dilation, begin, out)
+    places = [n // s + 1 for n, s in zip(room, stride, strict=True)]
+    if node.attributes.get(
+        "ceil_mode", 0
+    ):  # one more where something is left, if it starts in front of the far padding
+        rounded = [-(-n // s) + 1 for n, s in zip(room, stride, strict=True)]
+        far = [n + b for n, b in zip(size, begin, strict=True)]
+        places = [m - ((m - 1) * s >= f) for m, s, f in zip(rounded, stride, far, strict=True)]
+    return Slide(size, kernel, stride, dilation, begin, fits(places), end)
 
 
 def _flat(x: Value) -> tuple[Value, tuple[int, ...]]:
-    """`(points, channels, positions)` of an image, and its spatial shape."""
-    if not x.rows or len(x.shape) < 3 or x.shape[0] != 1:
+    """`(points and images, channels, positions)`, and the spatial shape."""
+    if not x.rows or len(x.shape) < 3:
         raise Fallback(f"an image of shape {list(x.shape)}")
-    shape = (len(x.v), x.shape[1], prod(x.shape[2:]))
+    shape = (len(x.v) * x.shape[0], x.shape[1], prod(x.shape[2:]))
     return replace(x, v=x.v.reshape(shape), e=None if x.e is None else x.e.reshape(shape)), x.shape[2:]
 
 
-def _image(x: Value, v: Array, e: Array | None, spatial: tuple[int, ...]) -> Value:
-    shape = (v.shape[0], 1, v.shape[1], *spatial)
-    return Value(v.reshape(shape), x.kind, True, None if e is None else e.reshape(shape))
+def _image(source: Value, v: Array, e: Array | None, spatial: tuple[int, ...]) -> Value:
+    """The result with the points and images of `source`."""
+    shape = (len(source.v), source.shape[0], v.shape[1], *spatial)
+    return Value(v.reshape(shape), source.kind, True, None if e is None else e.reshape(shape))
 
 
 def _kernels(node: Node, xs: Values, rank: int, turned: bool) -> tuple[Value, Value, int]:
@@ -163,18 +177,20 @@ def _biased(r: Reading, xs: Values, x: Value) -> list[Value]:
 
 
 def _conv(r: Reading, node: Node, xs: Values) -> list[Value]:
-    x, spatial = _flat(given(xs, 0))
+    source = given(xs, 0)
+    x, spatial = _flat(source)
     w, raw, group = _kernels(node, xs, len(spatial), False)
     if x.shape[0] != raw.shape[1] * group:
         raise Fallback(f"{x.shape[0]} channels for a weight of shape {list(raw.shape)}")
     slide = _slide(node, spatial, raw.shape[2:], False)
     out = _sum_of_taps(r, x, w, slide, group, prod(slide.out), False)
-    return _biased(r, xs, _image(x, out.v, out.e, slide.out))
+    return _biased(r, xs, _image(source, out.v, out.e, slide.out))
 
 
 def _conv_transpose(r: Reading, node: Node, xs: Values) -> list[Value]:
     """Each input is spread over a window of the output: `o = i * stride + k * dilation - pad`."""
-    x, spatial = _flat(given(xs, 0))
+    source = given(xs, 0)
+    x, spatial = _flat(source)
     w, raw, group = _kernels(node, xs, len(spatial), True)
     rank, kernel = len(spatial), raw.shape[2:]
     if x.shape[0] != raw.shape[0]:
@@ -202,11 +218,12 @@ def _conv_transpose(r: Reading, node: Node, xs: Values) -> list[Value]:
         raise Fallback("this output shape or padding")
     slide = Slide(fits(out), kernel, stride, dilation, pads[:rank], spatial)
     made = _sum_of_taps(r, x, w, slide, group, prod(out), True)
-    return _biased(r, xs, _image(x, made.v, made.e, out))
+    return _biased(r, xs, _image(source, made.v, made.e, out))
 
 
 def _average_pool(r: Reading, node: Node, xs: Values) -> list[Value]:
-    x, spatial = _flat(given(xs, 0))
+    source = given(xs, 0)
+    x, spatial = _flat(source)
     slide = _slide(node, spatial, _listed(node, "kernel_shape", len(spatial), 0), True)
     places = prod(slide.out)
     ones = Value(np.ones((prod(slide.kernel), x.shape[0], 1, 1)), x.kind)
@@ -215,17 +232,18 @@ def _average_pool(r: Reading, node: Node, xs: Values) -> list[Value]:
     for _, target, _ in slide.taps():
         count[target] += 1.0
     if node.attributes.get("count_include_pad", 0):
-        count[:] = float(prod(slide.kernel))
+        count[:] = slide.within()
     if not count.all():
         raise Fallback("a window that lies in the padding")
     mean = r.n.divide(replace(total, rows=True), Value(count, x.kind))
-    return [_image(x, mean.v, mean.e, slide.out)]
+    return [_image(source, mean.v, mean.e, slide.out)]
 
 
 def _max_pool(r: Reading, node: Node, xs: Values) -> list[Value]:
     if node.attributes.get("storage_order", 0) or len(node.outputs) > 1:
         raise Fallback("indices of the maxima")
-    x, spatial = _flat(given(xs, 0))
+    source = given(xs, 0)
+    x, spatial = _flat(source)
     slide = _slide(node, spatial, _listed(node, "kernel_shape", len(spatial), 0), True)
     shape = (*x.v.shape[:2], prod(slide.out))
     r.n.room(*shape)
@@ -235,20 +253,22 @@ def _max_pool(r: Reading, node: Node, xs: Values) -> list[Value]:
         None if x.e is None else np.zeros(shape),
         np.zeros(shape[2], dtype=bool),
     )
-    for _, target, source in slide.taps():
-        new = x.v[..., source]
+    for _, target, met in slide.taps():
+        new = x.v[..., met]
         old = np.where(seen[target], v[..., target], new)
         v[..., target] = np.where(new > old, new, old)
         if e is not None:
-            e[..., target] = np.maximum(e[..., target], x.e[..., source])  # type: ignore[index]
+            e[..., target] = np.maximum(e[..., target], x.e[..., met])  # type: ignore[index]
         seen[target] = True
     if not seen.all():
         raise Fallback("a window that lies in the padding")
-    return [_image(x, v, e, slide.out)]
+    return [_image(source, v, e, slide.out)]
 
 
 def _global_pool(r: Reading, node: Node, xs: Values) -> list[Value]:
     x = given(xs, 0)
+    if len(x.shape) < 3:
+        raise Fallback(f"an image of shape {list(x.shape)}")
     axes = tuple(range(2, len(x.shape)))
     if node.op == "GlobalMaxPool":
         return [extreme_over(r, x, axes, True, True)]

@@ -73,7 +73,7 @@ def _batch_normalization(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [n.add(n.multiply(n.add(x, mean, -1), n.divide(scale, spread)), shift)]
 
 
-def _axes(r: Reading, node: Node, xs: Values) -> tuple[int, ...]:
+def along_axes(r: Reading, node: Node, xs: Values) -> tuple[int, ...]:
     rank = len(given(xs, 0).shape)
     axes = whole(node, xs, 1, "axes")
     if not axes:
@@ -82,7 +82,7 @@ def _axes(r: Reading, node: Node, xs: Values) -> tuple[int, ...]:
 
 
 def _reduce(r: Reading, node: Node, xs: Values) -> list[Value]:
-    x, axes, keep = given(xs, 0), _axes(r, node, xs), bool(node.attributes.get("keepdims", 1))
+    x, axes, keep = given(xs, 0), along_axes(r, node, xs), bool(node.attributes.get("keepdims", 1))
     if not x.is_float:
         folds: dict[str, Callable[..., Array]] = {
             "ReduceSum": np.sum,
@@ -99,8 +99,18 @@ def _reduce(r: Reading, node: Node, xs: Values) -> list[Value]:
             out = r.n.divide(out, r.n.number(float(np.prod([x.shape[i] for i in axes])), x))
         return [out]
     if node.op == "ReduceProd":
-        raise Fallback("a product of numbers that are no integers")
+        return [_product_over(r, x, axes, keep)]
     return [extreme_over(r, x, axes, keep, node.op == "ReduceMax")]
+
+
+def _product_over(r: Reading, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
+    """One factor after the other."""
+    shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keep or i not in axes]
+    front = x.map(lambda v: np.moveaxis(v, axes, range(len(axes))).reshape(-1, *shape))
+    total = front.map(lambda v: v[0])
+    for i in range(1, front.shape[0]):
+        total = r.n.multiply(total, front.map(lambda v, i=i: v[i]))  # type: ignore[misc]
+    return total
 
 
 def extreme_over(r: Reading, x: Value, axes: tuple[int, ...], keep: bool, largest: bool) -> Value:

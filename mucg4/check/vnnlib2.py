@@ -47,9 +47,10 @@ from mucg4.model.network import Network
 from mucg4.model.query import Conjunction, Query
 from mucg4.ops.base import Array
 
-FIRST = 1 << 40  # codes of monomials: from here on of inputs alone, from -FIRST down with outputs
-MOST_TERMS = 10_000
-MOST_COMPONENTS = 1 << 28
+FIRST = 1 << 40  # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; chosen, not measured
+MOST_TERMS = 10_000  # of a polynomial, and products in a text; not measured
+MOST_COMPONENTS = 1 << 28  # of a variable; not measured
+CHOICES = 1024  # of disjunctions that are written out; not measured, but not below the first reader's
 
 # as in `mucg4.check.vnnlib`, with other variables: comment | (never) | comparison | parenthesis | word | anything else
 _PIECE = re.compile(
@@ -89,7 +90,9 @@ class Reader2(Reader):
 
     def run(self, budget: Budget | None) -> None:
         stack: list[list[Any]] = []
-        text = _BRACKETS.sub(lambda m: m[0] if m[0][0] in '";' else "".join(m[0].split()), self.text)
+        text = self.text
+        if re.search(r"\[[^\]\s]*\s", text):  # blanks inside of brackets
+            text = _BRACKETS.sub(lambda m: m[0] if m[0][0] in '";' else "".join(m[0].split()), text)
         for count, m in enumerate(_PIECE.finditer(text.rstrip(" \t\r\n\f\v"))):
             if not count & 0xFFF and budget is not None:
                 budget.poll()
@@ -100,6 +103,13 @@ class Reader2(Reader):
                 self.shift(stack, which, m)
         if stack:
             raise Refusal("a parenthesis is never closed")
+
+    def shift(self, stack: list[list[Any]], which: int | None, m: re.Match[str]) -> None:
+        piece = m.group().lstrip()
+        if piece[0] == "[" and stack and stack[0][:1] == ["assert"] and stack[-1] and isinstance(stack[-1][-1], str):
+            stack[-1][-1] += piece  # an index behind a blank
+        else:
+            super().shift(stack, which, m)
 
     def positions(self, inputs: bool) -> int:
         return sum(prod(v.shape) for v in self.variables.values() if (v.kind == "input") == inputs)
@@ -248,6 +258,11 @@ class Reader2(Reader):
             out.inputs[w] = out.inputs.get(w, ZERO) + d * a.constant
         return out
 
+    def one_of(self, parts: Sequence[_Formula]) -> _Formula:
+        return super().one_of(
+            [p._replace(factors=tuple(_fewer(p.factors))) for p in parts] if len(parts) > 1 else parts
+        )
+
     def atom(self, term: _Term, strict: bool) -> Atom | _Formula:
         form = {v: c for v, c in term.form.items() if c}
         if len(form) == 1 and next(iter(form)) >= FIRST:  # no bound of an input
@@ -255,6 +270,21 @@ class Reader2(Reader):
             number = self.numbered(direction)
             return Row(number, term.constant / scale, strict, term.error.times(1 / scale), term.peak)
         return super().atom(term._replace(form=form), strict)
+
+
+def _fewer(factors: Sequence[list[tuple[Atom, ...]]]) -> list[list[tuple[Atom, ...]]]:
+    """Some of the disjunctions of which one choice each holds: the shortest, so that there are not too many choices.
+
+    Without a disjunction more is unsafe, so what covers the rest covers all.
+    """
+    choices = 1
+    kept: list[int] = []
+    for at, factor in sorted(enumerate(factors), key=lambda pair: len(pair[1])):
+        choices *= len(factor)
+        if choices > CHOICES and kept:
+            break
+        kept.append(at)
+    return [factors[at] for at in sorted(kept)]
 
 
 # --- a point ---------------------------------------------------------------------------------------------------
@@ -321,6 +351,7 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
         with np.errstate(all="ignore"):
             reader = _linked(text, network.element_type, joint.links, joint.free, budget)
             outputs = _outputs(reader, query)
+            reader.factors = _fewer(reader.factors)
             _Comparison2(reader, query, budget or Budget(), values=outputs).run()
     except Refusal as refusal:
         return str(refusal)

@@ -166,6 +166,10 @@ class Builder:
         """-x."""
         return self.node(Scale(np.full(x.size, -1.0), np.zeros(x.size)), [x], x.shape)
 
+    def absolute(self, x: Variable) -> Variable:
+        """|x|."""
+        return self.relu(x, TwoPiece(-1.0, 1.0))
+
     def relu(self, x: Variable, op: TwoPiece = RELU) -> Variable:
         """A two-piece function of x."""
         return self.node(op, [x], x.shape)
@@ -181,13 +185,13 @@ class Builder:
     def maximum_over(self, x: Variable, windows: IntArray, shape: tuple[int, ...], largest: bool = True) -> Variable:
         """Extremum over positions: `windows (outputs, k)` index x's flat values; a tree of pairwise extrema."""
         count = windows.shape[1]
-        parts = [self._pick(x, np.ascontiguousarray(windows[:, k])) for k in range(count)]
+        parts = [self.pick(x, np.ascontiguousarray(windows[:, k])) for k in range(count)]
         while len(parts) > 1:
             pairs = [self.maximum(a, b, largest) for a, b in zip(parts[::2], parts[1::2], strict=False)]
             parts = pairs + parts[len(pairs) * 2 :]
         return Variable(parts[0].draft, shape)
 
-    def _pick(self, x: Variable, index: IntArray) -> Variable:
+    def pick(self, x: Variable, index: IntArray) -> Variable:
         """The entries of x at flat positions."""
         if len(index) == x.size and np.array_equal(index, np.arange(x.size)):
             return Variable(x.draft, (x.size,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from math import prod
 from typing import cast as typed
@@ -12,6 +13,7 @@ import numpy as np
 from mucg4.ops.arrays import AnyArray
 from mucg4.read import constant, tensors
 from mucg4.read.constant import Constant
+from mucg4.read.layouts import running, scattered, triangle
 from mucg4.read.protobuf import OnnxNode
 
 Constants = Sequence[Constant | None]
@@ -131,7 +133,50 @@ def _range(node: OnnxNode, xs: Constants) -> Constant:
     return Constant(np.arange(start, stop, step, dtype=parts[0].value.dtype), node.outputs[0], parts[0].kind)
 
 
-BROADCAST = frozenset("Add Sub Mul Div Sum Max Min Pow Equal Less Greater And Or Where".split())
+def _remainder(node: OnnxNode, xs: Constants) -> Constant:
+    """Mod of integers: with the sign of the divisor, or of the dividend where `fmod` is set."""
+    a, b = _all(xs)
+    if np.any(b.value == 0):
+        raise node.invalid("a remainder of a division by zero")
+    rest = np.fmod if node.attributes.get("fmod", 0) else np.mod
+    return Constant(np.asarray(rest(a.value, b.value)), node.outputs[0], a.kind)
+
+
+def _trilu(node: OnnxNode, xs: Constants) -> Constant:
+    x = typed(Constant, xs[0])
+    kept = triangle(node, x.shape, xs[1] if len(xs) > 1 else None)
+    return x.map(lambda v: np.where(kept, v, np.zeros((), dtype=v.dtype)))
+
+
+def _cumulative(node: OnnxNode, xs: Constants) -> Constant:
+    x, axis = _all(xs)
+    at, weight = running(node, x.shape, axis)
+    moved = x.map(lambda v: np.moveaxis(v, at, -1))
+    total = constant.matmul(moved, Constant(weight.T.astype(x.value.dtype), kind=x.kind))
+    constant.small_enough(abs(total.double()), x) if not x.is_float else None
+    return total.map(lambda v: np.moveaxis(v, -1, at))
+
+
+def _scatter(node: OnnxNode, xs: Constants) -> Constant:
+    data, indices, updates = _all(xs)
+    if data.kind != updates.kind:
+        raise node.invalid(f"its inputs have the element types {[data.kind, updates.kind]}")
+    layout = scattered(node, data.shape, indices, updates.shape)
+    parts = [c.map(lambda v: v.ravel()) for c in (data, updates)]
+    value, error = np.concatenate([c.value for c in parts])[layout], None
+    if any(c.error is not None for c in parts):
+        error = np.concatenate([np.zeros(c.shape) if c.error is None else c.error for c in parts])[layout]
+    return Constant(value, node.outputs[0], data.kind, error, data.certain and updates.certain)
+
+
+def _mean_of(node: OnnxNode, xs: Constants) -> Constant:
+    total = reduce(constant.add, _all(xs))
+    return replace(constant.divide(total, constant.number(float(len(xs)))), certain=False)
+
+
+BROADCAST = frozenset(
+    "Add Sub Mul Div Mod Sum Mean Max Min Pow Equal Less Greater GreaterOrEqual LessOrEqual And Or Xor Where".split()
+)
 # operator -> function; what of it is read stands in `mucg4.read.table`
 FOLDERS: dict[str, Folder] = {
     "Add": _pair(constant.add),
@@ -174,4 +219,13 @@ FOLDERS: dict[str, Folder] = {
     "Or": _compare(np.logical_or),
     "Where": _each(constant.where),
     "Range": _range,
+    "Mod": _remainder,
+    "Trilu": _trilu,
+    "CumSum": _cumulative,
+    "ScatterND": _scatter,
+    "ScatterElements": _scatter,
+    "Mean": _mean_of,
+    "GreaterOrEqual": _compare(np.greater_equal),
+    "LessOrEqual": _compare(np.less_equal),
+    "Xor": _compare(np.logical_xor),
 }

@@ -34,7 +34,7 @@ def _relu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 
 def _abs(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    return [b.relu(variable(node, values), TwoPiece(-1.0, 1.0))]
+    return [b.absolute(variable(node, values))]
 
 
 def _leaky(b: Builder, x: Variable, slope: float) -> Variable:

@@ -8,22 +8,18 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
-from mucg4.model.formula import ParsedProperty
-from mucg4.model.network import Network, Original
-from mucg4.model.query import Case, Query
-from mucg4.read.normal import UnboundedError, open_inputs, to_cases
-from mucg4.read.vnnlib import parse_vnnlib
+from mucg4.model.network import Original
+from mucg4.model.query import Query
+from mucg4.read.normal import UnboundedError
+from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
 LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
 GZIP = b"\x1f\x8b"  # how every gzip archive starts, and no model and no text
 EXTERNAL = b"location"  # the key by which a tensor names the file that holds it
-SPANS = (Fraction(1), Fraction(100), Fraction(10_000))  # how far inputs without bounds are looked at; not measured
-MOST_OPEN = 1000  # inputs without bounds that are looked at one by one; not measured
 LARGEST_TEXT = 2**29  # most bytes of a property or of a list; not measured
 
 
@@ -154,24 +150,11 @@ def query_of(
         try:
             cases = to_cases(prop, network.element_type)
         except UnboundedError as error:
-            cases, limited = _open_cases(prop, network, str(error))
+            from mucg4.read.unbounded import open_cases
+
+            cases, limited = open_cases(prop, network, str(error))
     source = hashlib.sha256(text.encode()).hexdigest()
     return Query((network,), cases, source_hash=source, text=text, limited=limited)
-
-
-def _open_cases(prop: ParsedProperty, network: Network, what: str) -> tuple[tuple[Case, ...], str]:
-    """Cases of a property that leaves inputs without bounds, and why they are not all of it, "" where they are.
-
-    What nothing reads may have any value. Else there may be witnesses in larger and larger boxes, but no proof.
-    """
-    asked = open_inputs(prop, network.element_type)[:MOST_OPEN]
-    ignored = frozenset(asked if not network.reads(asked) else [i for i in asked if not network.reads([i])])
-    try:
-        return to_cases(prop, network.element_type, ignored), ""
-    except UnboundedError:
-        every = [to_cases(prop, network.element_type, ignored, span) for span in SPANS]
-        cases = tuple(case for some in every for case in some)
-        return cases, f"{what}: no unsafe point was found with such inputs between -{SPANS[-1]} and {SPANS[-1]}"
 
 
 def _is_version_2(text: str) -> bool:

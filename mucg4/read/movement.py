@@ -7,6 +7,7 @@ gives the index map). Each takes the tensor, the node and the constant further i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from math import floor, prod
 
 import numpy as np
@@ -109,6 +110,43 @@ def _gather(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     return [np.take(x, further[0], axis=axis)]
 
 
+def _gather_nd(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
+    """Slices of x at index tuples."""
+    at, batch = _indices(node, further), node.attributes.get("batch_dims", 0)
+    depth = at.shape[-1] if at.ndim else 0
+    if not (0 <= batch < min(max(at.ndim, 1), max(x.ndim, 1)) and 1 <= depth <= x.ndim - batch):
+        raise node.invalid(f"indices of shape {list(at.shape)} for a tensor of rank {x.ndim}")
+    if at.shape[:batch] != x.shape[:batch]:
+        raise node.invalid("its batch dimensions differ")
+    node.sized((*at.shape[:-1], *x.shape[batch + depth :]))
+    grid = np.indices(at.shape[:-1])[:batch]
+    parts = tuple(wrapped(node, at[..., i], x.shape[batch + i]) for i in range(depth))
+    return [x[tuple(grid) + parts]]
+
+
+def _gather_elements(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
+    at, axis = _indices(node, further), _axis(node, x, node.attributes.get("axis", 0))
+    if at.ndim != x.ndim or any(m > n for i, (m, n) in enumerate(zip(at.shape, x.shape, strict=True)) if i != axis):
+        raise node.invalid(f"indices of shape {list(at.shape)} for a tensor of shape {list(x.shape)}")
+    node.sized(at.shape)
+    grid: list[AnyArray] = list(np.indices(at.shape))
+    grid[axis] = wrapped(node, at, x.shape[axis])
+    return [x[tuple(grid)]]
+
+
+def _indices(node: OnnxNode, further: Further) -> AnyArray:
+    if not further or further[0] is None or further[0].dtype not in (np.int64, np.int32):
+        raise node.invalid("its indices are missing, or no integers")
+    return further[0]
+
+
+def wrapped(node: OnnxNode, at: AnyArray, n: int) -> AnyArray:
+    """Indices counted from the front."""
+    if np.any((at < -n) | (at >= n)):
+        raise node.invalid(f"an index outside an axis of {n}")
+    return np.where(at < 0, at + n, at)
+
+
 def _split(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     axis, count = _axis(node, x, node.attributes.get("axis", 0)), len(node.outputs)
     sizes, parts = _ints(node, further, 0, "split"), node.attributes.get("num_outputs")
@@ -165,19 +203,27 @@ def _space_to_depth(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyAr
     return [parts.reshape(n, c * b * b, h // b, w // b)]
 
 
-def _resize(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
-    """Upsample and Resize to the nearest pixel, by scales or by sizes."""
-    scales, sizes = _resize_targets(node, further, x.ndim)
+def resize_lengths(node: OnnxNode, shape: tuple[int, ...], further: Further) -> tuple[list[int], list[Fraction]]:
+    """What Upsample and Resize make of each axis: its length, and its scale as a fraction."""
+    scales, sizes = _resize_targets(node, further, len(shape))
     if scales is None:
         assert sizes is not None
-        scales = np.array(sizes, np.float32) / np.array(x.shape, np.float32)
-        scales, lengths = _with_aspect(node, x, scales, sizes)
+        ratios = [Fraction(m, n) for m, n in zip(sizes, shape, strict=True)]
+        singles, lengths = _with_aspect(node, shape, np.array(sizes, np.float32) / np.array(shape, np.float32), sizes)
+        if lengths is not sizes:
+            ratios = [Fraction(float(s)) for s in singles]
     else:
-        lengths = [_length(node, n, s) for n, s in zip(x.shape, scales, strict=True)]
-    if min(lengths, default=1) < 1:
+        ratios = [Fraction(float(s)) for s in scales]
+        lengths = [_length(node, n, s) for n, s in zip(shape, scales, strict=True)]
+    if min(lengths, default=1) < 1 or max(node.sized(lengths), default=1) > LARGEST_LENGTH:
         raise node.invalid(f"sizes {lengths}")
-    if max(node.sized(lengths)) > LARGEST_LENGTH:
-        raise node.invalid(f"sizes {lengths}")
+    return lengths, ratios
+
+
+def _resize(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
+    """Upsample and Resize to the nearest pixel, by scales or by sizes."""
+    lengths, ratios = resize_lengths(node, x.shape, further)
+    scales = [np.float32(float(r)) for r in ratios]
     if tuple(lengths) == x.shape:
         return [x]  # whatever the scales: onnxruntime copies
     for axis, (length, scale) in enumerate(zip(lengths, scales, strict=True)):
@@ -186,16 +232,18 @@ def _resize(x: AnyArray, node: OnnxNode, further: Further) -> list[AnyArray]:
     return [x]
 
 
-def _with_aspect(node: OnnxNode, x: AnyArray, scales: AnyArray, sizes: list[int]) -> tuple[AnyArray, list[int]]:
+def _with_aspect(
+    node: OnnxNode, shape: tuple[int, ...], scales: AnyArray, sizes: list[int]
+) -> tuple[AnyArray, list[int]]:
     """Scales and sizes under the attribute keep_aspect_ratio_policy, which takes one scale for all axes."""
     policy = node.attributes.get("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
         return scales, sizes
     one = scales.min() if policy == "not_larger" else scales.max()
-    lengths = [floor(float(one) * n + 0.5) for n in x.shape]
-    if any(abs(float(one) * n + 0.5 - round(float(one) * n + 0.5)) < 1e-5 * (1 + n) for n in x.shape):
+    lengths = [floor(float(one) * n + 0.5) for n in shape]
+    if any(abs(float(one) * n + 0.5 - round(float(one) * n + 0.5)) < 1e-5 * (1 + n) for n in shape):
         raise node.unsupported(f"keep_aspect_ratio_policy {policy!r}: rounding decides the size")
-    return np.full(x.ndim, one, np.float32), lengths
+    return np.full(len(shape), one, np.float32), lengths
 
 
 def _resize_targets(node: OnnxNode, further: Further, rank: int) -> tuple[AnyArray | None, list[int] | None]:
@@ -279,6 +327,8 @@ MOVERS: dict[str, Mover] = {
     "Transpose": _transpose,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "GatherElements": _gather_elements,
     "Split": _split,
     "Expand": _expand,
     "Tile": _tile,

@@ -104,8 +104,8 @@ class _Normal:
                 key = self.own_bounds((*alternative, *other.bounds), limits) if other.bounds else alone
                 grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
         _refuse_large(grouped, self.prop.inputs, self.prop.outputs)
-        spoken = {i for some in grouped.values() for rows in some for xs, *_ in rows for i, _ in xs}
-        self.ignored -= spoken
+        if self.ignored:
+            self.ignored -= {i for some in grouped.values() for rows in some for xs, *_ in rows for i, _ in xs}
         cases = []
         for key, conjunctions in grouped.items():
             box = self.box(limits, key)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from mucg4.errors import UnsupportedError
@@ -24,23 +24,25 @@ from mucg4.model.joint import Monomial
 from mucg4.model.query import Box, Case, hull
 from mucg4.read.normal import (
     MOST_BITS,
+    MOST_DISJUNCTS,
     Bound,
     Disjunct,
     Key,
     Row,
     Side,
     _at,
-    _factors,
     _flatten,
     _join,
     _Normal,
     _refuse_large,
+    _too_many,
 )
 from mucg4.read.rounding import Kind, _fits, _growth, kind_of
 from mucg4.read.vnnlib2 import ParsedQuery
 
-MOST_DEGREE = 16  # of one monomial; not measured
-MOST_MONOMIALS = 10_000  # of one polynomial; not measured
+MOST_DEGREE = 16  # of a polynomial; not measured
+MOST_MONOMIALS = 10_000  # of a query; not measured
+WRITTEN = 1024  # choices of several disjunctions that are written out; not measured
 ZERO, ONE = Fraction(0), Fraction(1)
 
 Polynomial = dict[Monomial, Fraction]  # the empty monomial is the constant
@@ -53,6 +55,9 @@ def links_of(parsed: ParsedQuery) -> tuple[tuple[int, ...], int]:
     of their declared inputs stands.
     """
     count = parsed.declared.count(True)
+    equations = [f for f in _flatten(parsed.assertions, "and") if linking(f)]
+    if not equations:
+        return tuple(range(count)), count
     parent = list(range(count))
 
     def root(i: int) -> int:
@@ -61,11 +66,10 @@ def links_of(parsed: ParsedQuery) -> tuple[tuple[int, ...], int]:
             i = parent[i]
         return i
 
-    for formula in _flatten(parsed.assertions, "and"):
-        if linking(formula):
-            assert isinstance(formula, Compare)
-            a, b = (root(v.index) for v in (formula.left, formula.right) if isinstance(v, Variable))
-            parent[max(a, b)] = min(a, b)
+    for formula in equations:
+        assert isinstance(formula, Compare)
+        a, b = (root(v.index) for v in (formula.left, formula.right) if isinstance(v, Variable))
+        parent[max(a, b)] = min(a, b)
     numbers: dict[int, int] = {}
     links = tuple(numbers.setdefault(root(i), len(numbers)) for i in range(count))
     return links, len(numbers)
@@ -134,10 +138,11 @@ class _Normal2(_Normal):
 
     plain: list[Bound] = field(default_factory=list)
     monomials: dict[Monomial, int] = field(default_factory=dict)  # to its output
+    made: int = 0  # disjuncts
     products: dict[int, Compare] = field(default_factory=dict)  # comparisons that are no linear ones, by identity
 
     def cases(self) -> tuple[Case, ...]:
-        common, boxes, others = _factors(self.prop.assertions, self.atom)
+        common, boxes, others = self.factors()
         limits = self.tightest(chain(self.plain, common.bounds))
         self.complete(limits, common.rows)
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
@@ -158,6 +163,32 @@ class _Normal2(_Normal):
             box = self.box(limits, key)
             made.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(made)
+
+    # -- disjunctions
+
+    def factors(self) -> tuple[Disjunct, list[tuple[Bound, ...]], list[Disjunct]]:
+        """The common part, the box alternatives and the other alternatives, as far as they are written out."""
+        single, several = self.split(self.prop.assertions)
+        boxes = [f for f in several if not any(d.rows for d in f)]
+        others = [f for f in several if any(d.rows for d in f)]
+        return single, [_join(p).bounds for p in product(*boxes)], [_join(p) for p in product(*others)]
+
+    def split(self, formulas: Sequence[Formula]) -> tuple[Disjunct, list[list[Disjunct]]]:
+        """A conjunction: what holds in all disjuncts, and of each list one; without lists that would make too many."""
+        lists = [self.disjuncts(f) for f in _conjuncts(formulas)]
+        return _join([f[0] for f in lists if len(f) == 1]), written([f for f in lists if len(f) != 1])
+
+    def disjuncts(self, formula: Formula) -> list[Disjunct]:
+        if isinstance(formula, Compare):
+            return self.atom(formula)
+        if formula.op == "and":
+            single, several = self.split([formula])
+            return [_join((single, *choice)) for choice in product(*several)]
+        out = list(chain.from_iterable(map(self.disjuncts, formula.args)))
+        self.made += len(out)
+        if self.made > MOST_DISJUNCTS:
+            raise _too_many()
+        return out
 
     # -- inputs without bounds
 
@@ -246,6 +277,31 @@ class _Normal2(_Normal):
             return {}, {}, ZERO, False
         constant = Fraction(hull((constant - off,), -1, "float64")[0].item())
         return dict(xs), dict(ys), constant, strict
+
+
+def _conjuncts(formulas: Iterable[Formula]) -> list[Formula]:
+    """The members of nested conjunctions; a junction of one formula is that."""
+    out: list[Formula] = []
+    for f in formulas:
+        while isinstance(f, Junction) and len(f.args) == 1:
+            f = f.args[0]
+        out.extend(_conjuncts(f.args) if isinstance(f, Junction) and f.op == "and" else (f,))
+    return out
+
+
+def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
+    """The disjunctions that are multiplied out: the shortest ones, while all their choices are at most `WRITTEN`.
+
+    Leaving one out enlarges the unsafe set: then more is proved empty than was asked. A witness has to meet all.
+    """
+    count = 1
+    kept: set[int] = set()
+    for k in sorted(range(len(factors)), key=lambda k: len(factors[k])):
+        count *= len(factors[k])
+        if count > WRITTEN and kept:
+            break
+        kept.add(k)
+    return [f for k, f in enumerate(factors) if k in kept]
 
 
 def _distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:

@@ -21,11 +21,13 @@ from mucg4.model.network import Network, Original
 from mucg4.ops.affine import Dense, Scale
 from mucg4.ops.arrays import AnyArray, FloatArray
 from mucg4.read.build import Builder, Value, Variable
+from mucg4.read.composed import COMPOSED_HANDLERS, OTHERWISE, resize_linear
 from mucg4.read.constant import Constant
 from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
+from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import (
@@ -44,9 +46,11 @@ from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
 
 LARGEST_FOLDED = 4096.0  # roundings behind a constant; not measured
+RESIZING = ("Resize", "Upsample")
+COMPARISONS = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS}
+ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS, **COMPOSED_HANDLERS, **MASK_HANDLERS}
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,
@@ -109,7 +113,7 @@ def read_operators(data: bytes, shapes: Mapping[str, Shape] | None = None, count
         op = drafts[k].op
         if isinstance(op, Scale):
             drafts[k] = replace(drafts[k], op=replace(op, offset_magnitude=np.fmax(op.bias_magnitude(), terms)))
-    nodes, twins = separate(drafts, output.draft)
+    nodes, twins = separate(drafts, output.draft, reading.builder.drafts)
     network = Network(nodes, hashlib.sha256(data).hexdigest(), ELEMENT_TYPES[reading.element_type], data)
     worst = max(reading.folded.values(), default=0.0)
     return Operators(network, twins, int(np.ceil(worst)) if worst < LARGEST_FOLDED else None)
@@ -224,7 +228,7 @@ class _Reading:
             self.values[name] = value
             if isinstance(value, Variable):
                 names.setdefault(value.draft, name)
-                self.kinds[name] = node.attributes["to"] if node.op == "Cast" else kinds[0]
+                self.kinds[name] = self._kind(node, kinds)
             else:
                 self.kinds[name] = value.kind
         builder.name_parts(start, names)
@@ -232,6 +236,12 @@ class _Reading:
             self._count(node, inputs)
         elif node.op == "BatchNormalization" and isinstance(outputs[0], Variable):
             self.terms[outputs[0].draft] = _shift_terms(outputs[0], inputs)
+
+    def _kind(self, node: OnnxNode, kinds: list[int]) -> int:
+        """The element type of an output that depends on the input."""
+        if node.op in COMPARISONS:
+            return BOOL
+        return int(node.attributes["to"]) if node.op == "Cast" else kinds[1] if node.op == "Where" else kinds[0]
 
     def _count(self, node: OnnxNode, inputs: list[Value | None]) -> None:
         """How many roundings of the element type are behind a computed constant, in units of each of its entries.
@@ -270,6 +280,10 @@ class _Reading:
     def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
         if node.op == "Shape":
             return [self._shape(node, inputs)]
+        if node.op in RESIZING and node.attributes.get("mode") == "linear":
+            made, exact = resize_linear(self.builder, node, inputs)
+            self.folded[node.outputs[0]] = 0.0 if exact else inf
+            return [made]
         if node.op in MOVERS:
             return self._move(node, inputs, MOVERS[node.op])
         if not variable:
@@ -283,12 +297,18 @@ class _Reading:
             return [self._cast(node, inputs[0])]
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
+        if node.op in OTHERWISE:
+            self.folded[node.outputs[0]] = inf
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
     def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
         """A Cast of values that depend on the input: read where it changes no value."""
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
+        if BOOL in (source, target):
+            if target not in (BOOL, *ELEMENT_TYPES):
+                raise node.unsupported(f"a cast of truth values to element type {target}")
+            return x if source == BOOL else truth(self.builder, x)
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):

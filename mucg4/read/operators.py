@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Dense, Reduce, RowDense
+from mucg4.ops.conv import Conv, Window
 from mucg4.ops.curves import (
     EXP,
     LOG,
@@ -111,15 +112,15 @@ def _neg(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 
 def _sum(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    return [_accumulate(values, constant.add, b.combine)]
+    return [accumulate(values, constant.add, b.combine)]
 
 
 def _extremum(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     largest = node.op == "Max"
-    return [_accumulate(values, lambda x, y: constant.extremum(x, y, largest), lambda x, y: b.maximum(x, y, largest))]
+    return [accumulate(values, lambda x, y: constant.extremum(x, y, largest), lambda x, y: b.maximum(x, y, largest))]
 
 
-def _accumulate(
+def accumulate(
     values: Values, fold: Callable[[Constant, Constant], Constant], join: Callable[[Value, Value], Variable]
 ) -> Value:
     """Join n operands pairwise, constants with constants first."""
@@ -143,21 +144,46 @@ def matmul(b: Builder, node: OnnxNode, x: Value, y: Value) -> Value:
         return _matmul_variables(b, node, x, y)
     if isinstance(x, Variable):
         assert isinstance(y, Constant)
+        if prod(y.shape[:-2]) > 1:
+            return _stack(b, node, x, y)
         weight, outer, roundings = _matrix(node, y, x.shape[-1], -2 if len(y.shape) > 1 else 0)
         kept = weight.shape[1:] if len(y.shape) > 1 else ()
         shape = (1,) * max(0, len(outer) - max(0, len(x.shape) - 2)) + x.shape[:-1] + kept
-        return _rows(b, x, np.ascontiguousarray(weight.T), roundings, shape)
+        return rows(b, x, np.ascontiguousarray(weight.T), roundings, shape)
     assert isinstance(x, Constant) and isinstance(y, Variable)
     inner = y.shape[-2] if len(y.shape) > 1 else y.shape[0]
+    if prod(x.shape[:-2]) > 1:
+        column = y if len(y.shape) > 1 else b.move(y, lambda a: a[:, None])
+        turned = b.move(column, lambda a: np.swapaxes(a, -1, -2))
+        made = _stack(b, node, turned, x.map(lambda a: np.swapaxes(a, -1, -2)))
+        return b.move(made, lambda a: np.swapaxes(a, -1, -2) if len(y.shape) > 1 else a[..., 0, :])
     weight, outer, roundings = _matrix(node, x, inner, -1)
     weight = weight.T
     kept = weight.shape[:1] if len(x.shape) > 1 else ()
     if len(y.shape) == 1:
-        return _rows(b, y, weight, roundings, (1,) * len(outer) + kept)
+        return rows(b, y, weight, roundings, (1,) * len(outer) + kept)
     turned = b.move(y, lambda a: np.swapaxes(a, -1, -2))
-    product = _rows(b, turned, weight, roundings, (*turned.shape[:-1], len(weight)))
+    product = rows(b, turned, weight, roundings, (*turned.shape[:-1], len(weight)))
     back = b.move(product, lambda a: np.swapaxes(a, -1, -2))
     return Variable(back.draft, (1,) * max(0, len(outer) - len(y.shape[:-2])) + y.shape[:-2] + kept + y.shape[-1:])
+
+
+def _stack(b: Builder, node: OnnxNode, x: Variable, y: Constant) -> Variable:
+    """Rows of x by a stack of constant matrices `(..., n, m)`: a convolution over the rows with a group for each."""
+    weight, roundings = y.weight()
+    row = len(x.shape) == 1
+    x = b.move(x, lambda a: a[None, :]) if row else x
+    if x.shape[-1] != weight.shape[-2]:
+        raise node.invalid(f"the shapes of its inputs do not match ({list(x.shape)} against {list(y.shape)})")
+    outer = b.common(x.shape[:-2], weight.shape[:-2])
+    count, (lines, n), m = prod(outer), x.shape[-2:], weight.shape[-1]
+    node.sized((count, lines, n))
+    node.sized((count, n, m))
+    turned = b.move(x, lambda a: np.swapaxes(np.broadcast_to(a, (*outer, lines, n)), -1, -2))
+    kernels = np.swapaxes(np.broadcast_to(weight, (*outer, n, m)), -1, -2).reshape(count * m, n, 1, 1)
+    window = Window(count * n, 1, lines, (1, 1), group=count)
+    made = b.affine(Conv(window, np.ascontiguousarray(kernels), roundings=roundings), turned, (*outer, m, lines))
+    return b.move(made, lambda a: np.swapaxes(a, -1, -2)[..., 0, :] if row else np.swapaxes(a, -1, -2))
 
 
 def _matmul_variables(b: Builder, node: OnnxNode, x: Variable, y: Variable) -> Variable:
@@ -186,9 +212,10 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     rank = len(x.shape)
     axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
     axis += rank if axis < 0 else 0
-    if not 0 <= axis < rank or (node.opset < 13 and prod(x.shape[axis + 1 :]) != 1):
-        raise node.unsupported(f"axis {axis} of a tensor of rank {rank} in operator set {node.opset}")
-    last = b.move(x, lambda a: np.moveaxis(a, axis, -1))
+    if not 0 <= axis < rank:
+        raise node.invalid(f"axis {axis} of a tensor of rank {rank}")
+    several = node.opset < 13 and prod(x.shape[axis + 1 :]) != 1  # over all axes from this one on
+    last = b.move(x, lambda a: a.reshape(*a.shape[:axis], -1) if several else np.moveaxis(a, axis, -1))
     square = (*last.shape, last.shape[-1])
     others = b.expand(b.move(last, lambda a: a[..., None, :]), square)
     own = b.expand(b.move(last, lambda a: a[..., :, None]), square)
@@ -197,14 +224,12 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         share = b.negate(b.node(LOG, [total], total.shape))
     else:
         share = b.node(RECIPROCAL, [total], total.shape)
-    return [b.move(share, lambda a: np.moveaxis(a, -1, axis))]
+    return [b.move(share, lambda a: a.reshape(x.shape) if several else np.moveaxis(a, -1, axis))]
 
 
 def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...], int]:
-    """The constant as a matrix `(inner, others)`, its leading dimensions, which must all be 1, and its roundings."""
+    """The constant as a matrix `(inner, others)`, its leading dimensions, which are all 1, and its roundings."""
     (weight, roundings), outer = c.weight(), c.shape[:-2]
-    if prod(outer) != 1:
-        raise node.unsupported("a stack of several constant matrices")
     if weight.ndim == 0 or weight.shape[axis] != inner:
         raise node.invalid(f"the shapes of its inputs do not match ({list(c.shape)} against {inner})")
     if weight.ndim == 1:
@@ -213,7 +238,7 @@ def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndar
     return (weight if axis == -2 else weight.T), outer, roundings
 
 
-def _rows(b: Builder, x: Variable, weight: np.ndarray, roundings: int, shape: tuple[int, ...]) -> Variable:
+def rows(b: Builder, x: Variable, weight: np.ndarray, roundings: int, shape: tuple[int, ...]) -> Variable:
     """`weight (m, n)` applied to each row of n values."""
     rows = x.size // weight.shape[1]
     if rows == 1:
@@ -315,7 +340,7 @@ def _pad(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 def _pad_with_entries(b: Builder, node: OnnxNode, x: Variable, widths: list[tuple[int, int]], mode: str) -> Variable:
     """Padding by the last entry, or by those next to it the other way round."""
     for n, (lo, hi) in zip(x.shape, widths, strict=True):
-        if min(lo, hi) < 0 or (mode == "reflect" and max(lo, hi) >= n):
+        if min(lo, hi) < 0 or (mode in ("reflect", "wrap") and max(lo, hi) >= n + (mode == "wrap")):
             raise node.unsupported(f"pads ({lo}, {hi}) in mode {mode!r} on an axis of {n}")
     return b.move(x, lambda a: np.pad(a, widths, mode=mode))  # type: ignore[call-overload]
 

@@ -216,9 +216,14 @@ def traced(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], dict
     return _simplified(drafts, output)
 
 
-def separate(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], tuple[int, ...]]:
-    """The needed drafts as they are, nothing composed; and for each the node of `simplify` with its value, or -1."""
-    uses, canonical = _uses(drafts, output), _simplified(drafts, output)[1]
+def separate(
+    drafts: Sequence[Draft], output: int, simplified: Sequence[Draft]
+) -> tuple[tuple[Node, ...], tuple[int, ...]]:
+    """The needed drafts as they are, nothing composed; and for each the node of `simplify` with its value, or -1.
+
+    `simplified` are the drafts that were simplified: the same, but for what is known of their rounding.
+    """
+    uses, canonical = _uses(drafts, output), _simplified(simplified, output)[1]
     kept = [d if uses[k] or not k else None for k, d in enumerate(drafts)]
     return _finish(kept, output), tuple(canonical.get(k, -1) for k, d in enumerate(kept[: output + 1]) if d)
 

@@ -19,6 +19,7 @@ from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, I
 NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
 NUMBERS = FLOATS + INTEGERS
+TRUTHS = (FLOAT, DOUBLE, BOOL)
 STORED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13, BFLOAT16, 21, 22)  # every type a tensor can be decoded from
 MOVED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13)
 
@@ -88,7 +89,7 @@ _POOL = {**_SLIDING, "ceil_mode": _FLAG}
 _REDUCE_OLD = {"axes": _INTS, "keepdims": _FLAG}
 _REDUCE = {"keepdims": _FLAG, "noop_with_empty_axes": _FLAG}
 _RESIZE = {
-    "mode": _of("string", "nearest"),
+    "mode": _of("string", "nearest", "linear"),
     "coordinate_transformation_mode": _of("string", "half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"),
     "nearest_mode": _of("string", "floor", "ceil", "round_prefer_floor", "round_prefer_ceil"),
     "cubic_coeff_a": _FLOAT,  # of modes and frames that are refused, like the next two
@@ -146,6 +147,9 @@ def _rows() -> Iterator[Row]:
         yield _row(op, 6, new, (1, 1), FLOATS, FLOATS)
     yield _row("Round", 11, new, (1, 1), FLOATS, FLOATS)
     yield _row("Sign", 9, new, (1, 1), FLOATS, NUMBERS)
+    yield _row("Tan", 7, new, (1, 1), SINGLE)
+    yield _row("Shrink", 9, new, (1, 1), SINGLE, (), lambd=_FLOAT, bias=_FLOAT)
+    yield _row("Mean", 8, new, (1, many), SINGLE, SINGLE)
     yield _row("ThresholdedRelu", 10, new, (1, 1), SINGLE, (), alpha=_FLOAT)
     for op in ("Softmax", "LogSoftmax"):
         yield _row(op, 1, 12, (1, 1), FLOATS, (), axis=_INT)
@@ -162,7 +166,8 @@ def _rows() -> Iterator[Row]:
     yield _row("Celu", 12, new, (1, 1), SINGLE, (), alpha=_POSITIVE)
     yield _row("Pow", 7, new, (2, 2), FLOATS, NUMBERS)
     yield from _windows(new)
-    yield from _reductions(new)
+    yield from _reductions(new, many)
+    yield from _normalisations(new)
     yield from _movements(new, many)
     yield from _constants(new)
 
@@ -185,7 +190,7 @@ def _windows(new: int) -> Iterator[Row]:
     yield _row("GlobalMaxPool", 1, new, (1, 1), SINGLE)
 
 
-def _reductions(new: int) -> Iterator[Row]:
+def _reductions(new: int, many: int) -> Iterator[Row]:
     yield _row("ReduceSum", 1, 12, (1, 1), FLOATS, NUMBERS, **_REDUCE_OLD)
     yield _row("ReduceSum", 13, new, (1, 2), FLOATS, NUMBERS, **_REDUCE)
     yield _row("ReduceMean", 1, 17, (1, 1), FLOATS, FLOATS, **_REDUCE_OLD)
@@ -193,40 +198,56 @@ def _reductions(new: int) -> Iterator[Row]:
     for op in ("ReduceMax", "ReduceMin"):
         yield _row(op, 1, 17, (1, 1), FLOATS, (), **_REDUCE_OLD)
         yield _row(op, 18, new, (1, 2), FLOATS, (), **_REDUCE)
-    yield _row("ReduceProd", 1, 17, (1, 1), (), INTEGERS, **_REDUCE_OLD)
-    yield _row("ReduceProd", 18, new, (1, 2), (), INTEGERS, **_REDUCE)
+    yield _row("ReduceProd", 1, 17, (1, 1), FLOATS, INTEGERS, **_REDUCE_OLD)
+    yield _row("ReduceProd", 18, new, (1, 2), FLOATS, INTEGERS, **_REDUCE)
+    for op in ("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"):
+        yield _row(op, 1, 17, (1, 1), FLOATS, (), **_REDUCE_OLD)
+        yield _row(op, 18, new, (1, 2), FLOATS, (), **_REDUCE)
+    yield _row("CumSum", 11, new, (2, 2), FLOATS, NUMBERS, exclusive=_FLAG, reverse=_FLAG)
+    yield _row("Einsum", 12, new, (1, many), FLOATS, (), equation=Rule("string", lambda v: True, "any"))
+
+
+def _normalisations(new: int) -> Iterator[Row]:
+    epsilon, axis = {"epsilon": _NONNEGATIVE}, {"axis": _INT}
+    yield _row("LayerNormalization", 17, new, (2, 3), FLOATS, (), **epsilon, **axis, stash_type=_of("int", 1))
+    yield _row("RMSNormalization", 23, new, (2, 2), FLOATS, (), **epsilon, **axis, stash_type=_of("int", 1))
+    yield _row("InstanceNormalization", 6, new, (3, 3), SINGLE, (), **epsilon)
+    groups = {"num_groups": _at_least("int", 1)}
+    yield _row("GroupNormalization", 18, 20, (3, 3), SINGLE, (), **epsilon, **groups)
+    yield _row("GroupNormalization", 21, new, (3, 3), SINGLE, (), **epsilon, **groups, stash_type=_of("int", 1))
+    yield _row("LpNormalization", 1, new, (1, 1), FLOATS, (), **axis, p=_of("int", 1, 2))
 
 
 def _movements(new: int, many: int) -> Iterator[Row]:
-    yield _row("Identity", 1, new, (1, 1), FLOATS, MOVED)
+    yield _row("Identity", 1, new, (1, 1), TRUTHS, MOVED)
     yield _row("Dropout", 7, 11, (1, 1), FLOATS, FLOATS, ratio=_FLOAT)
     yield _row("Dropout", 12, new, (1, 3), FLOATS, FLOATS, seed=_INT)
-    yield _row("Reshape", 5, 13, (2, 2), FLOATS, MOVED)
-    yield _row("Reshape", 14, new, (2, 2), FLOATS, MOVED, allowzero=_FLAG)
+    yield _row("Reshape", 5, 13, (2, 2), TRUTHS, MOVED)
+    yield _row("Reshape", 14, new, (2, 2), TRUTHS, MOVED, allowzero=_FLAG)
     yield _row("Flatten", 1, 10, (1, 1), FLOATS, FLOATS, axis=_at_least("int", 0))
     yield _row("Flatten", 11, new, (1, 1), FLOATS, MOVED, axis=_INT)
     yield _row("Squeeze", 1, 10, (1, 1), FLOATS, MOVED, axes=_at_least("ints", 0))
     yield _row("Squeeze", 11, 12, (1, 1), FLOATS, MOVED, axes=_INTS)
-    yield _row("Squeeze", 13, new, (1, 2), FLOATS, MOVED)
+    yield _row("Squeeze", 13, new, (1, 2), TRUTHS, MOVED)
     yield _row("Unsqueeze", 1, 10, (1, 1), FLOATS, MOVED, axes=_at_least("ints", 0))
     yield _row("Unsqueeze", 11, 12, (1, 1), FLOATS, MOVED, axes=_INTS)
-    yield _row("Unsqueeze", 13, new, (2, 2), FLOATS, MOVED)
-    yield _row("Transpose", 1, new, (1, 1), FLOATS, MOVED, perm=_at_least("ints", 0))
+    yield _row("Unsqueeze", 13, new, (2, 2), TRUTHS, MOVED)
+    yield _row("Transpose", 1, new, (1, 1), TRUTHS, MOVED, perm=_at_least("ints", 0))
     yield _row("Slice", 1, 9, (1, 1), FLOATS, MOVED, starts=_INTS, ends=_INTS, axes=_INTS)
-    yield _row("Slice", 10, new, (3, 5), FLOATS, MOVED)
+    yield _row("Slice", 10, new, (3, 5), TRUTHS, MOVED)
     yield _row("Gather", 1, 10, (2, 2), FLOATS, MOVED, axis=_INT)
-    yield _row("Gather", 11, new, (2, 2), FLOATS, MOVED, axis=_INT)
+    yield _row("Gather", 11, new, (2, 2), TRUTHS, MOVED, axis=_INT)
     yield _row("Split", 2, 12, (1, 1), FLOATS, MOVED, axis=_INT, split=_at_least("ints", 0))
     yield _row("Split", 13, 17, (1, 2), FLOATS, MOVED, axis=_INT)
     yield _row("Split", 18, new, (1, 2), FLOATS, MOVED, axis=_INT, num_outputs=_at_least("int", 1))
-    yield _row("Expand", 8, new, (2, 2), FLOATS, MOVED)
+    yield _row("Expand", 8, new, (2, 2), TRUTHS, MOVED)
     yield _row("Tile", 6, new, (2, 2), FLOATS, MOVED)
     yield _row("Concat", 4, new, (1, many), FLOATS, MOVED, axis=_INT)
     yield _row("DepthToSpace", 1, 10, (1, 1), FLOATS, (), blocksize=_at_least("int", 1))
     dcr = _of("string", "DCR", "CRD")
     yield _row("DepthToSpace", 11, new, (1, 1), FLOATS, (), blocksize=_at_least("int", 1), mode=dcr)
     yield _row("SpaceToDepth", 1, new, (1, 1), FLOATS, (), blocksize=_at_least("int", 1))
-    nearest = _of("string", "nearest")
+    nearest = _of("string", "nearest", "linear")
     yield _row("Upsample", 7, 8, (1, 1), SINGLE, (), mode=nearest, scales=_any("floats"))
     yield _row("Upsample", 9, 9, (2, 2), SINGLE, (), mode=nearest)
     yield _row("Resize", 10, 10, (2, 2), SINGLE, (), mode=nearest)
@@ -237,17 +258,26 @@ def _movements(new: int, many: int) -> Iterator[Row]:
     modes = _of("string", "constant", "edge", "reflect")
     yield _row("Pad", 2, 10, (1, 1), FLOATS, (), mode=modes, pads=_INTS, value=_FLOAT)
     yield _row("Pad", 11, 17, (2, 3), FLOATS, (), mode=modes)
-    yield _row("Pad", 18, new, (2, 4), FLOATS, (), mode=modes)
+    yield _row("Pad", 18, 18, (2, 4), FLOATS, (), mode=modes)
+    yield _row("Pad", 19, new, (2, 4), FLOATS, (), mode=_of("string", "constant", "edge", "reflect", "wrap"))
+    yield _row("GatherND", 11, 11, (2, 2), FLOATS, MOVED)
+    yield _row("GatherND", 12, new, (2, 2), FLOATS, MOVED, batch_dims=_at_least("int", 0))
+    yield _row("GatherElements", 11, new, (2, 2), FLOATS, MOVED, axis=_INT)
+    reduction = _of("string", "none")
+    for op, axis in (("ScatterND", {}), ("ScatterElements", {"axis": _INT})):
+        yield _row(op, 11, 15, (3, 3), FLOATS, MOVED, **axis)
+        yield _row(op, 16, new, (3, 3), FLOATS, MOVED, **axis, reduction=reduction)
+    yield _row("Trilu", 14, new, (1, 2), FLOATS, (BOOL, *NUMBERS), upper=_FLAG)
 
 
 def _constants(new: int) -> Iterator[Row]:
     yield _row("Shape", 1, 14, (1, 1), FLOATS, MOVED)
     yield _row("Shape", 15, new, (1, 1), FLOATS, MOVED, start=_INT, end=_INT)
     wide = (*MOVED, BFLOAT16)
-    yield _row("Cast", 6, 12, (1, 1), FLOATS, MOVED, to=_of("int", *MOVED))
-    yield _row("Cast", 13, 18, (1, 1), FLOATS, wide, to=_of("int", *wide))
-    yield _row("Cast", 19, 20, (1, 1), FLOATS, wide, to=_of("int", *wide), saturate=_FLAG)
-    yield _row("Cast", 21, new, (1, 1), FLOATS, STORED, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 6, 12, (1, 1), TRUTHS, MOVED, to=_of("int", *MOVED))
+    yield _row("Cast", 13, 18, (1, 1), TRUTHS, wide, to=_of("int", *wide))
+    yield _row("Cast", 19, 20, (1, 1), TRUTHS, wide, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 21, new, (1, 1), TRUTHS, STORED, to=_of("int", *wide), saturate=_FLAG)
     yield _row("Constant", 1, 11, (0, 0), (), MOVED, value=_TENSOR)
     lists = {"value_int": _INT, "value_ints": _INTS, "value_float": _any("float"), "value_floats": _any("floats")}
     yield _row("Constant", 12, 12, (0, 0), (), MOVED, value=_TENSOR, **lists)
@@ -262,14 +292,17 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("DequantizeLinear", 21, 22, (2, 3), (), (*quantised, 4, 5, 21, 22), **blocks)
     yield _row("DequantizeLinear", 23, new, (2, 3), (), (*quantised, 4, 5, 21, 22), **blocks, output_dtype=_INT)
     yield _row("Equal", 7, 10, (2, 2), (), (BOOL, *INTEGERS))
-    yield _row("Equal", 11, new, (2, 2), (), (BOOL, *NUMBERS))
+    yield _row("Equal", 11, new, (2, 2), FLOATS, (BOOL, *NUMBERS))
     for op in ("Less", "Greater"):
-        yield _row(op, 7, 8, (2, 2), (), FLOATS)
-        yield _row(op, 9, new, (2, 2), (), NUMBERS)
-    yield _row("Not", 1, new, (1, 1), (), (BOOL,))
-    yield _row("And", 7, new, (2, 2), (), (BOOL,))
-    yield _row("Or", 7, new, (2, 2), (), (BOOL,))
-    yield _row("Where", 9, new, (3, 3), (), (BOOL,))
+        yield _row(op, 7, 8, (2, 2), FLOATS, FLOATS)
+        yield _row(op, 9, new, (2, 2), FLOATS, NUMBERS)
+        yield _row(f"{op}OrEqual", 12, new, (2, 2), FLOATS, NUMBERS)
+    yield _row("Not", 1, new, (1, 1), (BOOL,), (BOOL,))
+    yield _row("And", 7, new, (2, 2), (BOOL,), (BOOL,))
+    yield _row("Or", 7, new, (2, 2), (BOOL,), (BOOL,))
+    yield _row("Xor", 7, new, (2, 2), (BOOL,), (BOOL,))
+    yield _row("Where", 9, new, (3, 3), (BOOL,), (BOOL,))
+    yield _row("Mod", 10, new, (2, 2), (), INTEGERS, fmod=_FLAG)
     yield _row("Range", 11, new, (3, 3), (), INTEGERS)
 
 
@@ -322,5 +355,6 @@ def check_types(node: OnnxNode, row: Row, kinds: list[int], variable: bool) -> N
 # operators whose further inputs have types of their own (their handlers look at them)
 MIXED = frozenset(
     "Reshape Squeeze Unsqueeze Slice Gather Split Expand Tile Upsample Resize Dropout Pow Pad Where DequantizeLinear "
-    "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd".split()
+    "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum "
+    "ReduceLogSumExp GatherND GatherElements ScatterND ScatterElements Trilu CumSum".split()
 )

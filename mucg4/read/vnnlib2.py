@@ -16,7 +16,7 @@ from math import prod
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.model.formula import Compare, Constant, Formula, Term, Variable
 from mucg4.model.joint import Declaration, Declared, DeclaredNetwork
-from mucg4.read.vnnlib import _NUMBER_TEXT, _Form, _List, _Parser, _shown, _Word, _word
+from mucg4.read.vnnlib import _Form, _List, _Parser, _shown, _Word, _word
 
 MOST_COMPONENTS = 2**28  # of all variables together; not measured
 
@@ -27,8 +27,10 @@ _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\[([0-9]{1,12}(?:,[0-9]{1,12})*)
 _BLANKS = re.compile(r"\"[^\"]*\"|;[^\n]*|\s*\[[^\][();\"]*\]")
 # one bound per assert, the form that fills the largest files; a short cut like that of version 1.0
 _BOUND = re.compile(
-    rf"\s*\(assert\s+\(([<>]=)\s+([A-Za-z][A-Za-z0-9_]*)(\[[0-9,]*\])?\s+({_NUMBER_TEXT})\s*\)\s*\)", re.ASCII
+    r"\s*\(assert\s+\(([<>]=)\s+([A-Za-z][A-Za-z0-9_]*(?:\[[0-9,]*\])?)\s+(-?[0-9]{1,30})(?:\.([0-9]{1,30}))?\s*\)\s*\)",
+    re.ASCII,
 )
+_TENS = [10**k for k in range(31)]
 _KINDS = {"declare-input": "input", "declare-hidden": "hidden", "declare-output": "output"}
 _FIRST = re.compile(r"(?:\s+|;[^\n]*)*\(\s*(?:vnnlib-version\s*<\s*2|declare-network\b)", re.ASCII)
 
@@ -62,9 +64,15 @@ def parse_query(text: str, short_cuts: bool = True) -> ParsedQuery:
 
 def _compact(text: str) -> str:
     """Without blanks inside and in front of brackets, so that `X[0, 1]` is one word; lines keep their numbers."""
-    if "[" not in text or not re.search(r"\s\[|\[[^\]\s]*\s", text):
-        return text
+    start = text.find("(assert")
+    if (
+        start < 0 or re.search(r"\s\[|\[[^\]\s]*\s", text[start:]) is None
+    ):  # the rule: only declarations have blanks there
+        return _tight(text[:start]) + text[start:] if start >= 0 else _tight(text)
+    return _tight(text)
 
+
+def _tight(text: str) -> str:
     def tight(m: re.Match[str]) -> str:
         piece = m.group()
         if piece[0] in '";':
@@ -88,7 +96,7 @@ class _Parser2(_Parser):
         self.ends: dict[bool, int] = {True: 0, False: 0}
         self.lower: dict[int, Fraction] = {}
         self.upper: dict[int, Fraction] = {}
-        self.version_seen = False
+        self.last, self.at = "", 0
 
     def parse(self, short_cuts: bool) -> ParsedQuery:
         self.scan(_BOUND if short_cuts else None)
@@ -100,15 +108,23 @@ class _Parser2(_Parser):
     # -- commands
 
     def _take_short(self, m: re.Match[str]) -> bool:
-        op, name, index, number = m.groups()
-        declaration = self.declared.get(name)
-        if declaration is None or not declaration.is_input:
-            return False
-        position, constant = self._position(declaration, index[1:-1] if index else ""), self._constant(number)
-        if position is None or constant is None:
-            return False
-        self._bound(position, op == "<=", constant.value)
+        op, name, whole, part = m.groups()
+        if name != self.last:  # both bounds of an input often follow each other
+            position = self._input(name)
+            if position is None:
+                return False
+            self.last, self.at = name, position
+        value = Fraction(int(whole + part), _TENS[len(part)]) if part else Fraction(int(whole))
+        self._bound(self.at, op == "<=", value)
         return True
+
+    def _input(self, name: str) -> int | None:
+        """The flat position of a component of an input; None when it is none."""
+        word, _, index = name.partition("[")
+        declaration = self.declared.get(word)
+        if declaration is None or not declaration.is_input:
+            return None
+        return self._position(declaration, index[:-1])
 
     def _bound(self, position: int, upper: bool, value: Fraction) -> None:
         side = self.upper if upper else self.lower

@@ -1,67 +1,112 @@
-"""Convolutions and pools on variables."""
+"""Convolutions and pools on variables, over one to three axes and for any number of images.
+
+The canonical convolutions know two axes and one image: images, and of volumes the depth, are folded into the channels.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import reduce
 from math import prod
 
 import numpy as np
 
 from mucg4.ops.affine import Reduce
-from mucg4.ops.arrays import FloatArray
-from mucg4.ops.conv import Conv, ConvTranspose, Window, correlate
+from mucg4.ops.arrays import FloatArray, IntArray
+from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.read import constant
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, number
 from mucg4.read.operators import Handler, Values, optional_constant, required_constant, variable
 from mucg4.read.protobuf import OnnxNode
 
-Image = tuple[int, int, int]
 # kernel sizes, strides, pads and the like beyond this are no numbers to compute with; not measured
 LARGEST_WINDOW = 2**24
+Sizes = tuple[int, ...]
 
 
-def _image(node: OnnxNode, x: Variable) -> Image:
-    """`(channels, height, width)` of a one- or two-dimensional image; height 1 when one-dimensional."""
-    if len(x.shape) not in (3, 4) or x.shape[0] != 1:
+@dataclass(frozen=True)
+class Slide:
+    """How windows slide over an image; tuples have one entry per spatial axis. `out` is how many places there are."""
+
+    size: Sizes
+    kernel: Sizes
+    strides: Sizes
+    dilations: Sizes
+    begin: Sizes
+    end: Sizes
+    out: Sizes
+
+    def places(self, axis: int) -> IntArray:
+        """`(out, kernel)` positions that each window meets on an axis; outside 0 .. size - 1 lies padding."""
+        out, taps = np.arange(self.out[axis]), np.arange(self.kernel[axis])
+        starts = out * self.strides[axis] - self.begin[axis]
+        return np.asarray(starts[:, None] + taps * self.dilations[axis])
+
+    def met(self, include_pads: bool) -> FloatArray:
+        """`out` how many entries each window has, of the image or of its stated padding too."""
+        counts = []
+        for i, n in enumerate(self.size):
+            at = self.places(i)
+            low, high = (-self.begin[i], n + self.end[i]) if include_pads else (0, n)
+            counts.append(((at >= low) & (at < high)).sum(axis=1))
+        return np.asarray(reduce(np.multiply.outer, counts), dtype=np.float64)
+
+    def windows(self) -> IntArray:
+        """`(places, taps)` flat positions in one image, -1 in the padding."""
+        flat = np.zeros((1, 1), dtype=np.int64)
+        for i, n in enumerate(self.size):
+            at = self.places(i)
+            inside = (at >= 0) & (at < n)
+            known = (flat[:, None, :, None] >= 0) & inside[None, :, None, :]
+            step = flat[:, None, :, None] * n + at[None, :, None, :]
+            step = np.where(known, step, -1)
+            flat = step.reshape(flat.shape[0] * at.shape[0], flat.shape[1] * at.shape[1])
+        return flat
+
+
+def _image(node: OnnxNode, x: Variable) -> tuple[int, int, Sizes]:
+    """How many images, how many channels, and the spatial sizes."""
+    if not 3 <= len(x.shape) <= 5:
         raise node.unsupported(f"an input of shape {list(x.shape)}")
-    return x.shape[1], x.shape[2] if len(x.shape) == 4 else 1, x.shape[-1]
+    return x.shape[0], x.shape[1], x.shape[2:]
 
 
-def _pair(node: OnnxNode, key: str, default: int, flat: bool) -> tuple[int, int]:
-    """A per-axis attribute as (vertical, horizontal)."""
-    values: tuple[int, ...] = node.attributes.get(key) or ((default,) if flat else (default, default))
+def _listed(node: OnnxNode, key: str, default: int, rank: int) -> Sizes:
+    """A per-axis attribute."""
+    values: Sizes = node.attributes.get(key) or (default,) * rank
     if max(values) > LARGEST_WINDOW:
         raise node.invalid(f"{key} {list(values)}")
-    if len(values) != (1 if flat else 2):
+    if len(values) != rank:
         raise node.invalid(f"{key} has {len(values)} entries")
-    return (0 if key == "output_padding" else 1, values[0]) if flat else (values[0], values[1])
+    return values
 
 
-def _pads(node: OnnxNode, image: Image, kernel: tuple[int, int], flat: bool) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right), computed for the automatic modes."""
-    mode = node.attributes.get("auto_pad", "NOTSET")
+def _pads(node: OnnxNode, size: Sizes, kernel: Sizes) -> tuple[Sizes, Sizes]:
+    """Padding in front and behind, computed for the automatic modes."""
+    mode, rank = node.attributes.get("auto_pad", "NOTSET"), len(size)
     if mode in ("NOTSET", ""):
-        given = node.attributes.get("pads") or (0,) * (2 if flat else 4)
-        if len(given) != (2 if flat else 4):
+        given = node.attributes.get("pads") or (0,) * (2 * rank)
+        if len(given) != 2 * rank:
             raise node.invalid(f"pads has {len(given)} entries")
         if max(given) > LARGEST_WINDOW:
             raise node.invalid(f"pads {list(given)}")
-        return (0, given[0], 0, given[1]) if flat else (given[0], given[1], given[2], given[3])
+        return given[:rank], given[rank:]
     if mode == "VALID":
-        return 0, 0, 0, 0
+        return (0,) * rank, (0,) * rank
     if node.attributes.get("pads"):
         raise node.unsupported(f"auto_pad {mode!r} beside pads")
-    strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
+    strides, dilations = _listed(node, "strides", 1, rank), _listed(node, "dilations", 1, rank)
     if max(dilations) > 1 and node.op == "Conv":
         raise node.unsupported(f"auto_pad {mode!r} with dilations")  # onnxruntime has none either
-    begin, end = [0, 0], [0, 0]
-    for i, n in enumerate(image[1:]):
+    halves = []
+    for n, s, k in zip(size, strides, kernel, strict=True):
         # onnxruntime's pools leave dilations out of account here, and cannot do with less than nothing
-        total = (-(-n // strides[i]) - 1) * strides[i] + kernel[i] - n
+        total = (-(-n // s) - 1) * s + k - n
         if total < 0 and node.op != "Conv":
             raise node.unsupported(f"auto_pad {mode!r} with windows that skip some of the input")
-        begin[i], end[i] = _halves(node, max(0, total), mode)
-    return begin[0], begin[1], end[0], end[1]
+        halves.append(_halves(node, max(0, total), mode))
+    return tuple(a for a, _ in halves), tuple(b for _, b in halves)
 
 
 def _halves(node: OnnxNode, total: int, mode: str) -> tuple[int, int]:
@@ -72,30 +117,79 @@ def _halves(node: OnnxNode, total: int, mode: str) -> tuple[int, int]:
     return (small, total - small) if mode == "SAME_UPPER" else (total - small, small)
 
 
-def _window(node: OnnxNode, x: Variable, kernel: tuple[int, int], group: int = 1) -> Window:
-    image, flat = _image(node, x), len(x.shape) == 3
-    strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
-    window = Window(*image, kernel, strides, _pads(node, image, kernel, flat), dilations, group)
-    node.sized((window.channels, *window.padded))
+def _slide(node: OnnxNode, x: Variable, kernel: Sizes) -> Slide:
+    """Where the windows of a convolution or pool lie; `ceil_mode` adds places that begin inside and end outside."""
+    images, channels, size = _image(node, x)
+    rank = len(size)
+    strides, dilations = _listed(node, "strides", 1, rank), _listed(node, "dilations", 1, rank)
+    begin, end = _pads(node, size, kernel)
+    if min(kernel + strides + dilations) < 1 or min(begin + end) < 0:
+        raise node.invalid("its kernel, strides, dilations or pads are out of range")
+    out = []
+    for n, k, s, d, b, e in zip(size, kernel, strides, dilations, begin, end, strict=True):
+        room = n + b + e - (k - 1) * d - 1
+        if room < 0:
+            raise node.invalid("its kernel is larger than its padded input")
+        places = room // s + 1
+        if node.attributes.get("ceil_mode", 0) and room % s and places * s < n + b:
+            places += 1
+        out.append(places)
+    node.sized((images, channels, *(n + b + e for n, b, e in zip(size, begin, end, strict=True))))
     if node.op != "Conv":  # pools write out which entries each window sees
-        node.sized((window.channels, *window.kernel, *window.out))
-    if node.attributes.get("ceil_mode", 0):
-        spans = [n - (k - 1) * d - 1 for n, k, d in zip(window.padded, kernel, dilations, strict=True)]
-        if any(span % s for span, s in zip(spans, strides, strict=True)):
-            raise node.unsupported("ceil_mode where it makes a difference")
-    return window
+        node.sized((images, channels, *kernel, *out))
+    return Slide(size, kernel, strides, dilations, begin, end, tuple(out))
+
+
+def _window(slide: Slide, channels: int, group: int) -> Window:
+    """The last two axes as a canonical window; an image of one axis has height 1."""
+
+    def pair(values: Sizes, default: int) -> tuple[int, int]:
+        return (values[-2] if len(values) > 1 else default, values[-1])
+
+    ends = []  # as many zeros behind as the last window reaches, and no fewer than are stated
+    for n, k, s, d, b, e, o in zip(
+        slide.size, slide.kernel, slide.strides, slide.dilations, slide.begin, slide.end, slide.out, strict=True
+    ):
+        ends.append(max(e, (o - 1) * s + (k - 1) * d + 1 - n - b))
+    (top, left), (bottom, right) = pair(slide.begin, 0), pair(tuple(ends), 0)
+    kernel, strides, dilations = (pair(v, 1) for v in (slide.kernel, slide.strides, slide.dilations))
+    return Window(channels, *pair(slide.size, 1), kernel, strides, (top, left, bottom, right), dilations, group)
+
+
+def _folded(node: OnnxNode, weight: FloatArray, slide: Slide, images: int) -> FloatArray:
+    """Kernels `(a, b, ..., kh, kw)` over channels that hold the images, and of volumes the depth: tap k of depth
+    joins the output's slice o with the input's slice `o * stride + k * dilation - begin`.
+
+    Of ConvTranspose `slide` describes how its input slides over its output, and a counts channels of the input.
+    """
+    if weight.ndim == 3:
+        weight = weight[:, :, None]
+    if weight.ndim == 5:
+        a, b, taps, height, width = weight.shape
+        deep = (slide.out[0], slide.size[0])
+        node.sized((a * deep[0], b * deep[1], height, width))
+        full = np.zeros((a, deep[0], b, deep[1], height, width))
+        at = slide.places(0)
+        for o in range(deep[0]):
+            for k in range(taps):
+                if 0 <= at[o, k] < deep[1]:
+                    full[:, o, :, at[o, k]] = weight[:, :, k]
+        weight = full.reshape(a * deep[0], b * deep[1], height, width)
+    if images > 1:
+        node.sized((images, *weight.shape))
+        weight = np.tile(weight, (images, 1, 1, 1))
+    return np.ascontiguousarray(weight)
 
 
 def _kernels(node: OnnxNode, x: Variable, c: Constant) -> tuple[FloatArray, int]:
-    """The weight as `(., ., kh, kw)`, and its roundings."""
+    """The weight, and its roundings."""
     weight, roundings = c.weight()
     if weight.ndim != len(x.shape):
         raise node.invalid(f"a weight of shape {list(c.shape)} for an input of shape {list(x.shape)}")
-    weight = weight[:, :, None, :] if weight.ndim == 3 else weight
     given = node.attributes.get("kernel_shape")
     if given is not None and tuple(given) != c.shape[2:]:
         raise node.invalid("kernel_shape contradicts its weight")
-    return np.ascontiguousarray(weight), roundings
+    return weight, roundings
 
 
 def _biased(b: Builder, node: OnnxNode, values: Values, out: Variable) -> Value:
@@ -112,70 +206,95 @@ def _biased(b: Builder, node: OnnxNode, values: Values, out: Variable) -> Value:
 def _conv(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
     weight, roundings = _kernels(node, x, required_constant(node, values, 1))
-    window = _window(node, x, (weight.shape[2], weight.shape[3]), node.attributes.get("group", 1))
-    shape = (1, len(weight), *(window.out if len(x.shape) == 4 else window.out[1:]))
-    return [_biased(b, node, values, b.affine(Conv(window, weight, roundings=roundings), x, shape))]
+    (images, channels, size), group = _image(node, x), node.attributes.get("group", 1)
+    slide = _slide(node, x, weight.shape[2:])
+    if channels % group or len(weight) % group or weight.shape[1] * group != channels:
+        raise node.invalid(f"a weight of shape {list(weight.shape)} for {channels} channels in {group} groups")
+    depth = size[0] if len(size) == 3 else 1
+    window = _window(slide, images * channels * depth, images * group)
+    shape = (images, len(weight), *slide.out)
+    op = Conv(window, _folded(node, weight, slide, images), roundings=roundings)
+    return [_biased(b, node, values, b.affine(op, x, shape))]
 
 
 def _conv_transpose(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
     weight, roundings = _kernels(node, x, required_constant(node, values, 1))
-    (channels, *size), flat, group = _image(node, x), len(x.shape) == 3, node.attributes.get("group", 1)
-    kernel = (weight.shape[2], weight.shape[3])
-    strides, dilations = _pair(node, "strides", 1, flat), _pair(node, "dilations", 1, flat)
-    more = _pair(node, "output_padding", 0, flat)
+    (images, channels, size), group = _image(node, x), node.attributes.get("group", 1)
+    rank, kernel = len(size), weight.shape[2:]
+    strides, dilations = _listed(node, "strides", 1, rank), _listed(node, "dilations", 1, rank)
+    more = _listed(node, "output_padding", 0, rank)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     full = [s * (n - 1) + e + span for n, s, e, span in zip(size, strides, more, spans, strict=True)]
     mode = node.attributes.get("auto_pad", "NOTSET")
     wanted = node.attributes.get("output_shape")
-    if wanted is not None:
-        wanted = (1, *wanted) if flat else tuple(wanted)
-    elif mode.startswith("SAME"):
+    if wanted is None and mode.startswith("SAME"):
         wanted = tuple(n * s for n, s in zip(size, strides, strict=True))
     if wanted is None:
-        pads = _pads(node, (channels, size[0], size[1]), kernel, flat)
+        begin, end = _pads(node, size, kernel)
     else:
+        if len(wanted) != rank:
+            raise node.invalid(f"output_shape has {len(wanted)} entries")
         halves = [_halves(node, f - w, mode) for f, w in zip(full, wanted, strict=True)]
-        pads = (halves[0][0], halves[1][0], halves[0][1], halves[1][1])
-    height, width = (full[i] - pads[i] - pads[i + 2] for i in range(2))
-    node.sized((weight.shape[1] * group, max(0, height), max(0, width)))
-    window = Window(weight.shape[1] * group, height, width, kernel, strides, pads, dilations, group)
-    if window.out != tuple(size) or len(weight) != channels:
+        begin, end = tuple(h[0] for h in halves), tuple(h[1] for h in halves)
+    out = tuple(f - p - q for f, p, q in zip(full, begin, end, strict=True))
+    outs = weight.shape[1] * group
+    node.sized((images, outs, *(max(0, n) for n in out)))
+    if min(out) < 1 or min(begin + end) < 0 or len(weight) != channels or channels % group:
         raise node.unsupported("this output shape or padding")
-    shape = (1, window.channels, *((height, width) if not flat else (width,)))
-    return [_biased(b, node, values, b.affine(ConvTranspose(window, weight, roundings=roundings), x, shape))]
+    slide = Slide(out, kernel, strides, dilations, begin, end, size)  # the input's places slide over the output
+    depth = out[0] if rank == 3 else 1
+    window = _window(slide, images * outs * depth, images * group)
+    if window.out != ((size[-2] if rank > 1 else 1), size[-1]) or _reaches(slide):
+        raise node.unsupported("this output shape or padding")
+    op = ConvTranspose(window, _folded(node, weight, slide, images), roundings=roundings)
+    return [_biased(b, node, values, b.affine(op, x, (images, outs, *out)))]
 
 
-def _pool_window(node: OnnxNode, x: Variable) -> tuple[Window, tuple[int, ...]]:
+def _reaches(slide: Slide) -> bool:
+    """Whether the last window ends beyond the stated padding (that is what a short output would need)."""
+    return any(
+        (o - 1) * s + (k - 1) * d + 1 > n + b + e
+        for n, k, s, d, b, e, o in zip(
+            slide.size, slide.kernel, slide.strides, slide.dilations, slide.begin, slide.end, slide.out, strict=True
+        )
+    )
+
+
+def _pool_slide(node: OnnxNode, x: Variable) -> Slide:
     if "kernel_shape" not in node.attributes:
         raise node.invalid("no kernel_shape")
-    window = _window(node, x, _pair(node, "kernel_shape", 1, len(x.shape) == 3), x.shape[1])
-    return window, (1, window.channels, *(window.out if len(x.shape) == 4 else window.out[1:]))
+    return _slide(node, x, _listed(node, "kernel_shape", 1, len(_image(node, x)[2])))
 
 
 def _average_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x = variable(node, values)
-    window, shape = _pool_window(node, x)
-    ones = np.ones((window.channels, 1, *window.kernel))
-    count = np.array(float(prod(window.kernel)))
-    if not node.attributes.get("count_include_pad", 0):
-        count = correlate(np.ones((1, x.size)), ones, window).reshape(shape)
+    slide, (images, channels, size) = _pool_slide(node, x), _image(node, x)
+    count = slide.met(bool(node.attributes.get("count_include_pad", 0)))
     if np.any(count == 0):
         raise node.unsupported("a window that lies in the padding")
-    return [b.times(b.affine(Conv(window, ones), x, shape), constant.divide(number(1.0), Constant(count)))]
+    depth = size[0] if len(size) == 3 else 1
+    ones = _folded(node, np.ones((channels, 1, *slide.kernel)), slide, images)
+    window = _window(slide, images * channels * depth, images * channels)
+    total = b.affine(Conv(window, ones), x, (images, channels, *slide.out))
+    if np.all(count == count.flat[0]):
+        count = np.array(count.flat[0])
+    return [b.times(total, constant.divide(number(1.0), Constant(count)))]
 
 
 def _max_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     if any(node.outputs[1:]):
         raise node.unsupported("indices of the maxima")
     x = variable(node, values)
-    window, shape = _pool_window(node, x)
-    columns = window.columns(np.arange(1, x.size + 1)[None])  # padding becomes 0
-    windows = columns.reshape(window.channels, -1, window.positions).transpose(0, 2, 1).reshape(prod(shape), -1) - 1
+    slide, (images, channels, size) = _pool_slide(node, x), _image(node, x)
+    windows = slide.windows()
     some = windows.max(axis=1, keepdims=True)
     if np.any(some < 0):
         raise node.unsupported("a window that lies in the padding")
-    return [b.maximum_over(x, np.where(windows < 0, some, windows), shape)]
+    windows = np.where(windows < 0, some, windows)
+    planes = np.arange(images * channels)[:, None, None] * prod(size)
+    shape = (images, channels, *slide.out)
+    return [b.maximum_over(x, (planes + windows).reshape(prod(shape), -1), shape)]
 
 
 def _global_pool(b: Builder, node: OnnxNode, values: Values) -> list[Value]:

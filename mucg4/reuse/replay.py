@@ -288,7 +288,7 @@ class ReplayedArm(Replayed):
         return all(walk.is_bare for walk in self.walks)
 
     def turn(self, entry: float) -> float:
-        """As for every arm, but the walk does not count, and it is judged again at what is promised."""
+        """As for every arm, but the walk does not count, and it is judged again when what it was granted is spent."""
         searched = self.spent - self.walked
         if self.is_fresh:
             return super().turn(entry)

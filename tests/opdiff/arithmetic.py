@@ -133,6 +133,9 @@ def matrix(m: Maker) -> Case:
         other = [inner]
     elif m.likely(0.3):
         other = [1] * m.whole(1, 2) + other
+    elif m.likely(0.4):  # a stack of matrices
+        outer = [m.pick(1, n) if n > 1 else m.whole(1, 3) for n in shape[:-2]]
+        other = [*(outer or [m.whole(2, 3)]), *other]
     x, w = m.operand(shape), m.tensor("w", m.draw(other))
     return m.case(m.node("MatMul", [w, x] if left else [x, w], "z"), shape)
 
@@ -196,7 +199,7 @@ def reduction(m: Maker) -> Case:
 
 
 GENERATORS = {
-    one: "Neg Abs Relu LeakyRelu HardSigmoid Sigmoid Tanh Sin Cos Exp Log Sqrt Reciprocal Floor Ceil Round Sign "
+    one: "Neg Abs Relu LeakyRelu HardSigmoid Sigmoid Tanh Sin Cos Tan Exp Log Sqrt Reciprocal Floor Ceil Round Sign "
     "ThresholdedRelu Softplus Softsign Atan Erf Gelu HardSwish Mish Elu Selu Celu",
     several: "Add Sub Mul Div Max Min Sum",
     slopes: "PRelu",

@@ -11,8 +11,8 @@ from .make import NUMPY, Case, Maker
 
 def _sliding(m: Maker) -> tuple[list[int], list[int], dict[str, Any]]:
     """Spatial sizes, kernel and the attributes of a window that slides."""
-    axes = 1 if m.likely(0.25) else 2
-    sizes, kernel = [m.whole(2, 8) for _ in range(axes)], [m.whole(1, 3) for _ in range(axes)]
+    axes = m.pick(1, 2, 2, 2, 3)
+    sizes, kernel = [m.whole(2, 8 if axes < 3 else 4) for _ in range(axes)], [m.whole(1, 3) for _ in range(axes)]
     at = m.some(strides=[m.whole(1, 3) for _ in range(axes)])
     at |= m.some(0.4, dilations=[m.whole(1, 2) for _ in range(axes)])
     if m.likely(0.4):
@@ -32,7 +32,7 @@ def conv(m: Maker) -> Case:
     names = ["x", m.tensor("w", m.draw([outs, channels // group, *kernel]))]
     if m.likely(0.5):
         names.append(m.tensor("b", m.draw([outs])))
-    return m.case(m.node("Conv", names, "z", **at), [1, channels, *sizes])
+    return m.case(m.node("Conv", names, "z", **at), [m.pick(1, 1, 1, 2), channels, *sizes])
 
 
 def transposed(m: Maker) -> Case:
@@ -47,7 +47,7 @@ def transposed(m: Maker) -> Case:
     names = ["x", m.tensor("w", m.draw([channels, outs, *kernel]))]
     if m.likely(0.5):
         names.append(m.tensor("b", m.draw([outs * group])))
-    return m.case(m.node("ConvTranspose", names, "z", **at), [1, channels, *sizes])
+    return m.case(m.node("ConvTranspose", names, "z", **at), [m.pick(1, 1, 1, 2), channels, *sizes])
 
 
 def pool(m: Maker) -> Case:
@@ -56,20 +56,20 @@ def pool(m: Maker) -> Case:
     sizes, kernel, at = _sliding(m)
     at["kernel_shape"] = kernel
     at |= m.some(ceil_mode=m.pick(0, 1), count_include_pad=m.pick(0, 1), storage_order=0)
-    return m.case(m.node(m.row.op, ["x"], "z", **at), [1, m.pick(1, 2, 4), *sizes])
+    return m.case(m.node(m.row.op, ["x"], "z", **at), [m.pick(1, 1, 1, 2), m.pick(1, 2, 4), *sizes])
 
 
 def whole_image(m: Maker) -> Case:
     """GlobalAveragePool and GlobalMaxPool of one to three axes."""
     assert m.row
-    shape = [1, m.whole(1, 3), *(m.whole(1, 4) for _ in range(m.whole(1, 3)))]
+    shape = [m.pick(1, 1, 2), m.whole(1, 3), *(m.whole(1, 4) for _ in range(m.whole(1, 3)))]
     return m.case(m.node(m.row.op, ["x"], "z"), shape)
 
 
 def pad(m: Maker) -> Case:
     """Pad in all modes, with axes and negative pads."""
     shape = m.shape(2, 4, 4)
-    mode = m.pick("constant", "constant", "reflect", "edge")
+    mode = m.pick("constant", "constant", "reflect", "edge", *(["wrap"] if m.opset >= 19 else []))
     low = -1 if mode == "constant" else 0
     axes = list(range(len(shape)))
     names, more = ["x", "p", "", ""], m.some(0.8, mode=mode) if mode == "constant" else {"mode": mode}
@@ -95,7 +95,10 @@ def resize(m: Maker) -> Case:
     down = (0.5, 0.6, 0.4, 0.75, 0.25, m.chance.uniform(0.3, 1.0))
     factors = [m.pick(*up) if op == "Upsample" else m.pick(*up, *down) for _ in shape[2:]]
     scales = np.float32([1.0, 1.0, *factors])
-    at = m.some(0.7, mode="nearest")
+    at = m.some(0.7, mode=m.pick("nearest", "nearest", "linear"))
+    if at.get("mode") == "linear":
+        exact = (1.0, 2.0, 4.0) if op == "Upsample" or m.likely(0.5) else (2.0, 0.5, 1.5, 3.0)
+        scales = np.float32([1.0, 1.0, *(m.pick(*exact) for _ in shape[2:])])
     if op == "Upsample" or m.opset == 10:
         if m.has("scales"):
             return m.case(m.node(op, ["x"], "z", **at, scales=scales.tolist()), shape)

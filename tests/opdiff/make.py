@@ -111,7 +111,14 @@ class Maker:
 
     def operand(self, shape: Sequence[int], name: str = "x", **how: Any) -> str:
         """The operator's first input: the network's input, or a constant where constants are asked for."""
+        if self.variable and self.kind == BOOL:
+            return self.truth(name)
         return name if self.variable else self.tensor(name + "c", self.draw(shape, **how), self.kind)
+
+    def truth(self, name: str = "x", over: float = 0.5) -> str:
+        """Where the network's input exceeds a number."""
+        limit = self.tensor(f"limit{len(self.tensors)}", np.float32(over))
+        return self.node("Greater", [name, limit], f"truth{len(self.nodes)}")
 
     def last_digits(self, whole: str, kind: int) -> str:
         """The remainder of integers by a round number: a float would not show a difference in the last digit."""
@@ -127,7 +134,7 @@ class Maker:
         if kind not in (FLOAT, DOUBLE):
             output = self.node("Cast", [output], "cast", to=FLOAT if kind in (FLOAT16, BFLOAT16, BOOL) else DOUBLE)
             kind = FLOAT if kind in (FLOAT16, BFLOAT16, BOOL) else DOUBLE
-        source = self.kind if self.variable else FLOAT
+        source = self.kind if self.variable and self.kind != BOOL else FLOAT
         shape = list(shape) if self.variable else [1, 2]
         if not self.variable and self.likely(0.3) and kind == FLOAT:
             self.node("ReduceSum", ["x"], "sum")

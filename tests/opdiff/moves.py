@@ -172,6 +172,10 @@ def cast(m: Maker) -> Case:
         shape = m.shape(1, 3)
     how = m.some(saturate=m.pick(0, 1))
     low = 0.0 if m.likely(0.5) else -3.0
+    if m.variable and (m.kind == BOOL or m.likely(0.3)):
+        source = m.operand(shape) if m.kind == BOOL else m.node("Cast", ["x"], "t", to=BOOL)
+        target = m.pick(FLOAT, 11, BOOL)
+        return m.case(m.node("Cast", [source], "z", to=target, **how), shape, target)
     if m.variable and m.likely(0.5):
         source = m.node("Cast", ["x"], "t", to=m.pick(FLOAT, 11))
         return m.case(m.node("Cast", [source], "z", to=m.pick(FLOAT, 11), **how), shape, m.kind)

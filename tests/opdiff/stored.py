@@ -65,6 +65,11 @@ NUMPY_SMALL = {FLOAT: np.float32(0.01), FLOAT16: np.float16(0.01)}
 def compare(m: Maker) -> Case:
     """Equal, Less and Greater of stored numbers, some of them equal."""
     assert m.row
+    if m.variable:
+        shape = m.shape()
+        other = m.tensor("c", np.round(m.draw(m.pick(shape, shape[-1:], []))))
+        names = ["x", m.pick(other, m.node("Neg", ["x"], "v"))]
+        return m.case(m.node(m.row.op, m.pick(names, names[::-1]), "z"), shape, BOOL)
     shape = m.shape(0, 3)
     a = m.draw(shape)
     b = np.where(m.draw(shape, BOOL), a, m.draw(shape))
@@ -76,6 +81,11 @@ def compare(m: Maker) -> Case:
 def logic(m: Maker) -> Case:
     """Not, And and Or."""
     assert m.row
+    if m.variable:
+        shape, other = m.shape(), m.pick(0.0, -0.5)
+        second = m.tensor("c", m.draw(shape, BOOL)) if m.likely(0.5) else m.truth("x", other)
+        names = [m.truth(), second][: m.row.inputs[1]]
+        return m.case(m.node(m.row.op, m.pick(names, names[::-1]), "z"), shape, BOOL)
     shape = m.shape(0, 3)
     names = [m.tensor(f"b{i}", m.draw(shape, BOOL)) for i in range(m.row.inputs[1])]
     return m.case(m.node(m.row.op, names, "z"), [1, 2], BOOL)
@@ -83,10 +93,24 @@ def logic(m: Maker) -> Case:
 
 def where(m: Maker) -> Case:
     """Where of stored numbers, broadcast."""
+    if m.variable:
+        shape = m.shape()
+        mask = m.truth() if m.likely(0.6) else m.tensor("k", m.draw(shape, BOOL))
+        ways = ["x", m.tensor("a", m.draw(m.pick(shape, shape[-1:], []), FLOAT)), m.node("Neg", ["x"], "v")]
+        a, b = m.pick(*((p, q) for p in ways for q in ways if mask != "k" or "x" in (p, q)))
+        return m.case(m.node("Where", [mask, a, b], "z"), shape, FLOAT)
     shape, kind = m.shape(0, 3), m.pick(FLOAT, DOUBLE, INT32, INT64)
     names = [m.tensor("k", m.draw(shape, BOOL)), m.tensor("a", m.draw(shape, kind))]
     names.append(m.tensor("b", m.draw(m.pick(shape, []), kind)))
     return m.case(m.node("Where", names, "z"), [1, 2], kind)
+
+
+def remainder(m: Maker) -> Case:
+    """Mod of integers of all signs."""
+    shape = m.shape(0, 3)
+    a, b = (m.draw(shape) % 100 - 50 for _ in range(2))
+    names = [m.tensor("a", a), m.tensor("b", np.where(b == 0, 7, b).astype(NUMPY[m.kind]))]
+    return m.case(m.node("Mod", names, "z", **m.some(fmod=m.pick(0, 1))), [1, 2])
 
 
 def run(m: Maker) -> Case:
@@ -102,8 +126,9 @@ GENERATORS = {
     literal: "Constant",
     filled: "ConstantOfShape",
     dequantize: "DequantizeLinear",
-    compare: "Equal Less Greater",
-    logic: "Not And Or",
+    compare: "Equal Less Greater LessOrEqual GreaterOrEqual",
+    logic: "Not And Or Xor",
     where: "Where",
+    remainder: "Mod",
     run: "Range",
 }

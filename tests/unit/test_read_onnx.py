@@ -427,7 +427,7 @@ BAD = {
         "depends on",
     ),
     "training": ([("Dropout", "x r t", "y", {})], {"r": np.float32(0.5), "t": np.array(True)}, "training mode"),
-    "linear resize": ([("Resize", "x r s", "y", {"mode": "linear"})], {"r": f32(0), "s": f32(2)}, "mode 'linear'"),
+    "cubic resize": ([("Resize", "x r s", "y", {"mode": "cubic"})], {"r": f32(0), "s": f32(2)}, "mode 'cubic'"),
 }
 
 
@@ -456,7 +456,7 @@ def test_inconsistent_models_are_refused():
         (model([("Relu", "x", "y", {})], [1, "channels"]), "dynamic dimension 'channels'"),
         (model([("Div", "x z", "y", {})], X2, {"z": np.zeros(6, np.float32)}), "holds a zero"),
         (model([("Relu", "x", "q", {})], X2), "'y' is not defined"),
-        (model([("Conv", "x w", "y", {})], X4, {"w": f32(4, 2, 3, 3)}), "does not fit"),
+        (model([("Conv", "x w", "y", {})], X4, {"w": f32(4, 2, 3, 3)}), "channels in 1 groups"),
         (model([("Conv", "x w", "y", {})], [1, 3, 2, 2], {"w": f32(4, 3, 3, 3)}), "kernel is larger"),
     ]
     for data, message in cases:

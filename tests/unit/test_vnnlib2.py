@@ -209,9 +209,20 @@ def test_short_cuts_change_nothing() -> None:
 
 
 def test_blanks_and_comments_do_not_matter() -> None:
-    spaced = ONE.replace("[0,1]", "[ 0 , 1 ]").replace("[1,2]", " [1,\n2]").replace("(assert", "; [a b\n( assert ")
+    spaced = ONE.replace("[0,1]", " [ 0 , 1 ]").replace("[1,2]", " [1,\n2]").replace("(assert", "; [a b\n( assert ")
     assert parse_query(spaced) == parse_query(ONE)
     assert covers(spaced, query_of(spaced)) is None
+
+
+def test_the_official_parser_reads_the_same() -> None:
+    """Its assertions, written out again (with blanks in front of indices), are ours."""
+    vnnlib = pytest.importorskip("vnnlib")
+    for text in (ONE, PAIR, *(random_text(random.Random(seed)) for seed in range(40))):
+        official = vnnlib.parse_query_string(text)
+        declared = text[: text.index("(assert")]
+        again = declared + "\n".join(str(a) for a in official.assertions)
+        assert parse_query(again) == parse_query(text)
+        assert covers(again, query_of(text)) is None
 
 
 @pytest.mark.parametrize(
@@ -454,3 +465,18 @@ def test_outputs_that_are_inputs(tmp_path: Path) -> None:
     for level, word in (("1.01", "unsat"), ("1.0", "sat")):
         text = ONE + f"(assert (>= (* Y[0] Y[1]) {level}))\n"
         assert answer(tmp_path, text, N=data)[1].word == word
+
+
+def test_choices_of_many_disjunctions_are_not_written_out(tmp_path: Path) -> None:
+    """Twenty disjunctions of two have a million choices. Some are enough for `unsat` here; a witness meets all."""
+    parts = [f"(or (<= Y[0] {k}.0) (>= (* Y[0] X[0,0]) {k}.5))" for k in range(20)]
+    data = small(3, outputs=2)
+    grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 41)]), -1).reshape(-1, 2)
+    top = float(read_query(*files(tmp_path, ONE, N=data)).joint.parts[0](grid)[:, 0].max())  # type: ignore[union-attr]
+    high = f"(or (>= Y[0] {top + 0.5:.3f}) (>= Y[0] {top + 0.6:.3f}))"
+    query, verdict = answer(tmp_path, ONE + f"(assert (and {high} {' '.join(parts)}))", N=data)
+    assert sum(len(c.conjunctions) for c in query.cases) <= 1024
+    assert verdict.word == "unsat"
+    assert answer(tmp_path, ONE + f"(assert (and {' '.join(parts)}))", N=data)[1].word == "sat"
+    nested = f"(assert (or (>= Y[0] {top + 0.7:.3f}) (and {' '.join(parts)} (>= Y[0] {top + 0.5:.3f}))))"
+    assert answer(tmp_path, ONE + nested, N=data)[1].word == "unsat"
