@@ -15,9 +15,9 @@ from mucg4.model.network import Network
 from mucg4.ops.base import Array
 from mucg4.reuse.layers import Form, Layer, elementwise, silent_when_low
 
-IN_PLACE = 0.98  # similarity in place above which nothing better is looked for
-SLACK = 0.4  # where most units are in place, one moves only for a partner better by this
-LEAST = 0.9  # and at least this similar
+IN_PLACE = 0.98  # similarity in place above which nothing better is looked for; not measured
+SLACK = 0.4  # where most units are in place, one moves only for a partner better by this; not measured
+LEAST = 0.9  # and at least this similar; not measured
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
 
-_LARGEST = 1 << 23  # entries of a matrix that may be written out
+_LARGEST = 1 << 23  # entries of a matrix that may be written out; not measured
 
 
 @dataclass(frozen=True, eq=False)

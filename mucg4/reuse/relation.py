@@ -23,10 +23,10 @@ from mucg4.store.related import Related
 
 __all__ = ["Alignment", "Match", "match", "relate", "relation_of", "translate"]
 
-FAR = 0.5  # relative distance of the median layer beyond which networks count as unrelated
-ROUNDING = 5e-7  # relative difference of two float32 serialisations of one network
-ZERO_RATE = 0.005  # share of newly zero weights that counts as pruning
-REST_MOVED = 0.3  # relative distance of the other weights up to which zeros count as pruning
+FAR = 0.5  # relative distance of the median layer beyond which networks count as unrelated; not measured
+ROUNDING = 5e-7  # relative difference of two float32 serialisations of one network; not measured
+ZERO_RATE = 0.005  # share of newly zero weights that counts as pruning; not measured
+REST_MOVED = 0.3  # relative distance of the other weights up to which zeros count as pruning; not measured
 
 
 @dataclass(frozen=True, eq=False)
