@@ -15,9 +15,9 @@ import numpy as np
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
-from mucg4.reuse.align import Alignment, UnitMap, by_position, from_units, match_units
+from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
+from mucg4.relate.layers import Form, form_of, tensors_of
 from mucg4.reuse.grid import scheme_of
-from mucg4.reuse.layers import Form, form_of, tensors_of
 from mucg4.reuse.translate import translate
 from mucg4.store.related import Related
 

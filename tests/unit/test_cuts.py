@@ -24,7 +24,7 @@ from mucg4.model.proof_text import from_text, to_text
 from mucg4.model.query import Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.reuse.align import Alignment
+from mucg4.relate.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.fits import fits
 from mucg4.reuse.replay import Replay

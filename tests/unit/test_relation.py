@@ -18,7 +18,7 @@ from mucg4.model.verdict import RELATIONS
 from mucg4.ops.affine import Dense, Scale, Sum
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU
-from mucg4.reuse.align import Alignment, by_position
+from mucg4.relate.align import Alignment, by_position
 from mucg4.reuse.relation import match, relate, relation_of, translate
 from mucg4.store.store import Store
 

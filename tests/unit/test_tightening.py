@@ -40,7 +40,7 @@ from mucg4.model.proof_text import VERSION, from_text, read_proof, to_text, writ
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
-from mucg4.reuse.align import Alignment
+from mucg4.relate.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.fits import fits
 from mucg4.reuse.replay import replay_all

@@ -13,7 +13,7 @@ import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.ops.base import Array
-from mucg4.reuse.layers import Form, Layer, elementwise, silent_when_low
+from mucg4.relate.layers import Form, Layer, elementwise, form_of, silent_when_low
 
 IN_PLACE = 0.98  # similarity in place above which nothing better is looked for; not measured
 SLACK = 0.4  # where most units are in place, one moves only for a partner better by this; not measured
@@ -49,6 +49,15 @@ class UnitMap:
     new: Array
     sign: Array  # (old units,) int8: fixed sign of a partner whose row is zero, else 0
     unread: Array  # (old units,) bool: partner exists but nothing reads it any more
+
+
+def alignment_of(old: Network, new: Network) -> Alignment | None:
+    """By units of layers where both networks have that form and it fits, else by position; None where neither does."""
+    ours, theirs = form_of(old), form_of(new)
+    maps = None if ours is None or theirs is None else match_units(ours, theirs)
+    if ours is None or theirs is None or maps is None:
+        return by_position(old, new)
+    return from_units(old, ours, theirs, maps)
 
 
 def by_position(old: Network, new: Network) -> Alignment | None:
