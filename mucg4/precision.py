@@ -12,6 +12,7 @@ the run record:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +21,15 @@ from mucg4.check.executions import check_executions
 from mucg4.errors import InputError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
-from mucg4.model.joint import Joint
 from mucg4.model.network import Network, Node
 from mucg4.model.proof import Proof
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.read.onnx import Operators, read_operators
 from mucg4.search.cancel import float_witness
+
+if TYPE_CHECKING:
+    from mucg4.model.joint import Joint
 
 SHARE, LEAST_SECONDS = 0.08, 0.15  # of the run so far, and at least, where executions are not demanded; not measured
 FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof; not measured

@@ -47,6 +47,16 @@ def _divide(r: Reading, a: Value, b: Value) -> Value:
     return replace(a, v=down + ((rest != 0) & ((a.v < 0) != (b.v < 0))).astype(a.v.dtype))
 
 
+def _remainder(r: Reading, node: Node, xs: Values) -> list[Value]:
+    a, b = given(xs, 0), given(xs, 1)
+    if not _integers(a, b) or np.any(b.v == 0):
+        raise Fallback("a remainder of other than integers, or by zero")
+    rest = a.v - b.v * (a.v // b.v)  # the sign of the divisor
+    if node.attributes.get("fmod", 0):
+        rest = rest - b.v * ((rest != 0) & ((a.v < 0) != (b.v < 0))).astype(a.v.dtype)
+    return [replace(a, v=rest)]
+
+
 def _larger(r: Reading, a: Value, b: Value) -> Value:
     return replace(a, v=np.maximum(a.v, b.v)) if _integers(a, b) else r.n.extremum(a, b, True)
 
@@ -330,6 +340,7 @@ MEANINGS: dict[str, tuple[Meaning, str]] = {
     "Sub": (joined(_subtract, 2), ""),
     "Mul": (joined(_multiply, 2), ""),
     "Div": (joined(_divide, 2), ""),
+    "Mod": (_remainder, "fmod"),
     "Sum": (joined(_add), ""),
     "Max": (joined(_larger), ""),
     "Min": (joined(_smaller), ""),

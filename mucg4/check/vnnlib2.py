@@ -105,6 +105,13 @@ class Reader2(Reader):
         if stack:
             raise Refusal("a parenthesis is never closed")
 
+    def shift(self, stack: list[list[Any]], which: int | None, m: re.Match[str]) -> None:
+        piece = m.group().lstrip()
+        if piece[0] == "[" and stack and stack[0][:1] == ["assert"] and stack[-1] and isinstance(stack[-1][-1], str):
+            stack[-1][-1] += piece  # an index behind a blank
+        else:
+            super().shift(stack, which, m)
+
     def positions(self, inputs: bool) -> int:
         return sum(prod(v.shape) for v in self.variables.values() if (v.kind == "input") == inputs)
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from mucg4.errors import InputError
 from mucg4.gate.allowance import TRIALS, evaluate, local_error
-from mucg4.gate.joint import part_queries
 from mucg4.gate.runtime import Runtime, Tensors
 from mucg4.gate.wire import Skeleton, Slice
 from mucg4.gate.witness import snap
@@ -95,6 +94,8 @@ def agreement(
 
 def _of_parts(query: Query, runtime: Runtime | None, visited: FloatArray | None, seconds: float) -> Agreement:
     """Every model of a query of several networks, or with products, on its own."""
+    from mucg4.gate.joint import part_queries
+
     parts, total = part_queries(query), Agreement(None)
     visited = runtime.visited if visited is None and runtime is not None else visited
     for part, links in parts:

@@ -22,11 +22,6 @@ from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.ops.arrays import FloatArray
 
 
-def runtime_of(query: Query) -> Runtime:
-    """What runs the query's network, or the networks that it is made of."""
-    return Runtime(query.network) if query.joint is None or query.joint.plain else JointRuntime(query)
-
-
 class JointRuntime(Runtime):
     """The parts of a joint network in onnxruntime, with the joint network's inputs and outputs."""
 

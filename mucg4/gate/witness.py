@@ -17,16 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mucg4.gate.gradient import gradient
-from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
-from mucg4.model.joint import Joint
+from mucg4.gate.runtimes import runtime_of
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from mucg4.model.joint import Joint
 
 REPLAYS = 64  # most candidates of one batch that are handed to onnxruntime, best first; not measured
 SCREEN = 1e-4  # relative slack of the float64 screening; generous against float32 rounding; not measured

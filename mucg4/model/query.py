@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mucg4.errors import InputError
-from mucg4.model.joint import Joint
 from mucg4.model.network import Network
 from mucg4.ops.arrays import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from mucg4.model.joint import Joint
 
 ELEMENTS = ("float16", "float32", "float64")  # types of inputs whose rounding is known here
 

@@ -13,6 +13,7 @@ import numpy as np
 from mucg4.ops.arrays import AnyArray
 from mucg4.read import constant, tensors
 from mucg4.read.constant import Constant
+from mucg4.read.layouts import running, scattered, triangle
 from mucg4.read.protobuf import OnnxNode
 
 Constants = Sequence[Constant | None]
@@ -132,17 +133,22 @@ def _range(node: OnnxNode, xs: Constants) -> Constant:
     return Constant(np.arange(start, stop, step, dtype=parts[0].value.dtype), node.outputs[0], parts[0].kind)
 
 
-def _trilu(node: OnnxNode, xs: Constants) -> Constant:
-    from mucg4.read.composed import triangle  # which imports this
+def _remainder(node: OnnxNode, xs: Constants) -> Constant:
+    """Mod of integers: with the sign of the divisor, or of the dividend where `fmod` is set."""
+    a, b = _all(xs)
+    if np.any(b.value == 0):
+        raise node.invalid("a remainder of a division by zero")
+    rest = np.fmod if node.attributes.get("fmod", 0) else np.mod
+    return Constant(np.asarray(rest(a.value, b.value)), node.outputs[0], a.kind)
 
+
+def _trilu(node: OnnxNode, xs: Constants) -> Constant:
     x = typed(Constant, xs[0])
     kept = triangle(node, x.shape, xs[1] if len(xs) > 1 else None)
     return x.map(lambda v: np.where(kept, v, np.zeros((), dtype=v.dtype)))
 
 
 def _cumulative(node: OnnxNode, xs: Constants) -> Constant:
-    from mucg4.read.composed import running
-
     x, axis = _all(xs)
     at, weight = running(node, x.shape, axis)
     moved = x.map(lambda v: np.moveaxis(v, at, -1))
@@ -152,8 +158,6 @@ def _cumulative(node: OnnxNode, xs: Constants) -> Constant:
 
 
 def _scatter(node: OnnxNode, xs: Constants) -> Constant:
-    from mucg4.read.composed import scattered
-
     data, indices, updates = _all(xs)
     if data.kind != updates.kind:
         raise node.invalid(f"its inputs have the element types {[data.kind, updates.kind]}")
@@ -171,7 +175,7 @@ def _mean_of(node: OnnxNode, xs: Constants) -> Constant:
 
 
 BROADCAST = frozenset(
-    "Add Sub Mul Div Sum Mean Max Min Pow Equal Less Greater GreaterOrEqual LessOrEqual And Or Xor Where".split()
+    "Add Sub Mul Div Mod Sum Mean Max Min Pow Equal Less Greater GreaterOrEqual LessOrEqual And Or Xor Where".split()
 )
 # operator -> function; what of it is read stands in `mucg4.read.table`
 FOLDERS: dict[str, Folder] = {
@@ -215,6 +219,7 @@ FOLDERS: dict[str, Folder] = {
     "Or": _compare(np.logical_or),
     "Where": _each(constant.where),
     "Range": _range,
+    "Mod": _remainder,
     "Trilu": _trilu,
     "CumSum": _cumulative,
     "ScatterND": _scatter,

@@ -302,6 +302,7 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("Or", 7, new, (2, 2), (BOOL,), (BOOL,))
     yield _row("Xor", 7, new, (2, 2), (BOOL,), (BOOL,))
     yield _row("Where", 9, new, (3, 3), (BOOL,), (BOOL,))
+    yield _row("Mod", 10, new, (2, 2), (), INTEGERS, fmod=_FLAG)
     yield _row("Range", 11, new, (3, 3), (), INTEGERS)
 
 

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mucg4.errors import BudgetError, UnsupportedError
-from mucg4.gate.joint import runtime_of
 from mucg4.gate.runtime import Runtime
+from mucg4.gate.runtimes import runtime_of
 from mucg4.gate.witness import replay_witness, snap
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf

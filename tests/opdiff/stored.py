@@ -105,6 +105,14 @@ def where(m: Maker) -> Case:
     return m.case(m.node("Where", names, "z"), [1, 2], kind)
 
 
+def remainder(m: Maker) -> Case:
+    """Mod of integers of all signs."""
+    shape = m.shape(0, 3)
+    a, b = (m.draw(shape) % 100 - 50 for _ in range(2))
+    names = [m.tensor("a", a), m.tensor("b", np.where(b == 0, 7, b).astype(NUMPY[m.kind]))]
+    return m.case(m.node("Mod", names, "z", **m.some(fmod=m.pick(0, 1))), [1, 2])
+
+
 def run(m: Maker) -> Case:
     """Range of integers."""
     start, step = m.whole(-9, 9), m.pick(1, 2, 3, -1, -2)
@@ -121,5 +129,6 @@ GENERATORS = {
     compare: "Equal Less Greater LessOrEqual GreaterOrEqual",
     logic: "Not And Or Xor",
     where: "Where",
+    remainder: "Mod",
     run: "Range",
 }

@@ -14,11 +14,13 @@ def test_no_layers_import_each_other() -> None:
 
 
 def test_no_import_cycles_between_files() -> None:
-    """Late imports count, and imports for annotations alone; the checker's readers of operators, which are given the
-    reading that calls them, may name its type.
+    """Late imports count, and imports for annotations alone; what is given the object that calls it (the checker's
+    readers of operators, the rungs) may name its type.
     """
     levels(files())
-    levels({m: {n for n in found if layer(n) != "check"} for m, found in files(types_too=True).items()})
+    typed = files(types_too=True)
+    typed["mucg4.reuse.rungs"] -= {"mucg4.reuse.replay"}
+    levels({m: {n for n in found if layer(n) != "check"} for m, found in typed.items()})
 
 
 def test_a_cycle_is_noticed() -> None:

@@ -789,3 +789,72 @@ def test_what_an_output_depends_on() -> None:
         built([node("Conv", "x w", "y")], {"x": [1, 1, 4, 4]}, "y", {"w": np.array([[[[0, 1.0], [0, 0]]]], np.float32)})
     )
     assert [i for i in range(16) if not conv.reads([i])] == [0, 4, 8, 12, 13, 14, 15]
+
+
+# --- operators made of others ----------------------------------------------------------------------------------
+
+ONE = {"x": [1, 6]}
+TWO = {"x": [2, 3]}
+IMAGE = {"x": [1, 4, 4, 4]}
+PLACES, QUARTER = np.array([[0, 1, 2], [3, 2, 0]]), {"k": np.float32(0.25)}
+SOLID = {"x": [1, 2, 3, 3, 3]}
+COMPOSED = {
+    "layer": ([node("LayerNormalization", "x s b", "y", axis=-1)], ONE, {"s": weights(6), "b": weights(6, seed=1)}, 17),
+    "rms": ([node("RMSNormalization", "x s", "y", epsilon=1e-3)], ONE, {"s": weights(6)}, 23),
+    "instance": ([node("InstanceNormalization", "x s b", "y")], IMAGE, {"s": weights(4), "b": weights(4)}, 17),
+    "group": ([node("GroupNormalization", "x s b", "y", num_groups=2)], IMAGE, {"s": weights(4), "b": weights(4)}, 21),
+    "lp1": ([node("Add", "x s", "t"), node("LpNormalization", "t", "y", p=1)], ONE, {"s": weights(6) + 3}, 17),
+    "lp2": ([node("Add", "x s", "t"), node("LpNormalization", "t", "y")], ONE, {"s": weights(6) + 3}, 17),
+    "l1": ([node("ReduceL1", "x", "y", axes=[1])], ONE, {}, 17),
+    "l2": ([node("ReduceL2", "x a", "y", keepdims=0)], TWO, {"a": np.array([1])}, 18),
+    "squares": ([node("ReduceSumSquare", "x", "y", axes=[0])], TWO, {}, 17),
+    "logsumexp": ([node("ReduceLogSumExp", "x", "y", axes=[-1])], TWO, {}, 17),
+    "product": ([node("ReduceProd", "x", "y", axes=[1])], TWO, {}, 17),
+    "mean": ([node("Neg", "x", "t"), node("Mean", "x t s", "y")], ONE, {"s": weights(6)}, 13),
+    "einsum": ([node("Einsum", "x w", "y", equation="bi,ij->bj")], ONE, {"w": weights(6, 2)}, 13),
+    "einsum2": ([node("Einsum", "x x", "y", equation="bi,bj->ij")], TWO, {}, 13),
+    "trilu": ([node("Trilu", "x k", "y", upper=0)], TWO, {"k": np.array(0)}, 14),
+    "running": ([node("CumSum", "x a", "y", reverse=1)], ONE, {"a": np.array(1)}, 14),
+    "points": ([node("GatherND", "x i", "y")], TWO, {"i": np.array([[0, 1], [1, -1]])}, 13),
+    "elements": ([node("GatherElements", "x i", "y", axis=1)], TWO, {"i": np.array([[2, 0], [-1, 1]])}, 13),
+    "scatter": ([node("ScatterND", "x i u", "y")], TWO, {"i": np.array([[1, 2]]), "u": weights(1)}, 16),
+    "scatter2": ([node("ScatterElements", "d i x", "y")], TWO, {"d": weights(4, 3), "i": PLACES}, 16),
+    "shrink": ([node("Shrink", "x", "y", lambd=0.25, bias=0.25)], ONE, {}, 13),
+    "tan": ([node("Tan", "x", "y")], ONE, {}, 13),
+    "prelu": ([node("PRelu", "x s", "y")], IMAGE, {"s": weights(4, 1, 1)}, 16),
+    "bilinear": ([node("Resize", "x - s", "y", mode="linear")], IMAGE, {"s": np.float32([1, 1, 2, 2])}, 18),
+    "aligned": (
+        [node("Resize", "x - - s", "y", mode="linear", coordinate_transformation_mode="align_corners")],
+        IMAGE, {"s": np.array([1, 4, 7, 10])}, 18,
+    ),
+    "wrap": ([node("Pad", "x p", "y", mode="wrap")], IMAGE, {"p": np.array([0, 0, 1, 2, 0, 0, 0, 1])}, 19),
+    "ceil": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], IMAGE, {}, 13),
+    "ceil2": (
+        [node("AveragePool", "x", "y", kernel_shape=[2, 2], strides=[3, 3], ceil_mode=1, count_include_pad=1)],
+        IMAGE, {}, 19,
+    ),
+    "volume": ([node("Conv", "x w", "y", group=2, pads=[1, 0, 0, 0, 1, 0])], SOLID, {"w": weights(2, 1, 2, 2, 2)}, 13),
+    "volume2": ([node("ConvTranspose", "x w", "y", strides=[2, 1, 1])], SOLID, {"w": weights(2, 2, 2, 2, 2)}, 13),
+    "stack": ([node("MatMul", "x w", "y")], {"x": [2, 2, 3]}, {"w": weights(2, 3, 2)}, 13),
+    "stack2": ([node("MatMul", "w x", "y")], {"x": [3, 2]}, {"w": weights(2, 4, 3)}, 13),
+    "softmax": ([node("Softmax", "x", "y", axis=1)], {"x": [1, 2, 2]}, {}, 12),
+    "batch": ([node("Conv", "x w", "h"), node("Relu", "h", "y")], {"x": [2, 1, 3, 3]}, {"w": weights(2, 1, 2, 2)}, 13),
+    "greater": ([node("Greater", "x k", "c"), node("Cast", "c", "f", to=F), node("Mul", "f x", "y")], ONE, QUARTER, 13),
+    "where": ([node("LessOrEqual", "x k", "c"), node("Where", "c x k", "y")], ONE, QUARTER, 13),
+    "mask": ([node("Where", "c x k", "y")], ONE, {"c": weights(1, 6) > 0, "k": np.float32(-2)}, 13),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_operators_made_of_others_are_read_twice_and_decided(name: str) -> None:
+    """Behind an affine map as in a network; a threshold that random points reach, and one above all of them."""
+    nodes, inputs, constants, opset = COMPOSED[name]
+    (shape,) = inputs.values()
+    around = [node("Mul", "in half", "x"), *nodes]
+    data = built(around, {"in": shape}, "y", {**constants, "half": np.float32(0.5)}, opset)
+    query = read_twice(data)
+    n = query.network.input_size
+    y = query.network(np.random.default_rng(0).uniform(-1, 1, (500, n)))[:, 0]
+    low, high = float(y.min()), float(y.max())
+    assert answer(query, f"(assert (>= Y_0 {low + 0.5 * (high - low):.6f}))") == "sat"
+    assert answer(query, f"(assert (>= Y_0 {high + 30 * (high - low) + 1000:.6f}))") == "unsat"

@@ -209,9 +209,20 @@ def test_short_cuts_change_nothing() -> None:
 
 
 def test_blanks_and_comments_do_not_matter() -> None:
-    spaced = ONE.replace("[0,1]", "[ 0 , 1 ]").replace("[1,2]", " [1,\n2]").replace("(assert", "; [a b\n( assert ")
+    spaced = ONE.replace("[0,1]", " [ 0 , 1 ]").replace("[1,2]", " [1,\n2]").replace("(assert", "; [a b\n( assert ")
     assert parse_query(spaced) == parse_query(ONE)
     assert covers(spaced, query_of(spaced)) is None
+
+
+def test_the_official_parser_reads_the_same() -> None:
+    """Its assertions, written out again (with blanks in front of indices), are ours."""
+    vnnlib = pytest.importorskip("vnnlib")
+    for text in (ONE, PAIR, *(random_text(random.Random(seed)) for seed in range(40))):
+        official = vnnlib.parse_query_string(text)
+        declared = text[: text.index("(assert")]
+        again = declared + "\n".join(str(a) for a in official.assertions)
+        assert parse_query(again) == parse_query(text)
+        assert covers(again, query_of(text)) is None
 
 
 @pytest.mark.parametrize(
