@@ -73,14 +73,14 @@ from mucg4.cli.main import main
 status = main(["verify", "net.onnx", "{word}.vnnlib", "--workers", "1"])
 print(status, sorted(name for name in set(sys.modules) - before if name in {UNUSED}))
 """
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     code = f"import sys; sys.path.insert(0, {root!r})\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.splitlines()[0], done.stdout.splitlines()[-1]) == (word, "0 []")
 
 
 def test_a_process_says_everything_before_it_leaves(call: Call) -> None:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     for arguments, status, words in ((["--name"], 0, "mucg4"), (["store", "list"], 2, "the store is off")):
         code = f"import sys; sys.path.insert(0, {root!r}); sys.argv[1:] = {arguments}; import mucg4.cli.main as m"
         done = subprocess.run([sys.executable, "-c", f"{code}; m.process()"], capture_output=True, text=True)
@@ -147,7 +147,7 @@ def test_no_time_at_all(call: Call) -> None:
     import subprocess
     import sys
 
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     names = [str(Path(n).resolve()) for n in ("net.onnx", "unsat.vnnlib")]
     command = [sys.executable, "-m", "mucg4", "verify", *names, "--timeout", "0", "--store", "off"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

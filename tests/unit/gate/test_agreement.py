@@ -7,13 +7,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_read_onnx import f32, ints, model
 
 from mucg4.gate import agreement as place
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.read.onnx import read_network
+from unit.read.test_onnx import f32, ints, model
 
 pytest.importorskip("onnxruntime")
 X4, X3, X2 = [1, 2, 5, 5], [1, 4, 4], [1, 6]

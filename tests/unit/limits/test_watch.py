@@ -13,7 +13,7 @@ import pytest
 
 from mucg4.limits.watch import process_age, started_ago
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DRIVER = """
 import ctypes, sys, types
 from mucg4.model.verdict import Statistics, Unknown
@@ -26,7 +26,8 @@ fake = types.ModuleType("mucg4.verify")
 fake.verify = native
 sys.modules["mucg4.verify"] = fake
 import mucg4.read.instance
-mucg4.read.instance.read_query = lambda onnx, vnnlib: None
+named = types.SimpleNamespace(network=types.SimpleNamespace(note=""), joint=None)
+mucg4.read.instance.read_query = lambda *given: named
 sys.exit(main({arguments!r}))
 """
 POLITE = "while not budget.spent(): __import__('time').sleep(0.01)"

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from effort import effort
 from handmade import model_bytes, random_layers
-from test_phases import hard_query
-from test_phases import layers as hard_layers
 
 from mucg4.check.walk import check
 from mucg4.gate.runtime import Runtime
@@ -17,6 +15,8 @@ from mucg4.read.onnx import read_network
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import verify
+from unit.search.test_phases import hard_query
+from unit.search.test_phases import layers as hard_layers
 
 
 def split_layer(layers, at, chosen, shift=0.3, scale=1.0, rest="whole"):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_vnnlib import coordinates, holds, properties
 
 import mucg4.model.query as query_module
 import mucg4.read.normal as normal
@@ -26,6 +25,7 @@ from mucg4.model.query import Box, Case, Conjunction, Query, hull
 from mucg4.ops.affine import Dense
 from mucg4.read.instance import read_text
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
+from unit.read.test_vnnlib import coordinates, holds, properties
 
 
 def network(inputs: int, outputs: int, element_type: str = "float32") -> Network:

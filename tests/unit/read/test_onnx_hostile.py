@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper
 from opdiff.mutants import trial
-from test_read_onnx import f32, ints, model
 
 from mucg4.errors import InputError
 from mucg4.read.onnx import read_network
+from unit.read.test_onnx import f32, ints, model
 
 HUGE = 2**31 - 1
 

@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from test_read_onnx import f32, model
 
 from mucg4.errors import InputError
 from mucg4.gate.child import ordeal
@@ -16,6 +15,7 @@ from mucg4.gate.runtime import Runtime
 from mucg4.gate.wire import skeleton, with_outputs
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense
+from unit.read.test_onnx import f32, model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from effort import effort
 from examples import query_of, text
-from test_read_onnx import agrees, model
 
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.reduced import Reduced
@@ -22,6 +21,7 @@ from mucg4.ops.steps import FLOOR, ROUND, SIGN
 from mucg4.read.onnx import read_network
 from mucg4.settings import Settings
 from mucg4.verify import verify
+from unit.read.test_onnx import agrees, model
 
 STEPS = [SIGN, FLOOR, ROUND]
 EXACT = {

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_check import SHORT, box_of, build_tree, dense_net, proof_of, query_of, random_network, single_leaf
 
 from mucg4.check.exact import (
     BITS,
@@ -28,6 +27,7 @@ from mucg4.model.network import Network, Node
 from mucg4.model.proof import Refutation
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import TwoPiece
+from unit.check.test_walk import SHORT, box_of, build_tree, dense_net, proof_of, query_of, random_network, single_leaf
 
 F = Fraction
 

@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from handmade import chain, one, random_layers
-from test_check import PIECES, proof_of, random_network, random_query, smooth_ops
-from test_search import run_of
 
 from mucg4.bound.planes import CutPlanes, carrier_rows, derive, propose
 from mucg4.bound.propagate import Bounder
@@ -32,6 +30,8 @@ from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.run import open_case
 from mucg4.store.store import lighter_forms
+from unit.check.test_walk import PIECES, proof_of, random_network, random_query, smooth_ops
+from unit.search.test_loop import run_of
 
 
 def two_piece(network):

@@ -12,7 +12,6 @@ from effort import effort
 from examples import model, query_of, text
 from handmade import chain, model_bytes, one, random_layers
 from samples import random_sample
-from test_ops import AFFINE, boxes
 
 from mucg4.bound.compute import Compute
 from mucg4.bound.objective import Objective, clip_box
@@ -32,6 +31,7 @@ from mucg4.ops.smooth import ATAN, ERF, SIGMOID, SOFTSIGN, TANH
 from mucg4.ops.steps import FLOOR, ROUND, SIGN
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
+from unit.ops.test_base import AFFINE, boxes
 
 ROOM = {"float64": 1e-10, "float32": 1e-3}
 

@@ -19,7 +19,7 @@ from mucg4.bench.child import Children
 from mucg4.bench.results import find_alarms, is_wrong
 from mucg4.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Behaves like `mucg4 verify` as far as the runner sees it: the property says what to do, each call leaves a line in
 # the file `calls` beside it.

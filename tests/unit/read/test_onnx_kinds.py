@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from test_read_onnx import D, F, agrees, ints, kinds, model
 
 from mucg4.errors import UnsupportedError
 from mucg4.read.onnx import read_network
+from unit.read.test_onnx import D, F, agrees, ints, kinds, model
 
 LARGEST = float(np.finfo(np.float32).max)
 ENDS = (None, -LARGEST, -1.0, 0.0, 0.5, LARGEST)

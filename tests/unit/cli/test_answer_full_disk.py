@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_scripts import PROPERTY, REAL, Harness
+from scripts.test_scripts import PROPERTY, REAL, Harness
 
 from mucg4.files import reserve_result, write_result
 

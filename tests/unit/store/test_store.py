@@ -30,7 +30,7 @@ from mucg4.store.related import box_relation, witness_from_bytes, witness_to_byt
 from mucg4.store.sketch import network_sketch, sketch_distances
 from mucg4.store.store import Store, lighter_forms
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 
 
 def query(seed=0, lower=0.0, width=1.0, constant=0.0, sizes=(3, 8, 6, 2), network=None):
@@ -557,9 +557,9 @@ def _read_only_child(folder, q):
 
 WRITER = """
 import sys
-sys.path[:0] = [{tests!r}, {unit!r}]
+sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_store import Store, proof_of, query
+from unit.store.test_store import Store, proof_of, query
 first, count = int(sys.argv[2]), int(sys.argv[3])
 with Store(Path(sys.argv[1])) as store:
     print("ready", flush=True)
@@ -574,7 +574,7 @@ with Store(Path(sys.argv[1])) as store:
 
 
 def writer(path, first, count):
-    text = textwrap.dedent(WRITER).format(tests=str(TESTS), unit=str(TESTS / "unit"))
+    text = textwrap.dedent(WRITER).format(tests=str(TESTS))
     command = [sys.executable, "-c", text, str(path), str(first), str(count)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=TESTS.parent)
 

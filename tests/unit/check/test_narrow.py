@@ -9,20 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from handmade import chain, one, random_layers
-from test_check import (
-    PIECES,
-    SHORT,
-    F,
-    above_line,
-    absolute,
-    build_tree,
-    proof_of,
-    query_of,
-    random_network,
-    random_query,
-    random_tree,
-    smooth_ops,
-)
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
@@ -51,6 +37,20 @@ from mucg4.search.region import apply_literals
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
 from mucg4.store.store import Store, lighter_forms
+from unit.check.test_walk import (
+    PIECES,
+    SHORT,
+    F,
+    above_line,
+    absolute,
+    build_tree,
+    proof_of,
+    query_of,
+    random_network,
+    random_query,
+    random_tree,
+    smooth_ops,
+)
 
 TRIES = 6  # rows per neuron and side: the best of some random duals
 
