@@ -31,12 +31,12 @@ from mucg4.search.cancel import float_witness
 if TYPE_CHECKING:
     from mucg4.model.joint import Joint
 
-
-SHARE, LEAST_SECONDS = 0.08, 0.15  # of the run so far, and at least, where executions are not demanded
-FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof
-HUNT_SHARE, LEAST_HUNT = 0.03, 0.1  # of the run so far, and at least, for looking for a witness
-EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`
-SAMPLES, ROOM = 64, 3.0  # points whose deviations say what margin a search should leave, and how many times it
+SHARE, LEAST_SECONDS = 0.08, 0.15  # of the run so far, and at least, where executions are not demanded; not measured
+FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof; not measured
+HUNT_SHARE, LEAST_HUNT = 0.03, 0.1  # of the run so far, and at least, for looking for a witness; not measured
+EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`; not measured
+# points whose deviations say what margin a search should leave, and how many times it; not measured
+SAMPLES, ROOM = 64, 3.0
 HOLDS, NOT_ESTABLISHED = "holds", "not established"
 TOO_LITTLE = "there was too little time"
 

@@ -10,7 +10,7 @@ import numpy as np
 from mucg4.bound.inner_loops import steady_allocator
 from mucg4.conclude import conclude
 from mucg4.errors import BudgetError
-from mucg4.gate.runtime import runtime_of
+from mucg4.gate.runtimes import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.limits.memory import limit_bytes
 from mucg4.limits.threads import blas_threads, torch_threads

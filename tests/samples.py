@@ -396,19 +396,23 @@ def _guard_replay(run: Run, x: np.ndarray, conjunction: int, tree: Tree) -> list
 
 
 def holds_open(search: Search, x: np.ndarray, conjunction: int) -> bool:
-    """True when some open region of the frontier contains the point and has the conjunction open."""
-    if not len(search.frontier):
-        return False
-    field = search.frontier.content()
-    regions = search.way.unpack(field).regions
-    field |= {"low": regions.low, "up": regions.up}
+    """True when some open region, waiting at the root or in the frontier, holds the point and has the conjunction open."""
+    found = []
+    if search.pending is not None:
+        found.append((search.pending.open, search.pending.regions))
+    if len(search.frontier):
+        field = search.frontier.content()
+        found.append((field["open"], search.way.unpack(field).regions))
     values = search.bounder.network.values(x[None])
     z = np.concatenate([values[k][0] for k in search.bounder.pre] or [x[:0]])
-    inside = field["open"][:, conjunction].copy()
-    for v, a, b in ((x, "lo", "hi"), (z, "low", "up")):
-        slack = 1e-9 * (1 + abs(v))
-        inside &= np.all((field[a] <= v + slack) & (field[b] >= v - slack), axis=1)
-    return bool(inside.any())
+    for open_, regions in found:
+        inside = open_[:, conjunction].copy()
+        for v, low, up in ((x, regions.lo, regions.hi), (z, regions.low, regions.up)):
+            slack = 1e-9 * (1 + abs(v))
+            inside &= np.all((low <= v + slack) & (up >= v - slack), axis=1)
+        if inside.any():
+            return True
+    return False
 
 
 def refuted(tree: Tree, query: Query, x: np.ndarray, conjunction: int) -> bool:

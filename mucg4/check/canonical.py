@@ -16,7 +16,9 @@ from mucg4.ops.base import Affine, Array, Nonlinear, Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.ops.piecewise import TwoPiece
 
-FOLDS = 32  # roundings a canonical weight or offset may have behind it, in units of its own size
+# roundings a canonical weight or offset may have behind it, in units of its own size; not measured, far more than a
+# reader's few
+FOLDS = 32
 SLOPES = {
     "Sigmoid": 0.25, "Tanh": 1.0, "Atan": 1.0, "Softsign": 1.0, "Softplus": 1.0, "Erf": 1.2, "Sin": 1.0, "Cos": 1.0,
     "HardSwish": 1.6, "Gelu": 1.2, "GeluTanh": 1.2, "Silu": 1.2, "Mish": 1.2,

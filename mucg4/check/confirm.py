@@ -35,16 +35,18 @@ from mucg4.ops.arrays import median
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
 
-MOST_WORK = 600_000_000  # operations as `Reading` counts them: about 0.3 seconds of one core
-ROOM = 4.0
-PER_NUMBER = 40  # operations of small steps for each number of the network, on both sides together
-PLANS = ((6, 11), (3, 5), (2, 3))  # points with true values, and with free ones; the first that can be afforded
-LEAST_COMPARED = 2
-MODEST = 1e100
-SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)  # of free numbers; a negative row mirrors
+MOST_WORK = 600_000_000  # operations as `Reading` counts them, about 0.3 seconds of one core; not measured as a choice
+ROOM = 4.0  # times the counted rounding of both sides that they may be apart; not measured
+PER_NUMBER = 40  # operations of small steps for each number of the network, on both sides together; not measured
+# points with true values, and with free ones; the first that can be afforded; not measured
+PLANS = ((6, 11), (3, 5), (2, 3))
+LEAST_COMPARED = 2  # a component is compared at more points than this, or it counts as never compared; not measured
+MODEST = 1e100  # a number below it cannot be next to an overflow; not measured
+# of free numbers; a negative row mirrors; not measured
+SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)
 FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
-HALVES = 2  # the row of halves of integers
-ALIKE = 5  # steps the first reader follows two factors back
+HALVES = 2  # the row of halves of integers; given: the row of SIZES without a mirror
+ALIKE = 5  # steps the first reader follows two factors back; not measured, above the depth of the gates it knows
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.base import Array
 
-MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain
+MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain; not measured
 
 Side = tuple[int, bool]  # input, upper
 End = tuple[float, bool]  # a double, whether the end itself is left out

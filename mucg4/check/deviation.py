@@ -57,12 +57,16 @@ from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
 
 LIBRARY = 16.0  # units of error of a function; measured against onnxruntime: 8.5 at most
-FUSED = 8  # roundings of factors that a runtime merges into weights: scale / sqrt(variance + epsilon), and products
-STORED = 2  # the same where the network has no such factor
-FACTOR, WEIGHT = 2.0**30, 2.0**60  # sizes up to which two factors merged into a weight neither overflow nor vanish
-ROOM = 1 + 2.0**-30  # for the rounding of this analysis' sums
-DOUBLE = 2.0**-52  # generous relative error of one operation of this analysis
-FARTHEST = 80.0  # arguments of the exponential: beyond it a runtime's shifted one may underflow
+# roundings of factors that a runtime merges into weights: scale / sqrt(variance + epsilon), and products;
+# not measured
+FUSED = 8
+STORED = 2  # the same where the network has no such factor; not measured
+# factors up to these merge into a weight without overflow; given: 2**120 is below float32's 2**127
+FACTOR, WEIGHT = 2.0**30, 2.0**60
+ROOM = 1 + 2.0**-30  # for the rounding of this analysis' sums; given: dominates any number of nonnegative terms
+DOUBLE = 2.0**-52  # generous relative error of one operation of this analysis; given: 2**-53 is the format's
+# arguments of the exponential whose shifted one cannot underflow; given: e**-87 is float32's least normal number
+FARTHEST = 80.0
 
 # the least and largest slope of functions, rounded outward; |z| counts in the error of those marked True
 SLOPES: dict[str, tuple[float, float, bool]] = {

@@ -52,9 +52,9 @@ from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
 
-CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache)
-NODE_WORK, UNSTABLE_SHARE = 2e4, 0.3  # for estimates of work, see `Enclosure.work`
-UNIT_CELLS = 2**21  # largest adjoint kept as a matrix to start unit rows from
+CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache); not measured
+NODE_WORK, UNSTABLE_SHARE = 2e4, 0.3  # for estimates of work; measured: see `Enclosure.work`
+UNIT_CELLS = 2**21  # largest adjoint kept as a matrix to start unit rows from; not measured
 
 
 @dataclass(eq=False)

@@ -41,13 +41,15 @@ from mucg4.model.query import Box, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
 
+# bits after the point of coefficients and of slopes; not measured, their products have to fit 64 bits
 COEF, SLOPE = 44, 31
-LEAST_SCALE, MOST_SCALE = 13, 44  # of values
-ROOM = 1 << 60  # integers that are larger are given up
-COARSER, MOST_COARSER = 4, 8  # bits at a time, and how often
-BITS, COUNT = 20, 3  # limbs of a coefficient or value: together 60 bits
-MOST_CELLS = 1 << 21
-MOST_LIMBS, MOST_SHIFT = 6, 900  # of a weight
+LEAST_SCALE, MOST_SCALE = 13, 44  # of values; not measured
+ROOM = 1 << 60  # integers that are larger are given up; given: two of them add up within 64 bits
+COARSER, MOST_COARSER = 4, 8  # bits at a time, and how often; not measured
+# limbs of a coefficient or value; given: together the 60 bits of ROOM, products of two summed below 2**53
+BITS, COUNT = 20, 3
+MOST_CELLS = 1 << 21  # of a layer whose weights are kept as limbs; not measured
+MOST_LIMBS, MOST_SHIFT = 6, 900  # of a weight; not measured, the second only has to be below a double's exponents
 GIVEN_UP = np.int64(1) << np.int64(62)
 
 

@@ -27,11 +27,11 @@ from mucg4.ops.base import Array, Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.ops.piecewise import TwoPiece
 
-MOST_PRODUCTS = 40_000_000  # of integers, in one comparison: some ten seconds of one core
-PER_PRODUCT = 100  # operations of the second reading, as `Reading` counts them
-# largest numerator and the denominator; every other point mirrors the one before it
+MOST_PRODUCTS = 40_000_000  # of integers, in one comparison: some ten seconds of one core; not measured as a choice
+PER_PRODUCT = 100  # operations of the second reading, as `Reading` counts them; not measured
+# largest numerator and the denominator; every other point mirrors the one before it; not measured
 POINTS = ((2**20, 2**10), (2**20, 2**10), (2**60, 2**10), (2**60, 2**10), (2**20, 1), (2**20, 1))
-FEWEST = 2
+FEWEST = 2  # points at least; not measured
 
 
 def exactly_equal(data: bytes, network: Network, products: int = MOST_PRODUCTS) -> str | None:

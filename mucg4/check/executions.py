@@ -29,9 +29,10 @@ from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
 
-HALVINGS = 40  # of a leaf's region
-MOST_PAIRS = 2**22  # of tree nodes and conjunctions; where there are more, refutations are tried at their places only
-PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in one unit of effort
+HALVINGS = 40  # of a leaf's region; not measured
+# of tree nodes and conjunctions; where there are more, refutations are tried at their places only; not measured
+MOST_PAIRS = 2**22
+PIECES = 256  # halves of one tree's leaves, besides half as many as leaves, in one unit of effort; not measured
 
 
 def check_executions(

@@ -16,7 +16,7 @@ from mucg4.ops.base import Array
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
-LARGEST = 2**23  # numbers of a tensor that an operator makes, at one point
+LARGEST = 2**23  # numbers of a tensor that an operator makes, at one point; not measured
 Values = Sequence[Value | None]
 Meaning = Callable[["Reading", Node, Values], list[Value]]
 

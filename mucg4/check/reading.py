@@ -25,8 +25,8 @@ from mucg4.ops.base import Array
 
 TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES, **COMPOSED}
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
-MOST_MADE = 2**27  # numbers of all values together
-MOST_LINES = 20
+MOST_MADE = 2**27  # numbers of all values together; not measured
+MOST_LINES = 20  # of `fallback`, the last one says that there are more; not measured
 ALL = ""  # the name of several inputs together, which no tensor has
 Seen = Callable[[str, Value], Value]
 

@@ -6,8 +6,11 @@ import numpy as np
 
 from mucg4.ops.base import Array
 
-TINY = 1e-150  # added to norms: dominates every underflow, vanishes beside every real margin
-FEW = 8  # columns up to which a product with ones is quicker than a loop over each row
+# added to norms: dominates every underflow, vanishes beside every real margin; given: the least double is 1e-308
+TINY = 1e-150
+# columns up to which a product with ones is quicker than a loop over each row; measured on 2000 rows: 8 of 12 us at 8
+# columns, 30 of 26 at 32
+FEW = 8
 
 
 def gamma(n: int) -> float:

@@ -24,7 +24,7 @@ from mucg4.ops.base import Array
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
-MOST_TAPS = 2**14
+MOST_TAPS = 2**14  # of one window; not measured
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ from mucg4.model.query import Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
 
-MOST_CELLS = 1 << 17  # numbers in all matrices together
-MOST_PRODUCTS = 4_000_000  # of integers, in the comparison with the stored network: about a second
-EXACT_CHORDS = 16  # per row and node: their denominators multiply
+MOST_CELLS = 1 << 17  # numbers in all matrices together; not measured
+# of integers, in the comparison with the stored network: about a second; not measured as a choice
+MOST_PRODUCTS = 4_000_000
+EXACT_CHORDS = 16  # per row and node: their denominators multiply; not measured
 
 
 class Literal(NamedTuple):

@@ -18,10 +18,10 @@ import numpy as np
 from mucg4.check.wire import DOUBLE, FLOAT
 from mucg4.ops.base import Array
 
-UNIT = 2.0**-53
-ULPS = 16.0  # units of rounding of one library function, with room
-LEAST = 1e-290  # above what underflow can do
-MOST_CELLS = 2**25  # numbers of one value at all points, of floats
+UNIT = 2.0**-53  # unit roundoff of a double; given
+ULPS = 16.0  # units of rounding of one library function, with room; not measured
+LEAST = 1e-290  # above what underflow can do; given: the least normal double is 2e-308
+MOST_CELLS = 2**25  # numbers of one value at all points, of floats; not measured
 FLOATS = (FLOAT, DOUBLE, 10, 16)
 
 

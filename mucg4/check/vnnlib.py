@@ -27,11 +27,11 @@ import numpy as np
 
 from mucg4.limits.budget import Budget
 
-DEPTH = 250  # open parentheses
-MOST_DISJUNCTS = 1_000_000
-MOST_ATOMS = 10_000_000  # comparisons in all disjuncts that are written out
-MOST_BITS = 200_000  # of one number
-REMEMBERED = 50_000
+DEPTH = 250  # open parentheses; not measured
+MOST_DISJUNCTS = 1_000_000  # of the normal form; not measured
+MOST_ATOMS = 10_000_000  # comparisons in all disjuncts that are written out; not measured
+MOST_BITS = 200_000  # of one number; not measured
+REMEMBERED = 50_000  # numbers of a text whose ends are kept; not measured
 
 ZERO, ONE = Fraction(0), Fraction(1)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+))?", re.ASCII)
@@ -44,7 +44,7 @@ _PIECE = re.compile(
     r"|([()])|(\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+)|(\S))",
     re.ASCII,
 )
-_COMMENT, _DECLARED, _COMPARED, _PARENTHESIS, _WORD, _OTHER = 1, 2, 6, 7, 8, 9
+_COMMENT, _DECLARED, _COMPARED, _PARENTHESIS, _WORD, _OTHER = 1, 2, 6, 7, 8, 9  # groups of _PIECE; given
 _SILENT = frozenset(
     (
         *("set-logic", "set-info", "set-option", "check-sat", "echo", "exit"),
@@ -92,7 +92,7 @@ def _total(parts: Iterable[Reach]) -> Reach:
 
 
 NOWHERE = Reach({}, ZERO)
-NOTHING = -1
+NOTHING = -1  # no variable has this number; given
 
 
 class _Term(NamedTuple):

@@ -47,7 +47,8 @@ from mucg4.model.network import Network
 from mucg4.model.query import Conjunction, Query
 from mucg4.ops.base import Array
 
-FIRST = 1 << 40  # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; chosen, not measured
+# codes of monomials: from here on of inputs alone, from -FIRST down with outputs; given: above all variables
+FIRST = 1 << 40
 MOST_TERMS = 10_000  # of a polynomial, and products in a text; not measured
 MOST_COMPONENTS = 1 << 28  # of a variable; not measured
 CHOICES = 1024  # of disjunctions that are written out; not measured, but not below the first reader's

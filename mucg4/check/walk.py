@@ -61,14 +61,15 @@ from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
-BATCH = 512  # most regions handled together
-SHARED = 64  # regions of all walks together from which processes share them out,
-LEAST_SHARED = 1e9  # where the work left is more than so many multiplications (about 70 ms: forking takes 20)
-LEAST_NUMBER = Fraction(2) ** -1022  # smaller ones are not within a relative rounding of their nearest doubles
+BATCH = 512  # most regions handled together; not measured
+SHARED = 64  # regions of all walks together from which processes share them out; not measured
+LEAST_SHARED = 1e9  # where the work left is more than so many multiplications (about 70 ms: forking takes 20); measured
+# smaller ones are not within a relative rounding of their nearest doubles; given: the least normal double
+LEAST_NUMBER = Fraction(2) ** -1022
 LOST = "a part of the check was lost"  # no reason to call what is left unexamined merely late
-GRACE = 0.1  # seconds that processes get to send what they came to after the deadline
-LEAVES_EACH = 4  # at least, of a tree below the regions that are shared out
-REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons
+GRACE = 0.1  # seconds that processes get to send what they came to after the deadline; not measured
+LEAVES_EACH = 4  # at least, of a tree below the regions that are shared out; not measured
+REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons; not measured
 
 
 def check(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from mucg4.gate.child import ordeal
 from mucg4.gate.wire import Skeleton, skeleton, with_outputs
 from mucg4.model.network import Network, Original
 from mucg4.ops.arrays import FloatArray
-
-if TYPE_CHECKING:
-    from mucg4.model.query import Query
 
 ELEMENTS: dict[str, Any] = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
 OTHERS = {
@@ -205,15 +202,6 @@ class Runtime:
             raise UnsupportedError(f"the model's {what} is {name}; only float and double are supported")
         if dtype != self.dtype:
             raise InputError(f"the model's {what} is {dtype.name}, but it was read as {self.dtype.name}")
-
-
-def runtime_of(query: Query) -> Runtime:
-    """What runs the query's network, or the networks that it is made of."""
-    if query.joint is None or query.joint.plain:
-        return Runtime(query.network)
-    from mucg4.gate.joint import JointRuntime
-
-    return JointRuntime(query)
 
 
 def _zeros(name: str, shape: Sequence[int]) -> FloatArray:

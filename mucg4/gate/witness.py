@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mucg4.gate.gradient import gradient
-from mucg4.gate.runtime import Runtime, runtime_of
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.runtimes import runtime_of
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
 

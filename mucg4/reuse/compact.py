@@ -29,10 +29,10 @@ from mucg4.reuse.rungs import RUNGS, Rung, Visit
 from mucg4.search.region import apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 
-SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much
-CORE_LEAVES = 2000  # cores are sought for proofs up to this size
-MERGE_STEPS, POLISH_STEPS = 48, 12
-COMFORT = 0.02  # margins below this share of the functional's range over its box are widened
+SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much; not measured
+CORE_LEAVES = 2000  # cores are sought for proofs up to this size; not measured
+MERGE_STEPS, POLISH_STEPS = 48, 12  # steps of ascent at a parent, and for a wider margin; not measured
+COMFORT = 0.02  # margins below this share of the functional's range over its box are widened; not measured
 
 
 class Compaction(Replay):

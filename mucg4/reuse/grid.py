@@ -13,11 +13,11 @@ import numpy as np
 
 from mucg4.ops.base import Array
 
-LEVELS = 255  # largest multiple of the step that is looked for (8 bits, also with a zero point at one end)
-TOLERANCE = 2e-3  # of a step: the products of step and integer were rounded to float32
-MAJORITY = 0.6  # of the changed weights have to lie on a grid
-CLOSE = 0.75  # relative distance up to which a tensor can be a rounded one
-_ROWS, _COLUMNS, _SAMPLE = 16, 32, 4000  # what is looked at before the whole
+LEVELS = 255  # largest multiple of the step that is looked for (8 bits, also with a zero point at one end); given
+TOLERANCE = 2e-3  # of a step: the products of step and integer were rounded to float32; not measured
+MAJORITY = 0.6  # of the changed weights have to lie on a grid; not measured
+CLOSE = 0.75  # relative distance up to which a tensor can be a rounded one; not measured
+_ROWS, _COLUMNS, _SAMPLE = 16, 32, 4000  # what is looked at before the whole; not measured
 
 
 def scheme_of(pairs: Sequence[tuple[Array, Array]]) -> str | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mucg4.store.related import Related
     from mucg4.store.store import Store
 
-WITNESSES = 2  # stored witnesses that are tried
+WITNESSES = 2  # stored witnesses that are tried; not measured
 
 
 @dataclass(frozen=True, eq=False)

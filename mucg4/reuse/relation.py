@@ -15,18 +15,18 @@ import numpy as np
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.base import Array
-from mucg4.reuse.align import Alignment, UnitMap, by_position, from_units, match_units
+from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
+from mucg4.relate.layers import Form, form_of, tensors_of
 from mucg4.reuse.grid import scheme_of
-from mucg4.reuse.layers import Form, form_of, tensors_of
 from mucg4.reuse.translate import translate
 from mucg4.store.related import Related
 
 __all__ = ["Alignment", "Match", "match", "relate", "relation_of", "translate"]
 
-FAR = 0.5  # relative distance of the median layer beyond which networks count as unrelated
-ROUNDING = 5e-7  # relative difference of two float32 serialisations of one network
-ZERO_RATE = 0.005  # share of newly zero weights that counts as pruning
-REST_MOVED = 0.3  # relative distance of the other weights up to which zeros count as pruning
+FAR = 0.5  # relative distance of the median layer beyond which networks count as unrelated; not measured
+ROUNDING = 5e-7  # relative difference of two float32 serialisations of one network; not measured
+ZERO_RATE = 0.005  # share of newly zero weights that counts as pruning; not measured
+REST_MOVED = 0.3  # relative distance of the other weights up to which zeros count as pruning; not measured
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from mucg4.reuse.replay import ReplayedArm, walks_of
 from mucg4.search.portfolio import solve_case
 from mucg4.search.run import Run, open_case
 
-CAUTION = 64.0  # how many times rounding is charged where the checker disagreed
+CAUTION = 64.0  # how many times rounding is charged where the checker disagreed; not measured
 
 
 def reopen(run: Run, trees: Sequence[Tree], rejected: Sequence[tuple[int, int, int]]) -> Witness | list[Tree]:

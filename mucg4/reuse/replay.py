@@ -38,12 +38,12 @@ from mucg4.search.portfolio import FIRST, TRIAL, Replayed, solve
 from mucg4.search.region import Batch, apply_literals
 from mucg4.search.run import CaseState, Run, attack_of, new_search, root_work
 
-SAMPLE = 96  # leaves tried before the walk may give up
-LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on
-BATCH = 512
+SAMPLE = 96  # leaves tried before the walk may give up; not measured
+LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on; not measured
+BATCH = 512  # regions walked together; not measured
 NOT_THERE = "stored evidence was re-established in NumPy; the device searched what stayed open"
-FINDING = 8.0  # work of finding a proof by phase splits over that of walking it, see `ReplayedArm`
-PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of the walk
+FINDING = 8.0  # work of finding a proof by phase splits over that of walking it; measured: see `ReplayedArm`
+PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of the walk; not measured
 
 
 class Replay:

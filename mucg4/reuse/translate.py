@@ -15,7 +15,7 @@ import numpy as np
 
 from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, keep_cuts
 from mucg4.ops.base import Array
-from mucg4.reuse.align import Alignment
+from mucg4.relate.align import Alignment
 
 
 def translate(tree: Tree, alignment: Alignment) -> Tree:

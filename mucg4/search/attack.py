@@ -20,10 +20,11 @@ from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.base import Array
 
-LEAK = 0.01  # slope of pieces without slope, for half of the points
-FIRST_SHARE, SHORT_DECAY = 0.5, 0.88  # first step as a share of the box, and how steps shrink in a short descent
-OFFERED = 4  # candidates of one look that are handed to the gate
-NEAR = 1e-4  # candidates this close to unsafe (relative to the outputs' size) are offered to the gate
+LEAK = 0.01  # slope of pieces without slope, for half of the points; measured: see the module text
+# first step as a share of the box, and how steps shrink in a short descent; not measured
+FIRST_SHARE, SHORT_DECAY = 0.5, 0.88
+OFFERED = 4  # candidates of one look that are handed to the gate; not measured
+NEAR = 1e-4  # candidates this close to unsafe (relative to the outputs' size) are offered to the gate; not measured
 
 
 class Attack:

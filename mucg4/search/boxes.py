@@ -21,9 +21,9 @@ from mucg4.search.attack import Attack
 from mucg4.search.record import Recorder
 from mucg4.search.run import Run
 
-MANY = 8  # cases from which this pays
-POINTS = 4  # tried in each box, one of them its centre
-BATCH, CELLS = 256, 1 << 22  # most cases, and most numbers per array, handled together
+MANY = 8  # cases from which this pays; not measured
+POINTS = 4  # tried in each box, one of them its centre; not measured
+BATCH, CELLS = 256, 1 << 22  # most cases, and most numbers per array, handled together; not measured
 
 
 def decide_at_once(run: Run) -> Witness | dict[int, Tree]:

@@ -13,8 +13,10 @@ from mucg4.ops.base import Array
 from mucg4.search.phase_bound import F, PhaseFindings, unit_bounds
 from mucg4.search.split import Literals, locate, loss
 
-CANDIDATES = 32  # neurons tried by a backward pass per region: the estimate that picks them is a poor judge of them
-DIRECT_CELLS, MOST_DIRECT = 1 << 16, 64  # first-layer neurons tried in closed form: inputs times neurons per region
+# neurons tried by a backward pass per region: the estimate that picks them is a poor judge of them; not measured
+CANDIDATES = 32
+# first-layer neurons tried in closed form: inputs times neurons per region; not measured
+DIRECT_CELLS, MOST_DIRECT = 1 << 16, 64
 
 
 def strong_branching(found: PhaseFindings, direct: Array) -> Literals:

@@ -26,13 +26,14 @@ from mucg4.gate.witness import legal_bounds, replay_witness, snap
 from mucg4.model.query import Case, Conjunction, Query, Witness
 from mucg4.ops.base import Array
 
-RANDOM, CORNERS = 64, 32  # points of the box
-NEURONS, STARTS, STEPS = 24, 4, 10  # neurons of each layer that are driven, from so many points, in so many steps
-LAYERS = 8  # layers whose neurons are driven, spread over the network
-LEAK = 0.01  # slope of pieces without slope
-KEPT = 24  # suspect points whose neighbours are looked at
-ROUNDS = 4  # how often the best ones by their outputs are followed
-CELLS = 4_000_000  # most numbers in one array
+RANDOM, CORNERS = 64, 32  # points of the box: random ones, and corners; not measured
+# neurons of each layer that are driven, from so many points, in so many steps; not measured
+NEURONS, STARTS, STEPS = 24, 4, 10
+LAYERS = 8  # layers whose neurons are driven, spread over the network; not measured
+LEAK = 0.01  # slope of pieces without slope; not measured here, as in `mucg4.search.attack`
+KEPT = 24  # suspect points whose neighbours are looked at; not measured
+ROUNDS = 4  # how often the best ones by their outputs are followed; not measured
+CELLS = 4_000_000  # most numbers in one array; not measured
 
 
 def float_witness(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mucg4.ops.base import Array
 
-LARGE_BYTES = 1 << 28  # beyond, growing by doubling would hold too much memory that is never used
+LARGE_BYTES = 1 << 28  # beyond, growing by doubling would hold too much memory that is never used; not measured
 
 
 class Frontier:

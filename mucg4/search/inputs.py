@@ -25,8 +25,9 @@ from mucg4.search.region import Batch, unstable_units
 from mucg4.search.split import Literals, locate, split_input
 from mucg4.search.way import FORGET, Context, Findings, Kept, Way, at_first_sight, by_constraints
 
-ROWS_CELLS = 1 << 26  # most numbers that rows of neurons may take on one side
-LEAST_SHARE, EXPLORE = 0.03, 16  # ascent that closes a smaller share of its regions is tried every so many turns only
+ROWS_CELLS = 1 << 26  # most numbers that rows of neurons may take on one side; not measured
+# ascent that closes a smaller share of its regions is tried every so many turns only; not measured
+LEAST_SHARE, EXPLORE = 0.03, 16
 
 
 @dataclass(frozen=True)

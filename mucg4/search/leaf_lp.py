@@ -23,9 +23,10 @@ from mucg4.search.refuted import ByDuals
 from mucg4.search.region import Batch
 from mucg4.search.way import Context
 
-RAISED = 1e-4  # share of a functional's terms
-CLOSE = 1e-6  # share of a functional's terms within which its bound by the program's multipliers may be a tie
-CLEAR = 1e-9  # a bound or value at least so far from zero has a side
+RAISED = 1e-4  # share of a functional's terms by which strict constraints are raised; not measured
+# share of a functional's terms within which its bound by the program's multipliers may be a tie; not measured
+CLOSE = 1e-6
+CLEAR = 1e-9  # a bound or value at least so far from zero has a side; not measured
 
 
 @dataclass(frozen=True)

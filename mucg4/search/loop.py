@@ -36,9 +36,9 @@ from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch, apply_literals
 from mucg4.search.way import STRETCH, Context, Findings, Kept, Way, at_first_sight
 
-FRONTIER_BYTES = 1 << 30
-ATTACK_EVERY, ATTACK_STEPS = 2, 12
-LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps
+FRONTIER_BYTES = 1 << 30  # of the open regions of one search; not measured
+ATTACK_EVERY, ATTACK_STEPS = 2, 12  # turns between two attacks, and steps of each; not measured
+LONG_STEPS, FIRST_LONG = 100, 16  # at turn 16, 32, 64, ... the attack takes many steps; not measured
 
 
 class Search:

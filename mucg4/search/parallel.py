@@ -19,9 +19,9 @@ from mucg4.ops.base import Array
 from mucg4.search.loop import Search
 from mucg4.search.record import Outcome
 
-SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork
-TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent
-OVERTIME = 1.0  # share of the work asked for that workers may do more, so that meetings are not forced
+SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork; not measured
+TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent; not measured
+OVERTIME = 1.0  # share of the work asked for that workers may do more, so that meetings are not forced; not measured
 
 
 def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:

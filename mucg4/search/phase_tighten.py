@@ -32,18 +32,21 @@ from mucg4.search.region import Batch
 from mucg4.search.split import loss
 from mucg4.search.way import FORGET, STRETCH, Context
 
-SCALES = (0.3, 1.0, 3.0, 10.0)  # first guesses of the constraint weights, relative to width / range
-FIRST_STEPS, LATER_STEPS, LAST_STEPS = 10, 20, 60  # ascent steps per row: first round, later, when those stall
-ROOT_ROUNDS, ROUNDS = 12, 1  # most rounds at the root and at any other region
-EXPLORE = 16  # where tightening has stopped to help it is still tried at every so many regions
-TARGETS = 512  # most neurons tightened per round: those whose lines lose most
-CUT_ROUNDS, CUT_STEPS, LEAST_CUT_GAIN = 4, 40, 0.02  # at the root; the last: share of the bound that cuts must save
-CUT_CELLS = 1 << 23  # most numbers that the cuts' coefficients may take
-LEAST_GAIN = 1e-3  # share of a neuron's width that a row has to remove to be kept
-REGION_PASSES = 120.0  # row passes that bounding and splitting one region costs, all told
-ROW_PASSES = 2.5  # cost of a tightening row's float64 confirmation in row passes, per step of which there are two
-HOPE = 0.1  # at the root a further round, with more steps, is expected to remove at least this share
-STALL = 0.01  # a round that removes less of the bound and of the widths is the last one at its region
+SCALES = (0.3, 1.0, 3.0, 10.0)  # first guesses of the constraint weights, relative to width / range; not measured
+# ascent steps per row: first round, later, when those stall; not measured
+FIRST_STEPS, LATER_STEPS, LAST_STEPS = 10, 20, 60
+ROOT_ROUNDS, ROUNDS = 12, 1  # most rounds at the root and at any other region; not measured
+EXPLORE = 16  # where tightening has stopped to help it is still tried at every so many regions; not measured
+TARGETS = 512  # most neurons tightened per round: those whose lines lose most; not measured
+# at the root; the last: share of the bound that cuts must save; not measured
+CUT_ROUNDS, CUT_STEPS, LEAST_CUT_GAIN = 4, 40, 0.02
+CUT_CELLS = 1 << 23  # most numbers that the cuts' coefficients may take; not measured
+LEAST_GAIN = 1e-3  # share of a neuron's width that a row has to remove to be kept; not measured
+REGION_PASSES = 120.0  # row passes that bounding and splitting one region costs, all told; not measured
+# cost of a tightening row's float64 confirmation in row passes, per step of which there are two; not measured
+ROW_PASSES = 2.5
+HOPE = 0.1  # at the root a further round, with more steps, is expected to remove at least this share; not measured
+STALL = 0.01  # a round that removes less of the bound and of the widths is the last one at its region; not measured
 
 
 class Tightener:

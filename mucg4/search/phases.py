@@ -26,7 +26,8 @@ from mucg4.search.region import Batch, unstable_units
 from mucg4.search.split import Literals, split_widest
 from mucg4.search.way import Context, Kept, Way, at_first_sight
 
-REDUCED_CELLS = 1 << 28  # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs
+# largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs; not measured
+REDUCED_CELLS = 1 << 28
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,16 @@ from mucg4.search.run import (
 from mucg4.search.way import Way
 
 AnyWay = type[Way[Any]]
-FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core
-STALLED = 1.0  # a search stalls when it expects 2 ** STALLED times the work it has spent
-TRIAL = 0.25  # share of the least work of the first mode that the other one may take before their outlooks are compared
-LATE = 80  # the other mode is tried anyway after so many times the work that a stall needs
-HELD = 2.0  # how much better (binary logarithm) another arm's outlook must be than that of the arm that went last
-FAIR = 1 / 16  # the slower arm gets this share of the other's work,
-HOPELESS, JUDGED = 64.0, 64  # unless its outlook is so much worse after so many regions
+FIRST = 48_000_000  # work of one mode before another is tried: about a second of one core; not measured as a choice
+STALLED = 1.0  # a search stalls when it expects 2 ** STALLED times the work it has spent; not measured
+# share of the least work of the first mode that the other one may take before their outlooks are compared;
+# not measured
+TRIAL = 0.25
+LATE = 80  # the other mode is tried anyway after so many times the work that a stall needs; not measured
+# how much better (binary logarithm) another arm's outlook must be than that of the arm that went last; not measured
+HELD = 2.0
+FAIR = 1 / 16  # the slower arm gets this share of the other's work; not measured
+HOPELESS, JUDGED = 64.0, 64  # unless its outlook is so much worse after so many regions; not measured
 
 
 def first_attack(run: Run, case: Case) -> Witness | None:

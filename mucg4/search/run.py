@@ -29,9 +29,12 @@ from mucg4.search.region import Batch, Plan
 from mucg4.search.way import Context, Way
 from mucg4.settings import Settings
 
-LOW_DIMENSION = 12  # up to so many free inputs input splits beat phase splits
+# up to so many free inputs input splits beat phase splits; not measured as a bound, see `Contest` for both sides of
+# it
+LOW_DIMENSION = 12
+# points times neurons of an attack, and on huge networks at most; not measured
 ATTACK_CELLS, MOST_ATTACK_CELLS = 400_000, 8_000_000
-EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons
+EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons; not measured
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
 WAYS: dict[str, type[Way[Any]]] = {way.name: way for way in (InputWay, PhaseWay)}  # by their names in settings

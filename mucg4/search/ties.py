@@ -23,9 +23,10 @@ from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.search.region import Batch
 
-CLOSE = 1e-3  # share of a functional's terms within which ascent may be of a tie between several constraints
-NEAR = 8.0  # charges for rounding that a bound may be away from 0
-PATIENCE = 256  # failures beyond which only every so many-th question is asked
+# share of a functional's terms within which ascent may be of a tie between several constraints; not measured
+CLOSE = 1e-3
+NEAR = 8.0  # charges for rounding that a bound may be away from 0; not measured
+PATIENCE = 256  # failures beyond which only every so many-th question is asked; not measured
 
 
 class Ties:

@@ -29,8 +29,9 @@ from mucg4.search.region import Batch, Plan
 from mucg4.search.split import Literals
 from mucg4.search.ties import Ties
 
-FORGET = 0.9  # of a running mean, at each new value
-STRETCH = 1.5  # gains shrink further down: levels needed over those at the present gain
+FORGET = 0.9  # of a running mean, at each new value; not measured
+# gains shrink further down: levels needed over those at the present gain; measured: see `mucg4.search.phase_tighten`
+STRETCH = 1.5
 
 
 @dataclass

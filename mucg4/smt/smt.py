@@ -27,17 +27,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mucg4.errors import BudgetError
-from mucg4.gate.runtime import Runtime, runtime_of
+from mucg4.errors import BudgetError, UnsupportedError
+from mucg4.gate.runtime import Runtime
+from mucg4.gate.runtimes import runtime_of
 from mucg4.gate.witness import replay_witness, snap
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.arrays import FloatArray
+from mucg4.relate.align import alignment_of
 from mucg4.smt.certify import Branch, Certifier, Leaf
 from mucg4.smt.encode import Encoding, Literal, constraint_rows, encode
 from mucg4.smt.relax import SmtRelaxation
-from mucg4.smt.transfer import align, classify, move
+from mucg4.smt.transfer import classify, move
 
 Key = tuple[int, int]
 
@@ -117,9 +119,11 @@ def reuse(
 ) -> Reuse:
     """Solve the variant with the cores of the original's refutation as a warm start.
 
-    Raises as `solve_smt`, and `UnsupportedError` when the networks have different graphs.
+    Raises as `solve_smt`, and `UnsupportedError` when the neurons of the networks cannot be paired.
     """
-    alignment = align(original.network, variant.network)
+    alignment = alignment_of(original.network, variant.network)
+    if alignment is None:
+        raise UnsupportedError("cores can be moved between networks of the same graph only")
     changes = classify(original.network, variant.network, alignment)
     moved = [Core(c.case, c.conjunction, tuple(sorted(move(c.literals, alignment)))) for c in cores]
     result, kept = _run(variant, budget or Budget(), moved, runtime)

@@ -17,10 +17,11 @@ from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
+from mucg4.relate.align import Alignment, alignment_of
 from mucg4.smt.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, encode, short
 from mucg4.smt.relax import SmtRelaxation
 from mucg4.smt.smt import Core, refute, reuse, solve_smt
-from mucg4.smt.transfer import align, move
+from mucg4.smt.transfer import move
 
 pytest.importorskip("z3")
 pytest.importorskip("onnx")
@@ -250,7 +251,9 @@ def test_cores_move_over_pruned_neurons(removed):
     variant = same_property(original, chain(pruned))
     if removed:
         expected = np.where(np.isin(np.arange(len(b0)), keep), np.searchsorted(np.sort(keep), np.arange(len(b0))), -1)
-        np.testing.assert_array_equal(align(original.network, variant.network)[1], expected)
+        alignment = alignment_of(original.network, variant.network)
+        assert alignment is not None
+        np.testing.assert_array_equal(alignment.neurons[1], expected)
     again = reuse(original, refute(original).cores, variant)
     assert again.changes["structural"] > 0
     assert (again.result.witness is None) == (refute(variant).witness is None)
@@ -258,8 +261,20 @@ def test_cores_move_over_pruned_neurons(removed):
         assert_proved(variant, again.result.trees)
 
 
+def test_cores_follow_neurons_that_changed_places():
+    layers = random_layers(1, SIZES)
+    original = gap_query(chain(layers), 1, 1.1)
+    (w0, b0), (w1, b1), last = layers
+    order = np.random.default_rng(0).permutation(len(b0))
+    variant = same_property(original, chain([(w0[order], b0[order]), (w1[:, order], b1), last]))
+    again = reuse(original, refute(original).cores, variant)
+    assert again.share == 1.0 and again.changes["numerical"] == again.changes["structural"] == 0
+    assert_proved(variant, again.result.trees)
+
+
 def test_literals_of_absent_neurons_are_dropped():
-    assert move(((1, 0, 1), (1, 1, -1), (1, 2, 1)), {1: np.array([2, -1, 0])}) == {(1, 2, 1), (1, 0, 1)}
+    alignment = Alignment({1: 3}, {1: np.array([2, -1, 0])}, {1: np.zeros(3, dtype=np.int8)})
+    assert move(((1, 0, 1), (1, 1, -1), (1, 2, 1)), alignment) == {(3, 2, 1), (3, 0, 1)}
 
 
 def test_wrong_cores_are_not_believed():
@@ -279,7 +294,8 @@ def test_limits_and_unknown_operators_are_named():
     with pytest.raises(UnsupportedError, match="Sigmoid"):
         solve_smt(gap_query(smooth, 0, 1.5))
     with pytest.raises(UnsupportedError, match="same graph"):
-        align(chain(random_layers(0)), chain(random_layers(0, (3, 2))))
+        query = gap_query(chain(random_layers(0)), 0, 1.5)
+        reuse(query, (), same_property(query, chain(random_layers(0, (3, 2)))))
 
 
 def test_the_budget_is_respected():

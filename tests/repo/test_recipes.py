@@ -8,13 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from effort import effort
 from examples import dense, text
 from repo.options import settings_without_row, unread_settings
 
 from mucg4.check.walk import check
 from mucg4.errors import UnsupportedError
 from mucg4.gate.runtime import Runtime
-from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.proof import Proof
 from mucg4.model.query import Box, Case, Conjunction, Query
@@ -171,13 +171,37 @@ def test_a_way_of_splitting():
             return Kept(found.work, np.flatnonzero(found.alive), found.value, widest)
 
     query = hard_query()
-    run = Run(query, QUICK, Budget.seconds(60), Statistics(), Runtime(query.network))
+    run = Run(query, QUICK, effort(), Statistics(), Runtime(query.network))
     state = open_case(run, 0).by(WidestWay)
     search = new_search(run, state, None)
     search.begin(root_work(state, np.ones(1, dtype=bool)))
     assert drive([search], workers=2) is None and not search.is_open and run.statistics.regions > 1
     proof = Proof(query.network.fingerprint, query.property_hash, (search.recorder.tree(),))
     assert check(proof, query).accepted
+
+
+# -- a reuse rung --------------------------------------------------------------------------------------------------
+
+
+def test_a_reuse_rung():
+    """A function and a row: it closes leaves, is counted under its name, and the checker follows."""
+    from mucg4.reuse.replay import Replay
+    from mucg4.reuse.rungs import RUNGS, Rung
+    from mucg4.search.run import Run, open_case
+
+    def single_rows(walk, visit):
+        walk.search.close_single_constraints(visit.work)
+        return visit.parted(~visit.work.open.any(axis=1) | visit.work.regions.empty())
+
+    query, settings = hard_query(), Settings(workers=1, split="input", attack=False)
+    stored = verify(query, settings)
+    assert isinstance(stored, Safe)
+    run = Run(query, settings, effort(), Statistics(), Runtime(query.network))
+    row = Rung("single rows", single_rows, True, "one row for each constraint, with default slopes")
+    walk = Replay(run, open_case(run, 0), stored.proof.trees[0], rungs=[row, *(r for r in RUNGS if r.leaves)])
+    tree = walk.walk().recorder.tree()
+    assert run.statistics.rungs[row.name] > 0 and sum(run.statistics.rungs.values()) == walk.closed
+    assert check(Proof(query.network.fingerprint, query.property_hash, (tree,)), query).accepted
 
 
 # -- a setting -----------------------------------------------------------------------------------------------------

@@ -163,6 +163,16 @@ def test_the_map_names_every_folder() -> None:
     assert folders == set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) - {"tests"}
 
 
+def test_unit_tests_mirror_the_package() -> None:
+    """`tests/unit/F/test_M.py`, or `test_M_more.py`, is about `mucg4/F/M.py`."""
+    top = ROOT / "tests" / "unit"
+    for path in top.rglob("test_*.py"):
+        folder = ROOT / "mucg4" / path.parent.relative_to(top)
+        modules = [m.stem for m in folder.glob("*.py")]
+        name = path.stem.removeprefix("test_")
+        assert any(name == m or name.startswith(f"{m}_") for m in modules), f"{path}: no such module in {folder.name}/"
+
+
 def test_lines_of_pages_can_be_read() -> None:
     for page in PAGES:
         table_or_code = re.compile(r"^\||^ {4}|^\[")

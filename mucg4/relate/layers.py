@@ -1,0 +1,197 @@
+"""A network as affine layers between elementwise nodes, in units that can change places.
+
+A unit is a neuron of a dense layer or a channel of a convolution. Two ways lead to this form: networks
+of dense layers, convolutions, sums and elementwise nodes as they stand; and chains of any affine
+operators by writing small ones out as matrices. Other networks are compared operator by operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mucg4.model.network import Network, Node
+from mucg4.ops.affine import Dense, Sum
+from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.conv import Conv
+from mucg4.ops.piecewise import TwoPiece
+
+_LARGEST = 1 << 23  # entries of a matrix that may be written out; not measured
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One affine map. `weight (units, sources, k)`: `k` numbers per pair of a unit and a unit of the layer it reads.
+
+    `bias (units, spread)`: `spread` values (pixels of a channel) belong to each unit. `reads` is the
+    number of the layer whose units are the sources (-1: the input). `tied` is the number of an earlier
+    layer to which this one is added, so that both have the same units in the same order (-1: none).
+    The units of a `pinned` layer are taken to stay in place.
+    """
+
+    weight: Array
+    bias: Array
+    reads: int
+    tied: int = -1
+    pinned: bool = False
+
+    @property
+    def units(self) -> int:
+        return len(self.weight)
+
+    @property
+    def spread(self) -> int:
+        return int(self.bias.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Layers in topological order. `values` lists each elementwise node as (what it reads, itself, layer of its units).
+
+    `last` is the layer whose units are the network's outputs, which stay in place.
+    """
+
+    layers: tuple[Layer, ...]
+    values: tuple[tuple[int, int, int], ...]
+    last: int
+
+    def summed(self, number: int) -> bool:
+        """True when other layers are added to this one."""
+        return any(layer.tied == number for layer in self.layers)
+
+
+def form_of(network: Network) -> Form | None:
+    """The layered form, or None where it does not exist."""
+    return _graph_form(network) or _chain_form(network)
+
+
+# --- networks as they stand ----------------------------------------------------------------------------------------
+
+
+def _graph_form(network: Network) -> Form | None:
+    layers: list[Layer] = []
+    leader, spreads = [-1], [1]  # per node: the layer whose units it holds, and values per unit
+    values: list[tuple[int, int, int]] = []
+    for k, node in enumerate(network.nodes[1:], 1):
+        at = node.inputs[0]
+        if isinstance(node.op, Nonlinear) and len(node.inputs) == 1 and leader[at] >= 0:
+            values.append((at, k, leader[at]))
+            leader.append(leader[at])
+            spreads.append(spreads[at])
+        elif isinstance(node.op, Sum):
+            found = _tie(layers, [leader[i] for i in node.inputs])
+            if found is None:
+                return None
+            leader.append(found)
+            spreads.append(layers[found].spread)
+        else:
+            layer = _plain_layer(node, layers, leader[at], spreads[at])
+            if layer is None:
+                return None
+            leader.append(len(layers))
+            spreads.append(layer.spread)
+            layers.append(layer)
+    return Form(tuple(layers), tuple(values), leader[-1])
+
+
+def _tie(layers: list[Layer], leaders: list[int]) -> int | None:
+    """The layer that leads a sum; the later ones are tied to it. None when the input itself is a term.
+
+    Terms whose units are of different kinds (neurons here, channels there) are pinned; the finest leads.
+    """
+    if min(leaders) < 0:
+        return None
+    terms = sorted(set(leaders))
+    shapes = {layers[i].bias.shape for i in terms}
+    if len(shapes) > 1:
+        for i in range(len(layers)):
+            if i in terms or layers[i].tied in terms:
+                layers[i] = replace(layers[i], pinned=True)
+        return min(terms, key=lambda i: layers[i].spread)
+    for i in terms[1:]:
+        if layers[i].tied not in (-1, terms[0]):
+            return None
+        layers[i] = replace(layers[i], tied=terms[0], pinned=layers[i].pinned or layers[terms[0]].pinned)
+    return terms[0]
+
+
+def _plain_layer(node: Node, layers: list[Layer], reads: int, spread: int) -> Layer | None:
+    """A dense layer or convolution on the units of layer `reads`."""
+    op = node.op
+    if isinstance(op, Conv):
+        if op.window.group != 1 or (reads >= 0 and op.window.channels != layers[reads].units):
+            return None
+        bias = np.zeros(node.size) if op.offset is None else op.offset
+        return Layer(op.weight.reshape(*op.weight.shape[:2], -1), bias.reshape(len(op.weight), -1), reads)
+    if isinstance(op, Dense) and op.weight.shape[1] % spread == 0:
+        return Layer(op.weight.reshape(node.size, -1, spread), op.offset.reshape(-1, 1), reads)
+    return None
+
+
+# --- chains, written out -------------------------------------------------------------------------------------------
+
+
+def _chain_form(network: Network) -> Form | None:
+    nodes = network.nodes
+    if any(node.inputs != (k - 1,) for k, node in enumerate(nodes) if k) or not network.nonlinear:
+        return None
+    layers: list[Layer] = []
+    values: list[tuple[int, int, int]] = []
+    start, spread = 0, 1
+    for end in (*network.nonlinear, len(nodes)):
+        inner = nodes[start + 1 : end]
+        if not inner:
+            return None
+        layer = _plain_layer(inner[0], layers, len(layers) - 1, spread) if len(inner) == 1 else None
+        layer = layer or _written_out(inner, len(layers) - 1, spread)
+        if layer is None:
+            return None
+        if end < len(nodes):
+            values.append((end - 1, end, len(layers)))
+        layers.append(layer)
+        start, spread = end, layer.spread
+    return Form(tuple(layers), tuple(values), len(layers) - 1)
+
+
+def _written_out(nodes: tuple[Node, ...], reads: int, spread: int) -> Layer | None:
+    """The matrix and bias of consecutive affine operators."""
+    size = nodes[-1].size
+    if size * size > _LARGEST:
+        return None
+    rows, bias = np.eye(size), np.zeros(size)
+    for node in reversed(nodes):
+        assert isinstance(node.op, Affine)
+        offset = node.op.bias()
+        if offset is not None:
+            bias = bias + rows @ offset
+        rows = node.op.adjoint(rows)[0]
+        if rows.size > _LARGEST:
+            return None
+    return None if rows.shape[1] % spread else Layer(rows.reshape(size, -1, spread), bias.reshape(-1, 1), reads)
+
+
+# --- small questions -----------------------------------------------------------------------------------------------
+
+
+def tensors_of(network: Network) -> list[tuple[bool, Array]]:
+    """All real-valued parameter arrays in graph order, each with whether it is a bias."""
+    out: list[tuple[bool, Array]] = []
+    for node in network.nodes:
+        held: dict[str, Any] = node.op.parameters() if node.op is not None else {}
+        for name in ("weight", "scale", "offset"):
+            if isinstance(value := held.get(name), np.ndarray) and value.dtype.kind == "f":
+                out.append((name == "offset", value))
+    return out
+
+
+def silent_when_low(network: Network, node: int) -> bool:
+    """True when the elementwise node gives 0 for every negative value, as ReLU does."""
+    op = network.nodes[node].op
+    return isinstance(op, TwoPiece) and op.left == 0.0
+
+
+def elementwise(network: Network) -> list[tuple[int, tuple[int, ...]]]:
+    """The nonlinear nodes with what they read."""
+    return [(k, network.nodes[k].inputs) for k in network.nonlinear]
