@@ -7,12 +7,13 @@ heuristic: a wrong pair costs time in the replay, never soundness.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mucg4.model.network import Network
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
 from mucg4.relate.layers import Form, Layer, elementwise, form_of, silent_when_low
 
 IN_PLACE = 0.98  # similarity in place above which nothing better is looked for; not measured
@@ -31,8 +32,8 @@ class Alignment:
     """
 
     nodes: dict[int, int]
-    neurons: dict[int, Array] = field(repr=False)
-    phase: dict[int, Array] = field(repr=False)
+    neurons: Mapping[int, IntArray] = field(repr=False)
+    phase: Mapping[int, IntArray] = field(repr=False)
 
     @property
     def trivial(self) -> bool:
@@ -46,9 +47,9 @@ class Alignment:
 class UnitMap:
     """One layer's units: `new (old units,)` partner or -1; `dead (old units,)` partner has a zero row or no reader."""
 
-    new: Array
-    sign: Array  # (old units,) int8: fixed sign of a partner whose row is zero, else 0
-    unread: Array  # (old units,) bool: partner exists but nothing reads it any more
+    new: IntArray
+    sign: IntArray  # (old units,) int8: fixed sign of a partner whose row is zero, else 0
+    unread: BoolArray  # (old units,) bool: partner exists but nothing reads it any more
 
 
 def alignment_of(old: Network, new: Network) -> Alignment | None:
@@ -80,7 +81,7 @@ def match_units(old: Form, new: Form) -> list[UnitMap] | None:
     """Partners of every layer's units; None when the forms differ in wiring, spread or kernel size."""
     if _wiring(old) != _wiring(new):
         return None
-    found: list[Array] = []
+    found: list[IntArray] = []
     for number, (a, b) in enumerate(zip(old.layers, new.layers, strict=True)):
         columns = found[a.reads] if a.reads >= 0 else np.arange(a.weight.shape[1])
         if (a.reads < 0 and a.weight.shape[1] != b.weight.shape[1]) or len(columns) != a.weight.shape[1]:
@@ -101,7 +102,7 @@ def _wiring(form: Form) -> list[tuple[int, ...]]:
     return [*layers, tuple(layer for *_, layer in form.values), (form.last,)]
 
 
-def _rows(a: Layer, b: Layer, columns: Array) -> tuple[Array, Array]:
+def _rows(a: Layer, b: Layer, columns: IntArray) -> tuple[FloatArray, FloatArray]:
     """Rows with bias of both layers on the columns that both have, in the old order."""
     kept = columns >= 0
     ours = a.weight[:, kept].reshape(a.units, -1)
@@ -109,7 +110,7 @@ def _rows(a: Layer, b: Layer, columns: Array) -> tuple[Array, Array]:
     return np.column_stack([ours, a.bias.mean(axis=1)]), np.column_stack([theirs, b.bias.mean(axis=1)])
 
 
-def _partners(ours: Array, theirs: Array) -> Array:
+def _partners(ours: FloatArray, theirs: FloatArray) -> IntArray:
     """`(old units,)` new unit or -1, from rows `(old units, n)` and `(new units, n)`.
 
     Similarity of rows a, b is `2 a.b / (a.a + b.b)`: 1 only for equal rows, so scale counts too.
@@ -133,11 +134,11 @@ def _partners(ours: Array, theirs: Array) -> Array:
     return identity
 
 
-def _ratio(a: Array, b: Array) -> Array:
+def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _assign(similarity: Array) -> Array:
+def _assign(similarity: FloatArray) -> IntArray:
     """One-to-one partners by falling similarity, -1 for rows left over.
 
     Rounds of mutual favourites, which is the greedy assignment. Where favourites do not collide it is the
@@ -156,7 +157,7 @@ def _assign(similarity: Array) -> Array:
     return out
 
 
-def _describe(partner: Array, number: int, new: Form) -> UnitMap:
+def _describe(partner: IntArray, number: int, new: Form) -> UnitMap:
     """What the weights alone tell about each unit's partner; nothing is told about units that are sums."""
     b = new.layers[number]
     there = partner >= 0
@@ -164,9 +165,9 @@ def _describe(partner: Array, number: int, new: Form) -> UnitMap:
     if b.pinned or b.tied >= 0 or new.summed(number) or number == new.last:
         return UnitMap(partner, sign, unread)
     at = np.where(there, partner, 0)
-    flat = there & ~b.weight.reshape(b.units, -1).any(axis=1)[at]
-    sign[flat & (b.bias > 0).all(axis=1)[at]] = 1
-    sign[flat & (b.bias <= 0).all(axis=1)[at]] = -1
+    flat = there & ~np.any(b.weight.reshape(b.units, -1), axis=1)[at]
+    sign[flat & np.all(b.bias > 0, axis=1)[at]] = 1
+    sign[flat & np.all(b.bias <= 0, axis=1)[at]] = -1
     readers = [layer.weight for layer in new.layers if layer.reads == number]
     if readers and all(w.shape[1] == b.units for w in readers):
         unread = there & ~np.any([w.any(axis=(0, 2)) for w in readers], axis=0)[at]

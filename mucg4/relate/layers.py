@@ -14,7 +14,8 @@ import numpy as np
 
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Sum
-from mucg4.ops.base import Affine, Array, Nonlinear
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Affine, Nonlinear
 from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
 
@@ -31,8 +32,8 @@ class Layer:
     The units of a `pinned` layer are taken to stay in place.
     """
 
-    weight: Array
-    bias: Array
+    weight: FloatArray
+    bias: FloatArray
     reads: int
     tied: int = -1
     pinned: bool = False
@@ -175,9 +176,9 @@ def _written_out(nodes: tuple[Node, ...], reads: int, spread: int) -> Layer | No
 # --- small questions -----------------------------------------------------------------------------------------------
 
 
-def tensors_of(network: Network) -> list[tuple[bool, Array]]:
+def tensors_of(network: Network) -> list[tuple[bool, FloatArray]]:
     """All real-valued parameter arrays in graph order, each with whether it is a bias."""
-    out: list[tuple[bool, Array]] = []
+    out: list[tuple[bool, FloatArray]] = []
     for node in network.nodes:
         held: dict[str, Any] = node.op.parameters() if node.op is not None else {}
         for name in ("weight", "scale", "offset"):

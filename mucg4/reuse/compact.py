@@ -22,7 +22,7 @@ from mucg4.errors import BudgetError
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Refutation, Tree
 from mucg4.model.verdict import Statistics
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, IntArray
 from mucg4.reuse.fits import parts, suited
 from mucg4.reuse.replay import Replay
 from mucg4.reuse.rungs import RUNGS, Rung, Visit
@@ -133,7 +133,7 @@ def with_cores(budget: Budget, state: CaseState, tree: Tree) -> Tree:
     return replace(tree, refutations=tuple(refutations))
 
 
-def _path(parents: Array, k: int) -> list[int]:
+def _path(parents: IntArray, k: int) -> list[int]:
     """Tree nodes of the literals from the root to node k."""
     out = []
     while parents[k] >= 0:
@@ -142,7 +142,7 @@ def _path(parents: Array, k: int) -> list[int]:
     return out[::-1]
 
 
-def _leaning(state: CaseState, tree: Tree, parents: Array, path: list[int]) -> list[int]:
+def _leaning(state: CaseState, tree: Tree, parents: IntArray, path: list[int]) -> list[int]:
     """The half of a path's literals kept as core: per component the last cut counts, wide cuts first."""
     last: dict[tuple[int, int, bool], int] = {}
     for k in path:
@@ -153,8 +153,13 @@ def _leaning(state: CaseState, tree: Tree, parents: Array, path: list[int]) -> l
 
 
 def _closes(
-    state: CaseState, tree: Tree, parents: Array, kept: list[list[int]], refutations: list[Refutation], conjunction: int
-) -> Array:
+    state: CaseState,
+    tree: Tree,
+    parents: IntArray,
+    kept: list[list[int]],
+    refutations: list[Refutation],
+    conjunction: int,
+) -> BoolArray:
     """(B,) whether the stored duals refute the regions given by the kept literals alone."""
     count = len(kept)
     regions = state.root.take(np.zeros(count, dtype=np.int64))
@@ -179,4 +184,4 @@ def _closes(
     for b, r in enumerate(refutations):
         for a in r.alpha:
             duals.alpha[b, state.bounder.slices[a.node].start + a.index] = a.value / 255.0
-    return ascent.bound(duals)[0].value > 0
+    return np.asarray(ascent.bound(duals)[0].value > 0)

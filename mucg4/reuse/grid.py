@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 LEVELS = 255  # largest multiple of the step that is looked for (8 bits, also with a zero point at one end); given
 TOLERANCE = 2e-3  # of a step: the products of step and integer were rounded to float32; not measured
@@ -20,7 +20,7 @@ CLOSE = 0.75  # relative distance up to which a tensor can be a rounded one; not
 _ROWS, _COLUMNS, _SAMPLE = 16, 32, 4000  # what is looked at before the whole; not measured
 
 
-def scheme_of(pairs: Sequence[tuple[Array, Array]]) -> str | None:
+def scheme_of(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> str | None:
     """The format of the new tensors, for example `int8 per tensor`, `fp16`; None when most are on no grid.
 
     `pairs` are `(old, new)` weight arrays of equal shape, output channels first; unchanged ones do not count.
@@ -41,7 +41,7 @@ def scheme_of(pairs: Sequence[tuple[Array, Array]]) -> str | None:
     return votes.most_common(1)[0][0]
 
 
-def _format(w: Array) -> str | None:
+def _format(w: FloatArray) -> str | None:
     bits = _tensor_bits(w)
     if bits is not None:
         return f"int{bits} per tensor"
@@ -64,14 +64,14 @@ def _bits(levels: int) -> int:
     return 2 if levels <= 3 else 4 if levels <= 15 else 8
 
 
-def _off_grid(w: Array, largest: Array) -> Array:
+def _off_grid(w: FloatArray, largest: FloatArray) -> FloatArray:
     """`(rows, LEVELS)`: how far the entries of each row are at most from multiples of `largest / k`, in steps."""
     k = np.arange(1, LEVELS + 1)
     scaled = (w / largest[:, None])[:, :, None] * k
-    return np.abs(scaled - np.rint(scaled)).max(axis=1)
+    return np.asarray(np.abs(scaled - np.rint(scaled)).max(axis=1))
 
 
-def _tensor_bits(w: Array) -> int | None:
+def _tensor_bits(w: FloatArray) -> int | None:
     flat = np.abs(w).reshape(-1)
     largest = flat.max(initial=0.0)
     sample = np.unique(np.append(flat[:: 1 + flat.size // _SAMPLE], largest))
@@ -86,7 +86,7 @@ def _tensor_bits(w: Array) -> int | None:
     return None
 
 
-def _channel_bits(rows: Array) -> int | None:
+def _channel_bits(rows: FloatArray) -> int | None:
     """All rows (of a sample) on grids of their own; the widest row tells the bits."""
     rows = rows[:: 1 + len(rows) // _ROWS]
     largest = np.abs(rows).max(axis=1)

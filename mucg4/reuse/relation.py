@@ -14,7 +14,7 @@ import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.model.query import Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
 from mucg4.relate.layers import Form, form_of, tensors_of
 from mucg4.reuse.grid import scheme_of
@@ -42,10 +42,10 @@ class Match:
 class _Pair:
     """One tensor of both networks, entries facing each other; `live` marks entries between live units."""
 
-    old: Array
-    new: Array
+    old: FloatArray
+    new: FloatArray
     is_bias: bool
-    live: Array | None = None
+    live: BoolArray | None = None
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ def _face(ours: Form, theirs: Form, maps: list[UnitMap]) -> list[_Pair]:
     return out
 
 
-def _lives(units: UnitMap) -> Array:
+def _lives(units: UnitMap) -> BoolArray:
     return (units.new >= 0) & (units.sign >= 0) & ~units.unread
 
 
-def _take(array: Array, index: Array, axis: int) -> Array:
+def _take(array: AnyArray, index: IntArray, axis: int) -> AnyArray:
     """`np.take` that copies nothing when everything stays in place."""
     whole = len(index) == array.shape[axis] and np.array_equal(index, np.arange(len(index)))
     return array if whole else np.take(array, index, axis=axis)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, keep_cuts
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import BoolArray, IntArray
 from mucg4.relate.align import Alignment
 
 
@@ -36,8 +36,8 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     number = np.where(visited, number[survivor], -1)
     inner = kept & (tree.left >= 0)
 
-    def children(child: Array) -> Array:
-        return np.where(inner, number[np.where(inner, child, 0)], -1)[kept].astype(np.int32)
+    def children(child: IntArray) -> IntArray:
+        return np.asarray(np.where(inner, number[np.where(inner, child, 0)], -1)[kept], dtype=np.int32)
 
     flags = np.zeros((2, int(kept.sum())), dtype=bool)
     np.logical_or.at(flags[0], number[visited], tree.refresh[visited])
@@ -61,7 +61,7 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     )
 
 
-def _literals(tree: Tree, alignment: Alignment) -> tuple[Array, Array, Array]:
+def _literals(tree: Tree, alignment: Alignment) -> tuple[IntArray, IntArray, IntArray]:
     """Per tree node the new network node (-1: the literal is dropped), the new neuron, and the fixed side."""
     node, index = np.full(len(tree), -1), np.full(len(tree), -1)
     side = np.zeros(len(tree), dtype=np.int8)
@@ -78,7 +78,7 @@ def _literals(tree: Tree, alignment: Alignment) -> tuple[Array, Array, Array]:
     return node, index, side
 
 
-def _chosen_children(tree: Tree, node: Array, side: Array) -> Array:
+def _chosen_children(tree: Tree, node: IntArray, side: IntArray) -> IntArray:
     itself = np.arange(len(tree))
     dropped = (tree.left >= 0) & (node < 0)
     if not dropped.any():
@@ -89,7 +89,7 @@ def _chosen_children(tree: Tree, node: Array, side: Array) -> Array:
     return np.where(dropped, taken, itself)
 
 
-def _levels(tree: Tree, chosen: Array) -> Iterator[Array]:
+def _levels(tree: Tree, chosen: IntArray) -> Iterator[IntArray]:
     """The tree nodes below the root, one depth after the other, going only into chosen children."""
     level = np.zeros(1, dtype=np.int64)
     while len(level):
@@ -99,27 +99,27 @@ def _levels(tree: Tree, chosen: Array) -> Iterator[Array]:
         level = np.concatenate([chosen[level[dropped]], tree.left[inner], tree.right[inner]])
 
 
-def _visited(tree: Tree, chosen: Array) -> Array:
+def _visited(tree: Tree, chosen: IntArray) -> BoolArray:
     out = np.zeros(len(tree), dtype=bool)
     for level in _levels(tree, chosen):
         out[level] = True
     return out
 
 
-def _follow(chosen: Array) -> Array:
+def _follow(chosen: IntArray) -> IntArray:
     """The node that finally stands in for each node."""
     while not np.array_equal(further := chosen[chosen], chosen):
         chosen = further
     return chosen
 
 
-def _literal_stays(tree: Tree, kept: Array) -> Array:
+def _literal_stays(tree: Tree, kept: BoolArray) -> BoolArray:
     """Per tree node whether the literal that introduced it is still one (the root has none)."""
     parents = tree.parents()
     return (parents >= 0) & kept[np.maximum(parents, 0)]
 
 
-def _refutation(r: Refutation, number: Array, stays: Array, alignment: Alignment) -> Refutation:
+def _refutation(r: Refutation, number: IntArray, stays: BoolArray, alignment: Alignment) -> Refutation:
     def still(k: int) -> bool:
         return 0 <= k < len(stays) and bool(stays[k]) and number[k] >= 0
 
@@ -128,7 +128,7 @@ def _refutation(r: Refutation, number: Array, stays: Array, alignment: Alignment
     return replace(r, at=int(number[r.at]), beta=beta, core=core, alpha=_slopes(r.alpha, alignment))
 
 
-def _tightening(t: Tightening, number: Array, stays: Array, alignment: Alignment) -> Tightening | None:
+def _tightening(t: Tightening, number: IntArray, stays: BoolArray, alignment: Alignment) -> Tightening | None:
     """The rows whose neuron exists; None when there are none."""
     neurons = alignment.neurons.get(t.node)
     if neurons is None or t.index.max() >= len(neurons):
@@ -158,7 +158,7 @@ def _known_cuts(tree: Tree, alignment: Alignment) -> Tree:
     return keep_cuts(tree, np.concatenate(keep))
 
 
-def _cuts(tree: Tree, survive: Array, alignment: Alignment) -> tuple[Cuts, ...]:
+def _cuts(tree: Tree, survive: IntArray, alignment: Alignment) -> tuple[Cuts, ...]:
     """The cuts, all of neurons that exist; `survive[k]` of the first k of the root's tightenings are still there."""
     return tuple(
         replace(
