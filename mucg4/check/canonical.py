@@ -12,7 +12,8 @@ import numpy as np
 
 from mucg4.check.values import UNIT
 from mucg4.model.network import Network
-from mucg4.ops.base import Affine, Array, Nonlinear, Op
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Affine, Nonlinear, Op
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.ops.piecewise import TwoPiece
 
@@ -25,7 +26,7 @@ SLOPES = {
 }  # fmt: skip
 GATES = ("Gelu", "GeluTanh", "Silu", "Mish", "HardSwish")
 STEPS = ("Sign", "Floor", "Round")
-Known = tuple[Array, "Array | None"]  # values and their errors, each (points, n)
+Known = tuple[FloatArray, "FloatArray | None"]  # values and their errors, each (points, n)
 
 
 def work(network: Network) -> int:
@@ -71,7 +72,7 @@ def evaluate(op: Op, xs: Sequence[Known]) -> Known:
     return v, own + 2.0 * np.where(np.isnan(carried), np.inf, carried)
 
 
-def _affine(op: Affine, values: Sequence[Array], errors: Sequence[Array | None]) -> Known:
+def _affine(op: Affine, values: Sequence[FloatArray], errors: Sequence[FloatArray | None]) -> Known:
     v, bias = op.apply(values), op.bias()
     if op.kind in ("Index", "Concat") or (op.kind == "Place" and not np.any(bias)):
         if all(e is None for e in errors):
@@ -93,7 +94,7 @@ def _affine(op: Affine, values: Sequence[Array], errors: Sequence[Array | None])
     return v, e if bias is None else e + unit * abs(bias)
 
 
-def _sum(*parts: Array | None) -> Array | None:
+def _sum(*parts: FloatArray | None) -> FloatArray | None:
     total = None
     for p in parts:
         if p is not None:

@@ -12,6 +12,7 @@ from mucg4.check.moves import Meaning, Values, axis_of, fits, fixed, given
 from mucg4.check.sums import REDUCTION, along_axes, product
 from mucg4.check.values import Fallback, Value
 from mucg4.check.wire import BOOL, Node, single
+from mucg4.ops.arrays import IntArray
 from mucg4.ops.base import Array
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _scatter(r: Reading, node: Node, xs: Values) -> list[Value]:
     if node.op == "ScatterND":
         depth = at.shape[-1]
         rest = x.shape[depth:]
-        flat = np.zeros(at.shape[:-1], dtype=np.int64)
+        flat: IntArray = np.zeros(at.shape[:-1], dtype=np.int64)
         for i in range(depth):
             flat = flat * x.shape[i] + _counted(at[..., i], x.shape[i])
         flat = (flat.reshape(-1, 1) * prod(rest) + np.arange(prod(rest))).ravel()

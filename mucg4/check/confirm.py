@@ -31,8 +31,8 @@ from mucg4.check.values import LEAST, UNIT, Value, fractions
 from mucg4.check.wire import BOOL
 from mucg4.errors import InputError
 from mucg4.model.network import Network
-from mucg4.ops.arrays import median
-from mucg4.ops.base import Affine, Array, Op
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, median
+from mucg4.ops.base import Affine, Op
 from mucg4.ops.piecewise import TwoPiece
 
 MOST_WORK = 600_000_000  # operations as `Reading` counts them, about 0.3 seconds of one core; not measured as a choice
@@ -69,8 +69,8 @@ class Differs(Exception):
 def confirm(
     data: bytes,
     network: Network,
-    lo: Array | None = None,
-    hi: Array | None = None,
+    lo: FloatArray | None = None,
+    hi: FloatArray | None = None,
     operations: int = MOST_WORK,
 ) -> Confirmation:
     """Compare the canonical network with the second reading of `data`, the bytes of its ONNX file.
@@ -109,7 +109,7 @@ def confirm(
     return Confirmation(problem, tuple(dict.fromkeys(lines)), walk.compared)
 
 
-def _true_points(random: np.random.Generator, n: int, lo: Array | None, hi: Array | None) -> Array:
+def _true_points(random: np.random.Generator, n: int, lo: FloatArray | None, hi: FloatArray | None) -> FloatArray:
     """`(6, n)`: inside the box, far outside, inside, zeros, halves of integers, farther outside."""
     lo = np.full(n, -1.0) if lo is None else np.asarray(lo, dtype=np.float64)
     hi = np.full(n, 1.0) if hi is None else np.asarray(hi, dtype=np.float64)
@@ -180,12 +180,12 @@ class Walk:
             if k not in self.values:
                 self.unseen.append(f"tensor {name!r} is not compared")
 
-    def _bits(self, like: Array) -> Array:
+    def _bits(self, like: AnyArray) -> AnyArray:
         """Random truth values, as the numbers that they are here."""
         bits = self.random.integers(0, 2, like.shape).astype(np.float64)
         return fractions(bits) if like.dtype == object else bits
 
-    def _free(self, true: Array) -> Array:
+    def _free(self, true: AnyArray) -> AnyArray:
         """Random numbers in many sizes, and halves of integers, for the points whose values are free."""
         finite = abs(true[np.isfinite(true)])
         typical = float(median(finite)) if finite.size else 1.0
@@ -227,7 +227,7 @@ class Walk:
             raise Differs(f"tensor {name!r} has {other.shape[1]} numbers, not {mine.shape[1]}")
         self._judge(name, k, mine, other, value.e)
 
-    def _judge(self, name: str, k: int, mine: Array, other: Array, second: Array | None) -> None:
+    def _judge(self, name: str, k: int, mine: AnyArray, other: AnyArray, second: FloatArray | None) -> None:
         """Raise when two values `(points, n)` of a tensor are farther apart than rounding explains."""
         allowed = np.full(mine.shape, LEAST)
         for e in (self.values[k][1], None if second is None else second.reshape(other.shape)):
@@ -250,7 +250,7 @@ class Walk:
         if fine.size and fine.sum(axis=0).min() < LEAST_COMPARED:
             self.unseen.append(f"tensor {name!r} is compared at too few points")
 
-    def _tried(self, name: str, positive: Array) -> None:
+    def _tried(self, name: str, positive: BoolArray) -> None:
         """Numbers of which only the positive part is there need a point where it is not 0."""
         if not positive.any(axis=0).all():
             self.unseen.append(f"tensor {name!r} is compared at too few points")
@@ -266,7 +266,7 @@ class Walk:
             return
         y = value.v.reshape(len(value.v), -1)
         moves = (y > 0) & (y < 1) if node.op == "HardSigmoid" else y == x.v.reshape(y.shape)
-        dead = ~np.asarray(moves, dtype=bool).any(axis=0)
+        dead: BoolArray = ~np.any(np.asarray(moves, dtype=bool), axis=0)
         if dead.any() and not any(self._same_up_to_scale(k, x, dead) for k in self._helpers(name, y.shape[1])):
             self.unseen.append(f"tensor {name!r} is compared where it is flat only")
 
@@ -278,7 +278,7 @@ class Walk:
             if node.name.startswith(f"{name}#") and isinstance(node.op, Affine) and node.size == size and self._reach(k)
         ]
 
-    def _same_up_to_scale(self, k: int, x: Value, which: Array) -> bool:
+    def _same_up_to_scale(self, k: int, x: Value, which: BoolArray) -> bool:
         """Whether node k is `s x + c` at all points, with one s and c for each of some numbers."""
         h, e = (None if a is None else a[:, which] for a in self.values[k])
         v, f = (None if a is None else a.reshape(len(a), -1)[:, which] for a in (x.v, x.e))

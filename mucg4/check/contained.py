@@ -22,7 +22,7 @@ import numpy as np
 from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, Atom, Bound, Reader, Refusal, Row, directed
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain; not measured
 
@@ -118,7 +118,7 @@ class Comparison:
         if any(case.box.size != has[0] for case in self.query.cases):
             raise Refusal("a box of the query has another number of inputs")
 
-    def ends_of(self, upper: bool) -> Array:
+    def ends_of(self, upper: bool) -> FloatArray:
         out = np.full(self.query.networks[0].input_size, inf if upper else -inf)
         for (i, side), (end, _) in self.common.sides.items():
             if side == upper:

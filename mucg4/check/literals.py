@@ -10,13 +10,13 @@ import numpy as np
 from mucg4.check.moves import Meaning, Values, axis_of, fits, fixed, given, whole
 from mucg4.check.values import Fallback, Value, fractions
 from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, STORED, Node, Tensor
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
 
-def _constant(v: Array, kind: int = INT64) -> list[Value]:
+def _constant(v: AnyArray, kind: int = INT64) -> list[Value]:
     return [Value(v, kind)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mucg4.check.moves import Meaning, Values, axis_of, fixed, given
 from mucg4.check.values import Fallback, Value, fractions
 from mucg4.check.wire import BOOL, INT64, Node, single
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
@@ -89,7 +89,7 @@ def _negate(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [replace(x, v=-x.v)]
 
 
-def _truth(f: Callable[..., Array]) -> Meaning:
+def _truth(f: Callable[..., AnyArray]) -> Meaning:
     """Comparisons and logic. At points truth values are the numbers 0 and 1, and where an error may change one nothing
     is known."""
 
@@ -112,7 +112,7 @@ def _truth(f: Callable[..., Array]) -> Meaning:
     return meaning
 
 
-def _as_numbers(r: Reading, like: Value, truth: Array) -> Value:
+def _as_numbers(r: Reading, like: Value, truth: AnyArray) -> Value:
     v = np.asarray(truth).astype(np.float64)
     return replace(like, v=fractions(v) if r.n.exact else v, kind=BOOL)
 
@@ -122,7 +122,7 @@ def _weight(r: Reading, x: Value) -> Value:
     return x if x.rows else replace(x, v=x.v.astype(np.float64))
 
 
-def _pick(mask: Array, a: Array, b: Array) -> Array:
+def _pick(mask: AnyArray, a: AnyArray, b: AnyArray) -> AnyArray:
     return np.where(mask, a, b)
 
 
@@ -210,14 +210,14 @@ def _hard_swish(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [r.n.multiply(x, y)]
 
 
-def _function(f: Callable[[Array], Array], slope: float | None = None, units: float = 16.0) -> Meaning:
+def _function(f: Callable[[AnyArray], AnyArray], slope: float | None = None, units: float = 16.0) -> Meaning:
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
         return [r.n.call(f, given(xs, 0), slope, units)]
 
     return meaning
 
 
-def _step(f: Callable[[Array], Array]) -> Meaning:
+def _step(f: Callable[[AnyArray], AnyArray]) -> Meaning:
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
         x = given(xs, 0)
         if x.is_float:
@@ -229,11 +229,11 @@ def _step(f: Callable[[Array], Array]) -> Meaning:
     return meaning
 
 
-def _sign(a: Array) -> Array:
+def _sign(a: AnyArray) -> AnyArray:
     return (a > 0).astype(np.float64) - (a < 0).astype(np.float64)
 
 
-def _round(a: Array) -> Array:
+def _round(a: AnyArray) -> AnyArray:
     """To the nearest integer, the even one of two."""
     if a.dtype != object:
         return np.rint(a)
@@ -242,16 +242,16 @@ def _round(a: Array) -> Array:
     return out
 
 
-def _logistic(a: Array) -> Array:
+def _logistic(a: AnyArray) -> AnyArray:
     small = np.exp(-abs(a))
-    return np.where(a < 0, small, 1.0) / (1.0 + small)
+    return np.asarray(np.where(a < 0, small, 1.0) / (1.0 + small))
 
 
-def _error_function(a: Array) -> Array:
+def _error_function(a: AnyArray) -> AnyArray:
     return np.array([erf(x) for x in a.ravel().tolist()]).reshape(a.shape)
 
 
-def _softplus(a: Array) -> Array:
+def _softplus(a: AnyArray) -> AnyArray:
     return np.logaddexp(a, 0.0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mucg4.check.values import Fallback, Value
 from mucg4.check.wire import Node
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
@@ -29,7 +29,7 @@ def given(xs: Values, at: int) -> Value:
     return x
 
 
-def fixed(xs: Values, at: int) -> Array | None:
+def fixed(xs: Values, at: int) -> AnyArray | None:
     """A constant input's exact numbers, or None when it is absent."""
     x = xs[at] if at < len(xs) else None
     if x is None:
@@ -207,7 +207,7 @@ def _concat(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [Value(v, kind, True, _errors(parts, shapes, axis + 1))]
 
 
-def _errors(parts: Sequence[Value], shapes: Sequence[tuple[int, ...]], axis: int) -> Array | None:
+def _errors(parts: Sequence[Value], shapes: Sequence[tuple[int, ...]], axis: int) -> AnyArray | None:
     if all(x.e is None for x in parts):
         return None
     own = [np.broadcast_to(0.0 if x.e is None else x.e, s) for x, s in zip(parts, shapes, strict=True)]
@@ -332,7 +332,7 @@ def _between(r: Reading, node: Node, x: Value, axis: int, length: int, scale: Fr
     return r.n.add(left, r.n.multiply(share, r.n.add(right, left, -1)))
 
 
-def _nearest(node: Node, length: int, size: int, scale: np.float32, old: bool) -> Array:
+def _nearest(node: Node, length: int, size: int, scale: np.float32, old: bool) -> AnyArray:
     """Which of `size` pixels each of `length` shows."""
     if scale == 1:
         return np.minimum(np.arange(length), size - 1)
@@ -358,7 +358,7 @@ def _nearest(node: Node, length: int, size: int, scale: np.float32, old: bool) -
         pixel = down if mode == "floor" else up
     else:
         raise Fallback(f"nearest_mode {mode!r}")
-    return np.clip(pixel, 0, size - 1).astype(np.int64)
+    return np.asarray(np.clip(pixel, 0, size - 1), dtype=np.int64)
 
 
 MOVES: dict[str, tuple[Meaning, str]] = {

@@ -16,10 +16,10 @@ from mucg4.check.contained import Comparison
 from mucg4.check.vnnlib import NOTHING, Atom, Bound, Reader, Refusal, Row
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 
-def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
+def denies(text: str, element_type: str, x: FloatArray, y: FloatArray) -> str | None:
     """None when the text calls the point unsafe, else one line that says why not.
 
     `x (inputs,)`, `y (outputs,)`: element-type values. Bounds are compared as a runtime does, or exactly if that lets

@@ -21,7 +21,7 @@ from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
 from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inner, Node, decode, tensor
 from mucg4.errors import InputError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES, **COMPOSED}
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
@@ -125,7 +125,7 @@ class Reading:
             raise InputError(f"input {declared.name!r} has the shape {list(declared.dims)}")
         return tuple(shape)
 
-    def run(self, x: Array, seen: Seen) -> Value | None:
+    def run(self, x: AnyArray, seen: Seen) -> Value | None:
         """The output at points `x (points, input size)`, None when it is unknown.
 
         `seen(name, value)` is called with the input and with each computed tensor that depends on it, and returns the
@@ -178,8 +178,8 @@ class Reading:
         if len(found) == 1 or any(v is None for v in found):
             return found[0] if len(found) == 1 else None
         parts = [self.n.real(v) for v in found if v is not None]
-        flat: list[Array] = []
-        errors: list[Array] = []
+        flat: list[AnyArray] = []
+        errors: list[AnyArray] = []
         for v in parts:
             for a, out in ((v.v, flat), (v.e, errors)):
                 if a is None:

@@ -19,7 +19,7 @@ from mucg4.check.moves import Meaning, Values, fits, given
 from mucg4.check.sums import extreme_over
 from mucg4.check.values import UNIT, Fallback, Value, scaled
 from mucg4.check.wire import Node
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
@@ -39,7 +39,7 @@ class Slide:
     out: tuple[int, ...]
     end: tuple[int, ...] = ()
 
-    def within(self) -> Array:
+    def within(self) -> AnyArray:
         """How many taps of each window lie in the image or its stated padding."""
         count = np.ones(1)
         for i, n in enumerate(self.size):
@@ -47,7 +47,7 @@ class Slide:
             count = np.outer(count, np.sum(at < self.begin[i] + n + self.end[i], axis=1)).ravel()
         return count
 
-    def taps(self) -> Iterator[tuple[tuple[int, ...], Array, Array]]:
+    def taps(self) -> Iterator[tuple[tuple[int, ...], AnyArray, AnyArray]]:
         """For each tap `(tap, outputs, inputs)`: flat positions of the outputs that meet an input there, and which."""
         if prod(self.kernel) > MOST_TAPS:
             raise Fallback(f"a kernel of {prod(self.kernel)} taps")
@@ -117,7 +117,7 @@ def _flat(x: Value) -> tuple[Value, tuple[int, ...]]:
     return replace(x, v=x.v.reshape(shape), e=None if x.e is None else x.e.reshape(shape)), x.shape[2:]
 
 
-def _image(source: Value, v: Array, e: Array | None, spatial: tuple[int, ...]) -> Value:
+def _image(source: Value, v: AnyArray, e: AnyArray | None, spatial: tuple[int, ...]) -> Value:
     """The result with the points and images of `source`."""
     shape = (len(source.v), source.shape[0], v.shape[1], *spatial)
     return Value(v.reshape(shape), source.kind, True, None if e is None else e.reshape(shape))
@@ -163,7 +163,7 @@ def _sum_of_taps(r: Reading, x: Value, w: Value, slide: Slide, group: int, place
     return replace(x, v=v.reshape(shape), e=np.broadcast_to(e[:, :, None], shape))
 
 
-def _whole(a: Array) -> tuple[Array, Fraction]:
+def _whole(a: AnyArray) -> tuple[AnyArray, Fraction]:
     integers, d = scaled(a)
     return integers, Fraction(1, d)
 

@@ -12,7 +12,7 @@ from mucg4.check.meaning import joined
 from mucg4.check.moves import Meaning, Values, axis_of, given, whole
 from mucg4.check.values import Fallback, Value
 from mucg4.check.wire import BOOL, Node, single
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
@@ -84,7 +84,7 @@ def along_axes(r: Reading, node: Node, xs: Values) -> tuple[int, ...]:
 def _reduce(r: Reading, node: Node, xs: Values) -> list[Value]:
     x, axes, keep = given(xs, 0), along_axes(r, node, xs), bool(node.attributes.get("keepdims", 1))
     if not x.is_float:
-        folds: dict[str, Callable[..., Array]] = {
+        folds: dict[str, Callable[..., AnyArray]] = {
             "ReduceSum": np.sum,
             "ReduceProd": np.prod,
             "ReduceMax": np.max,

@@ -16,7 +16,7 @@ from math import lcm, prod
 import numpy as np
 
 from mucg4.check.wire import DOUBLE, FLOAT
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray
 
 UNIT = 2.0**-53  # unit roundoff of a double; given
 ULPS = 16.0  # units of rounding of one library function, with room; not measured
@@ -37,10 +37,10 @@ class Value:
     type whose numbers a widened tensor holds: going back to that type changes nothing.
     """
 
-    v: Array
+    v: AnyArray
     kind: int
     rows: bool = False
-    e: Array | None = None
+    e: FloatArray | None = None
     held: int = 0
 
     @property
@@ -52,7 +52,7 @@ class Value:
     def is_float(self) -> bool:
         return self.kind in FLOATS
 
-    def map(self, f: Callable[[Array], Array]) -> Value:
+    def map(self, f: Callable[[AnyArray], AnyArray]) -> Value:
         """The same numbers, moved; `f` sees the ONNX shape only."""
         if not self.rows:
             return replace(self, v=f(self.v), e=None if self.e is None else f(self.e))
@@ -63,11 +63,11 @@ class Value:
             raise Fallback("a tensor of too many numbers")
         if len(flat) == size and np.array_equal(flat, np.arange(size)):
             return replace(self, v=self.v.reshape(shape), e=None if self.e is None else self.e.reshape(shape))
-        take = [None if a is None else a.reshape(len(a), -1)[:, flat].reshape(shape) for a in (self.v, self.e)]
-        return replace(self, v=take[0], e=take[1])
+        v, e = (None if a is None else a.reshape(len(a), -1)[:, flat].reshape(shape) for a in (self.v, self.e))
+        return replace(self, v=np.asarray(v), e=e)
 
 
-def fractions(a: Array) -> Array:
+def fractions(a: AnyArray) -> AnyArray:
     """The same numbers as an object array of fractions."""
     if a.dtype == object:
         return a
@@ -76,7 +76,7 @@ def fractions(a: Array) -> Array:
     return out
 
 
-def scaled(a: Array) -> tuple[Array, int]:
+def scaled(a: AnyArray) -> tuple[AnyArray, int]:
     """`(integers, d)` with `a = integers / d`, for numbers of either kind."""
     out = np.empty(a.shape, dtype=object)
     if a.dtype == object:
@@ -93,7 +93,7 @@ def scaled(a: Array) -> tuple[Array, int]:
     return (out, 1 << -least) if least <= 0 else (out * (1 << least), 1)
 
 
-def _plus(*parts: Array | None) -> Array | None:
+def _plus(*parts: AnyArray | None) -> AnyArray | None:
     total = None
     for p in parts:
         if p is not None:
@@ -101,7 +101,7 @@ def _plus(*parts: Array | None) -> Array | None:
     return total
 
 
-def _times(a: Array | None, b: Array) -> Array | None:
+def _times(a: AnyArray | None, b: AnyArray) -> AnyArray | None:
     return None if a is None else a * b
 
 
@@ -148,7 +148,7 @@ class Arithmetic:
         self.spend(prod(shape))
         return out
 
-    def made(self, like: tuple[Value, ...], v: Array, *errors: Array | None) -> Value:
+    def made(self, like: tuple[Value, ...], v: AnyArray, *errors: AnyArray | None) -> Value:
         """A result: rows where an argument has them, and its error unless exact."""
         kind = next((x.kind for x in like if x.rows), like[0].kind)
         e = None if self.exact else _plus(*errors)
@@ -185,7 +185,7 @@ class Arithmetic:
             unknown = np.where(size > 0, 0.0, np.inf)
         return self.made((a, b), v, spread, UNIT * abs(v), unknown)
 
-    def choose(self, mask: Array, a: Value, b: Value) -> Value:
+    def choose(self, mask: BoolArray, a: Value, b: Value) -> Value:
         """`a` where the mask holds, else `b`; the arrays must be lined up."""
         e = _plus(a.e, b.e)
         return self.made((a, b), np.where(mask, a.v, b.v), e)
@@ -199,7 +199,9 @@ class Arithmetic:
         known = [x.e for x in (a, b) if x.e is not None]
         return self.made((a, b), v, known[0] if len(known) == 1 else np.maximum(*known) if known else None)
 
-    def call(self, f: Callable[[Array], Array], x: Value, slope: float | None = None, units: float = ULPS) -> Value:
+    def call(
+        self, f: Callable[[AnyArray], AnyArray], x: Value, slope: float | None = None, units: float = ULPS
+    ) -> Value:
         """A function of each number, `f` good to `units` units in the last place of its value.
 
         `slope` bounds |f'|; without it f has to be monotone near each number.
@@ -218,7 +220,7 @@ class Arithmetic:
                 carried = np.where(x.e == 0, 0.0, np.where(np.isnan(carried), np.inf, carried))
             return self.made((x,), v, carried, (units * UNIT) * abs(v))
 
-    def step(self, f: Callable[[Array], Array], x: Value) -> Value:
+    def step(self, f: Callable[[AnyArray], AnyArray], x: Value) -> Value:
         """A step function, exact at exact numbers; where the error reaches a jump nothing is known."""
         x = self.real(x)
         if self.exact:

@@ -45,7 +45,7 @@ from mucg4.check.vnnlib import (
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.query import Conjunction, Query
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import FloatArray
 
 # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; given: above all variables
 FIRST = 1 << 40
@@ -291,7 +291,7 @@ def _fewer(factors: Sequence[list[tuple[Atom, ...]]]) -> list[list[tuple[Atom, .
 # --- a point ---------------------------------------------------------------------------------------------------
 
 
-def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
+def denies(text: str, element_type: str, x: FloatArray, y: FloatArray) -> str | None:
     """None when the text calls declared inputs x and declared outputs y unsafe, else one line that says why not.
 
     Constraints on inputs may be off by what evaluating them may: the witness gate evaluates them.
@@ -312,7 +312,7 @@ def denies(text: str, element_type: str, x: Array, y: Array) -> str | None:
         return "a number is outside the range of doubles"
 
 
-def _denied(reader: Reader2, x: Array, y: Array) -> str | None:
+def _denied(reader: Reader2, x: FloatArray, y: FloatArray) -> str | None:
     def value(code: int) -> Fraction:
         if code in reader.factors_of:
             return prod((value(v) for v in reader.factors_of[code]), start=ONE)
@@ -488,7 +488,7 @@ class _Comparison2(Comparison):
             end, _ = _outward(-low / c, c > 0)
             self.common.add(Bound(v, c > 0, end, False))
 
-    def ends_of(self, upper: bool) -> Array:
+    def ends_of(self, upper: bool) -> FloatArray:
         ends = super().ends_of(upper)
         return np.where(np.isinf(ends), self.most if upper else -self.most, ends)
 

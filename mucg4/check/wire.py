@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import InputError
-from mucg4.ops.base import Array
+from mucg4.ops.arrays import AnyArray
 
 MOST_ENTRIES = 2**28  # numbers in one tensor; not measured
 MOST_NODES = 50_000  # in functions that are called; not measured
@@ -121,7 +121,7 @@ def _message(found: Field, number: int) -> Field:
     return fields(parts[0] if len(parts) == 1 else memoryview(b"".join(parts)))
 
 
-def _integers(values: list[Any]) -> Array:
+def _integers(values: list[Any]) -> AnyArray:
     """A repeated integer field as int64, packed or not."""
     if len(values) == 1 and isinstance(values[0], memoryview):
         return _unpack(values[0])
@@ -129,7 +129,7 @@ def _integers(values: list[Any]) -> Array:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _unpack(data: memoryview) -> Array:
+def _unpack(data: memoryview) -> AnyArray:
     """Packed varints: each number is its bytes' low seven bits, the least significant first."""
     raw = np.frombuffer(data, dtype=np.uint8)
     if not len(raw):
@@ -146,7 +146,7 @@ def _unpack(data: memoryview) -> Array:
     return np.add.reduceat(parts, starts).view(np.int64)
 
 
-def _numbers(values: list[Any], dtype: str) -> Array:
+def _numbers(values: list[Any], dtype: str) -> AnyArray:
     """A repeated field of fixed width."""
     data = b"".join(_bytes(v) for v in values)
     if len(data) % np.dtype(dtype).itemsize:
@@ -159,7 +159,7 @@ class Tensor:
     """Stored numbers: ONNX element type, and an array of its own type (16-bit floats as float32, nibbles as int8)."""
 
     kind: int
-    value: Array
+    value: AnyArray
 
 
 @dataclass(frozen=True, eq=False)
