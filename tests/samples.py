@@ -396,7 +396,7 @@ def _guard_replay(run: Run, x: np.ndarray, conjunction: int, tree: Tree) -> list
 
 
 def holds_open(search: Search, x: np.ndarray, conjunction: int) -> bool:
-    """True when an open region, at the root or in the frontier, holds the point and has the conjunction open."""
+    """True when an open region, the root that waits or one of the frontier, holds the point for the conjunction."""
     found = []
     if search.pending is not None:
         found.append((search.pending.open, search.pending.regions))
