@@ -97,12 +97,17 @@ def _content(tensor: str, location: str, folder: Path, read: Read) -> bytes:
     inside = PurePosixPath(location.replace("\\", "/"))
     if inside.is_absolute() or ".." in inside.parts or "\0" in location or ":" in "".join(inside.parts[:1]):
         raise InputError(f"{what}, which is outside the model's folder")
+    if "\\" in location:  # a name, or a folder and a name: that depends on the system
+        raise UnsupportedError(f"{what}: a backslash in its name")
+    if location.endswith(("/", "/.")):  # not what onnxruntime opens
+        raise InputError(f"{what}, which is the name of a directory")
     path = folder / inside
     try:
-        root, real = folder.resolve(), path.resolve()
+        read_from = path if path.exists() else Path(f"{path}.gz")  # see `mucg4.read.instance.read_stored`
+        root, real = folder.resolve(), [path.resolve(), read_from.resolve()]
     except (OSError, RuntimeError) as error:
         raise InputError(f"{what}, which cannot be found") from error
-    if not real.is_relative_to(root):
+    if not all(r.is_relative_to(root) for r in real):
         raise InputError(f"{what}, which is a link to outside the model's folder")
     try:
         return read(path)

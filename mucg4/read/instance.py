@@ -46,12 +46,26 @@ def read_bytes(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
     `InputError` when nothing is there, or it is empty, too large, unreadable or a damaged archive.
     """
     name = os.fspath(path)
-    found = next((c for c in (name, name + ".gz", name.removesuffix(".gz")) if os.path.exists(c)), None)
+    return _content_of(name, (name, name + ".gz", name.removesuffix(".gz")), most)
+
+
+def read_stored(path: str | os.PathLike[str]) -> bytes:
+    """As `read_bytes`, for files of weights: what lies under the exact path is taken as it is.
+
+    That is how onnxruntime takes it, and numbers may start as an archive does.
+    """
+    name = os.fspath(path)
+    return _content_of(name, (name, name + ".gz"), LARGEST, as_it_is=name)
+
+
+def _content_of(name: str, candidates: tuple[str, ...], most: int, as_it_is: str = "") -> bytes:
+    found = next((c for c in candidates if os.path.exists(c)), None)
     if found is None:
         raise InputError(f"{name}: no such file")
     try:
         data = read_limited(found, most)
-        if data.startswith(GZIP) or (data and found.endswith(".gz")):  # whatever it is called
+        packed = data.startswith(GZIP) or (data and found.endswith(".gz"))  # whatever it is called
+        if packed and found != as_it_is:
             data = inflate(data, most, gzip=True)
     except ValueError as error:
         raise InputError(f"{found}: {error}") from error
@@ -115,7 +129,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[bytes, Original | None]:
     from mucg4.read.external import assembled
 
     with _blaming(os.fspath(path)):
-        return assembled(data, Path(path).parent, read_bytes)
+        return assembled(data, Path(path).parent, read_stored)
 
 
 def query_of(

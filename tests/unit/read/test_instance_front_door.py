@@ -256,6 +256,10 @@ def test_onnxruntime_puts_the_parts_together_by_itself(tmp_path: Path) -> None:
         ("", "does not say in which"),
         (".", "directory"),
         ("empty", "the file is empty"),
+        ("sub\\w", "a backslash in its name"),
+        ("short/", "name of a directory"),
+        ("short/.", "name of a directory"),
+        ("packed", "a link to outside the model's folder"),
     ],
 )
 def test_other_files_stay_in_the_models_folder(tmp_path: Path, location: str, words: str) -> None:
@@ -263,6 +267,7 @@ def test_other_files_stay_in_the_models_folder(tmp_path: Path, location: str, wo
     folder.mkdir()
     (tmp_path / "outside").write_bytes(b"\0" * 4096)
     (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "packed.gz").symlink_to(tmp_path / "outside")
     (folder / "short").write_bytes(b"12345")
     (folder / "empty").write_bytes(b"")
     model = onnx.load_model_from_string(scattered(model_bytes(layers()), tmp_path / "elsewhere", ["w"]))
@@ -278,6 +283,21 @@ def test_places_in_other_files_are_checked(tmp_path: Path, key: str, value: str)
     next(e for e in model.graph.initializer[0].external_data if e.key == key).value = value
     with pytest.raises(InputError, match="tensor 'w0'"):
         read_query(*stored_in(tmp_path, model.SerializeToString()))
+
+
+def test_weights_that_start_as_an_archive_are_taken_as_they_are(tmp_path: Path) -> None:
+    data, numbers = scattered(model_bytes(layers()), tmp_path, ["w"], gap=64), (tmp_path / "w").read_bytes()
+    archive = gzip.compress(b"", mtime=0).ljust(64, b"\7")
+    for content in (archive + numbers[64:], archive[:2] + numbers[2:]):
+        (tmp_path / "w").write_bytes(content)
+        query = read_query(*stored_in(tmp_path, data))
+        original = query.network.original
+        assert original is not None and dict(original.files) == {"w": content}
+        assert agreement(query).problem is None
+    (tmp_path / "w").unlink()
+    (tmp_path / "w.gz").write_bytes(gzip.compress(numbers))  # packed with the model
+    query = read_query(*stored_in(tmp_path, data))
+    assert query.network.original is not None and dict(query.network.original.files) == {"w": numbers}
 
 
 @pytest.mark.parametrize("name", ["n.onnx", "n.onnx.gz", "n.bin"])
