@@ -39,7 +39,7 @@ FAULTS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError,
     MemoryError, OSError, sqlite3.Error,
 )  # fmt: skip
-LOUD = re.compile(r"checker|disagree|reject|evidence|contradict|differ|was read as", re.IGNORECASE)
+LOUD = re.compile(r"checker|denies|disagree|reject|evidence|contradict|differ|was read as", re.IGNORECASE)
 SMT_SIZE = 8
 ROUGH = ("cancel", "folded")  # float32 is far from real arithmetic in these
 MOST_SLOWED = 6.0
