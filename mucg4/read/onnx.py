@@ -40,7 +40,7 @@ from mucg4.read.protobuf import (
     shortened,
 )
 from mucg4.read.roundoff import magnitude
-from mucg4.read.simplify import separate, traced
+from mucg4.read.simplify import separate, simplify
 from mucg4.read.table import check_types, lookup
 from mucg4.read.tensors import stored
 from mucg4.read.windows import WINDOW_HANDLERS
@@ -78,7 +78,7 @@ def read_network(
     nan or infinite; `UnsupportedError` naming operator and node for everything mucg4 does not implement.
     """
     reading, output = _read(data, count, shapes)
-    simple, place = traced(reading.builder.drafts, output.draft)
+    simple, place = simplify(reading.builder.drafts, output.draft)
     read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
     return Network(
         simple,

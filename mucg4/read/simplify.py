@@ -206,16 +206,6 @@ def _changes_nothing(op: Op | None) -> bool:
     return False
 
 
-def simplify(drafts: Sequence[Draft], output: int) -> tuple[Node, ...]:
-    """The nodes of the canonical network: input first, output last, all of them needed."""
-    return _simplified(drafts, output)[0]
-
-
-def traced(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], dict[int, int]]:
-    """As `simplify`, and which node has the value of which draft, for drafts whose value is still computed."""
-    return _simplified(drafts, output)
-
-
 def separate(
     drafts: Sequence[Draft], output: int, simplified: Sequence[Draft]
 ) -> tuple[tuple[Node, ...], tuple[int, ...]]:
@@ -223,13 +213,16 @@ def separate(
 
     `simplified` are the drafts that were simplified: the same, but for what is known of their rounding.
     """
-    uses, canonical = _uses(drafts, output), _simplified(simplified, output)[1]
+    uses, canonical = _uses(drafts, output), simplify(simplified, output)[1]
     kept = [d if uses[k] or not k else None for k, d in enumerate(drafts)]
     return _finish(kept, output), tuple(canonical.get(k, -1) for k, d in enumerate(kept[: output + 1]) if d)
 
 
-def _simplified(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], dict[int, int]]:
-    """The nodes, and which of them has the value of which draft, for drafts whose value is still computed."""
+def simplify(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], dict[int, int]]:
+    """The nodes of the canonical network: input first, output last, all of them needed.
+
+    And which of them has the value of which draft, for drafts whose value is still computed.
+    """
     uses = _uses(drafts, output)
     kept: list[Draft | None] = []
     readers: list[int] = []  # how many readers each kept node has
