@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, Atom, Bound, Reader, Refusal, Row, directed
+from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, ZERO, Atom, Bound, Reader, Refusal, Row, directed
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.arrays import FloatArray
@@ -286,6 +286,10 @@ class Comparison:
         names = self.reader.named
         return frozenset(r for r in rows if r[0] >= 0 and (len(names[r[0]]) > 1 or names[r[0]][0][0] < 0))
 
+    def code(self, j: int) -> int:
+        """The reader's variable for the network's output j."""
+        return -1 - j
+
     def known(self, conj: Conjunction) -> list[Known]:
         """The rows of the proved set with numbered directions."""
         if id(conj) in self.rows:
@@ -294,9 +298,11 @@ class Comparison:
             raise Refusal("the query's arrays are not those of its exact constraints")
         out: list[Known] = []
         for (xs, ys, constant), strict in zip(conj.proved, conj.strict.tolist(), strict=True):
-            form = [*xs.items(), *((-1 - j, c) for j, c in ys.items())]
-            if any(c for _, c in form):
-                direction, scale = directed(form)
+            form = dict(xs)
+            for j, c in ys.items():  # two outputs may stand for the same variable
+                form[self.code(j)] = form.get(self.code(j), ZERO) + c
+            if any(form.values()):
+                direction, scale = directed(form.items())
                 out.append((self.reader.numbered(direction), constant / scale, strict))
             else:
                 out.append((NOTHING, constant, strict))

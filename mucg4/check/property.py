@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from mucg4.check.contained import Comparison
-from mucg4.check.vnnlib import NOTHING, Atom, Bound, Reader, Refusal, Row
+from mucg4.check.vnnlib import NOTHING, Reader, Refusal, Row
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
@@ -40,21 +40,12 @@ def denies(text: str, element_type: str, x: FloatArray, y: FloatArray) -> str | 
     if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
         return "the point is not finite"
 
-    def holds(atom: Atom) -> bool:
-        if isinstance(atom, Bound):
-            value = float(x[atom.input])
-            return (value < atom.end if atom.upper else value > atom.end) or (value == atom.end and not atom.open)
-        if isinstance(atom, Row):
-            pairs = () if atom.direction == NOTHING else reader.named[atom.direction]
-            total = sum((c * Fraction(float(x[v] if v >= 0 else y[-1 - v])) for v, c in pairs), atom.constant)
-            return total < 0 or (total == 0 and not atom.strict)
-        return atom
+    def holds(row: Row) -> bool:
+        pairs = () if row.direction == NOTHING else reader.named[row.direction]
+        total = sum((c * Fraction(float(x[v] if v >= 0 else y[-1 - v])) for v, c in pairs), row.constant)
+        return total < 0 or (total == 0 and not row.strict)
 
-    if not all(map(holds, reader.atoms)):
-        return "a constraint of the text does not hold at the point"
-    if not all(any(all(map(holds, disjunct)) for disjunct in factor) for factor in reader.factors):
-        return "no disjunct of the text holds at the point"
-    return None
+    return reader.denied(x, holds)
 
 
 def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mucg4.limits.budget import Budget
+from mucg4.ops.arrays import FloatArray
 
 DEPTH = 250  # open parentheses; not measured
 MOST_DISJUNCTS = 1_000_000  # of the normal form; not measured
@@ -170,6 +171,21 @@ class Reader:
         self.kind: Any = np.dtype(self.element_type).type
         self.unit, self.least = Fraction(float(info.eps)) / 2, Fraction(float(info.smallest_subnormal)) / 2
         self.most = Fraction(float(info.max))
+
+    def denied(self, x: FloatArray, row_holds: Callable[[Row], bool]) -> str | None:
+        """None when what was read holds at inputs `x`, else one line; `row_holds` judges rows, which need outputs."""
+
+        def holds(atom: Atom) -> bool:
+            if isinstance(atom, Bound):
+                at = float(x[atom.input])
+                return (at < atom.end if atom.upper else at > atom.end) or (at == atom.end and not atom.open)
+            return row_holds(atom) if isinstance(atom, Row) else atom
+
+        if not all(map(holds, self.atoms)):
+            return "a constraint of the text does not hold at the point"
+        if not all(any(all(map(holds, disjunct)) for disjunct in factor) for factor in self.factors):
+            return "no disjunct of the text holds at the point"
+        return None
 
     def run(self, budget: Budget | None) -> None:
         stack: list[list[Any]] = []

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mucg4.check.contained import Comparison, End, Known, Side, faithful, tighter_end
+from mucg4.check.contained import Comparison, End, Side, tighter_end
 from mucg4.check.joint import meaning
 from mucg4.check.vnnlib import (
     _COMMENT,
@@ -44,7 +44,7 @@ from mucg4.check.vnnlib import (
 )
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
-from mucg4.model.query import Conjunction, Query
+from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
 
 # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; given: above all variables
@@ -318,22 +318,13 @@ def _denied(reader: Reader2, x: FloatArray, y: FloatArray) -> str | None:
             return prod((value(v) for v in reader.factors_of[code]), start=ONE)
         return Fraction(float(x[code] if code >= 0 else y[-1 - code]))
 
-    def holds(atom: Atom) -> bool:
-        if isinstance(atom, Bound):
-            at = float(x[atom.input])
-            return (at < atom.end if atom.upper else at > atom.end) or (at == atom.end and not atom.open)
-        if isinstance(atom, Row):
-            pairs = () if atom.direction == NOTHING else reader.named[atom.direction]
-            total = sum((c * value(v) for v, c in pairs), atom.constant)
-            off = reader.off(atom.error, atom.peak, lambda v: abs(value(v)))
-            return off is None or total < off or (total == off and (bool(off) or not atom.strict))
-        return atom
+    def holds(row: Row) -> bool:
+        pairs = () if row.direction == NOTHING else reader.named[row.direction]
+        total = sum((c * value(v) for v, c in pairs), row.constant)
+        off = reader.off(row.error, row.peak, lambda v: abs(value(v)))
+        return off is None or total < off or (total == off and (bool(off) or not row.strict))
 
-    if not all(map(holds, reader.atoms)):
-        return "a constraint of the text does not hold at the point"
-    if not all(any(all(map(holds, disjunct)) for disjunct in factor) for factor in reader.factors):
-        return "no disjunct of the text holds at the point"
-    return None
+    return reader.denied(x, holds)
 
 
 # --- cases -----------------------------------------------------------------------------------------------------
@@ -525,20 +516,5 @@ class _Comparison2(Comparison):
         pairs = self.reader.named[direction]
         return all(0 <= v < FIRST for v, _ in pairs) and super().bounded(direction, constant, strict, own)
 
-    def known(self, conj: Conjunction) -> list[Known]:
-        if id(conj) in self.rows:
-            return self.rows[id(conj)]
-        if not faithful(conj):
-            raise Refusal("the query's arrays are not those of its exact constraints")
-        out: list[Known] = []
-        for (xs, ys, constant), strict in zip(conj.proved, conj.strict.tolist(), strict=True):
-            form: dict[int, Fraction] = {}
-            for v, c in [*xs.items(), *((self.values[j], c) for j, c in ys.items())]:
-                form[v] = form.get(v, ZERO) + c
-            if any(form.values()):
-                direction, scale = directed(form.items())
-                out.append((self.reader.numbered(direction), constant / scale, strict))
-            else:
-                out.append((NOTHING, constant, strict))
-        self.rows[id(conj)] = out
-        return out
+    def code(self, j: int) -> int:
+        return self.values[j]
