@@ -123,15 +123,21 @@ def test_values_stay_below_on_the_unsafe_points_of_a_region():
     assert improved >= 50 and held >= 20
 
 
-def test_chunks_do_not_matter(monkeypatch):
-    rng = np.random.default_rng(5)
+def at_the_root(seed, **more):
+    """A random tightening of the last hidden node on the root of a random query, and what it is evaluated with."""
+    rng = np.random.default_rng(seed)
     network = random_network(rng, PIECES)
     query, _ = random_query(rng, network, 200)
     case = query.cases[0]
     bounder, objective = Bounder(network, case.box.lo, case.box.hi), Objective(case)
     region = bounder.root()
     bounder.refresh(region)
-    found = random_tightening(rng, network, case.conjunctions[0], hidden(network)[-1])
+    found = random_tightening(rng, network, case.conjunctions[0], hidden(network)[-1], **more)
+    return network, case, bounder, objective, region, found
+
+
+def test_chunks_do_not_matter(monkeypatch):
+    _, _, bounder, objective, region, found = at_the_root(5)
     none = np.zeros(0, dtype=np.int64)
     whole = evaluate_tightening(bounder, objective, region, found, none, none)
     monkeypatch.setattr("mucg4.bound.tighten.CHUNK_ELEMENTS", 1)
@@ -139,14 +145,7 @@ def test_chunks_do_not_matter(monkeypatch):
 
 
 def test_a_literal_that_is_absent_is_left_out():
-    rng = np.random.default_rng(6)
-    network = random_network(rng, PIECES)
-    query, _ = random_query(rng, network, 200)
-    case = query.cases[0]
-    bounder, objective = Bounder(network, case.box.lo, case.box.hi), Objective(case)
-    region = bounder.root()
-    bounder.refresh(region)
-    found = random_tightening(rng, network, case.conjunctions[0], hidden(network)[-1], literals=(1,))
+    network, case, bounder, objective, region, found = at_the_root(6, literals=(1,))
     plain = random_tightening(np.random.default_rng(0), network, case.conjunctions[0], hidden(network)[-1])
     plain = Tightening(
         **{f: getattr(found, f) for f in ("at", "conjunction", "node", "index", "side", "weights", "alpha")},
@@ -160,14 +159,7 @@ def test_a_literal_that_is_absent_is_left_out():
 
 @pytest.mark.parametrize("value", [1e200, 1e308, float("nan")])
 def test_overflow_tightens_nothing(value):
-    rng = np.random.default_rng(7)
-    network = random_network(rng, PIECES)
-    query, _ = random_query(rng, network, 200)
-    case = query.cases[0]
-    bounder, objective = Bounder(network, case.box.lo, case.box.hi), Objective(case)
-    region = bounder.root()
-    bounder.refresh(region)
-    found = random_tightening(rng, network, case.conjunctions[0], hidden(network)[-1])
+    _, _, bounder, objective, region, found = at_the_root(7)
     found.weights[:] = value
     none, before = np.zeros(0, dtype=np.int64), region.low.copy()
     with np.errstate(all="ignore"):
