@@ -175,6 +175,19 @@ class Refutations(Sequence[Refutation]):
             changes.update({f: np.zeros(0, dtype=TYPES[f]) for f in held})
         return replace(self, **changes)
 
+    def take(self, which: IntArray) -> Refutations:
+        """Those numbered `which (n,)`, in that order."""
+        parts: dict[str, AnyArray] = {name: getattr(self, name)[which] for name in PER_ROW}
+        entries = {name: which for name in PER_ROW}
+        for counts, held in HELD.items():  # groups of slopes come before what they hold
+            at, ends = entries[counts], self.ends[counts]
+            size = ends[at + 1] - ends[at]
+            inside = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
+            entry = np.repeat(ends[at], size) + inside
+            parts.update({name: getattr(self, name)[entry] for name in held})
+            entries.update(dict.fromkeys(held, entry))
+        return Refutations(**parts)
+
     def split(self, counts: Sequence[int]) -> list[Refutations]:
         """The first so many, the next so many, ...; raises `ProofError` where that are not all."""
         if min(counts, default=0) < 0 or sum(counts) != len(self):

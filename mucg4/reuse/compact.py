@@ -1,187 +1,425 @@
-"""After the verdict: a smaller proof with wider margins, so that variants can re-check it cheaply.
+"""After the verdict: a proof made to be reused, so that variants re-check it cheaply and little stays open on them.
 
-One walk over the proof's own tree on its own network (the replay's walk, so every change is
-re-established on the way). (1) Where both children are leaves, the parent is tried with more ascent than the search
-spends: closed, it replaces its children (design section 7, compaction). (2) A leaf closed by a hair
-gets its duals improved until the margin is comfortable, because a compressed copy moves every margin.
-(3) Cores: half of each leaf's literals, the ones its functional leans on least, are dropped and all
-leaves are re-checked in one batch; what still closes keeps the smaller core (BICCOS, arXiv 2501.00200).
-Each step is optional work: when its share of time is spent, the proof stays as it is.
+A tree is improved in place, step by step (`STEPS`): its nodes keep their numbers, refutations are exchanged or added,
+subtrees are marked as superfluous. Every change is measured in the checker's arithmetic (`mucg4.check.margins`): on the
+proof's own network, where no leaf may be lost, and on copies of it with the noise of compression (`mucg4.reuse.noise`),
+where none that held may be lost either. Trees are taken in pieces of so many leaves that what is done when the time is
+spent counts.
+
+Refutations at inner nodes. The checker does not enter a subtree whose conjunctions are refuted at its root. So a
+refutation that more ascent finds at an inner node (`lift`) makes the check shorter by the whole subtree, and where it
+fails on a variant the subtree is still there. The subtree goes when the refutation holds on all the copies.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mucg4.bound.propagate import Regions
-from mucg4.bound.tighten import Ascent, Bounded, Duals
-from mucg4.errors import BudgetError
+from mucg4.bound.tighten import Ascent
+from mucg4.check.margins import Gauge, Margins, Places, planned
+from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Proof, Refutation, Tree
+from mucg4.model.proof import Proof, Tree, keep_cuts
+from mucg4.model.query import Query
+from mucg4.model.refutations import Refutations
 from mucg4.model.verdict import Statistics
-from mucg4.ops.arrays import BoolArray, IntArray
-from mucg4.reuse.fits import parts, suited
-from mucg4.reuse.replay import Replay
-from mucg4.reuse.rungs import RUNGS, Rung, Visit
-from mucg4.search.region import apply_literals
+from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
+from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
+from mucg4.reuse.noise import NOISES, noisy
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much; not measured
-CORE_LEAVES = 2000  # cores are sought for proofs up to this size; not measured
-MERGE_STEPS, POLISH_STEPS = 48, 12  # steps of ascent at a parent, and for a wider margin; not measured
-COMFORT = 0.02  # margins below this share of the functional's range over its box are widened; not measured
+PIECE = 1024  # leaves that are improved together; not measured
+POLISH_STEPS = 24  # of ascent at a leaf; measured: 24 triple the median margin of a phase-split proof of mnist_fc
+FIRST_STEPS, LIFT_STEPS = 8, 40  # of ascent at an inner node: on all, then on those that promise; not measured
+REACH = 3.0  # the second part gains at most so many times what the first did; not measured
+MARGIN_KEPT = 0.7  # share of the least margin of a piece that has to survive when evidence is left out; not measured
+LEAST_ROWS = 8  # fewer rows or cuts are not worth a trial; not measured
+WITNESSES = 8  # leaves by which rows of tightenings are judged; not measured
+THIN_ROUNDS = 4  # of giving back bounds that were missed; not measured
 
 
-class Compaction(Replay):
-    """The replay's walk with merging and widening at the nodes it passes."""
+@dataclass
+class Shop:
+    """One tree at work: the gauges of its network and of the noisy copies, the case, the piece that is looked at."""
 
-    def __init__(self, run: Run, state: CaseState, tree: Tree) -> None:
-        super().__init__(run, state, tree, rungs=WITH_MERGING)
+    state: CaseState
+    gauges: Sequence[Gauge]  # the first measures the proof's own network
+    tree: Tree
+    within: BoolArray  # (N,) the piece and the path to it
+    gone: BoolArray  # (N,) tree nodes whose subtrees are superfluous
+    judged: list[Margins] = field(default_factory=list)  # of the tree as it is, per gauge
 
-    def evaluated(self, ascent: Ascent, duals: Duals) -> tuple[Duals, Bounded]:
-        """Duals improved when some margins are below the comfortable share of the functional's range."""
-        duals, bounded = super().evaluated(ascent, duals)
-        size = np.abs(bounded.rows.coeffs * (ascent.regions.hi - ascent.regions.lo)).sum(axis=1)
-        if not np.any(bounded.value < COMFORT * size):
-            return duals, bounded
-        return ascent.run(duals, POLISH_STEPS)
+    def leaves(self) -> BoolArray:
+        """(N,) leaves of the piece."""
+        return (self.tree.left < 0) & self.within
+
+    def measure(self, tree: Tree) -> list[Margins]:
+        """The margins on all networks."""
+        plan = planned(tree, self.gauges[0].query)
+        return [g.measure(plan, self.within) for g in self.gauges]
+
+    def regions(self, tree: Tree, keep: BoolArray) -> Places:
+        """The regions of the tree nodes marked in `keep (N,)`, on the own network."""
+        found = self.gauges[0].measure(planned(tree, self.gauges[0].query), self.within, keep).places
+        assert found is not None
+        return found
+
+    def take(self, tree: Tree, judged: list[Margins]) -> None:
+        """The tree is the better one."""
+        self.tree, self.judged = tree, judged
+
+    def try_out(self, tree: Tree) -> bool:
+        """Take the tree if no leaf is lost on any network, nor too much of the least margin on the own one."""
+        plan, judged = planned(tree, self.gauges[0].query), []
+        for gauge, before in zip(self.gauges, self.judged, strict=True):
+            found = gauge.measure(plan, self.within)
+            if np.any(found.open & ~before.open):
+                return False
+            judged.append(found)
+            if len(judged) == 1 and _least(found) < MARGIN_KEPT * _least(before):
+                return False
+        self.take(tree, judged)
+        return True
 
 
-def merged(walk: Replay, visit: Visit) -> tuple[Visit, Visit]:
-    """Rung of the compaction: parents of two leaves that more ascent than the search spends closes."""
-    tree, work = walk.tree, visit.work
-    inner = tree.left[visit.at] >= 0
-    pair = inner & (tree.left[tree.left[visit.at]] < 0) & (tree.left[tree.right[visit.at]] < 0)
-    which = np.flatnonzero(pair & (work.open.sum(axis=1) == 1))
-    if len(which):
-        part = visit.take(which)
-        ascent, objective = walk.ascent(part), walk.state.objective
-        open_ = part.work.open
-        conjunction = open_.argmax(axis=1)
-        allowed = objective.owner[None] == conjunction[:, None]
-        value = ascent.objective.values(ascent.bounder, ascent.regions, ascent.refreshed, open_)
-        weights = np.eye(allowed.shape[1])[objective.best_row(value, conjunction)]
-        duals, bounded = ascent.run(ascent.default_duals(weights), MERGE_STEPS, allowed)
-        closed = bounded.value > 0
-        for c in np.unique(conjunction[closed]).tolist():
-            walk.record(part.work, ascent, duals, bounded, closed & (conjunction == c), int(c))
-        work.open[which[closed]] = False
-    return visit.parted(~work.open.any(axis=1))
+@dataclass(frozen=True)
+class Step:
+    """A row of the table. `apply` changes the shop's tree, or leaves it as it is."""
+
+    name: str
+    apply: Callable[[Shop], None]
+    means: str
 
 
-MERGED = Rung("merged", merged, False, "more ascent at the parents of two leaves")
-WITH_MERGING = (*(r for r in RUNGS if not r.leaves), MERGED, *(r for r in RUNGS if r.leaves))
+def _least(margins: Margins) -> float:
+    held = margins.value[margins.value > 0]
+    return float(held.min()) if len(held) else 0.0
 
 
-def compact(run: Run, proof: Proof, solve_seconds: float, cores: bool = False) -> Proof:
-    """A proof of the same query with at most as many leaves; the given one when time does not allow better.
+# ---- refutations -------------------------------------------------------------------------------
 
-    `cores`: also seek the refutations' cores. Nobody asks for them yet, so by default no time is spent on that.
-    """
-    budget = run.budget.share(max(LEAST_SECONDS, SHARE * solve_seconds))
-    trees: list[Tree] = []
-    states: dict[int, CaseState | None] = {}
-    quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
-    for tree in proof.trees:
-        trees.append(tree)
-        if len(tree) == 1 or budget.spent():
+
+def polish(shop: Shop) -> None:
+    """Leaves' duals improved by ascent; per leaf and conjunction the refutation that holds on most networks stays."""
+    tree, leaves = shop.tree, shop.leaves()
+    new = ascended(shop.state, tree, shop.regions(tree, leaves), POLISH_STEPS, leaves & False)
+    if not len(new):
+        return
+    both = replace(tree, refutations=Refutations.join([tree.table, new]))
+    judged, table = shop.measure(both), both.table
+    holds = np.sum([m.value > 0 for m in judged], axis=0)
+    own = np.nan_to_num(judged[0].value, nan=0.0)
+    pair = table.at.astype(np.int64) * (int(table.conjunction.max(initial=0)) + 1) + table.conjunction
+    order = np.lexsort((own, holds, own > 0, pair))
+    best = order[np.append(pair[order[1:]] != pair[order[:-1]], True)]
+    stays = ~leaves[table.at] | np.isnan(judged[0].value)
+    stays[best] = True
+    kept = np.flatnonzero(stays)
+    after = []
+    for m in judged:  # what another one closes is open where the one that stays does not
+        other = np.zeros(len(tree), dtype=bool)
+        other[table.at[kept][leaves[table.at[kept]] & (m.value[kept] <= 0)]] = True
+        closed = np.zeros(len(tree), dtype=bool)
+        closed[table.at[~stays & (m.value > 0)]] = True
+        after.append(replace(m, open=m.open | (other & closed), value=m.value[kept]))
+    if not after[0].lost:
+        shop.take(replace(both, refutations=table.take(kept)), after)
+
+
+def lift(shop: Shop) -> None:
+    """Refutations at inner nodes by more ascent than the search spends on regions that it may split instead."""
+    tree = shop.tree
+    inner = (tree.left >= 0) & shop.within & ~shop.gone & _whole(tree, shop.within)
+    if not inner.any():
+        return
+    places = shop.regions(tree, inner)
+    none = ascended(shop.state, tree, places, 0, inner)
+    first = ascended(shop.state, tree, places, FIRST_STEPS, inner)
+    promising = first.margin + REACH * np.maximum(first.margin - none.margin, 0.0) > 0
+    pairs = np.bincount(first.at, minlength=len(tree)) == np.bincount(first.at[promising], minlength=len(tree))
+    own = np.flatnonzero(pairs[places.at])  # where every open conjunction promises
+    if not len(own):
+        return
+    new = ascended(shop.state, tree, places.take(own), LIFT_STEPS, inner)
+    closed = np.bincount(new.at, minlength=len(tree)) == np.bincount(new.at[new.margin > 0], minlength=len(tree))
+    new = new.take(np.flatnonzero(closed[new.at]))
+    if not len(new):
+        return
+    both = replace(tree, refutations=Refutations.join([tree.table, new]))
+    judged = shop.measure(both)
+    if judged[0].lost:
+        return
+    shop.take(both, judged)
+    # what holds on all networks makes its subtree superfluous; nan: nothing was open there, or further up
+    table = both.table
+    fails = np.zeros(len(tree), dtype=bool)
+    for m in judged:
+        fails[table.at[m.value <= 0]] = True
+    stated = np.zeros(len(tree), dtype=bool)
+    stated[new.at] = True
+    shop.gone |= stated & ~fails
+
+
+def _whole(tree: Tree, within: BoolArray) -> BoolArray:
+    """(N,) inner nodes whose subtrees lie in the piece: not the path to it."""
+    out = within.copy()
+    for k in np.flatnonzero(tree.left >= 0)[::-1].tolist():
+        out[k] = out[k] and out[tree.left[k]] and out[tree.right[k]]
+    return out
+
+
+# ---- less evidence -----------------------------------------------------------------------------
+
+
+def fewer_cuts(shop: Shop) -> None:
+    """Cuts with the least multipliers are left out, half of them at a time."""
+    tree = shop.tree
+    count = sum(len(c.index) for c in tree.cuts)
+    if not count:
+        return
+    weight = np.zeros(count)
+    np.add.at(weight, tree.table.cut, tree.table.multiplier)
+    for t in tree.tightenings:
+        np.add.at(weight, t.cuts, 1e-3 * t.cut_weights.mean(axis=0))
+    _halved(shop, weight, lambda kept: keep_cuts(shop.tree, kept))
+
+
+def fewer_rows(shop: Shop) -> None:
+    """Rows of the root's tightenings with the least effect on the leaves that are closed by the least."""
+    tree = shop.tree
+    if not tree.tightenings:
+        return
+    worth = _worth(shop)
+    slices, count = shop.state.bounder.slices, len(tree.tightenings)
+    rank = [worth[slices[t.node].start + t.index] + (t.at > 0) * 1e9 for t in tree.tightenings]
+    depth = [np.full(len(t.index), -float(t.node) - (count - k) / count) for k, t in enumerate(tree.tightenings)]
+    order = np.lexsort((np.concatenate(depth), np.concatenate(rank)))  # of no effect: those of late layers first
+    score = np.empty(len(order))
+    score[order] = np.arange(len(order))
+    _halved(shop, score, lambda kept: kept_rows(shop.tree, kept))
+
+
+def _halved(shop: Shop, score: FloatArray, without: Callable[[BoolArray], Tree]) -> None:
+    """Leave out what has the least score: a half, else a quarter, ... ; again while something goes."""
+    size = len(score) // 2
+    while size >= LEAST_ROWS:
+        kept = np.ones(len(score), dtype=bool)
+        kept[np.argsort(score, kind="stable")[:size]] = False
+        if not shop.try_out(without(kept)):
+            size //= 2
             continue
-        try:
-            if tree.case not in states:
-                states[tree.case] = open_case(quiet, tree.case)
-            case = states[tree.case]
-            state = None if case is None else suited(run.settings, case, tree)
-            if state is not None and len(parts(state, tree)) == 1:
-                trees[-1] = _compact_tree(quiet, state, tree, cores)
-        except BudgetError:
-            continue
-    return replace(proof, trees=tuple(trees))
+        score = score[kept]
+        size = min(size, len(score) // 2)
 
 
-def _compact_tree(run: Run, state: CaseState, tree: Tree, cores: bool) -> Tree:
-    """Merge and widen, then seek cores if asked to; keeps the old tree unless the new one is closed and no larger."""
-    walk = Compaction(run, state, tree)
-    search = walk.walk()
-    if not len(search.frontier) and len(search.recorder.tree().leaves) <= len(tree.leaves):
-        tree = search.recorder.tree(state.number, tree.conjunctions)
-    if cores and len(tree.leaves) <= CORE_LEAVES:
-        tree = with_cores(run.budget, state, tree)
-    return tree
+def _worth(shop: Shop) -> FloatArray:
+    """(P,) share of its margin that a leaf loses when a neuron has the bounds from before the tightenings again."""
+    state, tree, bounder = shop.state, shop.tree, shop.state.bounder
+    leaves = shop.leaves()
+    bare = keep_cuts(replace(tree, tightenings=(), refutations=()), np.zeros(sum(len(c.index) for c in tree.cuts), bool))
+    root = np.arange(len(tree)) == 0
+    before = shop.gauges[0].measure(planned(bare, shop.gauges[0].query), root, root).places
+    found = shop.gauges[0].measure(planned(tree, shop.gauges[0].query), shop.within, leaves)
+    assert before is not None and found.places is not None
+    wide = regions_of(bounder, before, np.zeros(1, dtype=np.int64))
+    neurons = distinct(np.concatenate([bounder.slices[t.node].start + t.index for t in tree.tightenings]))
+    out, places, planes = np.zeros(bounder.width), found.places, planes_of(bounder, found.places)
+    by_leaf = {int(r.at): (v, r) for v, r in zip(found.value.tolist(), tree.refutations, strict=True) if v > 0}
+    at = [b for b, k in enumerate(places.at.tolist()) if k in by_leaf]
+    at.sort(key=lambda b: by_leaf[int(places.at[b])][0])
+    parents, count = tree.parents(), len(neurons)
+    for b in at[:WITNESSES]:
+        value, refutation = by_leaf[int(places.at[b])]
+        region = regions_of(bounder, places, np.array([b]))
+        literals = literals_at(bounder, tree, parents, int(places.at[b]))
+        regions = region.take(np.zeros(count + 1, dtype=np.int64))
+        every, free = np.arange(count), ~np.isin(neurons, list(literals))
+        regions.low[every[free], neurons[free]] = wide.low[0, neurons[free]]
+        regions.up[every[free], neurons[free]] = wide.up[0, neurons[free]]
+        phases = np.zeros((count + 1, bounder.width), dtype=np.int8)
+        for position, k in literals.items():
+            phases[:, position] = np.sign(k)
+        ascent = Ascent(bounder, state.objective, regions, bounder.refresh(regions, backward=False), phases, planes)
+        duals = duals_at(ascent, state, [refutation] * (count + 1), [literals] * (count + 1), len(planes))
+        bound = ascent.bound(duals)[0].value
+        loss = (bound[-1] - bound[:-1]) / max(value, 1e-300)
+        out[neurons] = np.maximum(out[neurons], np.nan_to_num(loss, nan=np.inf))
+    return out
 
 
-def with_cores(budget: Budget, state: CaseState, tree: Tree) -> Tree:
-    """Refutations with `core` where half of the literals suffice (bounds re-derived from the root alone)."""
+def kept_rows(tree: Tree, kept: BoolArray) -> Tree:
+    """The tree with only the rows of tightenings marked in `kept`, which counts over all of them in order."""
+    out, first, left = [], 0, [0]  # left: how many of the root's first tightenings stay
+    for t in tree.tightenings:
+        own = np.flatnonzero(kept[first : first + len(t.index)])
+        first += len(t.index)
+        if len(own):
+            out.append(t.take(own))
+        if t.at == 0:
+            left.append(left[-1] + bool(len(own)))
+    cuts = tuple(replace(c, after=left[min(c.after, len(left) - 1)]) for c in tree.cuts)
+    return replace(tree, tightenings=tuple(out), cuts=cuts)
+
+
+def thin(shop: Shop) -> None:
+    """Bounds are derived anew at every other level only, and where leaves would be lost otherwise."""
+    tree = shop.tree
+    height = np.zeros(len(tree), dtype=np.int64)
+    for k in np.flatnonzero(tree.left >= 0)[::-1].tolist():
+        height[k] = 1 + max(height[tree.left[k]], height[tree.right[k]])
+    off = shop.within & _whole(tree, shop.within) & (height % 2 == 1) & tree.refresh
+    off[0] = False
     parents = tree.parents()
-    paths = {k: _path(parents, k) for k in {r.at for r in tree.refutations}}
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, r in enumerate(tree.refutations):
-        if len(paths[r.at]) >= 2 and not r.beta and r.cuts is None:
-            groups[r.conjunction].append(number)
-    refutations = list(tree.refutations)
-    for conjunction, numbers in groups.items():
-        for begin in range(0, len(numbers), 256):
-            budget.poll()
-            part = numbers[begin : begin + 256]
-            kept = [_leaning(state, tree, parents, paths[refutations[n].at]) for n in part]
-            closed = _closes(state, tree, parents, kept, [refutations[n] for n in part], conjunction)
-            for n, core, ok in zip(part, kept, closed.tolist(), strict=True):
-                if ok:
-                    refutations[n] = replace(refutations[n], core=tuple(core))
-    return replace(tree, refutations=tuple(refutations))
+    for _ in range(THIN_ROUNDS):
+        if not off.any():
+            return
+        thinner = replace(tree, refresh=tree.refresh & ~off)
+        judged = shop.measure(thinner)
+        lost = np.zeros(len(tree), dtype=bool)
+        for m, b in zip(judged, shop.judged, strict=True):
+            lost |= m.open & ~b.open
+        if not lost.any():
+            shop.take(thinner, judged)
+            return
+        while lost.any():  # every thinned node above gets its bounds back
+            off &= ~lost
+            above = parents[np.flatnonzero(lost)]
+            lost = np.zeros(len(tree), dtype=bool)
+            lost[above[above >= 0]] = True
 
 
-def _path(parents: IntArray, k: int) -> list[int]:
-    """Tree nodes of the literals from the root to node k."""
+def again(shop: Shop) -> None:
+    """Leaves' duals once more, where tightenings or cuts went."""
+    if shop.tree.tightenings or shop.tree.cuts:
+        polish(shop)
+
+
+# all trees go through one row after the other, so that a short time serves them all
+STEPS = (
+    (
+        Step("polish", polish, "wider margins at the leaves"),
+        Step("lift", lift, "refutations of whole subtrees"),
+    ),
+    (
+        Step("cuts", fewer_cuts, "cuts that are not needed"),
+        Step("rows", fewer_rows, "tightenings that are not needed"),
+        Step("again", again, "duals that fit what is left"),
+        Step("thin", thin, "bounds derived anew less often"),
+    ),
+)
+
+
+# ---- proofs ------------------------------------------------------------------------------------
+
+
+def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None = None) -> Proof:
+    """A proof of the same query that is made to be reused, see the module text.
+
+    `effort`: seconds to spend, with noisy copies; None: a share of the solving time, on the own network alone. What the
+    time does not allow stays as it is. Not checked as a whole: that is for the caller.
+    """
+    seconds = max(LEAST_SECONDS, SHARE * solve_seconds) if effort is None else effort
+    budget = run.budget.share(seconds)
+    quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
+    trees = list(proof.trees)
+    gone = [np.zeros(len(tree), dtype=bool) for tree in trees]
+    try:
+        gauges = gauges_of(run.query, budget, copies=effort is not None)
+        states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
+        pieces = [(k, within) for k, tree in enumerate(trees) for within in _pieces(tree)]
+        for steps in STEPS:
+            for number, (k, within) in enumerate(pieces):
+                state = states[trees[k].case]
+                if state is None:
+                    continue
+                shop = Shop(state, gauges, trees[k], within & ~_below(trees[k], gone[k]), gone[k])
+                try:
+                    _apply(shop, steps, lambda text, at=number: run.report(f"part {at + 1} of {len(pieces)}: {text}"))
+                finally:
+                    trees[k] = shop.tree
+    except (BudgetError, ProofError):
+        pass
+    return replace(proof, trees=tuple(pruned(tree, own) for tree, own in zip(trees, gone, strict=True)))
+
+
+def _apply(shop: Shop, steps: Sequence[Step], report: Callable[[str], None]) -> None:
+    shop.judged = shop.measure(shop.tree)
+    if shop.judged[0].lost:  # closed by a hair: the exact second look of the checker is not measured here
+        return
+    for step in steps:
+        report(step.means)
+        step.apply(shop)
+
+
+def gauges_of(query: Query, budget: Budget, copies: bool = True) -> list[Gauge]:
+    """The gauge of a query, and those of its noisy copies. Raises `ProofError` for what the checker has no rules for."""
+    found = [noisy(query.network, noise) for noise in NOISES] if copies else []
+    networks = [query.network, *(network for network in found if network is not None)]
+    return [Gauge(query if n is query.network else Query((n,), query.cases), budget) for n in networks]
+
+
+def _pieces(tree: Tree) -> list[BoolArray]:
+    """Marks `(N,)` of the largest subtrees of at most PIECE leaves, each with the path to it."""
+    leaves, parents = tree.leaf_counts(), tree.parents()
+    tops = np.flatnonzero((leaves <= PIECE) & ((parents < 0) | (leaves[parents] > PIECE)))
+    owner = np.full(len(tree), -1)
+    owner[tops] = np.arange(len(tops))
+    for k in range(1, len(tree)):
+        if owner[k] < 0:
+            owner[k] = owner[parents[k]]
     out = []
-    while parents[k] >= 0:
-        out.append(k)
-        k = int(parents[k])
-    return out[::-1]
+    for number, top in enumerate(tops.tolist()):
+        own = owner == number
+        while top >= 0:
+            own[top] = True
+            top = int(parents[top])
+        out.append(own)
+    return out
 
 
-def _leaning(state: CaseState, tree: Tree, parents: IntArray, path: list[int]) -> list[int]:
-    """The half of a path's literals kept as core: per component the last cut counts, wide cuts first."""
-    last: dict[tuple[int, int, bool], int] = {}
-    for k in path:
-        p = int(parents[k])
-        last[int(tree.node[p]), int(tree.index[p]), bool(tree.right[p] == k)] = k
-    strongest = sorted(last.values())
-    return strongest[-max(1, (len(path) + 1) // 2) :]
+def _below(tree: Tree, gone: BoolArray) -> BoolArray:
+    """(N,) what is below the tree nodes marked in `gone`."""
+    parents, out = tree.parents(), np.zeros(len(tree), dtype=bool)
+    for k in range(1, len(tree)) if gone.any() else ():  # children stand after their parents
+        out[k] = out[parents[k]] or gone[parents[k]]
+    return out
 
 
-def _closes(
-    state: CaseState,
-    tree: Tree,
-    parents: IntArray,
-    kept: list[list[int]],
-    refutations: list[Refutation],
-    conjunction: int,
-) -> BoolArray:
-    """(B,) whether the stored duals refute the regions given by the kept literals alone."""
-    count = len(kept)
-    regions = state.root.take(np.zeros(count, dtype=np.int64))
-    phases = np.zeros((count, state.bounder.width), dtype=np.int8)
-    for depth in range(max(len(k) for k in kept)):
-        own = [b for b in range(count) if len(kept[b]) > depth]
-        child = np.array([kept[b][depth] for b in own])
-        p = parents[child]
-        sub = Regions(regions.lo[own], regions.hi[own], regions.low[own], regions.up[own])
-        signs = phases[own]
-        apply_literals(
-            state.bounder, sub, tree.node[p], tree.index[p], tree.threshold[p], tree.right[p] == child, signs
-        )
-        for f in ("lo", "hi", "low", "up"):
-            getattr(regions, f)[own] = getattr(sub, f)
-        phases[own] = signs
-    refreshed = state.bounder.refresh(regions, backward=state.way.refreshes)
-    ascent = Ascent(state.bounder, state.objective, regions, refreshed, phases)
-    weights = np.zeros((count, len(state.objective.owner)))
-    weights[:, state.objective.rows_of(conjunction)] = [r.weights for r in refutations]
-    duals = ascent.default_duals(weights)
-    for b, r in enumerate(refutations):
-        for a in r.alpha:
-            duals.alpha[b, state.bounder.slices[a.node].start + a.index] = a.value / 255.0
-    return np.asarray(ascent.bound(duals)[0].value > 0)
+def pruned(tree: Tree, gone: BoolArray) -> Tree:
+    """The tree without what is below the tree nodes marked in `gone (N,)`, renumbered."""
+    if not gone.any():
+        return tree
+    kept = ~_below(tree, gone)
+    number: IntArray = np.cumsum(kept) - 1
+    leaf = (gone | (tree.left < 0))[kept]
+
+    def links(child: IntArray) -> IntArray:
+        return np.where(leaf, -1, number[np.maximum(child[kept], 0)]).astype(np.int32)
+
+    table = tree.table.take(np.flatnonzero(kept[tree.table.at]))
+    table = replace(
+        table, at=number[table.at].astype(np.int32), literal=number[table.literal].astype(np.int32),
+        core=number[table.core].astype(np.int32),
+    )  # fmt: skip
+    tightenings = tuple(
+        replace(t, at=int(number[t.at]), literals=number[t.literals].astype(np.int32))
+        for t in tree.tightenings
+        if kept[t.at]
+    )
+    return replace(
+        tree,
+        node=np.where(leaf, -1, tree.node[kept]).astype(np.int32),
+        index=np.where(leaf, -1, tree.index[kept]).astype(np.int32),
+        threshold=tree.threshold[kept],
+        left=links(tree.left),
+        right=links(tree.right),
+        refresh=tree.refresh[kept],
+        clip=tree.clip[kept],
+        refutations=table,
+        tightenings=tightenings,
+    )
+

@@ -1,0 +1,135 @@
+"""By how much a tree's refutations hold on a query, in the checker's arithmetic: for those who make proofs smaller.
+
+Nothing here accepts a proof: what is made with it goes to `mucg4.check.walk` like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mucg4.check.enclose import Enclosure, Frame
+from mucg4.check.walk import _plan, _Regions, _Walk
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Tree
+from mucg4.model.query import Query
+from mucg4.ops.arrays import distinct
+from mucg4.ops.base import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """What one walk over a tree found on one network.
+
+    `open (N,)` marks the leaves that stay open. `value (R,)` are the bounds of the refutations, nan for those that were
+    not tried because nothing was open there, `entered` is the number of tree nodes that were bounded.
+    """
+
+    open: Array
+    value: Array
+    entered: int = 0
+    places: Places | None = None
+
+    @property
+    def lost(self) -> int:
+        """How many leaves stay open."""
+        return int(self.open.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Regions of tree nodes `at (B,)` as the checker derives them, before their refutations.
+
+    Boxes `lo, hi (B, inputs)`, bounds `low, up (B, width)` of the pre-activation nodes at the slices `slot`, which
+    conjunctions are `open (B, K)`. The tree's cuts are `sum_k planes[k] . v_k + shift <= 0` on node values.
+    """
+
+    at: Array
+    lo: Array
+    hi: Array
+    low: Array
+    up: Array
+    open: Array
+    slot: dict[int, slice]
+    planes: dict[int, Array]
+    shift: Array
+
+    def take(self, which: Array) -> Places:
+        """The chosen regions."""
+        own = {f: getattr(self, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
+        return replace(self, **own)
+
+
+def planned(tree: Tree, query: Query) -> _Plan:
+    """The validated tree: good for all networks with the query's nodes. Raises `ProofError` for a malformed one."""
+    return _plan(tree, query.cases[tree.case], query.network)
+
+
+class Gauge:
+    """Measures trees on one query. What it derives for the network and the whole boxes serves all of them."""
+
+    def __init__(self, query: Query, budget: Budget) -> None:
+        """Raises `ProofError` for a network that the checker has no rules for."""
+        self.query, self.budget = query, budget
+        self.enclosure = Enclosure(query.network)
+        self.roots: dict[int, tuple[Array, Array]] = {}
+
+    def measure(self, plan: _Plan, within: Array | None = None, keep: Array | None = None) -> Margins:
+        """The margins of one tree (see `planned`), and the regions of the tree nodes marked in `keep (N,)` that have something open.
+
+        `within (N,)`: other tree nodes are not entered, as if nothing were open there; it holds parents of what it
+        holds. Raises `BudgetError`.
+        """
+        walk = _Measuring(plan, self.enclosure, self.roots, self.budget, keep=keep, within=within)
+        walk.value = np.full(len(plan.table), np.nan)
+        with np.errstate(all="ignore"):  # overflow and nan close nothing
+            walk.prepare(0)
+        open_ = np.zeros(len(plan.tree), dtype=bool)
+        open_[[leaf for leaf, _ in walk.rejected]] = True
+        return Margins(open_, walk.value, walk.entered, None if keep is None else walk.places())
+
+
+@dataclass(eq=False)
+class _Measuring(_Walk):
+    """One pass over one tree that keeps the bounds it finds."""
+
+    value: Array = field(default_factory=lambda: np.zeros(0))
+    keep: Array | None = None  # (N,) tree nodes whose regions are kept
+    within: Array | None = None  # (N,) tree nodes that are entered
+    entered: int = 0
+    kept: list[_Regions] = field(default_factory=list)
+
+    def places(self) -> Places:
+        """The regions that were kept."""
+        e = self.enclosure
+        if not self.kept:
+            self.begin()
+            self.kept = [self.stack.pop().take(np.zeros(0, dtype=np.int64))]
+        all_ = _Regions.join(self.kept)
+        shift = np.zeros(0) if self.shift is None else self.shift
+        return Places(all_.at, all_.lo, all_.hi, all_.low, all_.up, all_.open, e.slot, self.planes, shift)
+
+    def _refute(self, batch: _Regions, frame: Frame) -> None:
+        """As in the checker, but without the exact second look at bounds near 0."""
+        self.entered += len(batch.at)
+        if self.keep is not None:
+            chosen = np.flatnonzero(self.keep[batch.at] & np.any(batch.open, axis=1))
+            if len(chosen):
+                self.kept.append(batch.take(chosen))
+        table, last = self.plan.table, len(self.enclosure.nodes) - 1
+        every, where = self._refutations(batch.at)
+        open_ = batch.open[where, table.conjunction[every]]
+        every, where = every[open_], where[open_]
+        for conjunction in distinct(table.conjunction[every]).tolist():
+            chosen = table.conjunction[every] == conjunction
+            group, region = every[chosen], where[chosen]
+            rows = self._rows_of(group, region, conjunction, frame)
+            found = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
+            self.value[group] = found
+            batch.open[region[found > 0], conjunction] = False
+
+    def _children(self, batch: _Regions) -> _Regions:
+        """Those of the tree nodes that are looked at."""
+        both = super()._children(batch)
+        return both if self.within is None else both.take(np.flatnonzero(self.within[both.at]))
