@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mucg4.check.enclose import Enclosure, Frame
-from mucg4.check.walk import _plan, _Regions, _Walk
+from mucg4.check.walk import _Plan, _plan, _Regions, _Walk
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree
 from mucg4.model.query import Query
@@ -23,13 +23,18 @@ class Margins:
     """What one walk over a tree found on one network.
 
     `open (N,)` marks the leaves that stay open. `value (R,)` are the bounds of the refutations, nan for those that were
-    not tried because nothing was open there, `entered` is the number of tree nodes that were bounded.
+    not tried because nothing was open there; `seen (N,)` marks the tree nodes that were bounded.
     """
 
     open: Array
     value: Array
-    entered: int = 0
+    seen: Array
     places: Places | None = None
+
+    @property
+    def entered(self) -> int:
+        """How many tree nodes were bounded."""
+        return int(self.seen.sum())
 
     @property
     def lost(self) -> int:
@@ -76,18 +81,18 @@ class Gauge:
         self.roots: dict[int, tuple[Array, Array]] = {}
 
     def measure(self, plan: _Plan, within: Array | None = None, keep: Array | None = None) -> Margins:
-        """The margins of one tree (see `planned`), and the regions of the tree nodes marked in `keep (N,)` that have something open.
+        """The margins of one tree (see `planned`), and where something is open the regions marked in `keep (N,)`.
 
         `within (N,)`: other tree nodes are not entered, as if nothing were open there; it holds parents of what it
         holds. Raises `BudgetError`.
         """
         walk = _Measuring(plan, self.enclosure, self.roots, self.budget, keep=keep, within=within)
-        walk.value = np.full(len(plan.table), np.nan)
+        walk.value, walk.seen = np.full(len(plan.table), np.nan), np.zeros(len(plan.tree), dtype=bool)
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walk.prepare(0)
         open_ = np.zeros(len(plan.tree), dtype=bool)
         open_[[leaf for leaf, _ in walk.rejected]] = True
-        return Margins(open_, walk.value, walk.entered, None if keep is None else walk.places())
+        return Margins(open_, walk.value, walk.seen, None if keep is None else walk.places())
 
 
 @dataclass(eq=False)
@@ -97,7 +102,7 @@ class _Measuring(_Walk):
     value: Array = field(default_factory=lambda: np.zeros(0))
     keep: Array | None = None  # (N,) tree nodes whose regions are kept
     within: Array | None = None  # (N,) tree nodes that are entered
-    entered: int = 0
+    seen: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
     kept: list[_Regions] = field(default_factory=list)
 
     def places(self) -> Places:
@@ -112,7 +117,7 @@ class _Measuring(_Walk):
 
     def _refute(self, batch: _Regions, frame: Frame) -> None:
         """As in the checker, but without the exact second look at bounds near 0."""
-        self.entered += len(batch.at)
+        self.seen[batch.at] = True
         if self.keep is not None:
             chosen = np.flatnonzero(self.keep[batch.at] & np.any(batch.open, axis=1))
             if len(chosen):

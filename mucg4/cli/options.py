@@ -161,21 +161,38 @@ def _add_compare(p: argparse.ArgumentParser) -> None:
 def _add_store(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="PATH", help=STORE_HELP)
     _add_limits(p)
-    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear")
+    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|compact|gc|clear")
     actions.add_parser("list", help="one line per stored result")
     show = actions.add_parser("show", help="all about one stored result")
     show.add_argument("key", help="its key or the start of it")
-    actions.add_parser("gc", help="evict down to the size limit and compact the file")
+    text = "make a stored proof hold on more compressed variants, in fewer steps"
+    compact = actions.add_parser("compact", help=text)
+    _add_instance(compact)
+    compact.add_argument("--effort", type=_amount, default=60.0, metavar="S", help="seconds to spend (default: 60)")
+    actions.add_parser("gc", help="evict down to the size limit and give the file's free pages back")
     actions.add_parser("clear", help="forget everything")
 
 
-def _add_check(p: argparse.ArgumentParser) -> None:
+def _add_instance(p: argparse.ArgumentParser) -> None:
     p.add_argument("onnx", metavar="NET")
     p.add_argument("vnnlib", metavar="PROP")
-    p.add_argument("proof", type=Path, metavar="PROOF")
     _add_shape(p)
+
+
+def _add_check(p: argparse.ArgumentParser) -> None:
+    _add_instance(p)
+    p.add_argument("proof", type=Path, metavar="PROOF")
     _add_limits(p)
     p.add_argument("--exact", action="store_true", help="integer arithmetic throughout: small ReLU networks, slower")
+
+
+def _add_explain(p: argparse.ArgumentParser) -> None:
+    _add_instance(p)
+    p.add_argument("--store", metavar="PATH", help=STORE_HELP)
+    p.add_argument("--proof", type=Path, metavar="FILE", help="a proof file instead of the stored proof")
+    text = "draw how the leaves cover the box, as PNG, SVG or PDF by the name's ending; needs matplotlib"
+    p.add_argument("--plot", type=Path, metavar="FILE", help=text)
+    _add_limits(p)
 
 
 def _add_case(p: argparse.ArgumentParser) -> None:
@@ -205,6 +222,7 @@ COMMANDS = {
     "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
     "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
     "store": (_add_store, "look into the proof store"),
+    "explain": (_add_explain, "say in words what carries a proof, and draw it"),
     "case": (_add_case, "replay saved failing cases: exit 0 fixed, 1 still failing"),
     "compress": (_add_compress, "make a compressed variant of a network"),
 }

@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mucg4.cli.limited import limited, spent
 from mucg4.cli.report import entry_line, stored_text
 from mucg4.cli.streams import printable, put, say
 from mucg4.errors import InputError
+from mucg4.limits.budget import Budget
+
+if TYPE_CHECKING:
+    from mucg4.model.proof import Proof
+    from mucg4.model.query import Query
+    from mucg4.store.related import Related
+    from mucg4.store.store import Store
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, show, tidy or clear; the exit status."""
-    return limited(args, lambda budget: _look_into_store(args), spent)
+    """List, show, compact, tidy or clear; the exit status."""
+    return limited(args, lambda budget: _compact(args, budget) if args.action == "compact" else _look(args), spent)
 
 
-def _look_into_store(args: argparse.Namespace) -> int:
+def _look(args: argparse.Namespace) -> int:
     from mucg4.store.store import Store
 
     path = store_path(args.store)
@@ -38,6 +45,50 @@ def _look_into_store(args: argparse.Namespace) -> int:
         for text in store.warnings:
             say(f"mucg4: warning: {printable(text)}")
     return 0
+
+
+def _compact(args: argparse.Namespace, budget: Budget) -> int:
+    """Make a stored proof better for reuse, check it, put it back, and say what came of it."""
+    from mucg4.evidence import established
+    from mucg4.limits.processes import usable_cores
+    from mucg4.reuse.compact import compact, gauges_of
+    from mucg4.reuse.survey import survey
+    from mucg4.settings import Settings
+    from mucg4.store.store import Store
+    from mucg4.verify import begin
+
+    query = query_of(args)
+    path = store_path(args.store)
+    if path is None:
+        raise InputError("the store is off")
+    with Store(path) as store:
+        stored, old = stored_for(store, query)
+        run = begin(query, Settings(), budget, lambda text: say(f"mucg4: compact: {text}"))
+        gauges = gauges_of(query, budget)
+        before = survey(old, gauges)
+        proof = compact(run, old, 0.0, args.effort)
+        report = established(proof, query, budget, usable_cores())
+        if not report.accepted:
+            raise InputError(f"the proof stays as it is: the checker says of the new one: {report.reason}")
+        put("".join(f"{line}\n" for line in survey(proof, gauges).lines(before)))
+        if not store.save(query, "unsat", proof=proof, regions=stored.regions, improved=True):
+            raise InputError("; ".join(store.warnings) or "the proof could not be stored")
+    return 0
+
+
+def query_of(args: argparse.Namespace) -> Query:
+    """The query of the two files NET and PROP."""
+    from mucg4.read.instance import read_query
+
+    return read_query(Path(args.onnx), Path(args.vnnlib), dict(args.shape))
+
+
+def stored_for(store: Store, query: Query) -> tuple[Related, Proof]:
+    """The stored `unsat` of this very query, and its proof. Raises `InputError` when there is none."""
+    for found in store.related(query):
+        if found.key == query.key and found.proof is not None:
+            return found, found.proof
+    raise InputError("the store has no proof of this property of this network (verify it first)")
 
 
 def store_path(text: str | None) -> Path | None:

@@ -29,6 +29,7 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
+from mucg4.reuse.survey import OWN
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much; not measured
@@ -166,7 +167,7 @@ def lift(shop: Shop) -> None:
 
 def _whole(tree: Tree, within: BoolArray) -> BoolArray:
     """(N,) inner nodes whose subtrees lie in the piece: not the path to it."""
-    out = within.copy()
+    out: BoolArray = within.copy()
     for k in np.flatnonzero(tree.left >= 0)[::-1].tolist():
         out[k] = out[k] and out[tree.left[k]] and out[tree.right[k]]
     return out
@@ -220,7 +221,9 @@ def _worth(shop: Shop) -> FloatArray:
     """(P,) share of its margin that a leaf loses when a neuron has the bounds from before the tightenings again."""
     state, tree, bounder = shop.state, shop.tree, shop.state.bounder
     leaves = shop.leaves()
-    bare = keep_cuts(replace(tree, tightenings=(), refutations=()), np.zeros(sum(len(c.index) for c in tree.cuts), bool))
+    bare = keep_cuts(
+        replace(tree, tightenings=(), refutations=()), np.zeros(sum(len(c.index) for c in tree.cuts), bool)
+    )
     root = np.arange(len(tree)) == 0
     before = shop.gauges[0].measure(planned(bare, shop.gauges[0].query), root, root).places
     found = shop.gauges[0].measure(planned(tree, shop.gauges[0].query), shop.within, leaves)
@@ -328,7 +331,7 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
     trees = list(proof.trees)
     gone = [np.zeros(len(tree), dtype=bool) for tree in trees]
     try:
-        gauges = gauges_of(run.query, budget, copies=effort is not None)
+        gauges = list(gauges_of(run.query, budget, copies=effort is not None).values())
         states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
         pieces = [(k, within) for k, tree in enumerate(trees) for within in _pieces(tree)]
         for steps in STEPS:
@@ -338,7 +341,7 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
                     continue
                 shop = Shop(state, gauges, trees[k], within & ~_below(trees[k], gone[k]), gone[k])
                 try:
-                    _apply(shop, steps, lambda text, at=number: run.report(f"part {at + 1} of {len(pieces)}: {text}"))
+                    _apply(run, shop, steps, f"part {number + 1} of {len(pieces)}")
                 finally:
                     trees[k] = shop.tree
     except (BudgetError, ProofError):
@@ -346,20 +349,23 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
     return replace(proof, trees=tuple(pruned(tree, own) for tree, own in zip(trees, gone, strict=True)))
 
 
-def _apply(shop: Shop, steps: Sequence[Step], report: Callable[[str], None]) -> None:
+def _apply(run: Run, shop: Shop, steps: Sequence[Step], name: str) -> None:
     shop.judged = shop.measure(shop.tree)
     if shop.judged[0].lost:  # closed by a hair: the exact second look of the checker is not measured here
         return
     for step in steps:
-        report(step.means)
+        run.report(f"{name}: {step.means}")
         step.apply(shop)
 
 
-def gauges_of(query: Query, budget: Budget, copies: bool = True) -> list[Gauge]:
-    """The gauge of a query, and those of its noisy copies. Raises `ProofError` for what the checker has no rules for."""
-    found = [noisy(query.network, noise) for noise in NOISES] if copies else []
-    networks = [query.network, *(network for network in found if network is not None)]
-    return [Gauge(query if n is query.network else Query((n,), query.cases), budget) for n in networks]
+def gauges_of(query: Query, budget: Budget, copies: bool = True) -> dict[str, Gauge]:
+    """The gauge of a query, OWN, and those of its noisy copies. Raises `ProofError` for operators without rules."""
+    out = {OWN: Gauge(query, budget)}
+    for noise in NOISES if copies else ():
+        network = noisy(query.network, noise)
+        if network is not None:
+            out[noise.name] = Gauge(Query((network,), query.cases), budget)
+    return out
 
 
 def _pieces(tree: Tree) -> list[BoolArray]:
@@ -422,4 +428,3 @@ def pruned(tree: Tree, gone: BoolArray) -> Tree:
         refutations=table,
         tightenings=tightenings,
     )
-

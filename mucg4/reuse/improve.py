@@ -22,7 +22,7 @@ PART = 512  # regions whose duals are improved together; not measured
 
 
 def ascended(state: CaseState, tree: Tree, places: Places, steps: int, fresh: BoolArray) -> Refutations:
-    """Refutations of every open conjunction on the regions by at most `steps` steps of ascent each; `margin` may be < 0.
+    """Refutations of every open conjunction on the regions by at most `steps` steps of ascent each; margins may be < 0.
 
     It starts from the stored duals of the tree node where there are some, from the best constraint alone with default
     slopes otherwise and on tree nodes marked in `fresh (N,)`.

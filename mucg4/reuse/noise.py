@@ -55,12 +55,13 @@ def on_grid(weights: FloatArray, levels: int, axis: int | None = None) -> FloatA
     others = None if axis is None else tuple(k for k in range(weights.ndim) if k != axis)
     step = np.abs(weights).max(axis=others, keepdims=True, initial=0.0) / levels
     step = np.where(step > 0, step, 1.0)
-    return np.asarray(np.rint(weights / step) * step)
+    found: FloatArray = np.rint(weights / step) * step
+    return found
 
 
 def pruned(weights: FloatArray, share: float) -> FloatArray:
     """The smallest weights set to zero."""
-    out = weights.copy()
+    out: FloatArray = weights.copy()
     out.reshape(-1)[np.argsort(np.abs(out), axis=None, kind="stable")[: round(share * out.size)]] = 0.0
     return out
 

@@ -122,13 +122,15 @@ class Store:
         scratch_seconds: float | None = None,
         regions: int = 0,
         max_proof_bytes: int = 32 * 2**20,
+        improved: bool = False,
     ) -> bool:
         """Store `unsat` with its proof, or `sat` with its witness's input; True when it went in.
 
         A stored result with fewer leaves (or as many and no less evidence) stays, and so does one stored by
         a faster writer. A proof larger than `max_proof_bytes` loses its tightenings and slopes, then its cores,
         then its multipliers, and is left out when the tree alone is too large. `scratch_seconds` is the from-scratch
-        time when it is known; None keeps the stored one. Failures give False and a warning.
+        time when it is known; None keeps the stored one. `improved`: this proof was made from the stored one
+        and takes its place, whatever their leaves. Failures give False and a warning.
         """
         if (word, proof is not None, witness_x is not None) not in (("unsat", True, False), ("sat", False, True)):
             raise ValueError(f"verdict {word!r} with the wrong evidence")
@@ -139,7 +141,7 @@ class Store:
             self.warnings.append(f"the proof is larger than {max_proof_bytes} bytes and was not stored")
             return False
         facts = (word, proof.leaves if proof else 0, regions, scratch_seconds, grade)
-        return self._quiet("saving a result", False, lambda: self._save(query, facts, evidence))
+        return self._quiet("saving a result", False, lambda: self._save(query, facts, evidence, improved))
 
     def related(self, query: Query, limit: int = 4) -> list[Related]:
         """At most `limit` stored results that may help, the most promising first; [] after a failure.
@@ -209,7 +211,7 @@ class Store:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _save(self, query: Query, facts: tuple[Any, ...], evidence: bytes) -> bool:
+    def _save(self, query: Query, facts: tuple[Any, ...], evidence: bytes, improved: bool) -> bool:
         network, now = query.network, time.time()
         word, leaves, regions, scratch, grade = facts
         boxes = [(case.box.lo, case.box.hi) for case in query.cases]
@@ -223,7 +225,7 @@ class Store:
             if old is not None and not _is_result(old) or any(key == query.key for _, key in self._broken):
                 old = None
             self._save_network(connection, network)
-            if old is not None and old[0] == word and (old[1], -old[2]) <= (leaves, -grade):
+            if old is not None and not improved and old[0] == word and (old[1], -old[2]) <= (leaves, -grade):
                 connection.execute("UPDATE results SET last_used = ? WHERE key = ?", (now, query.key))
                 return False
             scratch = old[3] if scratch is None and old is not None else scratch

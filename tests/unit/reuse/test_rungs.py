@@ -16,7 +16,6 @@ from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
 from mucg4.model.verdict import RUNGS as NAMES
 from mucg4.model.verdict import Safe, Statistics
-from mucg4.reuse.compact import Compaction, compact
 from mucg4.reuse.replay import Replay, replay
 from mucg4.reuse.rungs import RUNGS, Rung, Visit
 from mucg4.search import portfolio
@@ -109,19 +108,6 @@ def test_a_new_rung_is_a_row_of_the_table():
     walk.walk()
     assert run.statistics.rungs["idle"] == 0 and run.statistics.rungs["duals"] == 0
     assert met and set(met) <= set(tree.leaves.tolist()) and run.statistics.rungs["reoptimised"] <= len(met)
-
-
-def test_compaction_is_the_walk_with_a_rung_more():
-    query, _, verdict = solved("phase")
-    run = run_of(query, "phase")
-    state = open_case(run, 0)
-    assert state is not None
-    names = [rung.name for rung in Compaction(run, state, verdict.proof.trees[0]).rungs]
-    assert [name for name in names if name != "merged"] == [rung.name for rung in RUNGS] and "merged" in names
-    for cores in (False, True):
-        proof = compact(run, verdict.proof, 60.0, cores)
-        assert proof.leaves <= verdict.proof.leaves and check(proof, query).accepted
-        assert cores or not any(r.core for tree in proof.trees for r in tree.refutations)
 
 
 def test_trees_are_handed_out_as_they_are_finished():

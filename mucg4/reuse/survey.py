@@ -1,0 +1,86 @@
+"""How large a proof is, by how much its leaves are closed, and on which noisy copies of its network they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mucg4.check.margins import Gauge, Margins, planned
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.proof_packed import to_packed
+from mucg4.ops.arrays import BoolArray, FloatArray
+
+QUANTILES = (0.05, 0.5, 0.95)  # of the margins that are told; given: what a reader can take in
+OWN = "own"  # the name of the gauge that measures the proof's own network
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Sizes of a proof. `visited`: tree nodes that a check bounds; `literals`: those on the paths to where it ends.
+
+    `margins (M,)` are those of the refutations that close something; `holds[name]` is the share of the leaves that
+    are closed on a noisy copy.
+    """
+
+    leaves: int
+    visited: int
+    literals: int
+    rows: int
+    cuts: int
+    slopes: int
+    bytes: int
+    margins: FloatArray
+    holds: Mapping[str, float]
+
+    def lines(self, before: Survey | None = None) -> list[str]:
+        """The survey as lines of text; with `before` as lines of three columns."""
+        old = {} if before is None else before._texts()
+        return [f"{name:20}{old[name] + ' ' if old else '':>12}{text:>12}" for name, text in self._texts().items()]
+
+    def _texts(self) -> dict[str, str]:
+        names = ("leaves", "visited", "literals", "rows", "cuts", "slopes", "bytes")
+        texts = {name: str(getattr(self, name)) for name in names}
+        texts.update({f"margin {q:.0%}": f"{v:.3g}" for q, v in zip(QUANTILES, self.quantiles(), strict=True)})
+        texts.update({f"holds on {name}": f"{share:.1%}" for name, share in self.holds.items()})
+        return texts
+
+    def quantiles(self) -> list[float]:
+        """Of the margins."""
+        return [float(v) for v in np.quantile(self.margins, QUANTILES)] if len(self.margins) else [0.0] * 3
+
+
+def survey(proof: Proof, gauges: Mapping[str, Gauge]) -> Survey:
+    """Measures the proof with every gauge; the one named OWN has its query. Raises `ProofError`, `BudgetError`."""
+    closed = dict.fromkeys(gauges, 0)
+    visited, literals, margins = 0, 0, [np.zeros(0)]
+    for tree in proof.trees:
+        plan = planned(tree, gauges[OWN].query)
+        for name, gauge in gauges.items():
+            found = gauge.measure(plan)
+            closed[name] += len(tree.leaves) - found.lost
+            if name == OWN:
+                visited += found.entered
+                margins.append(found.value[found.value > 0])
+                literals += int(tree.depths()[ends(tree, found)].sum())
+    total = max(proof.leaves, 1)
+    return Survey(
+        leaves=proof.leaves,
+        visited=visited,
+        literals=literals,
+        rows=sum(len(t.index) for tree in proof.trees for t in tree.tightenings),
+        cuts=sum(len(c.index) for tree in proof.trees for c in tree.cuts),
+        slopes=sum(len(tree.table.slope_index) for tree in proof.trees),
+        bytes=len(to_packed(proof, 1)),
+        margins=np.concatenate(margins),
+        holds={name: count / total for name, count in closed.items() if name != OWN},
+    )
+
+
+def ends(tree: Tree, found: Margins) -> BoolArray:
+    """(N,) tree nodes at which a check ends: those that it bounds and below which it bounds none."""
+    inner = np.flatnonzero(tree.left >= 0)
+    out: BoolArray = found.seen.copy()
+    out[inner] &= ~(found.seen[tree.left[inner]] | found.seen[tree.right[inner]])
+    return out
