@@ -39,7 +39,7 @@ class Settings:
     )
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
-    compact: bool = _option(True, "shrink a proof to cores after the verdict, before it is stored")
+    compact: bool = _option(True, "make a proof smaller and its margins wider after the verdict, before it is stored")
     arithmetic: str = _option(
         "real",
         "what unsat has to hold for: real arithmetic on the stored weights, or float32 executions (float64 ones of a "

@@ -1,8 +1,8 @@
 """Draws how the regions of a proof cover the box: boxes on the two inputs split most, or the tree as nested strips.
 
 Where most splits are of inputs: the regions at which a check ends, projected on these two inputs, drawn from large to
-small; they overlap where other inputs tell them apart. Else: one strip per tree node, halves below their whole, in the
-colour of the layer that is split there. Other colours say by how much a region is closed, against the other ones.
+small; they overlap where other inputs tell them apart. Else: one strip per tree node, as wide as it has regions below,
+in the colour of the layer that is split there. What closes a region by little, against the other ones, is dark.
 matplotlib is imported here only, without its global state.
 """
 
@@ -20,8 +20,8 @@ from mucg4.errors import InputError
 from mucg4.files import write_atomic
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
-from mucg4.ops.arrays import FloatArray
-from mucg4.reuse.explain import named
+from mucg4.ops.arrays import FloatArray, IntArray
+from mucg4.reuse.explain import layer, named
 from mucg4.reuse.survey import ends
 
 ENDINGS = ("png", "svg", "pdf")  # of pictures; given
@@ -33,7 +33,7 @@ LAYERS = (
     "#E69F00",
     "#56B4E9",
 )  # given: see `mucg4.bench.plot`
-SHALLOWEST = 4096  # strips of a tree narrower than one in so many are left out; not measured
+MANY = 1000  # regions that are drawn without lines between them; not measured
 DPI = 160  # dots per inch; not measured
 
 
@@ -117,30 +117,43 @@ def _strips(axes: Any, proof: Proof, query: Query, found: Sequence[Margins]) -> 
 
     layers = sorted({int(k) for tree in proof.trees for k in tree.node[tree.left >= 0].tolist()})
     colour = {k: to_rgba(LAYERS[i % len(LAYERS)]) for i, k in enumerate(layers)}
-    shapes, colours, deepest, left = [], [], 1, 0.0
-    whole = len(proof.trees)
-    for tree, m in sorted(zip(proof.trees, found, strict=True), key=lambda pair: -len(pair[0])):
-        closeness = colormaps["viridis"](_ranks(_closeness(m, tree)))
-        stack = [(0, left / whole, (left + 1) / whole, 0)]
-        left += 1
+    grey = colormaps["Greys_r"]
+    closed = [_closeness(m, tree) for tree, m in zip(proof.trees, found, strict=True)]
+    ranks = np.split(_ranks(np.concatenate(closed)), np.cumsum([len(c) for c in closed])[:-1])
+    below = [_ends_below(tree, m) for tree, m in zip(proof.trees, found, strict=True)]
+    total = sum(int(b[0]) for b in below)
+    shapes, colours, deepest, begin = [], [], 1, 0
+    for number in sorted(range(len(proof.trees)), key=lambda k: -int(below[k][0])):
+        tree, width = proof.trees[number], below[number]
+        stack = [(0, begin, 0)]
+        begin += int(width[0])
         while stack:
-            k, x0, x1, depth = stack.pop()
-            if not m.seen[k] or x1 - x0 < 1 / SHALLOWEST:
+            k, x, depth = stack.pop()
+            left, right, size = int(tree.left[k]), int(tree.right[k]), int(width[k])
+            if size == 0:
                 continue
-            inner = tree.left[k] >= 0 and bool(m.seen[tree.left[k]] or m.seen[tree.right[k]])
-            shapes.append([(x0, depth), (x1, depth), (x1, depth + 1), (x0, depth + 1)])
-            colours.append(colour[int(tree.node[k])] if inner else closeness[k])
+            inner = left >= 0 and width[left] + width[right] > 0
+            shapes.append([(x, depth), (x + size, depth), (x + size, depth + 1), (x, depth + 1)])
+            colours.append(colour[int(tree.node[k])] if inner else grey(0.1 + 0.8 * float(ranks[number][k])))
             deepest = max(deepest, depth + 1)
             if inner:
-                middle = (x0 + x1) / 2
-                stack += [(int(tree.left[k]), x0, middle, depth + 1), (int(tree.right[k]), middle, x1, depth + 1)]
-    axes.add_collection(PolyCollection(shapes, facecolors=colours, edgecolors="white", linewidths=0.2))
-    axes.set_xlim(0, 1)
+                stack += [(left, x, depth + 1), (right, x + int(width[left]), depth + 1)]
+    lines = 0.3 if total < MANY else 0.0
+    axes.add_collection(PolyCollection(shapes, facecolors=colours, edgecolors="white", linewidths=lines))
+    axes.set_xlim(0, total)
     axes.set_ylim(deepest, 0)
-    axes.set_xlabel("share of the box, halved at each split")
+    axes.set_xlabel("regions at which a check ends, side by side")
     axes.set_ylabel("splits")
-    names = {k: query.network.nodes[k].name or f"node {k}" for k in layers}
-    patches = [Patch(color=colour[k], label=f"split in {names[k] if k else 'the input'}") for k in layers]
-    if patches:
-        axes.legend(handles=patches, loc="lower right", fontsize=7)
-    axes.set_title(f"{proof.leaves} leaves in {whole} {'tree' if whole == 1 else 'trees'}; dark: closed by little")
+    patches = [Patch(color=colour[k], label=f"split in {layer(query, k) if k else 'the input'}") for k in layers]
+    patches.append(Patch(facecolor=grey(0.3), label="closed (dark: by little)"))
+    axes.legend(handles=patches, loc="lower right", fontsize=7)
+    trees = "1 tree" if len(proof.trees) == 1 else f"{len(proof.trees)} trees"
+    axes.set_title(f"{total} regions in {trees}")
+
+
+def _ends_below(tree: Tree, found: Margins) -> IntArray:
+    """(N,) how many regions at which a check ends lie in each subtree."""
+    out: IntArray = ends(tree, found).astype(np.int64)
+    for k in np.flatnonzero(tree.left >= 0)[::-1].tolist():  # children stand after their parents
+        out[k] += out[tree.left[k]] + out[tree.right[k]]
+    return out

@@ -100,7 +100,7 @@ def _closing(tree: Tree, found: Margins, k: int) -> str:
     """What closes tree node k."""
     own = np.flatnonzero((tree.table.at == k) & (found.value > 0))
     if not len(own):
-        return "closed further up or empty" if found.seen[k] else "not looked at"
+        return "its bounds contradict each other" if found.seen[k] and not found.open[k] else "not closed by its bounds"
     table, r = tree.table, int(own[0])
     margin = float(found.value[own].min())
     parts = [f"closed by {margin:.2g}"]
@@ -121,7 +121,13 @@ def named(query: Query, node: int, index: int) -> str:
     """An input, or a neuron by its layer."""
     if node == 0:
         return f"X_{index}"
-    return f"neuron {index} of {query.network.nodes[node].name or f'node {node}'}"
+    return f"neuron {index} of {layer(query, node)}"
+
+
+def layer(query: Query, node: int) -> str:
+    """A network node by the name of its tensor; numbers are no names."""
+    name = query.network.nodes[node].name
+    return f"layer {name or node}" if not name or name.isdecimal() else name
 
 
 def _listed(counts: Iterable[tuple[str, int]]) -> str:

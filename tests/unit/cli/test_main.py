@@ -420,3 +420,18 @@ def test_case(call: Call) -> None:
     assert status == 1 and "still failing" in out
     Path("no.json").write_text("{}")
     refused(call("case", "no.json"), "no.json")
+
+
+def test_a_stored_proof_is_explained_and_compacted(call: Call, tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite")
+    refused(call("explain", "net.onnx", "unsat.vnnlib", "--store", store), "no proof")
+    refused(call("store", "--store", store, "compact", "net.onnx", "unsat.vnnlib"), "no proof")
+    assert call("verify", "net.onnx", "unsat.vnnlib", "--store", store, "--proof", "proof.json")[0] == 0
+    for place in (("--store", store), ("--proof", "proof.json")):
+        status, out, _ = call("explain", "net.onnx", "unsat.vnnlib", *place)
+        assert status == 0 and "1 tree with " in out and "closed by" in out
+    status, out, err = call("store", "--store", store, "compact", "net.onnx", "unsat.vnnlib", "--effort", "5")
+    assert status == 0 and "holds on int8" in out and "compact: part 1 of 1" in err
+    assert call("verify", "net.onnx", "unsat.vnnlib", "--store", store)[1] == "unsat\n"
+    Path("sat.vnnlib").write_text(prop(*BOX, "(>= Y_0 2.6)"))
+    refused(call("explain", "net.onnx", "sat.vnnlib", "--proof", "proof.json"), "another network or property")

@@ -1,0 +1,263 @@
+"""Proofs made to be reused: nothing is lost, less is looked at, more holds on noisy copies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from effort import effort
+from handmade import clauses, formula_query
+
+from mucg4.check.margins import Gauge, planned
+from mucg4.check.walk import check
+from mucg4.errors import BudgetError, InputError
+from mucg4.gate.runtimes import runtime_of
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof, Tree
+from mucg4.model.query import Query
+from mucg4.model.refutations import Refutations
+from mucg4.model.verdict import Safe, Statistics
+from mucg4.read.instance import read_query
+from mucg4.reuse.compact import _pieces, compact, gauges_of, kept_rows, pruned
+from mucg4.reuse.explain import explained
+from mucg4.reuse.noise import NOISES, narrowed, noisy, on_grid, significant
+from mucg4.reuse.noise import pruned as without_smallest
+from mucg4.reuse.survey import survey
+from mucg4.search.run import Run
+from mucg4.settings import Settings
+from mucg4.verify import verify
+
+INSTANCES = Path(__file__).parents[3] / "instances"
+FOREVER = 1e6  # seconds: what these tests demand must not depend on the machine
+
+
+@cache
+def solved(split: str) -> tuple[Query, Proof]:
+    query = formula_query([clauses(3, 6, 40)], 6)
+    verdict = verify(query, Settings(workers=1, split=split, compact=False), budget=effort())
+    assert isinstance(verdict, Safe) and verdict.proof.leaves > 4
+    return query, verdict.proof
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Query, Proof]:
+    """A proof whose trees are roots with tightenings and cuts."""
+    query = read_query(INSTANCES / "onnx/digits_2x24.onnx", INSTANCES / "vnnlib/digits_img20_0.13.vnnlib")
+    verdict = verify(query, Settings(workers=1, compact=False), budget=effort(1e10))
+    assert isinstance(verdict, Safe)
+    return query, verdict.proof
+
+
+def run_of(query: Query) -> Run:
+    return Run(query, Settings(workers=1), Budget(), Statistics(), runtime_of(query))
+
+
+def compacted(query: Query, proof: Proof, effort: float | None = FOREVER) -> Proof:
+    with np.errstate(all="ignore"):
+        return compact(run_of(query), proof, 0.0 if effort is not None else FOREVER, effort)
+
+
+def lost(gauge: Gauge, proof: Proof) -> int:
+    return sum(gauge.measure(planned(tree, gauge.query)).lost for tree in proof.trees)
+
+
+@pytest.mark.parametrize("split", ["input", "phase"])
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_compacted_proof_is_accepted_and_no_larger(split, copies):
+    query, proof = solved(split)
+    small = compacted(query, proof, FOREVER if copies else None)
+    assert check(small, query).accepted and small.leaves <= proof.leaves
+    gauges = gauges_of(query, Budget())
+    before, after = survey(proof, gauges), survey(small, gauges)
+    assert after.visited <= before.visited and after.literals <= before.literals
+    assert len(after.lines(before)) == len(before.lines()) == 10 + len(gauges) - 1
+    if copies:  # what held on a copy holds there still
+        assert all(lost(gauge, small) <= lost(gauge, proof) for gauge in gauges.values())
+
+
+def test_tightenings_and_cuts_that_are_not_needed_go(digits):
+    query, proof = digits
+    small = compacted(query, proof)
+    assert check(small, query).accepted
+    gauges = gauges_of(query, Budget())
+    before, after = survey(proof, gauges), survey(small, gauges)
+    assert after.rows < before.rows and after.cuts <= before.cuts and after.bytes < before.bytes
+    assert all(after.holds[name] >= before.holds[name] for name in before.holds)
+
+
+def test_without_time_the_proof_stays_as_it_is():
+    query, proof = solved("phase")
+    assert compacted(query, proof, 0.0).trees == proof.trees
+
+
+def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
+    """A budget that ends in the middle leaves a proof that is accepted, with the parts that were done."""
+    query, proof = solved("input")
+    monkeypatch.setattr("mucg4.reuse.compact.PIECE", 2)
+    assert len(_pieces(proof.trees[0])) > 2
+    run, polls = run_of(query), 0
+
+    class Ending(Budget):
+        def share(self, seconds: float) -> Budget:
+            return self
+
+        def poll(self, work: int = 0) -> None:
+            nonlocal polls
+            polls += 1
+            if polls > 100:
+                raise BudgetError("timeout")
+
+    with np.errstate(all="ignore"):
+        small = compact(replace(run, budget=Ending()), proof, 0.0, FOREVER)
+    assert polls > 100 and check(small, query).accepted
+
+
+def test_pieces_are_disjoint_but_for_paths_and_hold_everything(monkeypatch):
+    tree = solved("input")[1].trees[0]
+    monkeypatch.setattr("mucg4.reuse.compact.PIECE", 2)
+    pieces = _pieces(tree)
+    leaves = tree.left < 0
+    assert np.array_equal(np.sum([p & leaves for p in pieces], axis=0), leaves)
+    parents = tree.parents()
+    for p in pieces:
+        assert p[0] and np.all(p[parents[np.flatnonzero(p)][1:]])
+
+
+def test_pruned_trees_keep_paths_literals_and_tightenings():
+    """Every subtree that goes leaves a tree in which the evidence that stays stands at the same region."""
+    query, proof = solved("phase")
+    tree = proof.trees[0]
+    inner = np.flatnonzero(tree.left >= 0)
+    gone = np.zeros(len(tree), dtype=bool)
+    gone[inner[len(inner) // 2]] = True
+    small = pruned(tree, gone)
+    assert len(small) == len(tree) - 2 * (tree.leaf_counts()[gone][0] - 1)
+    gauge = Gauge(query, Budget())
+    found = gauge.measure(planned(small, query))
+    assert found.lost <= 1  # only the region whose subtree went
+    assert pruned(tree, gone & False) is tree
+
+
+def test_margins_agree_with_the_checker():
+    """On the own network and on copies the gauge loses the leaves that the checker rejects."""
+    query, proof = solved("phase")
+    for noise in NOISES:
+        network = noisy(query.network, noise)
+        for copy in (query, *([] if network is None else [Query((network,), query.cases)])):
+            there = replace(proof, network=copy.network.fingerprint)
+            report = check(there, copy)
+            found = [Gauge(copy, Budget()).measure(planned(t, copy)) for t in proof.trees]
+            rejected = {(k, leaf) for k, leaf, _ in report.rejected}
+            open_ = {(k, leaf) for k, m in enumerate(found) for leaf in np.flatnonzero(m.open).tolist()}
+            assert rejected <= open_  # the checker looks twice at what is near 0
+
+
+def test_regions_are_entered_within_the_piece_only():
+    query, proof = solved("input")
+    tree = proof.trees[0]
+    within = np.arange(len(tree)) == 0
+    found = Gauge(query, Budget()).measure(planned(tree, query), within, within)
+    assert found.entered == 1 and found.places is not None and found.places.at.tolist() == [0] and not found.lost
+
+
+def test_rows_and_cuts_keep_their_order(digits):
+    """`Cuts.after` counts the root's tightenings that are left."""
+    _, proof = digits
+    for tree in proof.trees:
+        total = sum(len(t.index) for t in tree.tightenings)
+        if not total:
+            continue
+        kept = np.zeros(total, dtype=bool)
+        kept[len(tree.tightenings[0].index) :] = True
+        small = kept_rows(tree, kept)
+        assert len(small.tightenings) == len(tree.tightenings) - 1
+        assert [c.after for c in small.cuts] == [max(c.after - 1, 0) for c in tree.cuts]
+
+
+def test_chosen_refutations_are_those(digits):
+    query, proof = solved("phase")
+    for tree in (*proof.trees, *digits[1].trees):
+        which = np.random.default_rng(0).permutation(len(tree.table))[: len(tree.table) // 2 + 1]
+        got, want = tree.table.take(which), Refutations.of([tree.table[int(k)] for k in which])
+        for name in (
+            "at",
+            "weights",
+            "slope_node",
+            "slope_index",
+            "slope_value",
+            "literal",
+            "beta",
+            "cut",
+            "multiplier",
+        ):
+            assert np.array_equal(getattr(got, name), getattr(want, name)), name
+
+
+# ---- noise -------------------------------------------------------------------------------------
+
+
+def test_rounding_to_significant_bits_is_that_of_the_types():
+    w = np.random.default_rng(0).normal(size=1000)
+    assert np.array_equal(significant(w, 11), w.astype(np.float16).astype(np.float64))
+    assert np.all(abs(significant(w, 8) - w) <= 2.0**-8 * abs(w))
+    assert np.array_equal(significant(np.zeros(3), 8), np.zeros(3))
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_grids_have_so_many_levels(axis):
+    w = np.random.default_rng(1).normal(size=(5, 400))
+    g = on_grid(w, 127, axis)
+    rows = [g.ravel()] if axis is None else list(g)
+    assert all(len(np.unique(r.round(12))) <= 255 for r in rows)
+    assert abs(g - w).max() <= abs(w).max() / 254 + 1e-12
+    assert np.array_equal(on_grid(np.zeros((2, 2)), 127, axis), np.zeros((2, 2)))
+
+
+def test_smallest_weights_and_weakest_neurons_go():
+    w = np.random.default_rng(2).normal(size=(10, 10))
+    out = without_smallest(w, 0.1)
+    assert (out == 0).sum() == 10 and abs(w[out == 0]).max() <= abs(out[out != 0]).min()
+    query, _ = solved("phase")
+    nodes = narrowed(query.network, 0.2)
+    changed = [k for k, (a, b) in enumerate(zip(nodes, query.network.nodes, strict=True)) if a.op is not b.op]
+    assert changed and all((nodes[k].op.weight == 0).all(axis=0).any() for k in changed)
+
+
+def test_copies_have_the_same_nodes_and_other_weights():
+    query, _ = solved("phase")
+    for noise in NOISES:
+        copy = noisy(query.network, noise)
+        if copy is not None:
+            assert [n.size for n in copy.nodes] == [n.size for n in query.network.nodes]
+            assert copy.fingerprint != query.network.fingerprint
+            assert noisy(query.network, noise).fingerprint == copy.fingerprint
+
+
+# ---- words -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["input", "phase"])
+def test_proofs_are_explained(split, tmp_path):
+    query, proof = solved(split)
+    lines, found = explained(proof, query, Budget())
+    text = "\n".join(lines)
+    assert f"{proof.leaves} leaves" in lines[0] and "Split most: " in text and "Tree 1: unsafe set" in text
+    assert ("neuron" in text) == (split == "phase" or any((t.node > 0).any() for t in proof.trees))
+    pytest.importorskip("matplotlib")
+    from mucg4.reuse.cover import draw
+
+    for ending in ("png", "svg"):
+        draw(proof, query, found, tmp_path / f"cover.{ending}")
+        assert (tmp_path / f"cover.{ending}").stat().st_size > 1000
+    with pytest.raises(InputError, match="png"):
+        draw(proof, query, found, tmp_path / "cover.txt")
+
+
+def test_open_leaves_are_told():
+    query, proof = solved("phase")
+    tree: Tree = proof.trees[0]
+    bare = replace(proof, trees=(replace(tree, refutations=()), *proof.trees[1:]))
+    assert any("not closed" in line for line in explained(bare, query, Budget())[0])
