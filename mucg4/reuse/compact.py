@@ -53,7 +53,7 @@ class Shop:
     tree: Tree
     within: BoolArray  # (N,) the piece and the path to it
     gone: BoolArray  # (N,) tree nodes whose subtrees are superfluous
-    judged: list[Margins] = field(default_factory=list)  # of the tree as it is, per gauge
+    judged: list[Margins] = field(default_factory=list)  # of the tree as it is, per gauge; empty: not measured yet
 
     def leaves(self) -> BoolArray:
         """(N,) leaves of the piece."""
@@ -63,6 +63,11 @@ class Shop:
         """The margins on all networks."""
         plan = planned(tree, self.gauges[0].query)
         return [g.measure(plan, self.within) for g in self.gauges]
+
+    def known(self) -> list[Margins]:
+        """The margins of the tree as it is."""
+        self.judged = self.judged or self.measure(self.tree)
+        return self.judged
 
     def regions(self, tree: Tree, keep: BoolArray) -> Places:
         """The regions of the tree nodes marked in `keep (N,)`, on the own network."""
@@ -77,7 +82,7 @@ class Shop:
     def try_out(self, tree: Tree) -> bool:
         """Take the tree if no leaf is lost on any network, nor too much of the least margin on the own one."""
         plan, judged = planned(tree, self.gauges[0].query), []
-        for gauge, before in zip(self.gauges, self.judged, strict=True):
+        for gauge, before in zip(self.gauges, self.known(), strict=True):
             found = gauge.measure(plan, self.within)
             if np.any(found.open & ~before.open):
                 return False
@@ -285,7 +290,7 @@ def thin(shop: Shop) -> None:
         thinner = replace(tree, refresh=tree.refresh & ~off)
         judged = shop.measure(thinner)
         lost = np.zeros(len(tree), dtype=bool)
-        for m, b in zip(judged, shop.judged, strict=True):
+        for m, b in zip(judged, shop.known(), strict=True):
             lost |= m.open & ~b.open
         if not lost.any():
             shop.take(thinner, judged)
@@ -356,7 +361,6 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
 
 def _apply(run: Run, shop: Shop, steps: Sequence[Step], name: str) -> None:
     """The steps one after the other, on what is not superfluous yet."""
-    shop.judged = shop.measure(shop.tree)
     for step in steps:
         run.report(f"{name}: {step.means}")
         step.apply(shop)
