@@ -2,9 +2,9 @@
 
 A tree is improved in place, step by step (`STEPS`): its nodes keep their numbers, refutations are exchanged or added,
 subtrees are marked as superfluous. Every change is measured in the checker's arithmetic (`mucg4.check.margins`): on the
-proof's own network, where no leaf may be lost, and on copies of it with the noise of compression (`mucg4.reuse.noise`),
-where none that held may be lost either. Trees are taken in pieces of so many leaves that what is done when the time is
-spent counts.
+proof's own network, where no leaf may be lost, and on copies of it with the noise of compression (`mucg4.reuse.noise`):
+a refutation gives way to one that holds on more of them, and evidence is left out only where no leaf is lost on any.
+Trees are taken in pieces of so many leaves that what is done when the time is spent counts.
 
 Refutations at inner nodes. The checker does not enter a subtree whose conjunctions are refuted at its root. So a
 refutation that more ascent finds at an inner node (`lift`) makes the check shorter by the whole subtree, and where it
@@ -329,9 +329,9 @@ STEPS = (
 def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None = None) -> Proof:
     """A proof of the same query that is made to be reused, see the module text.
 
-    `effort`: seconds to spend, with noisy copies; None: a share of the solving time, on the own network alone, which
-    adds evidence and takes none away. What the time does not allow stays as it is. Not checked as a whole: that is for
-    the caller.
+    `effort`: seconds to spend, with noisy copies; None: a share of the solving time, on the own network alone, where
+    evidence is exchanged and added, not left out. What the time does not allow stays as it is. Not checked as a whole:
+    that is for the caller.
     """
     seconds = max(LEAST_SECONDS, SHARE * solve_seconds) if effort is None else effort
     if effort is None and run.statistics.times.get("check", 0.0) > CHECK_SHARE * seconds:
@@ -341,29 +341,30 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
     trees = list(proof.trees)
     gone = [np.zeros(len(tree), dtype=bool) for tree in trees]
     try:
-        gauges = list(gauges_of(run.query, budget, copies=effort is not None).values())
-        states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
-        pieces = [(k, within) for k, tree in enumerate(trees) for within in _pieces(tree)]
-        for steps in STEPS if effort is not None else STEPS[:1]:
-            for number, (k, within) in enumerate(pieces):
-                state = states[trees[k].case]
-                if state is None:
-                    continue
-                shop = Shop(state, gauges, trees[k], within & ~_below(trees[k], gone[k]), gone[k])
-                try:
-                    _apply(run, shop, steps, f"part {number + 1} of {len(pieces)}")
-                finally:
-                    trees[k] = shop.tree
+        with np.errstate(all="ignore"):  # bounds that overflow prove nothing
+            _improve(quiet, run.report, trees, gone, effort is not None)
     except (BudgetError, ProofError):
         pass
     return replace(proof, trees=tuple(pruned(tree, own) for tree, own in zip(trees, gone, strict=True)))
 
 
-def _apply(run: Run, shop: Shop, steps: Sequence[Step], name: str) -> None:
-    """The steps one after the other, on what is not superfluous yet."""
-    for step in steps:
-        run.report(f"{name}: {step.means}")
-        step.apply(shop)
+def _improve(quiet: Run, report: Callable[[str], None], trees: list[Tree], gone: list[BoolArray], whole: bool) -> None:
+    """All steps, or the first row of them, on all trees, in place. Raises `BudgetError`, `ProofError`."""
+    gauges = list(gauges_of(quiet.query, quiet.budget, copies=whole).values())
+    states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
+    pieces = [(k, within) for k, tree in enumerate(trees) for within in _pieces(tree)]
+    for steps in STEPS if whole else STEPS[:1]:
+        for number, (k, within) in enumerate(pieces):
+            state = states[trees[k].case]
+            if state is None:
+                continue
+            shop = Shop(state, gauges, trees[k], within & ~_below(trees[k], gone[k]), gone[k])
+            try:
+                for step in steps:
+                    report(f"part {number + 1} of {len(pieces)}: {step.means}")
+                    step.apply(shop)
+            finally:
+                trees[k] = shop.tree
 
 
 def gauges_of(query: Query, budget: Budget, copies: bool = True) -> dict[str, Gauge]:
