@@ -22,7 +22,7 @@ import numpy as np
 from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, ZERO, Atom, Bound, Reader, Refusal, Row, directed
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
-from mucg4.ops.arrays import FloatArray
+from mucg4.ops.arrays import BoolArray, FloatArray
 
 MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain; not measured
 
@@ -89,10 +89,10 @@ class Comparison:
     def run(self) -> None:
         self.sizes()
         self.common = part_of(self.reader.atoms)
+        self.ends, self.open = self.common_sides()
         self.complete()
-        self.low = self.ends_of(False)
-        self.high = self.ends_of(True)
-        if self.common.never or self.nothing(self.common.sides):
+        self.low, self.high = self.ends
+        if self.common.never or np.any((self.low > self.high) | ((self.low == self.high) & self.open.any(axis=0))):
             return
         self.places: dict[frozenset[tuple[int, bool, float]], list[int]] = {}
         self.needs: list[dict[Side, float]] = []
@@ -108,7 +108,11 @@ class Comparison:
             self.disjunct(count, choice)
 
     def complete(self) -> None:
-        """Bounds that all disjuncts have in common without stating them; version 1.0 states all."""
+        """Bounds that all disjuncts have in common without stating them; version 1.0 states all.
+
+        `unlimited (2, n)` are the sides that still have none.
+        """
+        self.unlimited = np.isinf(self.ends)
 
     def sizes(self) -> None:
         network = self.query.networks[0]
@@ -118,12 +122,17 @@ class Comparison:
         if any(case.box.size != has[0] for case in self.query.cases):
             raise Refusal("a box of the query has another number of inputs")
 
-    def ends_of(self, upper: bool) -> FloatArray:
-        out = np.full(self.query.networks[0].input_size, inf if upper else -inf)
-        for (i, side), (end, _) in self.common.sides.items():
-            if side == upper:
-                out[i] = end
-        return out
+    def common_sides(self) -> tuple[FloatArray, BoolArray]:
+        """What all disjuncts have in common: ends `(2, n)`, lower ones first, and whether they are left out."""
+        n = self.query.networks[0].input_size
+        ends, open_ = np.repeat(np.array([[-inf], [inf]]), n, axis=1), np.zeros((2, n), dtype=bool)
+        many = self.reader.sides
+        count = min(n, many.count)
+        ends[:, :count], open_[:, :count] = many.ends[:, :count], many.open[:, :count]
+        for (i, upper), known in self.common.sides.items():
+            row = int(upper)
+            ends[row, i], open_[row, i] = tighter_end((ends[row, i].item(), bool(open_[row, i])), known, upper)
+        return ends, open_
 
     def needed(self, case: Case) -> dict[Side, float]:
         """The sides of the case's box that are tighter than what all disjuncts have in common.
@@ -136,7 +145,7 @@ class Comparison:
             bad = ~(ends >= self.high) if upper else ~(ends <= self.low)
             for i in np.flatnonzero(bad).tolist():
                 out[i, upper] = float(ends[i])
-        loose = [side for side in out if self.unlimited(side)]
+        loose = [(i, upper) for i, upper in out if self.unlimited[int(upper), i]]
         for side in loose:
             i = side[0]
             if case.box.lo[i] <= case.box.hi[i] and self.idle(i):
@@ -149,10 +158,6 @@ class Comparison:
         atoms = chain(self.reader.atoms, (a for factor in self.reader.factors for d in factor for a in d))
         directions = {a.direction for a in atoms if isinstance(a, Row) and a.direction != NOTHING}
         return {v for d in directions for v, _ in self.reader.named[d]}
-
-    def unlimited(self, side: Side) -> bool:
-        """Whether the text does not bound this side in all disjuncts."""
-        return side not in self.common.sides
 
     def idle(self, i: int) -> bool:
         """Whether nothing depends on an input."""
@@ -169,9 +174,9 @@ class Comparison:
         return False
 
     def side(self, own: dict[Side, End], i: int, upper: bool) -> End:
-        far = (inf if upper else -inf), False
-        a, b = self.common.sides.get((i, upper), far), own.get((i, upper), far)
-        return tighter_end(a, b, upper)
+        row = int(upper)
+        known = self.ends[row, i].item(), bool(self.open[row, i])
+        return tighter_end(known, own[i, upper], upper) if (i, upper) in own else known
 
     def place(self, choice: Sequence[Part]) -> Place:
         """Where parts that hold together are; kept where one part alone has bounds."""

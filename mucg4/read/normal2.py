@@ -19,6 +19,7 @@ from itertools import chain, product
 from typing import Any, NamedTuple
 
 from mucg4.errors import UnsupportedError
+from mucg4.model.decimals import Plain
 from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
 from mucg4.model.joint import Monomial
 from mucg4.model.query import Box, Case, hull
@@ -28,6 +29,7 @@ from mucg4.read.normal import (
     Bound,
     Disjunct,
     Key,
+    Limits,
     Row,
     Side,
     _at,
@@ -100,6 +102,7 @@ class _Sizes(NamedTuple):
     inputs: int
     outputs: int
     assertions: tuple[Formula, ...]
+    bounds: tuple[Plain, Plain] | None = None
 
 
 def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
@@ -110,13 +113,16 @@ def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
     links, free = links_of(parsed)
     stated = tuple(_flatten(parsed.assertions, "and"))
     kept = tuple(f for f in stated if not linking(f))
-    renamed = kept if links == tuple(range(free)) else tuple(_renamed(f, links) for f in kept)
-    normal = _Normal2(_Sizes(free, parsed.declared.count(False), renamed), element_type)  # type: ignore[arg-type]
-    normal.plain = [
-        Bound(links[i], upper, value)
-        for upper, side in ((False, parsed.lower), (True, parsed.upper))
-        for i, value in side.items()
-    ]
+    same = links == tuple(range(free))
+    renamed = kept if same else tuple(_renamed(f, links) for f in kept)
+    bounds = parsed.lower, parsed.upper
+    if not same:
+        bounds = Plain(False), Plain(True)
+        for side, declared in zip(bounds, (parsed.lower, parsed.upper), strict=True):
+            for i, value in declared.items():
+                side.tighten(links[i], value)
+    sizes = _Sizes(free, parsed.declared.count(False), renamed, bounds)
+    normal = _Normal2(sizes, element_type)  # type: ignore[arg-type]
     cases = normal.cases()
     return Normalised(links, free, tuple(normal.monomials), cases, kept)
 
@@ -136,14 +142,13 @@ def _renamed(node: Any, links: Sequence[int]) -> Any:
 class _Normal2(_Normal):
     """Owner of one query's way to its normal form."""
 
-    plain: list[Bound] = field(default_factory=list)
     monomials: dict[Monomial, int] = field(default_factory=dict)  # to its output
     made: int = 0  # disjuncts
     products: dict[int, Compare] = field(default_factory=dict)  # comparisons that are no linear ones, by identity
 
     def cases(self) -> tuple[Case, ...]:
         common, boxes, others = self.factors()
-        limits = self.tightest(chain(self.plain, common.bounds))
+        limits = self.limits(common.bounds)
         self.complete(limits, common.rows)
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
         for alternative in boxes:
@@ -159,8 +164,9 @@ class _Normal2(_Normal):
         _refuse_large(grouped, self.prop.inputs, outputs)
         self.prop = self.prop._replace(outputs=outputs)  # type: ignore[attr-defined]
         made = []
+        gaps = limits.missing(self.prop.inputs)
         for key, conjunctions in grouped.items():
-            box = self.box(limits, key)
+            box = self.box(limits, key, gaps)
             made.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(made)
 
@@ -192,36 +198,36 @@ class _Normal2(_Normal):
 
     # -- inputs without bounds
 
-    def complete(self, limits: dict[tuple[int, bool], Side], rows: Iterable[Row]) -> None:
+    def complete(self, limits: Limits, rows: Iterable[Row]) -> None:
         """Give every input both bounds: from rows of inputs that hold everywhere, else the largest of its type."""
-        missing = [(i, u) for i in range(self.prop.inputs) for u in (False, True) if (i, u) not in limits]
+        missing = limits.missing(self.prop.inputs)
         if not missing:
             return
         usable = [row for row in rows if not row[1] and len(row[0]) > 1]
         for _ in range(min(len(usable), 8)):
-            found = len(limits)
+            found = len(limits.own)
             for row in usable:
                 self.follow(row, limits)
-            if len(limits) == found:
+            if len(limits.own) == found:
                 break
         most = kind_of(self.element_type).most
         for i, upper in missing:
-            limits.setdefault((i, upper), (most if upper else -most, None))
+            limits.own.setdefault((i, upper), (most if upper else -most, None))
 
-    def follow(self, row: Row, limits: dict[tuple[int, bool], Side]) -> None:
+    def follow(self, row: Row, limits: Limits) -> None:
         """A bound for an input of a row whose other inputs have bounds; rows that are evaluated exactly only."""
         xs, _, constant, _, atom = row
         if atom is not None:
             return
         for v, c in xs:
-            if (v, c > 0) in limits:
+            if limits.get(v, c > 0) is not None:
                 continue
-            rest = [(j, s, limits.get((j, s < 0))) for j, s in xs if j != v]
+            rest = [(j, s, limits.get(j, s < 0)) for j, s in xs if j != v]
             if any(side is None for *_, side in rest):
                 continue
             low = constant + sum((s * self.reached(side, s < 0) for _, s, side in rest if side is not None), ZERO)
             value = -low / c
-            limits[v, c > 0] = (value, None)
+            limits.own[v, c > 0] = (value, None)
 
     def reached(self, side: Side, upper: bool) -> Fraction:
         value, end = side
