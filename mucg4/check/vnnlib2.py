@@ -358,7 +358,6 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
         with np.errstate(all="ignore"):
             reader = _linked(text, network.element_type, joint.links, joint.free, budget)
             outputs = _outputs(reader, query)
-            reader.factors = _fewer(reader.factors)
             _Comparison2(reader, query, budget or Budget(), values=outputs).run()
     except Refusal as refusal:
         return str(refusal)
@@ -464,6 +463,7 @@ class _Comparison2(Comparison):
 
     reader: Reader2
     values: list[int] = field(default_factory=list)
+    written: ClassVar[int] = CHOICES
 
     def sizes(self) -> None:
         if any(case.box.size != self.query.networks[0].input_size for case in self.query.cases):

@@ -8,7 +8,7 @@ makes all constraints of one of its conjunctions true, `unsat` when no such poin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -184,6 +184,12 @@ class Case:
     conjunctions: tuple[Conjunction, ...]
 
 
+# of cases, which conjunctions hold nowhere
+Impossible = Callable[[Sequence[Case]], Sequence[BoolArray]]
+# the cases of a query that leave no disjunction out, None where they are too many (`mucg4.read.choices`)
+Finer = Callable[[Impossible], tuple[Case, ...] | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """The problem: one canonical network, and the cases over its inputs and outputs.
@@ -197,6 +203,7 @@ class Query:
     source_hash: str = field(default="")
     text: str = field(default="", repr=False)  # of the property, for those who read it again
     joint: Joint | None = field(default=None, repr=False)
+    finer: Finer | None = field(default=None, repr=False)  # where disjunctions are left out of the cases
     limited: str = ""  # why the cases are not all that the property asks about: then they can only show `sat`
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from mucg4.model.decimals import Plain
 from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
 from mucg4.model.joint import Monomial
 from mucg4.model.query import Box, Case, hull
+from mucg4.read.choices import Choices
 from mucg4.read.normal import (
     MOST_BITS,
     MOST_DISJUNCTS,
@@ -94,6 +95,7 @@ class Normalised(NamedTuple):
     monomials: tuple[Monomial, ...]
     cases: tuple[Case, ...]
     assertions: tuple[Formula, ...]
+    choices: Choices | None
 
 
 class _Sizes(NamedTuple):
@@ -124,7 +126,7 @@ def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
     sizes = _Sizes(free, parsed.declared.count(False), renamed, bounds)
     normal = _Normal2(sizes, element_type)  # type: ignore[arg-type]
     cases = normal.cases()
-    return Normalised(links, free, tuple(normal.monomials), cases, kept)
+    return Normalised(links, free, tuple(normal.monomials), cases, kept, normal.choices)
 
 
 def _renamed(node: Any, links: Sequence[int]) -> Any:
@@ -144,25 +146,29 @@ class _Normal2(_Normal):
 
     monomials: dict[Monomial, int] = field(default_factory=dict)  # to its output
     made: int = 0  # disjuncts
+    choices: Choices | None = None  # where disjunctions of the top level are left out of the cases
     products: dict[int, Compare] = field(default_factory=dict)  # comparisons that are no linear ones, by identity
 
     def cases(self) -> tuple[Case, ...]:
-        common, boxes, others = self.factors()
+        common, several = self.split(self.prop.assertions)
+        kept = written(several)
+        boxes, others = self.factors(kept)
         limits = self.limits(common.bounds)
         self.complete(limits, common.rows)
+        self.choices = Choices(self, common, limits, several) if len(kept) < len(several) else None
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
         for alternative in boxes:
             alone = self.own_bounds(alternative, limits)
             for other in others:
                 key = self.own_bounds((*alternative, *other.bounds), limits) if other.bounds else alone
-                rows = _distinct((*common.rows, *other.rows))
+                rows = distinct((*common.rows, *other.rows))
                 if rows is not None:
                     grouped.setdefault(key, {})[rows] = None
-        if not grouped:  # nothing is unsafe
-            grouped[()] = {(((), (), ONE, False, None),): None}
         outputs = self.prop.outputs + len(self.monomials)
         _refuse_large(grouped, self.prop.inputs, outputs)
         self.prop = self.prop._replace(outputs=outputs)  # type: ignore[attr-defined]
+        if not grouped:
+            return self.nothing_unsafe(limits)
         made = []
         gaps = limits.missing(self.prop.inputs)
         for key, conjunctions in grouped.items():
@@ -170,26 +176,30 @@ class _Normal2(_Normal):
             made.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(made)
 
+    def nothing_unsafe(self, limits: Limits) -> tuple[Case, ...]:
+        """The cases of a property whose parts contradict each other."""
+        box = self.box(limits, (), limits.missing(self.prop.inputs))
+        return (Case(box, (self.conjunction((((), (), ONE, False, None),), box, ()),)),)
+
     # -- disjunctions
 
-    def factors(self) -> tuple[Disjunct, list[tuple[Bound, ...]], list[Disjunct]]:
-        """The common part, the box alternatives and the other alternatives, as far as they are written out."""
-        single, several = self.split(self.prop.assertions)
+    def factors(self, several: list[list[Disjunct]]) -> tuple[list[tuple[Bound, ...]], list[Disjunct]]:
+        """The box alternatives and the other alternatives."""
         boxes = [f for f in several if not any(d.rows for d in f)]
         others = [f for f in several if any(d.rows for d in f)]
-        return single, [_join(p).bounds for p in product(*boxes)], [_join(p) for p in product(*others)]
+        return [_join(p).bounds for p in product(*boxes)], [_join(p) for p in product(*others)]
 
     def split(self, formulas: Sequence[Formula]) -> tuple[Disjunct, list[list[Disjunct]]]:
-        """A conjunction: what holds in all disjuncts, and of each list one; without lists that would make too many."""
+        """A conjunction: what holds in all disjuncts, and of each list one."""
         lists = [self.disjuncts(f) for f in _conjuncts(formulas)]
-        return _join([f[0] for f in lists if len(f) == 1]), written([f for f in lists if len(f) != 1])
+        return _join([f[0] for f in lists if len(f) == 1]), [f for f in lists if len(f) != 1]
 
     def disjuncts(self, formula: Formula) -> list[Disjunct]:
         if isinstance(formula, Compare):
             return self.atom(formula)
         if formula.op == "and":
             single, several = self.split([formula])
-            return [_join((single, *choice)) for choice in product(*several)]
+            return [_join((single, *choice)) for choice in product(*written(several))]
         out = list(chain.from_iterable(map(self.disjuncts, formula.args)))
         self.made += len(out)
         if self.made > MOST_DISJUNCTS:
@@ -310,7 +320,7 @@ def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
     return [f for k, f in enumerate(factors) if k in kept]
 
 
-def _distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:
+def distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:
     """The rows without those that another one implies; None when two of them contradict each other."""
     best: dict[tuple[tuple[int, Fraction], ...], tuple[Fraction, bool, Row]] = {}
     out: dict[Row, None] = {}
