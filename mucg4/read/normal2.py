@@ -308,7 +308,7 @@ def _conjuncts(formulas: Iterable[Formula]) -> list[Formula]:
 def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
     """The disjunctions that are multiplied out: the shortest ones, while all their choices are at most `WRITTEN`.
 
-    Leaving one out enlarges the unsafe set: then more is proved empty than was asked. A witness has to meet all.
+    Those of the top level that are left out come back on demand (`mucg4.read.choices`). Leaving one out enlarges the unsafe set: then more is proved empty than was asked. A witness has to meet all.
     """
     count = 1
     kept: set[int] = set()
