@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from fractions import Fraction
+from typing import NamedTuple
 
 from mucg4.model.query import Box, Case, Conjunction, Impossible
-from mucg4.read.normal import Disjunct, Key, Limits, Row, _join
-
-if TYPE_CHECKING:
-    from mucg4.read.normal2 import _Normal2
+from mucg4.read.normal import Disjunct, Key, Limits, Row, _join, _Normal
 
 MOST_OPEN = 2048  # states that are open at once; not measured
 
@@ -33,7 +31,7 @@ class State(NamedTuple):
 class Choices:
     """What cases are made of when disjunctions are not all written out."""
 
-    normal: _Normal2
+    normal: _Normal
     common: Disjunct
     limits: Limits
     factors: list[list[Disjunct]]
@@ -63,8 +61,6 @@ class Choices:
 
     def enter(self, parts: Disjunct, into: dict[State, Disjunct]) -> None:
         """Add the state of parts that hold together, when there can be such a point."""
-        from mucg4.read.normal2 import distinct
-
         rows = distinct((*self.common.rows, *parts.rows))
         key = self.normal.own_bounds(parts.bounds, self.limits)
         if rows is not None and not self.box(key).empty:
@@ -102,3 +98,30 @@ class Choices:
         return tuple(
             Case(self.box(key), tuple([self.conjunction(rows, key) for rows in some])) for key, some in grouped.items()
         )
+
+
+def distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:
+    """The rows without those that another one implies; None when two of them contradict each other."""
+    best: dict[tuple[tuple[int, Fraction], ...], tuple[Fraction, bool, Row]] = {}
+    out: dict[Row, None] = {}
+    for row in rows:
+        xs, ys, constant, strict, atom = row
+        if atom is not None:  # loosened over a box
+            out[row] = None
+            continue
+        form = (*xs, *((-1 - j, c) for j, c in ys))
+        if not form:
+            if constant > 0 or (constant == 0 and strict):
+                return None
+            continue
+        scale = abs(form[0][1])
+        direction = tuple((v, c / scale) for v, c in form)
+        old = best.get(direction)
+        if old is None or (constant / scale, strict) > old[:2]:
+            best[direction] = constant / scale, strict, row
+    for direction, (constant, strict, row) in best.items():
+        other = best.get(tuple((v, -c) for v, c in direction))
+        if other is not None and (constant + other[0] > 0 or (constant + other[0] == 0 and (strict or other[1]))):
+            return None
+        out[row] = None
+    return tuple(out)

@@ -177,6 +177,11 @@ class _Normal:
                 own.append((index, upper, both))
         return tuple(sorted(own, key=lambda entry: entry[:2]))
 
+    def nothing_unsafe(self, limits: Limits) -> tuple[Case, ...]:
+        """The cases of a property whose parts contradict each other."""
+        box = self.box(limits, (), limits.missing(self.prop.inputs))
+        return (Case(box, (self.conjunction((((), (), Fraction(1), False, None),), box, ()),)),)
+
     def box(self, limits: Limits, key: Key, gaps: Sequence[tuple[int, bool]]) -> Box:
         """The box of some disjuncts; `gaps` are the sides that the limits leave without a bound."""
         own = {**limits.own, **{(i, upper): side for i, upper, side in key}}

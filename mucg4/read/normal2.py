@@ -23,7 +23,7 @@ from mucg4.model.decimals import Plain
 from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
 from mucg4.model.joint import Monomial
 from mucg4.model.query import Box, Case, hull
-from mucg4.read.choices import Choices
+from mucg4.read.choices import Choices, distinct
 from mucg4.read.normal import (
     MOST_BITS,
     MOST_DISJUNCTS,
@@ -176,11 +176,6 @@ class _Normal2(_Normal):
             made.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(made)
 
-    def nothing_unsafe(self, limits: Limits) -> tuple[Case, ...]:
-        """The cases of a property whose parts contradict each other."""
-        box = self.box(limits, (), limits.missing(self.prop.inputs))
-        return (Case(box, (self.conjunction((((), (), ONE, False, None),), box, ()),)),)
-
     # -- disjunctions
 
     def factors(self, several: list[list[Disjunct]]) -> tuple[list[tuple[Bound, ...]], list[Disjunct]]:
@@ -308,7 +303,8 @@ def _conjuncts(formulas: Iterable[Formula]) -> list[Formula]:
 def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
     """The disjunctions that are multiplied out: the shortest ones, while all their choices are at most `WRITTEN`.
 
-    Those of the top level that are left out come back on demand (`mucg4.read.choices`). Leaving one out enlarges the unsafe set: then more is proved empty than was asked. A witness has to meet all.
+    Those of the top level that are left out come back on demand (`mucg4.read.choices`). Leaving one out enlarges the
+    unsafe set: then more is proved empty than was asked. A witness has to meet all.
     """
     count = 1
     kept: set[int] = set()
@@ -318,33 +314,6 @@ def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
             break
         kept.add(k)
     return [f for k, f in enumerate(factors) if k in kept]
-
-
-def distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:
-    """The rows without those that another one implies; None when two of them contradict each other."""
-    best: dict[tuple[tuple[int, Fraction], ...], tuple[Fraction, bool, Row]] = {}
-    out: dict[Row, None] = {}
-    for row in rows:
-        xs, ys, constant, strict, atom = row
-        if atom is not None:  # loosened over a box
-            out[row] = None
-            continue
-        form = (*xs, *((-1 - j, c) for j, c in ys))
-        if not form:
-            if constant > 0 or (constant == 0 and strict):
-                return None
-            continue
-        scale = abs(form[0][1])
-        direction = tuple((v, c / scale) for v, c in form)
-        old = best.get(direction)
-        if old is None or (constant / scale, strict) > old[:2]:
-            best[direction] = constant / scale, strict, row
-    for direction, (constant, strict, row) in best.items():
-        other = best.get(tuple((v, -c) for v, c in direction))
-        if other is not None and (constant + other[0] > 0 or (constant + other[0] == 0 and (strict or other[1]))):
-            return None
-        out[row] = None
-    return tuple(out)
 
 
 # --- polynomials -----------------------------------------------------------------------------------------------
