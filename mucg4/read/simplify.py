@@ -266,7 +266,8 @@ def simplify(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], di
     for k, folded in enumerate(final):  # of a layer that was put together, little more than factors may be left
         if folded is not None and folded is not kept[k] and readers[folded.inputs[0]] == 1:
             first = final[folded.inputs[0]]
-            merged = _dense_dense(first.op, folded.op) if first and isinstance(first.op, Dense) else None
+            pair = [d.op for d in (first, folded) if d and isinstance(d.op, Dense)]
+            merged = _dense_dense(*pair) if len(pair) == 2 else None
             if first and merged is not None:
                 final[folded.inputs[0]] = None
                 final[k] = replace(folded, op=merged, inputs=first.inputs)
