@@ -81,6 +81,18 @@ def _whole(found: bytes, ended: bool, most: int, kind: str) -> bytes:
     return found
 
 
+def unpack(data: bytes | memoryview, size: int) -> bytes:
+    """The content of one zstandard frame, which has to be `size` bytes; nothing larger is ever held."""
+    import zstandard
+
+    try:
+        if zstandard.frame_content_size(data) != size:  # what a frame states is allocated at once
+            raise ValueError("damaged compressed data (more than stated, or less)")
+        return bytes(zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False))
+    except zstandard.ZstdError as error:
+        raise ValueError(f"damaged compressed data ({error})") from None
+
+
 def plausible(blob: bytes, most: int) -> int:
     """How much a packed blob may hold: at most `most`, and no more than what is packed honestly ever does."""
     return min(most, _ALWAYS + _RATIO * len(blob))

@@ -113,7 +113,7 @@ class Refutations(Sequence[Refutation]):
             total = int(np.maximum(getattr(self, counts), 0).sum(dtype=np.int64))
             if any(len(getattr(self, name)) != total for name in held):
                 raise ProofError(f"{counts} of refutations does not fit what it counts")
-        if np.any(self.slope_value > 255):
+        if self.slope_value.dtype.itemsize > 1 and np.any(self.slope_value > 255):
             raise ProofError("a refutation has a slope that is out of range")
 
     @staticmethod
