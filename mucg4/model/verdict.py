@@ -17,6 +17,7 @@ RELATIONS = (
     "pruned-weights",
     "pruned-neurons",
     "permuted",
+    "split-neurons",
     "other-box",
     "other-property",
     "unrelated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,8 +40,13 @@ def look_up(run: Run, store: Store) -> Hints | None:
 
 
 def _look_up(run: Run, store: Store) -> Hints | None:
-    candidates = related_here(run, store)
-    chosen = most_helpful(candidates)
+    candidates: list[tuple[Related, Match]] = []
+    chosen = None
+    for candidate in related_here(run, store):
+        candidates.append(candidate)
+        chosen = most_helpful(candidates)
+        if chosen is not None and chosen[0].word == "unsat" and chosen[0].same_unsafe:
+            break  # a nearer proof serves better than whatever follows
     if chosen is None:
         return None
     related, found = chosen
@@ -55,14 +61,15 @@ def _look_up(run: Run, store: Store) -> Hints | None:
     return Hints(np.array(own).reshape(len(own), size), tuple(_translated(related, found)))
 
 
-def related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:
-    """The candidates with their relations, the most promising first; without those that cannot be compared."""
-    out: list[tuple[Related, Match]] = []
+def related_here(run: Run, store: Store) -> Iterator[tuple[Related, Match]]:
+    """The candidates with their relations, the most promising first; without those that cannot be compared.
+
+    A candidate's weights are read when it is its turn.
+    """
     for related in store.related(run.query):
         found = guarded(run, partial(relate, related, run.query), partial(_incomparable, related))
         if found is not None and found.relation != "unrelated":
-            out.append((related, found))
-    return out
+            yield related, found
 
 
 def _incomparable(related: Related, why: str) -> None:

@@ -124,6 +124,34 @@ def test_variant_runs_and_repeats(net: str, method: str) -> None:
     assert variant != data
 
 
+@pytest.mark.parametrize("net", ["gemm", "matmul", "conv"])
+@pytest.mark.parametrize("method", ["split20", "split100", "permute+split50", "split30+neurons20+reserialise"])
+def test_split_neurons_compute_the_same(net: str, method: str) -> None:
+    data = NETS[net]()
+    before, after = outputs(data), outputs(compress(data, method, seed=2))
+    if "neurons" not in method:
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    whole = sum(n.op_type == "Relu" for n in onnx.load_model_from_string(data).graph.node)
+    parts = onnx.load_model_from_string(compress(data, method)).graph.node
+    assert sum(n.op_type == "Relu" for n in parts) == whole + 1
+
+
+@pytest.mark.parametrize("net", ["gemm", "conv"])
+def test_gemm_is_written_as_matmul(net: str) -> None:
+    data = NETS[net]()
+    variant = compress(data, "matmul")
+    assert "Gemm" not in {n.op_type for n in onnx.load_model_from_string(variant).graph.node}
+    np.testing.assert_allclose(outputs(variant), outputs(data), rtol=1e-4, atol=1e-5)
+
+
+def test_methods_are_applied_one_after_the_other() -> None:
+    data = gemm_net()
+    assert compress(data, "prune30+int8", 3) == compress(compress(data, "prune30", 3), "int8", 3)
+    for method in ("prune30+", "+int8", "prune30+int9"):
+        with pytest.raises(InputError, match="unknown method"):
+            compress(data, method)
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_zeroed_and_removed_neurons_compute_the_same(net: str) -> None:
     data = NETS[net]()
@@ -222,6 +250,10 @@ def test_models_that_cannot_be_compressed() -> None:
         compress(alone, "int8")
     with pytest.raises(InputError, match="no hidden dense layer"):
         compress(alone, "permute")
+    with pytest.raises(InputError, match="no dense layer with a Relu"):
+        compress(alone, "split50")
+    with pytest.raises(InputError, match="no Gemm"):
+        compress(matmul_net(), "matmul")
     body = helper.make_graph([], "b", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])])
     branch = helper.make_node("If", ["x"], ["y"], then_branch=body, else_branch=body)
     with pytest.raises(UnsupportedError, match="If has a subgraph"):
@@ -255,7 +287,19 @@ def test_mutants_are_compressed_or_bad_input() -> None:
     random = np.random.default_rng(5)
     layers = [(random.normal(size=(b, a)), np.zeros(b)) for a, b in ((3, 4), (4, 4), (4, 1))]
     whole = layers_to_onnx(layers)
-    methods = ("int8", "qdq8", "permute", "neurons50", "reserialise", "prune30", "fp16", "tune2", "zeroed20")
+    methods = (
+        "int8",
+        "qdq8",
+        "permute",
+        "neurons50",
+        "reserialise",
+        "prune30",
+        "fp16",
+        "tune2",
+        "zeroed20",
+        "split40",
+        "matmul",
+    )
     for k in range(600):
         try:
             assert compress(mutate_bytes(random, whole), methods[k % len(methods)])
