@@ -14,6 +14,7 @@ import numpy as np
 from mucg4.errors import StoreError
 from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
+from mucg4.store import reference
 from mucg4.store.codec import boxes_from_bytes, boxes_hash
 from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
@@ -42,12 +43,14 @@ class _Row(NamedTuple):
     created: float
     boxes_hash: str
     box_sketch: bytes
+    grade: int
 
     @property
     def sound(self) -> bool:
         """True when every value is of the type and in the range that a store writes; SQLite keeps whatever it gets."""
         texts = (self.key, self.network, self.property_hash, self.unsafe_hash, self.boxes_hash)
-        counts = type(self.leaves) is int and type(self.regions) is int and min(self.leaves, self.regions) >= 0
+        counts = all(type(n) is int for n in (self.leaves, self.regions, self.grade))
+        counts = counts and min(self.leaves, self.regions) >= 0
         times = (self.created, 0.0 if self.scratch_seconds is None else self.scratch_seconds)
         return (
             all(type(t) is str for t in texts)
@@ -77,7 +80,11 @@ def select_related(
     """
     distances = {query.network.fingerprint: 0.0, **_near_networks(rows, query)}
     found = []
-    for row in _candidates(rows, query, unsafe, distances):
+    own, holder = _own_result(rows, load, query, broken)
+    if holder:
+        distances.setdefault(own[0].network, 0.0)
+    first = holder or query.key
+    for row in _candidates(rows, query, unsafe, distances, own):
         if row.sound and row.network in distances:
             found.append(row)
         else:
@@ -90,13 +97,11 @@ def select_related(
     same = boxes_hash(boxes)
     kinds = ["equal" if r.boxes_hash == same else kind for r, kind in zip(found, kinds, strict=True)]
     costs = [_cost(r, kind, unsafe, distances) for r, kind in zip(found, kinds, strict=True)]
-    order = sorted(range(len(found)), key=lambda i: (found[i].key != query.key, costs[i], found[i].created))[
-        : 4 * limit
-    ]
+    order = sorted(range(len(found)), key=lambda i: (found[i].key != first, costs[i], found[i].created))[: 4 * limit]
     closer = [(found[i], _exact_relation(load, found[i], boxes, same, kinds[i], broken)) for i in order[: 4 * limit]]
-    own = query.network.fingerprint
-    closer = [(r, kind) for r, kind in closer if r.network == own or kind != "disjoint"]
-    closer.sort(key=lambda p: _rank(p[0], _cost(p[0], p[1], unsafe, distances), query))
+    here = query.network.fingerprint
+    closer = [(r, kind) for r, kind in closer if r.network == here or kind != "disjoint"]
+    closer.sort(key=lambda p: _rank(p[0], _cost(p[0], p[1], unsafe, distances), here, first))
     sources = _sources(rows, {r.network for r, _ in closer[:limit]})
     return [
         Related(
@@ -125,19 +130,38 @@ def _near_networks(rows: Rows, query: Query) -> dict[str, float]:
     return {name: nearest[row] for row, name in names if isinstance(name, str) and name != network.fingerprint}
 
 
-def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, float]) -> list[_Row]:
-    """Results on this network, on any property; results with the same unsafe set on the near ones."""
-    own = query.network.fingerprint
-    out = rows(f"SELECT {_FIELDS} FROM results WHERE key = ?", (query.key,))
+def _own_result(
+    rows: Rows, load: Callable[[str, str], bytes | None], query: Query, broken: Callable[[str, str, str], None]
+) -> tuple[list[_Row], str]:
+    """The very query's result, or the one that it refers to with that one's key."""
+    sql = f"SELECT {_FIELDS} FROM results WHERE key = ?"
+    found = [_Row(*row) for row in rows(sql, (query.key,))]
+    if not found or found[0].grade != reference.GRADE:
+        return found, ""
+    evidence = load("evidence", query.key)
+    try:
+        holder = "" if evidence is None else reference.referred(evidence)
+    except StoreError as error:
+        broken("evidence", query.key, str(error))
+        return [], ""
+    found = [_Row(*row) for row in rows(sql, (holder,))]
+    found = [row for row in found if row.grade != reference.GRADE]  # one that left is no result any more
+    return found, holder if found else ""
+
+
+def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, float], own: list[_Row]) -> list[_Row]:
+    """The very query's result; results on this network, on any property; with the same unsafe set on the near ones."""
+    here = query.network.fingerprint
+    out: list[tuple[Any, ...]] = [*own]
+    proofs = f"FROM results WHERE grade <> {reference.GRADE} AND network"
     out += rows(
-        f"SELECT {_FIELDS} FROM results WHERE network = ? AND unsafe_hash = ? ORDER BY last_used DESC LIMIT ?",
-        (own, unsafe, ROWS),
+        f"SELECT {_FIELDS} {proofs} = ? AND unsafe_hash = ? ORDER BY last_used DESC LIMIT ?", (here, unsafe, ROWS)
     )
-    out += rows(f"SELECT {_FIELDS} FROM results WHERE network = ? AND unsafe_hash <> ? LIMIT ?", (own, unsafe, 64))
-    others = [name for name in distances if name != own]
+    out += rows(f"SELECT {_FIELDS} {proofs} = ? AND unsafe_hash <> ? LIMIT ?", (here, unsafe, 64))
+    others = [name for name in distances if name != here]
     if others:
         marks = ",".join("?" * len(others))
-        sql = f"SELECT {_FIELDS} FROM results WHERE network IN ({marks}) AND unsafe_hash = ? LIMIT ?"
+        sql = f"SELECT {_FIELDS} {proofs} IN ({marks}) AND unsafe_hash = ? LIMIT ?"
         out += rows(sql, (*others, unsafe, ROWS))
     unique = {row[0]: _Row(*row) for row in out}
     return list(unique.values())
@@ -181,10 +205,10 @@ def _cost(row: _Row, kind: str, unsafe: str, distances: dict[str, float]) -> flo
     return min(distances[row.network], 20.0) + BOX_COST[kind] + other
 
 
-def _rank(row: _Row, cost: float, query: Query) -> tuple[bool, int, bool, float]:
+def _rank(row: _Row, cost: float, here: str, first: str) -> tuple[bool, int, bool, float]:
     """This very query's result, then by cost, and those alike by age: the oldest is the likeliest original."""
     level = int(np.ceil(np.log2(max(cost / ALIKE, 1.0))))
-    return row.key != query.key, level, row.network != query.network.fingerprint, row.created
+    return row.key != first, level, row.network != here, row.created
 
 
 def _sources(rows: Rows, networks: set[str]) -> dict[str, tuple[str, ...]]:
