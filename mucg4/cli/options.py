@@ -55,6 +55,14 @@ def _amount(text: str) -> float:
     return value
 
 
+def _whole(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings among the options. Raises `InputError`."""
     return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
@@ -161,12 +169,17 @@ def _add_compare(p: argparse.ArgumentParser) -> None:
 def _add_store(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="PATH", help=STORE_HELP)
     _add_limits(p)
-    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear")
+    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|gc|clear|scale")
     actions.add_parser("list", help="one line per stored result")
     show = actions.add_parser("show", help="all about one stored result")
     show.add_argument("key", help="its key or the start of it")
     actions.add_parser("gc", help="evict down to the size limit and compact the file")
     actions.add_parser("clear", help="forget everything")
+    scale = actions.add_parser("scale", help="fill a store of its own with made-up results and time it (CPU)")
+    scale.add_argument("results", type=_whole, help="how many results, 10000 for example")
+    scale.add_argument(
+        "--limit", type=_whole, default=512, metavar="MIB", help="size of that store (default: %(default)s)"
+    )
 
 
 def _add_check(p: argparse.ArgumentParser) -> None:

@@ -14,7 +14,9 @@ from mucg4.errors import InputError
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, show, tidy or clear; the exit status."""
+    """List, show, tidy, clear or time; the exit status."""
+    if args.action == "scale":
+        return limited(args, lambda budget: _time_store(args), spent)
     return limited(args, lambda budget: _look_into_store(args), spent)
 
 
@@ -37,6 +39,20 @@ def _look_into_store(args: argparse.Namespace) -> int:
         put(f"{path}: {len(store.entries())} results, {store.used_bytes() / 2**10:.0f} KiB\n")
         for text in store.warnings:
             say(f"mucg4: warning: {printable(text)}")
+    return 0
+
+
+def _time_store(args: argparse.Namespace) -> int:
+    """What saving and matching cost in a store of many results, which is in a temporary folder."""
+    from tempfile import TemporaryDirectory
+
+    from mucg4.lab.scale import measure
+
+    with TemporaryDirectory(prefix="mucg4-") as folder:
+        found = measure(args.results, Path(folder) / "store.sqlite", args.limit << 20)
+    put(f"{found.saved} results saved, {found.kept} kept, {found.bytes / 2**20:.1f} MiB of at most {args.limit}\n")
+    for name, (median, most) in (("save", found.save), ("reference", found.reference), ("match", found.match)):
+        put(f"{name:9}  median {median:6.2f} ms  most {most:6.2f} ms\n")
     return 0
 
 

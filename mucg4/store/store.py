@@ -474,7 +474,7 @@ def _entry(row: tuple[Any, ...]) -> Entry | None:
     if not _is_entry(row):
         return None
     try:
-        return Entry(*row[:12], refers_to="" if row[12] is None else reference.referred(row[12]))
+        return replace(Entry(*row[:12]), refers_to="" if row[12] is None else reference.referred(row[12]))
     except (StoreError, AttributeError, TypeError):
         return None
 
