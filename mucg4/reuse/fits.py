@@ -10,7 +10,7 @@ import numpy as np
 from mucg4.errors import ProofError
 from mucg4.model.proof import Cuts, Tightening, Tree
 from mucg4.model.refutations import Refutations
-from mucg4.ops.arrays import IntArray
+from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.search.inputs import InputWay
 from mucg4.search.phases import PhaseWay
@@ -53,13 +53,18 @@ def _exist(node: IntArray, index: IntArray, size: dict[int, int]) -> bool:
     return bool(np.all((index >= 0) & (index < limit)))
 
 
+def _sizes(values: FloatArray) -> bool:
+    """Whether all are finite and not negative."""
+    return not values.size or bool(values.min() >= 0 and values.max() < np.inf)  # false for nan
+
+
 def _refutations_fit(table: Refutations, state: CaseState, size: dict[int, int], nodes: int) -> bool:
     count = state.objective.count
     if not np.all(table.conjunction < count):
         return False
     rows = [state.objective.rows_of(c) for c in range(count)]
     widths = np.array([own.stop - own.start for own in rows], dtype=np.int64)
-    numbers = all(bool(np.all(np.isfinite(a) & (a >= 0))) for a in (table.weights, table.beta, table.multiplier))
+    numbers = all(map(_sizes, (table.weights, table.beta, table.multiplier)))
     return (
         numbers
         and bool(np.all(table.weight_count == widths[table.conjunction]))
@@ -83,7 +88,7 @@ def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], node
     if t.node not in state.bounder.slices or t.node == 0 or not 0 <= t.conjunction < state.objective.count:
         return False
     own = state.objective.rows_of(t.conjunction)
-    numbers = all(bool(np.all(np.isfinite(a) & (a >= 0))) for a in (t.weights, t.beta, t.cut_weights))
+    numbers = all(map(_sizes, (t.weights, t.beta, t.cut_weights)))
     neurons = [(t.index, t.node), *((a.index, a.node) for a in t.alpha)]
     return (
         numbers
