@@ -79,10 +79,10 @@ class _Pair:
         if not self.old.size:
             return True
         largest = max(largest_of(self.old), self.size)
-        if largest_of(self.gap) > ROUNDING * 1.1 * largest or (not self.is_bias and self.fresh.any()):
+        slack = largest if self.is_bias else 0.1 * largest  # sums of terms may cancel
+        if largest_of(self.gap) > ROUNDING * (largest + slack) or (not self.is_bias and self.fresh.any()):
             return False
-        scale = abs(self.old) + 0.1 * largest  # sums of terms may cancel
-        return bool(np.all(abs(self.gap) <= ROUNDING * scale))
+        return bool(np.all(abs(self.gap) <= ROUNDING * (abs(self.old) + slack)))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from handmade import chain, one, random_layers
-from mucg4.bound.propagate import Bounder
 
 from mucg4.bound.objective import Objective
+from mucg4.bound.propagate import Bounder
 from mucg4.model.proof import Tree
 from mucg4.model.refutations import Refutations
 from mucg4.reuse.fits import fits

@@ -203,18 +203,23 @@ def test_what_is_no_pair_stays_a_layer():
 
 
 def test_several_parents_the_nearest_wins(parent):
+    """The nearest comes first, however old it is; of those alike the oldest, which is the likeliest original."""
     data, query, proof = parent
     with Store(":memory:") as store:
-        for method in ("int4", "tune3", "neurons20", "prune30"):
-            variant = Query((read_network(compress(data, method)),), query.cases)
-            stored = Proof(variant.network.fingerprint, variant.property_hash, proof.trees)
-            store.save(variant, "unsat", proof=stored)
+
+        def save(method):
+            variant = query if method is None else Query((read_network(compress(data, method)),), query.cases)
+            store.save(variant, "unsat", proof=Proof(variant.network.fingerprint, variant.property_hash, proof.trees))
+
         near = Query((read_network(compress(data, "tune5", seed=3)),), query.cases)
-        (first, *_) = store.related(near)
-        assert relate(first, near).detail.startswith("distance 0.0009")
-        store.save(query, "unsat", proof=proof)
-        (first, *_) = store.related(near)
-        assert first.fingerprint == query.network.fingerprint
+        for method in ("int4", "neurons20", "prune30", None):
+            save(method)
+        assert store.related(near)[0].fingerprint == query.network.fingerprint
+        for method in ("tune4", "fp16"):
+            save(method)
+        assert store.related(near)[0].fingerprint == query.network.fingerprint
+        coarse = Query((read_network(compress(data, "int4+tune5")),), query.cases)
+        assert store.related(coarse)[0].distance < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -233,3 +238,52 @@ def test_other_boxes_and_another_network_at_once(lo, hi, kind, method, parent):
         found = relate(related, asked)
         assert found.relation == ("other-box" if method == "reserialise" else "fine-tuned")
         assert kind != "inside" or holds(related.proof.trees, found, asked) >= 0.9
+
+
+def normalised(layers, behind: bool, folded: bool) -> bytes:
+    """Dense layers with a BatchNormalization each before or `behind` the ReLU, as nodes or folded into the weights."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(5)
+    layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in layers]
+    nodes, tensors, at, carried = [], {}, "x", None
+    for k, (weight, bias) in enumerate(layers):
+        w, b = (weight, bias) if carried is None else (weight * carried[0], bias + weight @ carried[1])
+        last, carried = k + 1 == len(layers), None
+        scale, shift, mean, var = (random.uniform(0.5, 1.5, len(b)) for _ in range(4))
+        factor = scale / np.sqrt(var + 1e-5)
+        if folded and not last and not behind:
+            w, b = w * factor[:, None], (b - mean) * factor + shift
+        if folded and not last and behind:
+            carried = factor, shift - mean * factor
+        tensors |= {f"w{k}": w.T, f"b{k}": b}
+        nodes += [
+            helper.make_node("MatMul", [at, f"w{k}"], [f"m{k}"]),
+            helper.make_node("Add", [f"m{k}", f"b{k}"], [f"z{k}"]),
+        ]
+        at = f"z{k}"
+        if last:
+            break
+        norm = []
+        if not folded:
+            tensors |= {f"s{k}": scale, f"t{k}": shift, f"e{k}": mean, f"v{k}": var}
+            norm = [("BatchNormalization", [f"s{k}", f"t{k}", f"e{k}", f"v{k}"])]
+        for op, more in [("Relu", []), *norm] if behind else [*norm, ("Relu", [])]:
+            nodes.append(helper.make_node(op, [at, *more], [f"{op}{k}"]))
+            at = f"{op}{k}"
+    ends = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, s])] for n, s in (("x", SIZES[0]), (at, SIZES[-1]))
+    ]
+    held = [numpy_helper.from_array(v.astype(np.float32), name) for name, v in tensors.items()]
+    graph = helper.make_graph(nodes, "g", *ends, held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_folded_normalisations_change_nothing(behind):
+    nodes, folded = (read_network(normalised(hard_layers(2, SIZES), behind, f)) for f in (False, True))
+    x = np.random.default_rng(0).uniform(-1, 1, size=(20, SIZES[0]))
+    assert np.allclose(nodes(x), folded(x), atol=1e-5)
+    for old, new in ((nodes, folded), (folded, nodes)):
+        found = match(old, new)
+        assert found.relation == "re-serialised" and found.alignment.trivial
