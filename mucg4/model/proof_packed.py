@@ -30,6 +30,7 @@ from mucg4.limits.foreign import (
     items,
     json_value,
     member,
+    packed,
     shallow,
     size_text,
     text_of,
@@ -99,14 +100,8 @@ def to_packed(proof: Proof, level: int | None = None) -> bytes:
     }
     text = json.dumps(head, separators=(",", ":")).encode()
     text += b" " * (-(len(MAGIC) + 4 + len(text)) % 8)
-    packed = body if level is None else _compressed(body, level)
-    return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, packed])
-
-
-def _compressed(body: bytes, level: int) -> bytes:
-    import zstandard
-
-    return bytes(zstandard.ZstdCompressor(level=level).compress(body))
+    content = body if level is None else packed(body, level)
+    return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, content])
 
 
 def _narrowed(array: AnyArray, code: str) -> AnyArray:
@@ -114,7 +109,7 @@ def _narrowed(array: AnyArray, code: str) -> AnyArray:
     for narrow in _NARROWER.get(code, ()):
         with np.errstate(all="ignore"):
             small = array.astype("<" + narrow)
-        if np.array_equal(small, array, equal_nan=code[0] == "f"):
+        if np.all(small == array) or (code[0] == "f" and np.array_equal(small, array, equal_nan=True)):
             return small
     return array
 
@@ -144,7 +139,7 @@ def _put(out: dict[str, Any], name: str, parts: Sequence[AnyArray]) -> None:
         return
     wide = np.concatenate([np.reshape(p, -1) for p in parts])
     with np.errstate(all="ignore"):
-        found = wide.astype("<" + COLUMNS[name])
+        found = wide.astype("<" + COLUMNS[name], copy=False)
     if wide.dtype != found.dtype and not np.array_equal(wide, found, equal_nan=found.dtype.kind == "f"):
         raise ProofError("a proof has a number that is out of range")
     out[name] = found

@@ -20,6 +20,7 @@ from mutants import mutate_bytes, mutate_json
 
 from mucg4.errors import StoreError, StuckError
 from mucg4.lab.compress import compress
+from mucg4.limits.foreign import packed, unpack
 from mucg4.model.proof_packed import from_packed
 from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
@@ -96,6 +97,7 @@ def bomb(count: int) -> bytes:
     return b"".join(packer.compress(b"[" * (1 << 20)) for _ in range(count)) + packer.flush()
 
 
+LOST = b"mr1\n" + b"0" * 64
 HUGE = zlib.compress(np.array([2**62, 2**62], dtype="<i8").tobytes())
 EMPTY = zlib.compress(np.array([2**29, 0], dtype="<i8").tobytes())
 DEEP = zlib.compress(b"[" * 100_000 + b"]" * 100_000)
@@ -152,6 +154,10 @@ POISONS: dict[str, Change] = {
     "weights int": column("weights", 2**40, "networks"),
     "weights deep": column("weights", network_bytes(b"[" * 100_000), "networks"),
     "weights bomb": column("weights", bomb(150), "networks"),
+    "weights frame bomb": column("weights", packed(b"[" * (150 << 20)), "networks"),
+    "weights frame cut short": column("weights", network_to_bytes(queries("9")["variant"].network)[:-9], "networks"),
+    "a reference to nothing": lambda raw: raw.execute("UPDATE results SET grade = -1, evidence = ?", (LOST,)),
+    "a reference that is a proof": column("grade", -1),
     "weights of another network": column("weights", network_to_bytes(queries("9")["variant"].network), "networks"),
     "weights with a huge shape": column(
         "weights",
@@ -307,10 +313,10 @@ def mutant(kept: Path, folder: Path, random: np.random.Generator) -> Path:
                 if old[:4] == MAGIC:
                     odd += [mutate_packed(old, random, lambda rng: STRANGE[int(rng.integers(len(STRANGE)))])] * 12
                 try:
-                    inner = zlib.decompress(old)
-                    odd += [zlib.compress(mutate_bytes(random, inner))] * 6
-                    odd += [zlib.compress(json.dumps(mutate_json(random, json.loads(inner))).encode())] * 12
-                except (zlib.error, ValueError):
+                    inner = unpack(old, 1 << 30)
+                    odd += [packed(mutate_bytes(random, inner)), zlib.compress(mutate_bytes(random, inner))] * 3
+                    odd += [packed(json.dumps(mutate_json(random, json.loads(inner))).encode())] * 12
+                except ValueError:
                     pass
             try:
                 raw.execute(f"UPDATE {table} SET {name} = ?", (odd[int(random.integers(len(odd)))],))
