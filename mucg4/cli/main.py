@@ -1,4 +1,4 @@
-"""Command line: verify | check | bench | store | case | compress, each in a file of its name.
+"""Command line: verify | check | bench | store | case | compress | sweep, each in a file of its name.
 
 Exit status: 0 done (whatever the verdict), 1 a negative answer (proof rejected, case still failing, wrong answers
 in a benchmark), 2 bad input or a spent limit with one line on stderr, 3 a bug in mucg4, 130 interrupted.

@@ -185,10 +185,39 @@ def _add_case(p: argparse.ArgumentParser) -> None:
 
 def _add_compress(p: argparse.ArgumentParser) -> None:
     p.add_argument("network", type=Path, metavar="NET")
-    p.add_argument("--method", required=True, help="fp16, bf16, int8, qdq8, prune30, neurons10, tune3, permute, ...")
+    p.add_argument(
+        "--method", required=True, help="fp16, bf16, int8, int6, qdq8, prune30, neurons10, tune3, permute, ..."
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     _add_limits(p)
+
+
+def _add_sweep(p: argparse.ArgumentParser) -> None:
+    p.description = """Make variants of a network by compression methods and verify all of them under each property, in
+    one process and one store: the network itself first, then every family of methods from mild to hard. Prints a row
+    per run and, per property, how far each family is proved."""
+    p.epilog = """example: mucg4 sweep net.onnx prop_*.vnnlib --methods fp16,int8,int6,int4,prune10..60,neurons5..20
+    --timeout 60 --csv sweep.csv --plot sweep.png"""
+    p.add_argument("network", metavar="NET", help="ONNX file")
+    p.add_argument("properties", nargs="+", metavar="PROP", help="VNN-LIB file")
+    text = """what to make, a list like fp16,int8,prune10..60: fp16 bf16 qdq8 intN (N bits per tensor) pruneN neuronsN
+    zeroedN (N percent) tuneN (noise of 1e-N) permute reserialise; A..B counts in steps of the family (prune 10, neurons
+    and zeroed 5, int 2, tune 1), A..B/S in steps of S"""
+    p.add_argument("--methods", required=True, metavar="LIST", help=text)
+    text = """leave out the harder methods of a family after N in a row that are not proved; their rows say `not run`
+    (default: 0, run all)"""
+    p.add_argument("--stop-after", type=int, default=0, metavar="N", help=text)
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write every row as soon as it is done")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw verdicts and frontiers (.png, .svg or .pdf)")
+    text = STORE_HELP + "; fresh: an empty one in memory"
+    p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=text)
+    p.add_argument("--timeout", type=_amount, metavar="S", help="seconds for each row; none: no limit")
+    text = "memory of the whole command in GiB (default: 80 % of what is free)".replace("%", "%%")
+    p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
+    _add_shape(p)
+    p.add_argument("--verbose", "-v", action="store_true", help="progress of each run on stderr")
+    _add_settings(p, skip=OWN_TO_BENCH)
 
 
 def _add_supports(p: argparse.ArgumentParser) -> None:
@@ -207,6 +236,7 @@ COMMANDS = {
     "store": (_add_store, "look into the proof store"),
     "case": (_add_case, "replay saved failing cases: exit 0 fixed, 1 still failing"),
     "compress": (_add_compress, "make a compressed variant of a network"),
+    "sweep": (_add_sweep, "how far a network can be compressed: many variants, verified in one process"),
 }
 
 

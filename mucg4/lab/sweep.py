@@ -1,0 +1,165 @@
+"""How far a network can be compressed: variants of one network under several properties, in one process and store.
+
+Order. Property by property, the network itself first, so that its proof is there for the variants, then each family of
+methods from its mildest to its hardest. Every row is a run of `mucg4.verify.verify` of its own, with its own limit of
+time; nothing is concluded from one row for another. Models and properties are read once, variants made once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from mucg4.errors import InputError
+from mucg4.gate.runtimes import Runtimes
+from mucg4.lab.compress import compress
+from mucg4.lab.methods import Method
+from mucg4.limits.budget import Budget
+from mucg4.model.verdict import Statistics
+from mucg4.read.instance import Model, Property
+from mucg4.settings import Settings
+from mucg4.store.store import Store
+from mucg4.verify import verify
+
+ORIGINAL = Method("original")
+NOT_RUN, FAILED = "not run", "error"  # words of rows without a verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One network under one property: `word` is its verdict, or NOT_RUN or FAILED; `seconds` its whole run."""
+
+    prop: str
+    method: Method
+    word: str
+    seconds: float = 0.0
+    reason: str = ""
+    statistics: Statistics = field(default_factory=Statistics)
+    scratch: float | None = None  # seconds of the network itself from scratch, where that is known
+
+    @property
+    def proved(self) -> bool:
+        """True for `unsat`."""
+        return self.word == "unsat"
+
+    @property
+    def ran(self) -> bool:
+        """True when a verdict was reached or missed, rather than left out."""
+        return self.word not in (NOT_RUN, FAILED)
+
+    @property
+    def ratio(self) -> float | None:
+        """Seconds over those of the network itself from scratch."""
+        return self.seconds / self.scratch if self.ran and self.scratch else None
+
+
+@dataclass(frozen=True, eq=False)
+class Frontier:
+    """How far one family went under one property.
+
+    `last` is the hardest method up to which all are proved (None: not even the mildest), `first` the row after it
+    (None: all are proved), `beyond` harder ones that are proved nevertheless.
+    """
+
+    prop: str
+    family: str
+    last: Row | None
+    first: Row | None
+    beyond: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What is swept. `patience` (0: none): so many methods of a family in a row not proved leave out the harder ones.
+
+    `store` None: every row from scratch. `budget` ends the whole; each row has `settings.timeout` seconds of its own.
+    """
+
+    model: Model
+    methods: Sequence[Method]
+    properties: Sequence[Property]
+    settings: Settings = field(default_factory=Settings)
+    store: Store | None = None
+    budget: Budget = field(default_factory=Budget)
+    patience: int = 0
+    seed: int = 0  # of variants made at random
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.properties) * (1 + len(self.methods))
+
+    def rows(self, progress: Callable[[str], None] | None = None) -> Iterator[Row]:
+        """The rows, each when it is done. Raises `BudgetError` when the whole is interrupted."""
+        variants = self._variants()
+        runtimes = Runtimes()
+        for prop in self.properties:
+            misses: dict[str, int] = {}
+            parent = self._row(prop, ORIGINAL, self.model, runtimes, progress)
+            scratch = _from_scratch(parent)
+            yield replace(parent, scratch=scratch)
+            for method in self.methods:
+                self.budget.poll()
+                missed = misses.get(method.family, 0)
+                if self.patience and method.family and missed >= self.patience:
+                    yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
+                    continue
+                row = self._row(prop, method, variants[method.name], runtimes, progress)
+                if row.ran:
+                    misses[method.family] = 0 if row.proved else missed + 1
+                yield replace(row, scratch=scratch)
+
+    def _variants(self) -> dict[str, Model | InputError]:
+        """The variants by their methods; the error of those that cannot be made."""
+        made: dict[str, Model | InputError] = {}
+        for method in self.methods:
+            self.budget.poll()
+            try:
+                data = compress(self.model.data, method.name, self.seed)
+                made[method.name] = Model(data, f"{self.model.name} ({method.name})", shapes=self.model.shapes)
+            except InputError as error:
+                made[method.name] = error
+        return made
+
+    def _row(
+        self,
+        prop: Property,
+        method: Method,
+        model: Model | InputError,
+        runtimes: Runtimes,
+        progress: Callable[[str], None] | None,
+    ) -> Row:
+        started = time.monotonic()
+        budget = self.budget.share(float("inf") if self.settings.timeout is None else self.settings.timeout)
+        if isinstance(model, InputError):
+            return Row(prop.name, method, FAILED, reason=str(model))
+        try:
+            query = model.under(prop)
+            found = verify(query, self.settings, self.store, budget, progress, runtime=runtimes.of(query))
+        except InputError as error:
+            return Row(prop.name, method, FAILED, time.monotonic() - started, str(error))
+        self.budget.poll()
+        seconds = time.monotonic() - started
+        return Row(prop.name, method, found.word, seconds, getattr(found, "reason", ""), found.statistics)
+
+
+def _from_scratch(row: Row) -> float | None:
+    """Seconds that the network itself takes from scratch: those of its row, or what the store knows about them."""
+    if not row.ran:
+        return None
+    return row.statistics.scratch_seconds if row.statistics.stored_leaves else row.seconds
+
+
+def frontiers(rows: Sequence[Row]) -> list[Frontier]:
+    """The frontier of every property and family, in the order of the rows."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.method.family:
+            groups.setdefault((row.prop, row.method.family), []).append(row)
+    out = []
+    for (prop, family), members in groups.items():
+        done = next((k for k, row in enumerate(members) if not row.proved), len(members))
+        last, first = (members[done - 1] if done else None), (members[done] if done < len(members) else None)
+        out.append(Frontier(prop, family, last, first, tuple(row for row in members[done:] if row.proved)))
+    return out
