@@ -104,6 +104,15 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
     p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
 
 
+def _add_files(p: argparse.ArgumentParser) -> None:
+    """What a run writes besides its answer."""
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
+    p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
+    text = "put the network and the property into the --proof file too, so that recertify needs nothing else"
+    p.add_argument("--proof-network", action="store_true", help=text)
+    p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
+
+
 def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
     text = "the model of a declared network, with a VNN-LIB 2.0 query as the only path; once for each"
@@ -112,9 +121,7 @@ def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("--serialise-assignments", type=Path, metavar="DIR", help=text)
     _add_shape(p)
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
-    p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
-    p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
+    _add_files(p)
     p.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
     p.add_argument("--started", type=float, metavar="EPOCH", help="moment the timeout counts from (seconds)")
     p.add_argument("--headroom", type=_amount, default=0.0, metavar="S", help="leave S seconds before the timeout")
@@ -193,6 +200,27 @@ def _add_compress(p: argparse.ArgumentParser) -> None:
     _add_limits(p)
 
 
+def _add_recertify(p: argparse.ArgumentParser) -> None:
+    p.description = """Verify a variant of a network with proofs that were made elsewhere: verify without a store. What
+    the proofs say is re-established on the variant and checked, only what stays open is searched; a variant for which
+    they are of no use is verified from scratch. Prints the verdict as verify does, then what was reused."""
+    p.epilog = """example: mucg4 verify net.onnx p.vnnlib --proof p.json.gz --proof-network, once; then for each
+    release: mucg4 recertify net-int8.onnx p.vnnlib --from p.json.gz --require unsat --timeout 60"""
+    p.add_argument("paths", nargs=2, metavar=("VARIANT", "PROP"), help="ONNX file and VNN-LIB file; .gz is accepted")
+    text = "a proof file that verify wrote (--proof), or a folder of such; once for each"
+    p.add_argument("--from", dest="sources", type=Path, action="append", required=True, metavar="FILE|DIR", help=text)
+    text = """the network that a proof is about, where the proof file does not hold it (--proof-network); once for each.
+    Without it neurons are taken by their places, which suits variants of the same structure"""
+    p.add_argument("--parent", action="append", default=[], metavar="NET", help=text)
+    text = "exit with status 1 unless this is the verdict"
+    p.add_argument("--require", choices=("unsat", "sat"), help=text)
+    _add_shape(p)
+    _add_files(p)
+    _add_settings(p)
+    p.set_defaults(network=None, serialise_assignments=None, store=None, result=None)
+    p.set_defaults(started=None, headroom=0.0, caller=None)
+
+
 def _add_sweep(p: argparse.ArgumentParser) -> None:
     p.description = """Make variants of a network by compression methods and verify all of them under each property, in
     one process and one store: the network itself first, then every family of methods from mild to hard. Prints a row
@@ -231,6 +259,7 @@ def _add_supports(p: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "verify": (_add_verify, "decide one property of one network"),
     "supports": (_add_supports, "say what is supported, in the words of the VNN-LIB standard"),
+    "recertify": (_add_recertify, "verify a variant with proofs from files, without a store"),
     "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
     "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
     "store": (_add_store, "look into the proof store"),
