@@ -222,9 +222,9 @@ def _add_recertify(p: argparse.ArgumentParser) -> None:
 
 
 def _add_sweep(p: argparse.ArgumentParser) -> None:
-    p.description = """Make variants of a network by compression methods and verify all of them under each property, in
-    one process and one store: the network itself first, then every family of methods from mild to hard. Prints a row
-    per run and, per property, how far each family is proved."""
+    p.description = """Make variants of a network by compression methods and verify all of them under each property,
+    from one store: the network itself first, then every family of methods from mild to hard. Prints a row per run and, per
+    property, how far each family is proved."""
     p.epilog = """example: mucg4 sweep net.onnx prop_*.vnnlib --methods fp16,int8,int6,int4,prune10..60,neurons5..20
     --timeout 60 --csv sweep.csv --plot sweep.png"""
     p.add_argument("network", metavar="NET", help="ONNX file")
@@ -236,6 +236,8 @@ def _add_sweep(p: argparse.ArgumentParser) -> None:
     text = """leave out the harder methods of a family after N in a row that are not proved; their rows say `not run`
     (default: 0, run all)"""
     p.add_argument("--stop-after", type=int, default=0, metavar="N", help=text)
+    text = "processes that take one property after the other, sharing the cores (default: 0, one per usable core)"
+    p.add_argument("--jobs", type=int, default=0, metavar="N", help=text)
     p.add_argument("--csv", type=Path, metavar="FILE", help="write every row as soon as it is done")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw verdicts and frontiers (.png, .svg or .pdf)")
     text = STORE_HELP + "; fresh: an empty one in memory"
@@ -265,7 +267,7 @@ COMMANDS = {
     "store": (_add_store, "look into the proof store"),
     "case": (_add_case, "replay saved failing cases: exit 0 fixed, 1 still failing"),
     "compress": (_add_compress, "make a compressed variant of a network"),
-    "sweep": (_add_sweep, "how far a network can be compressed: many variants, verified in one process"),
+    "sweep": (_add_sweep, "how far a network can be compressed: many variants under many properties"),
 }
 
 

@@ -30,14 +30,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
-    from contextlib import ExitStack
     from dataclasses import replace
+    from functools import partial
 
     from rich.console import Console
 
     from mucg4.bench.run import Board
     from mucg4.lab.methods import methods_of
-    from mucg4.lab.sweep import Sweep
+    from mucg4.lab.sweep import Sweep, in_order
+    from mucg4.limits.processes import usable_cores
     from mucg4.read.instance import model_of, property_of
 
     for path, what in ((args.csv, "--csv"), (args.plot, "--plot")):
@@ -45,26 +46,25 @@ def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
             check_writable(path, what)
     if args.plot is not None:
         _check_picture(args.plot)
-    settings = replace(settings_of(args), timeout=args.each)
     methods = methods_of([args.methods])
     model = model_of(args.network, dict(args.shape))
     properties = [property_of(path) for path in args.properties]
-    with ExitStack() as stack:
-        store = None
-        if settings.reuse:
-            store = open_store(":memory:" if args.store == "fresh" else args.store)
-        if store is not None:
-            stack.enter_context(store)
-        sweep = Sweep(model, methods, properties, settings, store, budget, args.stop_after, args.seed)
-        lines = stack.enter_context(_Lines(args.csv))
-        board = Board(Console(stderr=True), sweep.count)
-        stack.enter_context(board.progress)
+    jobs = min(args.jobs or usable_cores(), len(properties))
+    args.workers = args.workers or max(1, usable_cores() // jobs)
+    settings = replace(settings_of(args), timeout=args.each)
+    name = "off" if not settings.reuse else ":memory:" if args.store == "fresh" else args.store
+    store = partial(open_store, name)
+    sweep = Sweep(model, methods, properties, settings, store, budget, args.stop_after, args.seed, jobs)
+    board = Board(Console(stderr=True), sweep.count)
+    with _Lines(args.csv) as lines, board.progress:
         for row in sweep.rows(say if args.verbose else None):
             rows.append(row)
             lines.add(row)
             board.add(row.word, False)
-        for text in dict.fromkeys(store.warnings if store is not None else ()):
-            say(f"mucg4: warning: {printable(text)}")
+        rows[:] = in_order(rows, sweep)
+        lines.again(rows)
+    for text in dict.fromkeys(text for row in rows for text in row.statistics.warnings):
+        say(f"mucg4: warning: {printable(text)}")
     _report(args, rows)
     return 0
 
@@ -89,6 +89,15 @@ class _Lines:
         from mucg4.lab.sweep_report import cells
 
         self._write(cells(row))
+
+    def again(self, rows: list[Any]) -> None:
+        """All rows once more, in order."""
+        if self.file is not None:
+            self.file.seek(0)
+            self.file.truncate()
+            self.__enter__()
+            for row in rows:
+                self.add(row)
 
     def _write(self, values: list[Any]) -> None:
         if self.file is not None:

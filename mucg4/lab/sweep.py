@@ -1,21 +1,25 @@
-"""How far a network can be compressed: variants of one network under several properties, in one process and store.
+"""How far a network can be compressed: variants of one network under several properties, from one command.
 
 Order. Property by property, the network itself first, so that its proof is there for the variants, then each family of
 methods from its mildest to its hardest. Every row is a run of `mucg4.verify.verify` of its own, with its own limit of
-time; nothing is concluded from one row for another. Models and properties are read once, variants made once.
+time; nothing is concluded from one row for another. Models and properties are read once, variants made once. With
+several jobs, forked processes take one property after the other, each with a store of its own opening.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from mucg4.errors import InputError
+from mucg4.errors import BudgetError, InputError
 from mucg4.gate.runtimes import Runtimes
 from mucg4.lab.compress import compress
 from mucg4.lab.methods import Method
 from mucg4.limits.budget import Budget
+from mucg4.limits.processes import MOST_DEALT, can_fork, dealt, streamed
 from mucg4.model.verdict import Statistics
 from mucg4.read.instance import Model, Property
 from mucg4.settings import Settings
@@ -73,17 +77,19 @@ class Frontier:
 class Sweep:
     """What is swept. `patience` (0: none): so many methods of a family in a row not proved leave out the harder ones.
 
-    `store` None: every row from scratch. `budget` ends the whole; each row has `settings.timeout` seconds of its own.
+    `store` opens the store of a process, or gives None: every row from scratch. `budget` ends the whole; each row has
+    `settings.timeout` seconds of its own. `jobs` are the processes, 1: this one.
     """
 
     model: Model
     methods: Sequence[Method]
     properties: Sequence[Property]
     settings: Settings = field(default_factory=Settings)
-    store: Store | None = None
+    store: Callable[[], Store | None] = lambda: None
     budget: Budget = field(default_factory=Budget)
     patience: int = 0
     seed: int = 0  # of variants made at random
+    jobs: int = 1
 
     @property
     def count(self) -> int:
@@ -91,24 +97,48 @@ class Sweep:
         return len(self.properties) * (1 + len(self.methods))
 
     def rows(self, progress: Callable[[str], None] | None = None) -> Iterator[Row]:
-        """The rows, each when it is done. Raises `BudgetError` when the whole is interrupted."""
+        """The rows, each when it is done: in order, but for several jobs. Raises `BudgetError` when interrupted."""
         variants = self._variants()
-        runtimes = Runtimes()
-        for prop in self.properties:
-            misses: dict[str, int] = {}
-            parent = self._row(prop, ORIGINAL, self.model, runtimes, progress)
-            scratch = _from_scratch(parent)
-            yield replace(parent, scratch=scratch)
-            for method in self.methods:
-                self.budget.poll()
-                missed = misses.get(method.family, 0)
-                if self.patience and method.family and missed >= self.patience:
-                    yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
-                    continue
-                row = self._row(prop, method, variants[method.name], runtimes, progress)
-                if row.ran:
-                    misses[method.family] = 0 if row.proved else missed + 1
-                yield replace(row, scratch=scratch)
+        jobs = min(self.jobs, len(self.properties)) if len(self.properties) <= MOST_DEALT and can_fork() else 1
+        if jobs < 2:
+            yield from self._under(self.properties, variants, progress)
+            return
+        take = dealt(len(self.properties))
+
+        def work() -> Iterator[Row]:
+            return self._under((self.properties[k] for k in take()), variants, progress)
+
+        try:
+            yield from streamed([work] * jobs, self.budget.poll)
+        except BudgetError:
+            self.budget.poll()  # a signal that ends the processes too is what ended the sweep
+            raise
+
+    def _under(
+        self,
+        properties: Iterable[Property],
+        variants: dict[str, Model | InputError],
+        progress: Callable[[str], None] | None,
+    ) -> Iterator[Row]:
+        """The rows of these properties, in this process."""
+        store = self.store()
+        run = partial(self._row, store=store, runtimes=Runtimes(), progress=progress)
+        with store or nullcontext():
+            for prop in properties:
+                misses: dict[str, int] = {}
+                parent = run(prop, ORIGINAL, self.model)
+                scratch = _from_scratch(parent)
+                yield replace(parent, scratch=scratch)
+                for method in self.methods:
+                    self.budget.poll()
+                    missed = misses.get(method.family, 0)
+                    if self.patience and method.family and missed >= self.patience:
+                        yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
+                        continue
+                    row = run(prop, method, variants[method.name])
+                    if row.ran:
+                        misses[method.family] = 0 if row.proved else missed + 1
+                    yield replace(row, scratch=scratch)
 
     def _variants(self) -> dict[str, Model | InputError]:
         """The variants by their methods; the error of those that cannot be made."""
@@ -127,6 +157,8 @@ class Sweep:
         prop: Property,
         method: Method,
         model: Model | InputError,
+        *,
+        store: Store | None,
         runtimes: Runtimes,
         progress: Callable[[str], None] | None,
     ) -> Row:
@@ -136,7 +168,7 @@ class Sweep:
             return Row(prop.name, method, FAILED, reason=str(model))
         try:
             query = model.under(prop)
-            found = verify(query, self.settings, self.store, budget, progress, runtime=runtimes.of(query))
+            found = verify(query, self.settings, store, budget, progress, runtime=runtimes.of(query))
         except InputError as error:
             return Row(prop.name, method, FAILED, time.monotonic() - started, str(error))
         self.budget.poll()
@@ -149,6 +181,13 @@ def _from_scratch(row: Row) -> float | None:
     if not row.ran:
         return None
     return row.statistics.scratch_seconds if row.statistics.stored_leaves else row.seconds
+
+
+def in_order(rows: Sequence[Row], sweep: Sweep) -> list[Row]:
+    """The rows by property and method, as one process gives them."""
+    names = [p.name for p in sweep.properties]
+    methods = [ORIGINAL, *sweep.methods]
+    return sorted(rows, key=lambda row: (names.index(row.prop), methods.index(row.method)))
 
 
 def frontiers(rows: Sequence[Row]) -> list[Frontier]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from examples import text
 from mucg4.gate.witness import replay_witness
 from mucg4.lab.compress import compress
 from mucg4.lab.methods import Method, methods_of
-from mucg4.lab.sweep import Row, Sweep, frontiers
+from mucg4.lab.sweep import Row, Sweep, frontiers, in_order
 from mucg4.lab.sweep_report import COLUMNS, cells, draw, frontier_table, rows_table, summary
 from mucg4.limits.budget import Budget
 from mucg4.read.case import layers_to_onnx
@@ -47,7 +48,7 @@ def swept() -> tuple[list[Row], list[Row]]:
     top = largest()
     properties = [prop(top + 0.05, "near"), prop(top + 0.3, "far"), prop(top - 0.1, "unsafe")]
     made = []
-    for store in (Store(":memory:"), None):
+    for store in (partial(Store, ":memory:"), lambda: None):
         sweep = Sweep(Model(DATA, "net"), methods_of([METHODS]), properties, QUICK, store)
         made.append(list(sweep.rows()))
         assert len(made[-1]) == sweep.count
@@ -78,6 +79,18 @@ def test_verdicts_are_those_of_single_runs(swept: tuple[list[Row], list[Row]]) -
             assert row.statistics.checker == "accepted"
 
 
+def test_several_processes_give_the_same_rows(swept: tuple[list[Row], list[Row]], tmp_path: Path) -> None:
+    top = largest()
+    properties = [prop(top + 0.05, "near"), prop(top + 0.3, "far"), prop(top - 0.1, "unsafe")]
+    stores = partial(Store, tmp_path / "s.sqlite")
+    sweep = Sweep(Model(DATA, "net"), methods_of([METHODS]), properties, QUICK, stores, jobs=2)
+    rows = in_order(list(sweep.rows()), sweep)
+    assert [(r.prop, r.method, r.word) for r in rows] == [(r.prop, r.method, r.word) for r in swept[0]]
+    assert sum(bool(r.statistics.related_proof) for r in rows) > len(rows) / 2
+    with Store(tmp_path / "s.sqlite") as store:
+        assert len(store.entries()) >= len(properties)
+
+
 def test_the_variants_use_the_proof_of_the_network(swept: tuple[list[Row], list[Row]]) -> None:
     with_store, scratch = swept
     variants = [r for r in with_store if r.proved and r.method.name != "original"]
@@ -89,7 +102,7 @@ def test_the_variants_use_the_proof_of_the_network(swept: tuple[list[Row], list[
 
 def test_nothing_is_claimed_of_what_was_not_run() -> None:
     top = largest()
-    sweep = Sweep(Model(DATA), methods_of(["prune10..90"]), [prop(top - 0.1, "p")], QUICK, None, patience=2)
+    sweep = Sweep(Model(DATA), methods_of(["prune10..90"]), [prop(top - 0.1, "p")], QUICK, patience=2)
     rows = list(sweep.rows())
     words = [r.word for r in rows[1:]]
     left_out = words.index("not run")
