@@ -223,8 +223,8 @@ def _add_recertify(p: argparse.ArgumentParser) -> None:
 
 def _add_sweep(p: argparse.ArgumentParser) -> None:
     p.description = """Make variants of a network by compression methods and verify all of them under each property,
-    from one store: the network itself first, then every family of methods from mild to hard. Prints a row per run and, per
-    property, how far each family is proved."""
+    from one store: the network itself first, then every family of methods from mild to hard. Prints a row per run and,
+    per property, how far each family is proved."""
     p.epilog = """example: mucg4 sweep net.onnx prop_*.vnnlib --methods fp16,int8,int6,int4,prune10..60,neurons5..20
     --timeout 60 --csv sweep.csv --plot sweep.png"""
     p.add_argument("network", metavar="NET", help="ONNX file")
