@@ -34,13 +34,15 @@ def verify(
     progress: Callable[[str], None] | None = None,
     announce: Callable[[Verdict], None] | None = None,
     runtime: Runtime | None = None,
+    keep: Callable[[Verdict], bool] | None = None,
 ) -> Verdict:
     """Decide a query.
 
     `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
     the verdict as soon as it stands, before the store is written. `runtime` is onnxruntime with this very network,
-    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries).
+    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries). `keep` tells which results the store
+    receives; None: all that can be stored.
 
     Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof that the independent checker
     accepted (or had no time for, see `Safe.checked`); an exhausted budget (time or memory), a proof that the checker
@@ -52,7 +54,9 @@ def verify(
     verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
-    if store is not None and (isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked)):
+    if store is None or (keep is not None and not keep(verdict)):
+        return verdict
+    if isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked):
         try:
             _save(run, store, verdict)
         except MemoryError:

@@ -49,7 +49,8 @@ def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
     methods = methods_of([args.methods])
     model = model_of(args.network, dict(args.shape))
     properties = [property_of(path) for path in args.properties]
-    jobs = min(args.jobs or usable_cores(), len(properties))
+    most = 1 if args.device else args.jobs or usable_cores()  # no device survives a fork
+    jobs = min(most, len(properties))
     args.workers = args.workers or max(1, usable_cores() // jobs)
     settings = replace(settings_of(args), timeout=args.each)
     name = "off" if not settings.reuse else ":memory:" if args.store == "fresh" else args.store

@@ -2,8 +2,9 @@
 
 Order. Property by property, the network itself first, so that its proof is there for the variants, then each family of
 methods from its mildest to its hardest. Every row is a run of `mucg4.verify.verify` of its own, with its own limit of
-time; nothing is concluded from one row for another. Models and properties are read once, variants made once. With
-several jobs, forked processes take one property after the other, each with a store of its own opening.
+time; nothing is concluded from one row for another. Models and properties are read once, variants made once; a proof is
+stored where a row had to add to the one it started from. With several jobs, forked processes take one property after
+the other, each with the store opened for itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mucg4.lab.compress import compress
 from mucg4.lab.methods import Method
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import MOST_DEALT, can_fork, dealt, streamed
-from mucg4.model.verdict import Statistics
+from mucg4.model.verdict import Statistics, Verdict
 from mucg4.read.instance import Model, Property
 from mucg4.settings import Settings
 from mucg4.store.store import Store
@@ -168,12 +169,19 @@ class Sweep:
             return Row(prop.name, method, FAILED, reason=str(model))
         try:
             query = model.under(prop)
-            found = verify(query, self.settings, store, budget, progress, runtime=runtimes.of(query))
+            keep = None if method is ORIGINAL else _is_news
+            found = verify(query, self.settings, store, budget, progress, runtime=runtimes.of(query), keep=keep)
         except InputError as error:
             return Row(prop.name, method, FAILED, time.monotonic() - started, str(error))
         self.budget.poll()
         seconds = time.monotonic() - started
         return Row(prop.name, method, found.word, seconds, getattr(found, "reason", ""), found.statistics)
+
+
+def _is_news(verdict: Verdict) -> bool:
+    """False for a proof that a stored one gave away: it would only stand between that and the next variant."""
+    s = verdict.statistics
+    return not s.stored_leaves or s.regions > 0
 
 
 def _from_scratch(row: Row) -> float | None:
