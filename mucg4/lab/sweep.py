@@ -15,17 +15,22 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from mucg4.errors import BudgetError, InputError
 from mucg4.gate.runtimes import Runtimes
+from mucg4.gate.witness import replay_witness
 from mucg4.lab.compress import compress
 from mucg4.lab.methods import Method
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import MOST_DEALT, can_fork, dealt, streamed
-from mucg4.model.verdict import Statistics, Verdict
+from mucg4.model.query import Query
+from mucg4.model.verdict import Statistics, Unsafe, Verdict
+from mucg4.ops.arrays import FloatArray
 from mucg4.read.instance import Model, Property
 from mucg4.settings import Settings
 from mucg4.store.store import Store
-from mucg4.verify import verify
+from mucg4.verify import begin, decide, verify
 
 ORIGINAL = Method("original")
 NOT_RUN, FAILED = "not run", "error"  # words of rows without a verdict
@@ -122,12 +127,12 @@ class Sweep:
         progress: Callable[[str], None] | None,
     ) -> Iterator[Row]:
         """The rows of these properties, in this process."""
-        store = self.store()
-        run = partial(self._row, store=store, runtimes=Runtimes(), progress=progress)
+        store, runtimes = self.store(), Runtimes()
         with store or nullcontext():
             for prop in properties:
                 misses: dict[str, int] = {}
-                parent = run(prop, ORIGINAL, self.model)
+                run = partial(self._row, shared=_Shared(prop, store, runtimes, progress))
+                parent = run(ORIGINAL, self.model)
                 scratch = _from_scratch(parent)
                 yield replace(parent, scratch=scratch)
                 for method in self.methods:
@@ -136,7 +141,7 @@ class Sweep:
                     if self.patience and method.family and missed >= self.patience:
                         yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
                         continue
-                    row = run(prop, method, variants[method.name])
+                    row = run(method, variants[method.name])
                     if row.ran:
                         misses[method.family] = 0 if row.proved else missed + 1
                     yield replace(row, scratch=scratch)
@@ -153,29 +158,45 @@ class Sweep:
                 made[method.name] = error
         return made
 
-    def _row(
-        self,
-        prop: Property,
-        method: Method,
-        model: Model | InputError,
-        *,
-        store: Store | None,
-        runtimes: Runtimes,
-        progress: Callable[[str], None] | None,
-    ) -> Row:
-        started = time.monotonic()
+    def _row(self, method: Method, model: Model | InputError, shared: _Shared) -> Row:
+        name, started = shared.prop.name, time.monotonic()
         budget = self.budget.share(float("inf") if self.settings.timeout is None else self.settings.timeout)
         if isinstance(model, InputError):
-            return Row(prop.name, method, FAILED, reason=str(model))
+            return Row(name, method, FAILED, reason=str(model))
         try:
-            query = model.under(prop)
-            keep = None if method is ORIGINAL else _is_news
-            found = verify(query, self.settings, store, budget, progress, runtime=runtimes.of(query), keep=keep)
+            found = self._decided(model.under(shared.prop), method, budget, shared)
         except InputError as error:
-            return Row(prop.name, method, FAILED, time.monotonic() - started, str(error))
+            return Row(name, method, FAILED, time.monotonic() - started, str(error))
         self.budget.poll()
         seconds = time.monotonic() - started
-        return Row(prop.name, method, found.word, seconds, getattr(found, "reason", ""), found.statistics)
+        return Row(name, method, found.word, seconds, getattr(found, "reason", ""), found.statistics)
+
+    def _decided(self, query: Query, method: Method, budget: Budget, shared: _Shared) -> Verdict:
+        """The verdict: a witness of another variant, all of them in one look, or a run. Raises `InputError`."""
+        settings, runtime = self.settings, shared.runtimes.of(query)
+        if shared.witnesses and shared.store is not None and settings.attack:
+            witness = replay_witness(query, np.stack(shared.witnesses), runtime)
+            if witness is not None:
+                found = decide(begin(query, settings, budget, runtime=runtime), lambda run: witness)
+                if isinstance(found, Unsafe):
+                    found.statistics.rungs["witness"] += 1
+                    return found
+        keep = None if method is ORIGINAL else _is_news
+        found = verify(query, settings, shared.store, budget, shared.progress, runtime=runtime, keep=keep)
+        if isinstance(found, Unsafe):
+            shared.witnesses.append(found.witness.x)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What the rows of one property have in common; `witnesses` grow."""
+
+    prop: Property
+    store: Store | None
+    runtimes: Runtimes
+    progress: Callable[[str], None] | None
+    witnesses: list[FloatArray] = field(default_factory=list)
 
 
 def _is_news(verdict: Verdict) -> bool:

@@ -100,6 +100,13 @@ def test_the_variants_use_the_proof_of_the_network(swept: tuple[list[Row], list[
     assert all(r.ratio is not None for r in with_store)
 
 
+def test_a_witness_of_one_variant_is_tried_on_the_others(swept: tuple[list[Row], list[Row]]) -> None:
+    rows = [r for r in swept[0] if r.word == "sat" and r.method.name != "original"]
+    known = [r for r in rows if r.statistics.rungs["witness"] and not r.statistics.related_proof]
+    assert known and all(r.statistics.attack_points == 0 for r in known)
+    assert not any(r.statistics.rungs["witness"] for r in swept[1])
+
+
 def test_nothing_is_claimed_of_what_was_not_run() -> None:
     top = largest()
     sweep = Sweep(Model(DATA), methods_of(["prune10..90"]), [prop(top - 0.1, "p")], QUICK, patience=2)
