@@ -184,7 +184,7 @@ def test_benchmark_lists(benchmarks: Path) -> None:
 def test_models_and_properties_are_read_once_for_many_queries() -> None:
     from examples import dense, text
 
-    from mucg4.read.instance import Model, Property
+    from mucg4.read.instance import Model, Property, query_of
 
     data = dense([([[1.0, 2.0]], [0.5]), ([[1.0]], [0.0])])
     other = dense([([[1.5, 2.0]], [0.5]), ([[1.0]], [0.0])])
