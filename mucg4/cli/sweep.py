@@ -48,7 +48,7 @@ def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
         _check_picture(args.plot)
     methods = methods_of([args.methods])
     model = model_of(args.network, dict(args.shape))
-    properties = [property_of(path) for path in args.properties]
+    properties = [property_of(path) for path in dict.fromkeys(args.properties)]
     most = 1 if args.device else args.jobs or usable_cores()  # no device survives a fork
     jobs = min(most, len(properties))
     args.workers = args.workers or max(1, usable_cores() // jobs)

@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from mucg4.errors import BudgetError, InputError
-from mucg4.gate.runtimes import Runtimes
+from mucg4.gate.runtimes import Runtimes, runtime_of
 from mucg4.gate.witness import replay_witness
 from mucg4.lab.compress import compress
 from mucg4.lab.methods import Method
@@ -33,6 +33,7 @@ from mucg4.store.store import Store
 from mucg4.verify import begin, decide, verify
 
 ORIGINAL = Method("original")
+HELD = 2**28  # bytes of all variants' files together up to which they are held; not measured
 NOT_RUN, FAILED = "not run", "error"  # words of rows without a verdict
 
 
@@ -104,15 +105,15 @@ class Sweep:
 
     def rows(self, progress: Callable[[str], None] | None = None) -> Iterator[Row]:
         """The rows, each when it is done: in order, but for several jobs. Raises `BudgetError` when interrupted."""
-        variants = self._variants()
+        made = {m.name: self._variant(m) for m in self.methods} if self._small else {}
         jobs = min(self.jobs, len(self.properties)) if len(self.properties) <= MOST_DEALT and can_fork() else 1
         if jobs < 2:
-            yield from self._under(self.properties, variants, progress)
+            yield from self._under(self.properties, made, progress)
             return
         take = dealt(len(self.properties))
 
         def work() -> Iterator[Row]:
-            return self._under((self.properties[k] for k in take()), variants, progress)
+            return self._under((self.properties[k] for k in take()), made, progress)
 
         try:
             yield from streamed([work] * jobs, self.budget.poll)
@@ -123,10 +124,10 @@ class Sweep:
     def _under(
         self,
         properties: Iterable[Property],
-        variants: dict[str, Model | InputError],
+        made: dict[str, Model | InputError],
         progress: Callable[[str], None] | None,
     ) -> Iterator[Row]:
-        """The rows of these properties, in this process."""
+        """The rows of these properties, in this process; `made` are variants by their methods."""
         store, runtimes = self.store(), Runtimes()
         with store or nullcontext():
             for prop in properties:
@@ -141,22 +142,24 @@ class Sweep:
                     if self.patience and method.family and missed >= self.patience:
                         yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
                         continue
-                    row = run(method, variants[method.name])
+                    row = run(method, made.get(method.name) or self._variant(method))
                     if row.ran:
                         misses[method.family] = 0 if row.proved else missed + 1
                     yield replace(row, scratch=scratch)
 
-    def _variants(self) -> dict[str, Model | InputError]:
-        """The variants by their methods; the error of those that cannot be made."""
-        made: dict[str, Model | InputError] = {}
-        for method in self.methods:
-            self.budget.poll()
-            try:
-                data = compress(self.model.data, method.name, self.seed)
-                made[method.name] = Model(data, f"{self.model.name} ({method.name})", shapes=self.model.shapes)
-            except InputError as error:
-                made[method.name] = error
-        return made
+    @property
+    def _small(self) -> bool:
+        """True when all variants, and what is loaded of them, are held at the same time."""
+        return len(self.model.data) * len(self.methods) <= HELD
+
+    def _variant(self, method: Method) -> Model | InputError:
+        """The variant, or the error where it cannot be made."""
+        self.budget.poll()
+        try:
+            data = compress(self.model.data, method.name, self.seed)
+        except InputError as error:
+            return error
+        return Model(data, f"{self.model.name} ({method.name})", shapes=self.model.shapes)
 
     def _row(self, method: Method, model: Model | InputError, shared: _Shared) -> Row:
         name, started = shared.prop.name, time.monotonic()
@@ -173,7 +176,7 @@ class Sweep:
 
     def _decided(self, query: Query, method: Method, budget: Budget, shared: _Shared) -> Verdict:
         """The verdict: a witness of another variant, all of them in one look, or a run. Raises `InputError`."""
-        settings, runtime = self.settings, shared.runtimes.of(query)
+        settings, runtime = self.settings, shared.runtimes.of(query) if self._small else runtime_of(query)
         if shared.witnesses and shared.store is not None and settings.attack:
             witness = replay_witness(query, np.stack(shared.witnesses), runtime)
             if witness is not None:

@@ -118,6 +118,18 @@ def test_nothing_is_claimed_of_what_was_not_run() -> None:
     assert all(r.statistics.checker == "" and r.ratio is None and r.reason for r in rows if r.word == "not run")
 
 
+def test_large_variants_are_made_when_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mucg4.lab import sweep as module
+
+    properties = [prop(largest() + 0.3, "far"), prop(largest() - 0.1, "unsafe")]
+    words = []
+    for held in (0, module.HELD):
+        monkeypatch.setattr(module, "HELD", held)
+        sweep = Sweep(Model(DATA), methods_of(["int8,neurons50,permute"]), properties, QUICK)
+        words.append([(r.method.name, r.word) for r in sweep.rows()])
+    assert words[0] == words[1]
+
+
 def test_a_method_that_does_not_fit_is_a_row_of_its_own() -> None:
     alone = layers_to_onnx([([[1.0, 1.0]], [0.0])])
     sweep = Sweep(Model(alone, "net"), methods_of(["permute,int8"]), [prop(3.0, "p")], QUICK)
