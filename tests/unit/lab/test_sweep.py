@@ -29,7 +29,7 @@ LAYERS = [
 ]
 DATA = layers_to_onnx(LAYERS)
 QUICK = Settings(workers=1)
-METHODS = "fp16,int8,int2,prune30..90/30,neurons25..75/25,permute"
+METHODS = "fp16,int2,prune30..90/30,neurons50,permute"
 
 
 def largest() -> float:
