@@ -45,16 +45,18 @@ def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     (the N % weakest hidden neurons of each dense layer removed), `zeroedN` (the same, set to zero);
     `tuneN` (relative Gaussian noise of 1e-N on the weights); `permute` (hidden neurons in random order);
     `reserialise` (all tensors renamed). Weakest: smallest product of the norms of incoming and outgoing
-    weights. `seed` serves `tuneN` and `permute`.
+    weights. Methods joined by `+` are applied one after the other (`prune10+int8`). `seed` serves `tuneN` and
+    `permute`.
 
     Raises `InputError` for an unknown method, for data that is no ONNX model and for a model on which
     the method has nothing to work on; `UnsupportedError` for models with subgraphs.
     """
-    edit = edit_of(method)
+    edits = edits_of(method)
     model = _load(data)
     try:
         with np.errstate(all="ignore"):  # what overflows was no number that a network computes with
-            edit(model, np.random.default_rng(seed))
+            for edit in edits:
+                edit(model, np.random.default_rng(seed))
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         # Types, shapes and names in a model that nobody checked may contradict each other in any way.
         raise InputError(f"the model is malformed: {_first_line(error)}") from error
@@ -62,8 +64,13 @@ def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def edit_of(method: str) -> Callable[[Any, np.random.Generator], None]:
-    """The edit that a method's name asks for: a function of (model, random generator). Raises `InputError`."""
+def edits_of(method: str) -> list[Callable[[Any, np.random.Generator], None]]:
+    """The edits of a method, or of methods joined by `+`, in order. Raises `InputError`."""
+    return [_edit(name) for name in method.split("+")]
+
+
+def _edit(method: str) -> Callable[[Any, np.random.Generator], None]:
+    """The edit that a method's name asks for: a function of (model, random generator)."""
     if method in _ROUNDINGS:
         rounding = _ROUNDINGS[method]
         return lambda model, rng: _map_weights(model, rounding)

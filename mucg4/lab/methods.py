@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from mucg4.errors import InputError
-from mucg4.lab.compress import edit_of
+from mucg4.lab.compress import edits_of
 
 MOST = 500  # methods of one list; given
 _RANGE = re.compile(r"([a-z]+)([0-9]+(?:\.[0-9]+)?)\.\.([0-9]+(?:\.[0-9]+)?)(?:/([0-9]+(?:\.[0-9]+)?))?")
@@ -51,8 +51,8 @@ class Method:
 
     @staticmethod
     def of(name: str) -> Method:
-        """The method of this name. Raises `InputError` for an unknown one."""
-        edit_of(name)
+        """The method of this name; several joined by `+` have no family. Raises `InputError` for an unknown one."""
+        edits_of(name)
         if name in PLAIN:
             family, level, place = PLAIN[name]
             return Method(name, family, (-level, place))

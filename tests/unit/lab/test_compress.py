@@ -167,6 +167,12 @@ def test_pruning_takes_the_share_of_the_smallest() -> None:
     np.testing.assert_array_equal(new[new != 0], old[new != 0])
 
 
+def test_methods_joined_by_plus_follow_each_other() -> None:
+    both = compress(gemm_net(), "prune30+int8")
+    assert both == compress(compress(gemm_net(), "prune30"), "int8")
+    assert (tensors(both)["B"] == 0).sum() >= 72
+
+
 def test_biases_are_left_alone() -> None:
     for method in ("fp16", "int4", "qdq8", "prune30", "tune3"):
         np.testing.assert_array_equal(tensors(compress(gemm_net(), method))["a"], tensors(gemm_net())["a"])
