@@ -12,7 +12,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
 from itertools import combinations, pairwise
 from math import prod
 from typing import NamedTuple
@@ -79,7 +78,6 @@ class _List(NamedTuple):
 _Form = _Word | _List
 
 
-@lru_cache(maxsize=1)  # the checker reads the text again; what comes of it cannot be changed
 def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
     """Parse the text of a property into its syntax tree.
 
