@@ -22,6 +22,7 @@ from mucg4.search.run import Run
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:
+    from mucg4.gate.runtime import Runtime
     from mucg4.store.store import Store
 
 
@@ -32,12 +33,16 @@ def verify(
     budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
     announce: Callable[[Verdict], None] | None = None,
+    runtime: Runtime | None = None,
+    keep: Callable[[Verdict], bool] | None = None,
 ) -> Verdict:
     """Decide a query.
 
     `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
-    the verdict as soon as it stands, before the store is written.
+    the verdict as soon as it stands, before the store is written. `runtime` is onnxruntime with this very network,
+    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries). `keep` tells which results the store
+    receives; None: all that can be stored.
 
     Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof that the independent checker
     accepted (or had no time for, see `Safe.checked`); an exhausted budget (time or memory), a proof that the checker
@@ -45,11 +50,13 @@ def verify(
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
 
-    run = begin(query, settings, budget, progress)
+    run = begin(query, settings, budget, progress, runtime)
     verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
-    if store is not None and (isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked)):
+    if store is None or (keep is not None and not keep(verdict)):
+        return verdict
+    if isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked):
         try:
             _save(run, store, verdict)
         except MemoryError:
@@ -95,12 +102,13 @@ def begin(
     settings: Settings | None = None,
     budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
+    runtime: Runtime | None = None,
 ) -> Run:
     """The run of a query. Raises `InputError` for a device that cannot be used, even where nothing needs bounding."""
     steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
-    run = Run(query, settings, budget, Statistics(), runtime_of(query), progress)
+    run = Run(query, settings, budget, Statistics(), runtime or runtime_of(query), progress)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:

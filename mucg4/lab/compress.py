@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,16 @@ _UNCHANGED = (
     "Reshape", "Transpose", "Concat", "Identity", "Constant", "AveragePool", "GlobalAveragePool", "BatchNormalization",
 )  # fmt: skip
 
-PLAIN = ("fp16", "bf16", "int8", "int4", "qdq8", "permute", "reserialise", "matmul")
-RATED = ("pruneN", "neuronsN", "zeroedN", "tuneN", "splitN")
+PLAIN = ("fp16", "bf16", "qdq8", "permute", "reserialise", "matmul")
+RATED = ("intN", "pruneN", "neuronsN", "zeroedN", "tuneN", "splitN")
+WIDTHS = range(2, 17)  # bits of `intN`; given
 
 
 def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     """The bytes of a variant of the ONNX model `data`.
 
-    Methods: `fp16`, `bf16` (weights rounded to that type), `int8`, `int4` (rounded per tensor, symmetric),
-    all stored back in the model's own type; `qdq8` (int8 initialisers, one scale per output channel, and
+    Methods: `fp16`, `bf16` (weights rounded to that type), `intN` (rounded per tensor to N bits, symmetric, N from 2
+    to 16), all stored back in the model's own type; `qdq8` (int8 initialisers, one scale per output channel, and
     DequantizeLinear nodes); `pruneN` (the N % smallest weights of each tensor set to zero); `neuronsN`
     (the N % weakest hidden neurons of each dense layer removed), `zeroedN` (the same, set to zero);
     `tuneN` (relative Gaussian noise of 1e-N on the weights); `permute` (hidden neurons in random order);
@@ -50,7 +52,7 @@ def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     Raises `InputError` for an unknown method, for data that is no ONNX model and for a model on which
     the method has nothing to work on; `UnsupportedError` for models with subgraphs.
     """
-    edits = [_method(name) for name in method.split("+")]
+    edits = edits_of(method)
     model = _load(data)
     try:
         with np.errstate(all="ignore"):  # what overflows was no number that a network computes with
@@ -63,9 +65,14 @@ def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _method(method: str) -> Callable[[Any, np.random.Generator], None]:
+def edits_of(method: str) -> list[Callable[[Any, np.random.Generator], None]]:
+    """The edits of a method, or of methods joined by `+`, in order. Raises `InputError`."""
+    return [_edit(name) for name in method.split("+")]
+
+
+def _edit(method: str) -> Callable[[Any, np.random.Generator], None]:
     """The edit that a method's name asks for: a function of (model, random generator)."""
-    if method in ("fp16", "bf16", "int8", "int4"):
+    if method in _ROUNDINGS:
         rounding = _ROUNDINGS[method]
         return lambda model, rng: _map_weights(model, rounding)
     if method in _EDITS:
@@ -107,8 +114,7 @@ def _to_int(w: FloatArray, levels: int) -> FloatArray:
 _ROUNDINGS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "fp16": _to_fp16,
     "bf16": _to_bf16,
-    "int8": lambda w: _to_int(w, 127),
-    "int4": lambda w: _to_int(w, 7),
+    **{f"int{bits}": partial(_to_int, levels=2 ** (bits - 1) - 1) for bits in WIDTHS},
 }
 
 

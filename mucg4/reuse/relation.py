@@ -119,7 +119,8 @@ def relate(related: Related, query: Query) -> Match:
     elif related.network is None:
         return Match("unrelated", "the stored network cannot be read")
     else:
-        found = match(related.network, network)
+        old, pair = related.network, ("match", related.fingerprint, network.fingerprint)
+        found = related.kept.of(pair, lambda: match(old, network))
     if found.relation in ("identical", "re-serialised") and related.property_hash != query.property_hash:
         word = "other-box" if related.same_unsafe else "other-property"
         return replace(found, relation=word, detail=f"box {related.box_relation}")

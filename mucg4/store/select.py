@@ -16,6 +16,7 @@ from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
 from mucg4.store import reference
 from mucg4.store.codec import boxes_from_bytes, boxes_hash
+from mucg4.store.kept import Kept
 from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
 
@@ -72,13 +73,15 @@ def select_related(
     unsafe: str,
     limit: int,
     broken: Callable[[str, str, str], None],
+    kept: Kept,
 ) -> list[Related]:
     """The candidates for `query`, most promising first; raises `sqlite3.Error` when the database fails.
 
     `rows` runs a query on the database, `load` fetches a blob for the lazily loaded parts, `unsafe` is
-    the hash of the query's unsafe sets. `broken(what, key, why)` is told what does not decode.
+    the hash of the query's unsafe sets. `broken(what, key, why)` is told what does not decode; `kept` is what earlier
+    queries needed.
     """
-    distances = {query.network.fingerprint: 0.0, **_near_networks(rows, query)}
+    distances = {query.network.fingerprint: 0.0, **_near_networks(rows, query, kept)}
     found = []
     own, holder = _own_result(rows, load, query, broken)
     if holder:
@@ -106,13 +109,13 @@ def select_related(
     return [
         Related(
             r.key, r.verdict, r.network, r.property_hash, sources.get(r.network, ()), r.unsafe_hash == unsafe, kind,
-            distances[r.network], r.leaves, r.regions, r.scratch_seconds, load, broken,
+            distances[r.network], r.leaves, r.regions, r.scratch_seconds, load, broken, kept,
         )
         for r, kind in closer[:limit]
     ]  # fmt: skip
 
 
-def _near_networks(rows: Rows, query: Query) -> dict[str, float]:
+def _near_networks(rows: Rows, query: Query, kept: Kept) -> dict[str, float]:
     """Sketch distances of the nearest other networks with the same input and output size."""
     network = query.network
     found = rows(
@@ -123,7 +126,8 @@ def _near_networks(rows: Rows, query: Query) -> dict[str, float]:
     if not found:
         return {}
     others = np.frombuffer(b"".join(blob for _, blob in found), "<f4").reshape(-1, SIZE).astype(np.float64)
-    distances = np.nan_to_num(sketch_distances(network_sketch(network), others), nan=1e9)
+    sketch = kept.of(("sketch", network.fingerprint), lambda: network_sketch(network))
+    distances = np.nan_to_num(sketch_distances(sketch, others), nan=1e9)
     nearest = {found[i][0]: float(distances[i]) for i in np.argsort(distances, kind="stable")[:NETWORKS].tolist()}
     marks = ",".join("?" * len(nearest))
     names = rows(f"SELECT rowid, fingerprint FROM networks WHERE rowid IN ({marks})", tuple(nearest))

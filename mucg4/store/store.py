@@ -28,6 +28,7 @@ from mucg4.ops.arrays import FloatArray
 from mucg4.store import reference
 from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
 from mucg4.store.database import Database
+from mucg4.store.kept import Kept
 from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes
 from mucg4.store.select import select_related
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch
@@ -95,6 +96,7 @@ class Store:
         self._used: set[str] = set()
         self._broken: set[tuple[str, str]] = set()  # (what, key) that did not decode: the next result replaces it
         self._warned: set[str] = set()  # kinds of warnings that were given
+        self._kept = Kept()
         self._database = Database(self.path, self.warnings)
 
     @staticmethod
@@ -180,7 +182,8 @@ class Store:
             return []
 
         def action() -> list[Related]:
-            return select_related(self._database.rows, self._load, query, unsafe_hash(query), limit, self._miss)
+            unsafe = unsafe_hash(query)
+            return select_related(self._database.rows, self._load, query, unsafe, limit, self._miss, self._kept)
 
         return self._quiet("looking up related results", [], action)
 
@@ -214,7 +217,7 @@ class Store:
         holder = next((e for e in self.entries() if e.key == entry.refers_to), entry)
         content = Related(
             holder.key, holder.word, holder.network, holder.property_hash, (), True, "equal", 0.0,
-            holder.leaves, holder.regions, holder.scratch_seconds, self._peek, self._miss,
+            holder.leaves, holder.regions, holder.scratch_seconds, self._peek, self._miss, self._kept,
         )  # fmt: skip
         return entry, content
 

@@ -16,8 +16,8 @@ ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 METHODS = [
-    "fp16", "bf16", "int8", "int4", "qdq8", "prune10", "prune37.5", "neurons10", "neurons60", "zeroed25", "tune3",
-    "permute", "reserialise",
+    "fp16", "bf16", "int8", "int6", "int4", "qdq8", "prune10", "prune37.5", "neurons10", "neurons60", "zeroed25",
+    "tune3", "permute", "reserialise",
 ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_at_least_one_neuron_stays() -> None:
 
 def test_rounding_grids() -> None:
     old = tensors(gemm_net())["A"]
-    for method, levels in (("int8", 127), ("int4", 7)):
+    for method, levels in (("int8", 127), ("int6", 31), ("int4", 7), ("int2", 1)):
         new = tensors(compress(gemm_net(), method))["A"]
         scale = np.float32(np.abs(old).max() / levels)
         steps = new / scale
@@ -193,6 +193,12 @@ def test_pruning_takes_the_share_of_the_smallest() -> None:
     assert (new == 0).sum() == 72
     assert np.abs(old[new == 0]).max() <= np.abs(old[new != 0]).min()
     np.testing.assert_array_equal(new[new != 0], old[new != 0])
+
+
+def test_methods_joined_by_plus_follow_each_other() -> None:
+    both = compress(gemm_net(), "prune30+int8")
+    assert both == compress(compress(gemm_net(), "prune30"), "int8")
+    assert (tensors(both)["B"] == 0).sum() >= 72
 
 
 def test_biases_are_left_alone() -> None:
@@ -233,7 +239,9 @@ def test_constant_nodes_are_weights_too() -> None:
         assert outputs(compress(data, method)).shape == (6, 2)
 
 
-@pytest.mark.parametrize("method", ["", "int7", "prune", "prune100", "neurons250", "prune-3", "fp16x", "tune1e3"])
+@pytest.mark.parametrize(
+    "method", ["", "int1", "int17", "int", "prune", "prune100", "neurons250", "prune-3", "fp16x", "tune1e3"]
+)
 def test_unknown_method_lists_the_known_ones(method: str) -> None:
     with pytest.raises(InputError) as caught:
         compress(gemm_net(), method)
