@@ -60,9 +60,9 @@ def verify(
 def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
     """Related, relate, replay, search."""
     if run.settings.engine == "smt":
-        from mucg4.smt.smt import solve_smt
+        from mucg4.smt.answer import answer
 
-        return solve_smt(run.query, run.budget, runtime=run.runtime)
+        return answer(run, store)
     if store is None or not run.settings.reuse:
         return solve(run)
     from mucg4.reuse.lookup import look_up
@@ -132,7 +132,7 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
         )
     else:
         proof = verdict.proof
-        if settings.compact and scratch is not None:
+        if settings.compact and scratch is not None and settings.engine != "smt":  # whose cores are irreducible already
             from mucg4.reuse.compact import compact
 
             with run.stage("compact"):
