@@ -9,12 +9,11 @@ each. (5) What no core covers is the residual, and solved. Nothing stored is bel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mucg4.errors import UnsupportedError
+from mucg4.model.network import Network
 from mucg4.model.proof import Tree
 from mucg4.model.query import Witness
-from mucg4.model.verdict import Statistics
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.lookup import Hints, look_up
 from mucg4.reuse.rungs import witness
@@ -40,41 +39,45 @@ def answer(run: Run, store: Store | None) -> Witness | list[Tree]:
         trees = hints.trees
         cores = guarded(run, lambda: cores_of(trees)) or []
         run.statistics.stored_leaves = sum(len(tree.leaves) for tree in trees)
-        run.statistics.smt.update(guarded(run, lambda: compared(run, hints)) or {})
-    result = refute(run.query, run.budget, cores, run.runtime)
-    _count(run, result)
+    _encoded(run, hints)
+    result = SmtResult()
+    try:
+        refute(run.query, run.budget, cores, run.runtime, result)
+    finally:
+        _count(run, result)
     return concluded(result)
 
 
-def compared(run: Run, hints: Hints) -> dict[str, Any]:
-    """Both networks side by side: open neurons of the original on this query's boxes, and its equations by class."""
-    original, alignment = hints.network, hints.alignment
-    if original is None or alignment is None:
-        return {}
+def _encoded(run: Run, hints: Hints | None) -> None:
+    """How many neurons are left open in the encoding of this network and of the original, and what has changed."""
+    figures = run.statistics.smt
+    figures["open_neurons"] = _open(run, run.query.network)
+    text = f"encoded: {figures['open_neurons']} open neurons"
+    original, alignment = (None, None) if hints is None else (hints.network, hints.alignment)
+    if original is not None and alignment is not None:
+        known = guarded(run, lambda: (_open(run, original), classify(original, run.query.network, alignment)))
+        if known is not None:
+            figures["original_open_neurons"], figures["changes"] = known
+            run.report(f"{text}, {known[0]} in the original")
+            run.report("equations of the original: " + ", ".join(f"{n} {kind}" for kind, n in known[1].items()))
+            return
+    run.report(text)
+
+
+def _open(run: Run, network: Network) -> int:
+    """Neurons of open phase in the case that has most."""
     boxes = [case.box for case in run.query.cases if case.conjunctions and not case.box.empty]
-    try:
-        open_ = max((open_neurons(original, box) for box in boxes), default=0)
-    except UnsupportedError:  # then this network's refusal says more
-        return {}
-    changes = classify(original, run.query.network, alignment)
-    run.report(f"original: {open_} open neurons")
-    run.report("equations: " + ", ".join(f"{count} {kind}" for kind, count in changes.items()))
-    return {"original_open_neurons": open_, "changes": changes}
+    return max((open_neurons(network, box) for box in boxes), default=0)
 
 
 def _count(run: Run, result: SmtResult) -> None:
-    statistics: Statistics = run.statistics
+    statistics = run.statistics
     statistics.regions, statistics.replay_regions = result.regions, result.offered
     if statistics.stored_leaves:
         statistics.rungs[CLOSING] = min(result.held_leaves, statistics.stored_leaves)
         statistics.reused_share = round(statistics.rungs[CLOSING] / statistics.stored_leaves, 4)
-    figures = {
-        "open_neurons": result.open_neurons,
-        "cores": result.offered,
-        "cores_held": result.held,
-        "residual": result.regions,
-        "z3": result.exact,
-    }
+    figures = {"cores": result.offered, "cores_held": result.held, "residual": result.regions, "z3": result.exact}
     statistics.smt.update(figures)
-    run.report(f"{result.open_neurons} open neurons")
-    run.report(f"cores: {result.held} of {result.offered} hold; residual: {result.regions} regions")
+    if result.offered:
+        run.report(f"cores: {result.held} of {result.offered} hold")
+    run.report(f"{'residual' if result.offered else 'solved'}: {result.regions} regions")

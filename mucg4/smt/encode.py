@@ -147,8 +147,17 @@ def root_bounds(enclosure: Enclosure, box: Box) -> Bounds:
 
 
 def open_neurons(network: Network, box: Box) -> int:
-    """How many neurons can have either sign on a box, as far as these bounds tell."""
-    bounds = root_bounds(enclosure_of(network), box)
+    """How many neurons can have either sign on a box, as far as the checker's bounds tell."""
+    return _open(root_bounds(enclosure_of(network), box))
+
+
+def _limited(count: int) -> None:
+    if count > MAX_UNSTABLE:
+        text = f"the smt engine is limited to {MAX_UNSTABLE} neurons of open phase; here are {count} after bounding"
+        raise UnsupportedError(text)
+
+
+def _open(bounds: Bounds) -> int:
     return sum(int(((low < 0) & (up > 0)).sum()) for low, up in bounds.values())
 
 
@@ -162,11 +171,7 @@ def encode(network: Network, box: Box, budget: Budget, enclosure: Enclosure) -> 
         raise UnsupportedError("the smt engine needs a bounded input box")
     weights = exact_matrices(network)
     e = Encoding(known=root_bounds(enclosure, box), box=(box.lo, box.hi))
-    open_ = sum(int(((low < 0) & (up > 0)).sum()) for low, up in e.known.values())
-    if open_ > MAX_UNSTABLE:
-        raise UnsupportedError(
-            f"the smt engine is limited to {MAX_UNSTABLE} neurons of open phase; here are {open_} after bounding"
-        )
+    _limited(_open(e.known))
     for k, matrices in enumerate(weights):
         budget.poll()
         node = network.nodes[k]
@@ -182,6 +187,7 @@ def encode(network: Network, box: Box, budget: Budget, enclosure: Enclosure) -> 
             if not np.all(np.isfinite(offsets)):
                 raise InputError(f"node {node.name!r} has a bias that is not finite")
             e.rows.append([_combine(e, node.inputs, matrices, j, float(offsets[j])) for j in range(node.size)])
+    _limited(len(e.unstable))  # inputs that are bent at once have phases, too
     return e
 
 

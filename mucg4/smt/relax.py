@@ -62,7 +62,7 @@ class _Tried(NamedTuple):
 
 
 class SmtRelaxation:
-    """One box and one conjunction. `checks` counts questions of `refute`, `exact` those that z3 was asked.
+    """One box and one conjunction. `exact` counts what z3 was asked.
 
     `optimum` is the last LP of `refute` on all of its literals, `lines` are its upper lines.
     """
@@ -76,7 +76,7 @@ class SmtRelaxation:
         budget: Budget,
     ) -> None:
         self.encoding, self.enclosure, self.budget = encoding, enclosure, budget
-        self.checks = self.exact = 0
+        self.exact = 0
         self.constraints, self.strict = list(constraints), list(strict)
         self.inputs = sum(a.argument is None for a in encoding.atoms)
         self.open = encoding.atoms[self.inputs :]  # the outputs of open neurons, in order
@@ -132,7 +132,6 @@ class SmtRelaxation:
         None says "feasible" only when all phases are chosen; before, it may mean "too close to call".
         Raises `BudgetError` when z3 was stopped.
         """
-        self.checks += 1
         whole = self._try(sorted(literals))
         self.optimum, self.lines = whole.optimum, whole.lines
         if whole.infeasible:

