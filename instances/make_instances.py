@@ -7,9 +7,9 @@
 It needs mucg4 and scikit-learn installed (extra `test`). The data come with scikit-learn: `diabetes`
 (regression on five of its measurements), `wine` (three cultivars from five of its measurements) and
 `digits` (8x8 images of ten digits); for the small family `diabetes` and `wine` with all measurements, and
-`breast_cancer` (one of two findings from thirty measurements). Seeds are fixed, but training is floating point: another machine
-may give slightly different files, and then other verdicts, so `expected.csv` belongs to the files
-committed beside it.
+`breast_cancer` (one of two findings from thirty measurements). Seeds are fixed, but training is floating
+point: another machine may give slightly different files, and then other verdicts, so `expected.csv` belongs
+to the files committed beside it.
 
 `expected.csv` lists `sat` where an attack found an input that onnxruntime confirms. `unsat` is written
 with `--verdicts` only: proved by mucg4's search from nothing, and the proof accepted by its checker.

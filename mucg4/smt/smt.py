@@ -59,9 +59,9 @@ class SmtResult:
     """Outcome of `refute`.
 
     `witness` is set for sat. Otherwise, unsat is established in exact arithmetic when `undecided == 0`; `trees` are its
-    proof when also `uncertified == 0`. `cores` are the cores that closed the leaves. Of the cores that were offered,
-    `held` still hold here, and with them `held_leaves` of the leaves that they closed. The `regions` are those that
-    no core covered, so that `offered + regions` sets of literals were put to the relaxation; z3 was asked `exact` times.
+    proof when also `uncertified == 0`. `cores` are the cores that closed the leaves. Of the cores that were `offered`,
+    `held` still hold here, and with them `held_leaves` of the leaves that they closed. The `regions` are those that no
+    core covered, so that `offered + regions` sets of literals were put to the relaxation; z3 was asked `exact` times.
     """
 
     witness: Witness | None = None

@@ -25,7 +25,8 @@ def test_by_hand():
 def test_a_program_s_multipliers_contradict_exactly_when_there_is_no_point(seed):
     rng = np.random.default_rng(seed)
     matrix, offset = rng.normal(size=(6, 3)), rng.normal(size=6) - 0.5
-    rows = [({a: Fraction(v) for a, v in enumerate(r)}, Fraction(o)) for r, o in zip(matrix.tolist(), offset.tolist())]
+    pairs = zip(matrix.tolist(), offset.tolist(), strict=True)
+    rows = [({a: Fraction(v) for a, v in enumerate(r)}, Fraction(o)) for r, o in pairs]
     combinations = Combinations(rows, [(Fraction(-1), Fraction(1))] * 3)
     found = least_violation(matrix, offset, np.ones(6, dtype=bool), -np.ones(3), np.ones(3))
     assert found is not None
