@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.errors import ProofError
-from mucg4.model.network import Network
 from mucg4.model.proof import Tree
 from mucg4.ops.arrays import FloatArray
 from mucg4.relate.align import Alignment
@@ -28,13 +27,13 @@ WITNESSES = 2  # stored witnesses that are tried; not measured
 class Hints:
     """Inputs `points (N, d)` that were witnesses of the same unsafe set, and trees on this network's neurons.
 
-    `network` is the stored one and `alignment` its neuron map; None where they are not known.
+    They come from `related`; `alignment` maps its network's neurons, None where the networks are unrelated.
     """
 
     points: FloatArray
     trees: tuple[Tree, ...]
-    network: Network | None = None
-    alignment: Alignment | None = None
+    related: Related
+    alignment: Alignment | None
 
 
 def look_up(run: Run, store: Store) -> Hints | None:
@@ -60,7 +59,7 @@ def _look_up(run: Run, store: Store) -> Hints | None:
     own = [np.asarray(x, dtype=np.float64) for x in stored if x is not None][:WITNESSES]
     own = [x for x in own if x.shape == (size,)]
     points = np.array(own).reshape(len(own), size)
-    return Hints(points, tuple(_translated(related, found)), related.network, found.alignment)
+    return Hints(points, tuple(_translated(related, found)), related, found.alignment)
 
 
 def related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:

@@ -53,7 +53,7 @@ def _encoded(run: Run, hints: Hints | None) -> None:
     figures = run.statistics.smt
     figures["open_neurons"] = _open(run, run.query.network)
     text = f"encoded: {figures['open_neurons']} open neurons"
-    original, alignment = (None, None) if hints is None else (hints.network, hints.alignment)
+    original, alignment = (None, None) if hints is None else (hints.related.network, hints.alignment)
     if original is not None and alignment is not None:
         known = guarded(run, lambda: (_open(run, original), classify(original, run.query.network, alignment)))
         if known is not None:

@@ -43,6 +43,9 @@ from mucg4.smt.relax import SmtRelaxation
 
 Key = tuple[int, int]
 
+SAMPLE = 32  # given cores that are tried before the others may be left out; not measured
+LEAST_SHARE = 0.2  # of those tried must hold; not measured
+
 
 @dataclass(frozen=True)
 class Core:
@@ -178,9 +181,15 @@ class _Search:
         self.hints: list[frozenset[Literal]] = []  # cores that were given, whether they hold or not
 
     def learn(self, offered: Sequence[Core]) -> None:
-        """Re-check given cores on this network, each by one question, and learn those that hold."""
+        """Re-check given cores on this network, each by one question, and learn those that hold.
+
+        Where hardly any holds, the others are not asked: then they cost more than they save.
+        """
         decided, unstable, result = self.encoding.decided, self.encoding.unstable, self.result
-        for given in offered:
+        for tried, given in enumerate(offered):
+            if tried >= SAMPLE and len(self.learned) < LEAST_SHARE * tried:
+                self.hints = [core for core in self.hints if core in self.learned]
+                return
             result.offered += 1
             if any(decided.get((k, j), sign) != sign for k, j, sign in given.literals):
                 core = frozenset(given.literals)  # vacuous: the phase does not occur on this box
@@ -200,6 +209,7 @@ class _Search:
 
         Where given cores lie below, the region is split towards them without a question.
         """
+        self.budget.poll()
         leaf = self._covered(path)
         if leaf is not None:
             return leaf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from mucg4.relate.align import alignment_of
 from mucg4.reuse.translate import translate
 from mucg4.smt.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, enclosure_of, encode, short
 from mucg4.smt.relax import SmtRelaxation
-from mucg4.smt.smt import Core, SmtResult, refute, solve_smt
+from mucg4.smt.smt import SAMPLE, Core, SmtResult, refute, solve_smt
 from mucg4.smt.transfer import classify, cores_of
 
 pytest.importorskip("z3")
@@ -326,6 +327,14 @@ def test_wrong_cores_are_not_believed():
     query = gap_query(chain(random_layers(0, SIZES)), 0, 0.9)
     lies = [Core(0, 0, ()), Core(0, 0, ((1, 0, 1),)), Core(0, 0, ((1, 0, -1),))]
     assert isinstance(solve_smt(query, related=lies), Witness)
+    e = encode(query.network, query.cases[0].box, Budget(), enclosure_of(query.network))
+    many = [
+        Core(0, 0, tuple(sorted((*key, sign) for key in pair)))
+        for pair in combinations(e.unstable, 2)
+        for sign in (1, -1)
+    ]
+    result = refute(query, related=many)
+    assert result.witness is not None and result.offered <= max(SAMPLE, 5 * result.held) < len(many)
 
 
 def test_limits_and_unknown_operators_are_named():
