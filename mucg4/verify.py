@@ -67,9 +67,9 @@ def verify(
 def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
     """Related, relate, replay, search; before that, choices of many disjunctions are written out as far as needed."""
     if run.settings.engine == "smt":
-        from mucg4.smt.smt import solve_smt
+        from mucg4.smt.answer import answer
 
-        return solve_smt(run.query, run.budget, runtime=run.runtime)
+        return answer(run, store)
     if run.query.finer is not None:
         from mucg4.search.choices import refine
 
@@ -144,7 +144,7 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
         )
     else:
         proof = verdict.proof
-        if settings.compact and scratch is not None:
+        if settings.compact and scratch is not None and settings.engine != "smt":  # whose cores are irreducible already
             from mucg4.reuse.compact import compact
 
             with run.stage("compact"):

@@ -37,6 +37,7 @@ from mucg4.verify import verify
 
 SECONDS = 0.8  # of one run; one that needs more proves nothing either way
 SMT_SECONDS = 0.25
+SMT = Settings(engine="smt")
 SMT_UNSTABLE = 10  # hidden neurons up to which the SMT engine is asked
 POINTS = 1500
 CLEAR = 1e-5  # relative margin that makes a sampled point unsafe whatever the rounding
@@ -246,7 +247,9 @@ class Judgement:
 
 
 def judge(sample: Sample, seconds: float = SECONDS) -> Judgement:
-    """Original into a store, variant by replay, from scratch, both split rules, SMT, sampling, guards."""
+    """Original into a store, variant by replay, from scratch, both split rules, SMT with and without cores of the
+    original, sampling, guards.
+    """
     out, started = Judgement(), time.monotonic()
     data, prop = variant_of(sample)
     original, variant = query_of(sample.onnx(), sample.vnnlib()), query_of(data, prop)
@@ -273,7 +276,11 @@ def judge(sample: Sample, seconds: float = SECONDS) -> Judgement:
     attempt("input", variant, Settings(split="input"))
     attempt("phase", variant, Settings(split="phase"))
     if sum(len(layer.bias) for layer in sample.layers[:-1]) <= SMT_UNSTABLE:
-        attempt("smt", variant, Settings(engine="smt"))
+        attempt("smt", variant, SMT)
+        with Store(":memory:") as store:
+            attempt("smt original", original, SMT, store)
+            attempt("smt with store", variant, SMT, store)
+        runs.pop("smt original", None)  # another query: its evidence has been looked at
     if "replay" in runs:
         out.relation = runs["replay"].statistics.relation
     out.problems += contradictions(sample, original, variant, runs)

@@ -144,6 +144,8 @@ def _add_bench(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help=text)
     p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
     p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
+    text = "run the list with both engines, each with a fresh store and from scratch, and compare what they reuse"
+    p.add_argument("--engines", action="store_true", help=text)
     p.add_argument("--rows", metavar="A:B", help="only these rows of the list (Python slice)")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     p.add_argument("--first-per-network", type=int, metavar="N", help="only the first N rows of each network")

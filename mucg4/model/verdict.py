@@ -48,6 +48,7 @@ class Statistics:
     checker: str = ""  # on the proof: accepted, unfinished (time ran out), or why it was rejected
     fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
     reopened: int = 0  # leaves that the checker rejected at first, searched again
+    smt: dict[str, Any] = field(default_factory=dict)  # figures of the SMT engine, see `mucg4.smt.answer`
     float32: str = ""  # whether unsat holds for executions in the model's precision: "holds" or "not established: ..."
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)

@@ -12,6 +12,7 @@ import numpy as np
 from mucg4.errors import ProofError
 from mucg4.model.proof import Tree
 from mucg4.ops.arrays import FloatArray
+from mucg4.relate.align import Alignment
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.relation import Match, relate, translate
 from mucg4.search.run import Run
@@ -25,10 +26,15 @@ WITNESSES = 2  # stored witnesses that are tried; not measured
 
 @dataclass(frozen=True, eq=False)
 class Hints:
-    """Inputs `points (N, d)` that were witnesses of the same unsafe set, and trees on this network's neurons."""
+    """Inputs `points (N, d)` that were witnesses of the same unsafe set, and trees on this network's neurons.
+
+    They come from `related`; `alignment` maps its network's neurons, None where the networks are unrelated.
+    """
 
     points: FloatArray
     trees: tuple[Tree, ...]
+    related: Related
+    alignment: Alignment | None
 
 
 def look_up(run: Run, store: Store) -> Hints | None:
@@ -55,10 +61,11 @@ def _look_up(run: Run, store: Store) -> Hints | None:
     statistics.related_proof, statistics.scratch_seconds = related.key, related.scratch_seconds
     store.touch(related.key)
     size = run.query.network.input_size
-    points = [r.witness_x for r, _ in candidates if r.word == "sat" and r.same_unsafe]
-    own = [np.asarray(x, dtype=np.float64) for x in points if x is not None][:WITNESSES]
+    stored = [r.witness_x for r, _ in candidates if r.word == "sat" and r.same_unsafe]
+    own = [np.asarray(x, dtype=np.float64) for x in stored if x is not None][:WITNESSES]
     own = [x for x in own if x.shape == (size,)]
-    return Hints(np.array(own).reshape(len(own), size), tuple(_translated(related, found)))
+    points = np.array(own).reshape(len(own), size)
+    return Hints(points, tuple(_translated(related, found)), related, found.alignment)
 
 
 def related_here(run: Run, store: Store) -> Iterator[tuple[Related, Match]]:
