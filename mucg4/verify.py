@@ -22,6 +22,7 @@ from mucg4.search.run import Run
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:
+    from mucg4.evidence import Established
     from mucg4.store.store import Store
 
 
@@ -57,7 +58,7 @@ def verify(
     return verdict
 
 
-def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
+def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established:
     """Related, relate, replay, search."""
     if run.settings.engine == "smt":
         from mucg4.smt.smt import solve_smt
@@ -67,7 +68,7 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
         return solve(run)
     from mucg4.reuse.lookup import look_up
     from mucg4.reuse.replay import replay_all
-    from mucg4.reuse.rungs import witness
+    from mucg4.reuse.witnesses import witness
 
     hints = look_up(run, store)
     if hints is None:
@@ -104,7 +105,7 @@ def begin(
     return run
 
 
-def decide(run: Run, answer: Callable[[Run], Witness | list[Tree]]) -> Verdict:
+def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]) -> Verdict:
     """Turn what `answer` finds into a verdict with its evidence."""
     settings = run.settings
     largest = max(node.size for net in run.query.networks for node in net.nodes)

@@ -28,7 +28,7 @@ from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics, Unsafe, Verdict
 from mucg4.read.case import save_case
 from mucg4.reuse.fits import fits, parts
-from mucg4.reuse.replay import Replay
+from mucg4.reuse.stored_walk import Replay
 from mucg4.search.loop import Search
 from mucg4.search.run import Run, new_search, open_case, root_work
 from mucg4.settings import Settings

@@ -25,7 +25,7 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.relate.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.fits import fits
-from mucg4.reuse.replay import Replay
+from mucg4.reuse.stored_walk import Replay
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.run import open_case
