@@ -33,6 +33,7 @@ class Open:
 
     `low, up (B, width)` bound the pre-activations, those of network node k in the columns `slots[k]`, and `root
     (1, width)` low, up do so in all regions of the tree; `open (B, C)` marks the conjunctions that are not refuted.
+    The bounds `before (B, width)` low, up are those that came from the parent, before the tree node's own.
     The tree's cuts are `sum_k planes[k] . v_k + shift <= 0`, `(cuts, size_k)` and `(cuts,)`.
     """
 
@@ -43,6 +44,7 @@ class Open:
     low: Array
     up: Array
     open: Array
+    before: tuple[Array, Array]
     root: tuple[Array, Array]
     planes: dict[int, Array]
     shift: Array
@@ -51,11 +53,12 @@ class Open:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A tree as far as it was examined: its open `regions` stand at leaves of it."""
+    """A tree as far as it was examined: its open `regions` stand at leaves of it, and came from there to be `after`."""
 
     tree: Tree
     answers: frozenset[int]
     regions: _Regions | None  # None: not known
+    after: _Regions | None
     kept: Kept
 
     @staticmethod
@@ -64,13 +67,13 @@ class _Known:
         tree, kept = walk.plan.tree, walk.kept or Kept(lost=True)
         answers = frozenset(_answers(tree, walk.plan.case))
         if kept.lost or not complete:
-            return _Known(tree, answers, None, kept)
-        regions = _Regions.join(kept.regions) if kept.regions else walk.none()
+            return _Known(tree, answers, None, None, kept)
+        regions, after = (_Regions.join(r) if r else walk.none() for r in (kept.before, kept.after))
         given_up = regions.at[tree.left[regions.at] >= 0]
         if len(given_up):
             tree, number = cut_back(walk.plan, given_up)
-            regions = replace(regions, at=number[regions.at])
-        return _Known(tree, answers, regions, kept)
+            regions, after = (replace(r, at=number[r.at]) for r in (regions, after))
+        return _Known(tree, answers, regions, after, kept)
 
     def continued_by(self, tree: Tree) -> bool:
         """True for a tree with the same literals at all tree nodes but the open ones; not from an open root on.
@@ -80,8 +83,9 @@ class _Known:
         old, n = self.tree, len(self.tree)
         if self.regions is None or tree.case != old.case or len(tree) < n or np.any(self.regions.at == 0):
             return False
-        if not self.answers.issuperset(self.answers if tree.conjunctions is None else tree.conjunctions):
-            return False
+        answers = self.answers if tree.conjunctions is None else frozenset(tree.conjunctions)
+        if answers != self.answers and (not answers < self.answers or old.clip.any() or old.tightenings):
+            return False  # clips and tightenings work where one conjunction is open: they would have come to more
         if sum(len(c.index) for c in tree.cuts) != sum(len(c.index) for c in old.cuts):
             return False
         closed = np.ones(n, dtype=bool)
@@ -91,12 +95,15 @@ class _Known:
 
     def grafted(self, tree: Tree) -> Tree:
         """A tree that continues this one, with the evidence that was examined wherever it is not open."""
-        assert self.regions is not None
+        assert self.regions is not None and self.after is not None
         old, fresh = self.tree, np.ones(len(tree), dtype=bool)
         fresh[: len(old)] = False
         fresh[self.regions.at] = True
+        place = np.full(len(old), -1)
+        place[self.regions.at] = np.arange(len(self.regions.at))
+        still = self.after.open[place[old.table.at], old.table.conjunction] & (place[old.table.at] >= 0)
         parts = [
-            old.table.take(np.flatnonzero(~fresh[old.table.at])),
+            old.table.take(np.flatnonzero(~still)),
             tree.table.take(np.flatnonzero(fresh[tree.table.at])),
         ]
         tightenings = (*(t for t in old.tightenings if not fresh[t.at]), *(t for t in tree.tightenings if fresh[t.at]))
@@ -162,14 +169,17 @@ class Examination:
         return [self._open(known) for known in self._known]
 
     def _open(self, known: _Known) -> Open:
-        r, kept = known.regions, known.kept
-        assert r is not None and self._enclosure is not None
+        r, before, kept = known.after, known.regions, known.kept
+        assert r is not None and before is not None and self._enclosure is not None
         root = kept.root
         if root is None:  # contradicted before it was kept: nothing is open
             far = np.full((1, self._enclosure.width), np.inf)
             root = -far, far
         shift = np.zeros(0) if kept.shift is None else kept.shift
-        return Open(known.tree, r.at, r.lo, r.hi, r.low, r.up, r.open, root, kept.planes, shift, self._enclosure.slot)
+        bounds = before.low, before.up
+        return Open(
+            known.tree, r.at, r.lo, r.hi, r.low, r.up, r.open, bounds, root, kept.planes, shift, self._enclosure.slot
+        )
 
 
 def cut_back(plan: _Plan, at: Array) -> tuple[Tree, Array]:

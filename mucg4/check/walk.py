@@ -481,20 +481,24 @@ class Progress:
 class Kept:
     """What a walk keeps of the regions it leaves open, so that it can go on below them (`mucg4.check.resume`).
 
-    `regions` stand at leaves that were rejected, or where the walk gave up; `root (1, width)` low, up are bounds that
-    hold on all regions of the tree, its cuts are `planes, shift`. `lost`: the regions took too much memory.
+    `before` stand at leaves that were rejected, or where the walk gave up, as they came there, so that a later visit is
+    the same; `after` are they as the visit left them. `root (1, width)` low, up are bounds that hold on all regions of
+    the tree, its cuts are `planes, shift`. `lost`: the regions took too much memory.
     """
 
-    regions: list[_Regions] = field(default_factory=list)
+    before: list[_Regions] = field(default_factory=list)
+    after: list[_Regions] = field(default_factory=list)
     root: tuple[Array, Array] | None = None
     planes: dict[int, Array] = field(default_factory=dict)
     shift: Array | None = None
     lost: bool = False
 
-    def add(self, batch: _Regions) -> None:
+    def add(self, before: _Regions, after: _Regions) -> None:
         """Keep these regions too."""
-        self.lost = self.lost or sum(r.low.nbytes for r in (*self.regions, batch)) > MOST_KEPT
-        self.regions = [] if self.lost else [*self.regions, batch]
+        self.lost = self.lost or sum(r.low.nbytes for r in (*self.before, before)) > MOST_KEPT
+        self.before, self.after = (
+            [] if self.lost else [*a, b] for a, b in ((self.before, before), (self.after, after))
+        )
 
 
 @dataclass(eq=False)
@@ -604,24 +608,21 @@ class _Walk:
                 self.stack.append(children)
             if self.patience is not None and self._gives_up(self.patience):
                 for batch in self.stack:
-                    self._keep(batch)
+                    if self.kept is not None:
+                        self.kept.add(batch, batch)
                 self.stack = []
 
     def _gives_up(self, patience: int) -> bool:
         tried = self.checked + len(self.rejected)
         return tried >= patience and self.checked < LEAST_SHARE * tried
 
-    def _keep(self, batch: _Regions) -> None:
-        if self.kept is not None:
-            self.kept.add(batch)
-
     def take_over(self, parts: list[Kept]) -> None:
         """Take what other processes kept."""
         if self.kept is None:
             return
         for part in parts:
-            for regions in part.regions:
-                self.kept.add(regions)
+            for pair in zip(part.before, part.after, strict=True):
+                self.kept.add(*pair)
             self.kept.lost = self.kept.lost or part.lost
             if part.root is not None:  # the process that had the root
                 self.kept.root, self.kept.planes, self.kept.shift = part.root, part.planes, part.shift
@@ -658,6 +659,8 @@ class _Walk:
         root = (batch.at == 0) & ~piece
         fresh = root & (tree.case not in self.roots)
         refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
+        leaves = np.flatnonzero(tree.left[batch.at] < 0)
+        before = None if self.kept is None else batch.take(leaves)
         frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
         if fresh.any():  # the root is always alone in its batch; tightenings below hold for this tree only
             self.roots[tree.case] = batch.low.copy(), batch.up.copy()
@@ -676,6 +679,8 @@ class _Walk:
         halves = self._halve(batch, stuck) if len(stuck) else None
         if halves is None and len(stuck):
             self._reject(batch.take(stuck))
+            if self.kept is not None and before is not None:
+                self.kept.add(before.take(np.searchsorted(leaves, stuck)), batch.take(stuck))
         children = self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
         return children if halves is None else _Regions.join([children, halves])
 
@@ -692,7 +697,6 @@ class _Walk:
 
     def _reject(self, batch: _Regions) -> None:
         """Note leaves that stay open."""
-        self._keep(batch)
         self.rejected += list(zip(batch.at.tolist(), np.argmax(batch.open, axis=1).tolist(), strict=True))
 
     # ---- tightenings ---------------------------------------------------------------------------

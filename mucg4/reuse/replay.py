@@ -52,10 +52,14 @@ def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Establ
         if witness is not None:
             return witness
     with run.stage("check"):
-        examined = Examined(run.query, completed(run.query, trees), run.budget, run.workers, SAMPLE)
+        examined = guarded(
+            run, lambda: Examined(run.query, completed(run.query, trees), run.budget, run.workers, SAMPLE)
+        )
     run.budget.poll()
-    if examined.open() is None:
-        run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
+    if examined is None or examined.open() is None:
+        run.statistics.from_root += len(run.query.cases)
+        if examined is not None:
+            run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
         return solve(run)
     return go_on(run, examined)
 
@@ -130,6 +134,8 @@ class ReplayedArm(Replayed):
         every = range(state.objective.count)
         answers = np.isin(every, every if o.tree.conjunctions is None else o.tree.conjunctions)
         state = suited(run.settings, state, o.tree)
+        if answers.sum() > 1 and not state.way.joint:  # what worked for one conjunction alone would work for each now
+            o = replace(o, tree=replace(o.tree, clip=np.zeros(len(o.tree), dtype=bool), tightenings=()))
         left = o.open.any(axis=0) & answers
         masks = (
             [answers] if state.way.joint and left.any() else [np.arange(len(left)) == c for c in np.flatnonzero(left)]
@@ -188,7 +194,8 @@ class Part:
     def __init__(self, run: Run, state: CaseState, o: Open, mask: BoolArray, attack: Attack | None) -> None:
         self.state, self.mask = state, mask
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
-        self.open = replace(o, **{f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")})
+        chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
+        self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
         self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
         self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
 
@@ -198,7 +205,7 @@ class Part:
         if self.is_bare:
             self.search.begin(root_work(state, self.mask))
             return
-        regions, phases = regions_of(state.bounder, o), phases_of(state.bounder, o)
+        regions, phases = regions_of(state.bounder, o, state.way.refreshes), phases_of(state.bounder, o)
         work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
         self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, self.mask))
 

@@ -20,9 +20,14 @@ from mucg4.search.way import Stored
 Entries = tuple[AnyArray, AnyArray, AnyArray]
 
 
-def regions_of(bounder: Bounder, o: Open) -> Regions:
-    """The open regions `(B,)`, neurons as the search's bounder numbers them."""
-    return Regions(o.lo.copy(), o.hi.copy(), _placed(bounder, o, o.low), _placed(bounder, o, o.up))
+def regions_of(bounder: Bounder, o: Open, refreshed: bool) -> Regions:
+    """The open regions `(B,)`, neurons as the search's bounder numbers them.
+
+    Where neurons' bounds are `refreshed` in the region: without what the checker's refreshing found there, for the
+    proof knows of no second time.
+    """
+    low, up = o.before if refreshed else (o.low, o.up)
+    return Regions(o.lo.copy(), o.hi.copy(), _placed(bounder, o, low), _placed(bounder, o, up))
 
 
 def root_of(state: CaseState, o: Open) -> Regions:

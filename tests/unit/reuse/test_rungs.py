@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from effort import effort
 from handmade import chain, clauses, formula_layers, formula_query
+from mucg4.reuse.rungs import RUNGS, Rung, Visit
 
 from mucg4.check.walk import check
 from mucg4.gate.runtime import Runtime
@@ -18,7 +19,6 @@ from mucg4.model.verdict import RUNGS as NAMES
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.reuse.compact import Compaction, compact
 from mucg4.reuse.replay import Replay, replay
-from mucg4.reuse.rungs import RUNGS, Rung, Visit
 from mucg4.search import portfolio
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
