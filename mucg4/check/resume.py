@@ -99,11 +99,11 @@ class _Known:
         old, fresh = self.tree, np.ones(len(tree), dtype=bool)
         fresh[: len(old)] = False
         fresh[self.regions.at] = True
-        place = np.full(len(old), -1)
-        place[self.regions.at] = np.arange(len(self.regions.at))
-        still = self.after.open[place[old.table.at], old.table.conjunction] & (place[old.table.at] >= 0)
+        still = np.zeros((len(old), self.after.open.shape[1]), dtype=bool)
+        still[self.after.at] = self.after.open
+        failed = still[old.table.at, old.table.conjunction]
         parts = [
-            old.table.take(np.flatnonzero(~still)),
+            old.table.take(np.flatnonzero(~failed)),
             tree.table.take(np.flatnonzero(fresh[tree.table.at])),
         ]
         tightenings = (*(t for t in old.tightenings if not fresh[t.at]), *(t for t in tree.tightenings if fresh[t.at]))

@@ -88,9 +88,8 @@ def go_on(run: Run, examined: Examined) -> Witness | list[Tree] | Established:
     opens = examined.open()
     if opens is None:
         raise StuckError(f"the check cannot be taken up again: {report.reason}")
-    for o in opens:
-        statistics.stored_leaves += len(o.tree.leaves)
-        statistics.rungs["checked"] += len(o.tree.leaves) - len(o.at)
+    statistics.stored_leaves += report.leaves
+    statistics.rungs["checked"] += report.checked
     out: list[Tree] = []
     for number in range(len(run.query.cases)):
         own = [o for o in opens if o.tree.case == number]
