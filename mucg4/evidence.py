@@ -91,7 +91,9 @@ def read_again(query: Query) -> Query:
     if query.joint is not None:
         from mucg4.read.networks import models_of, query_of_models
 
-        return query_of_models(models_of(query), query.text)
+        made = query_of_models(models_of(query), query.text)
+        # whatever choices of disjunctions the cases are made of: that they cover the text is asked of the text
+        return replace(made, cases=query.cases, finer=None) if made.finer and not query.finer else made
     from mucg4.read.instance import query_of
 
     network = query.network

@@ -59,11 +59,15 @@ def verify(
 
 
 def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established:
-    """Related, relate, replay, search."""
+    """Related, relate, replay, search; before that, choices of many disjunctions are written out as far as needed."""
     if run.settings.engine == "smt":
         from mucg4.smt.smt import solve_smt
 
         return solve_smt(run.query, run.budget, runtime=run.runtime)
+    if run.query.finer is not None:
+        from mucg4.search.choices import refine
+
+        refine(run)
     if store is None or not run.settings.reuse:
         return solve(run)
     from mucg4.reuse.lookup import look_up

@@ -15,20 +15,23 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import chain, product
 from math import inf, isfinite, prod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, ZERO, Atom, Bound, Reader, Refusal, Row, directed
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
-from mucg4.ops.arrays import FloatArray
+from mucg4.ops.arrays import BoolArray, FloatArray
 
+MOST_OPEN = 20_000  # choices that are followed at once; not measured, above the first reader's
+FEW = 64  # conjunctions with the directions of a choice that are compared with it; not measured
 MOST_STEPS = 50_000_000  # comparisons of rows and bounds with cases in vain; not measured
 
 Side = tuple[int, bool]  # input, upper
 End = tuple[float, bool]  # a double, whether the end itself is left out
 Known = tuple[int, Fraction, bool]  # direction, constant, strict
+Name = tuple[frozenset[tuple[Side, End]], frozenset[tuple[int, tuple[Fraction, bool]]], frozenset[int]]
 
 
 @dataclass
@@ -60,6 +63,14 @@ class Place(NamedTuple):
     cases: list[int]
 
 
+@dataclass
+class Index:
+    """A case's conjunctions by their rows and by the rows' directions."""
+
+    rows: dict[frozenset[Known], Conjunction] = field(default_factory=dict)
+    directions: dict[frozenset[int], list[Conjunction]] = field(default_factory=dict)
+
+
 def tighter_end(a: End, b: End, upper: bool) -> End:
     if a[0] == b[0]:
         return a[0], a[1] or b[1]
@@ -83,16 +94,19 @@ class Comparison:
     steps: int = 0
     placed: dict[int | None, Place] = field(default_factory=dict)  # per part object
     rows: dict[int, list[Known]] = field(default_factory=dict)  # per conjunction object
-    found: dict[tuple[int, ...], dict[frozenset[Known], Conjunction]] = field(default_factory=dict)
+    known_cases: dict[int, Index] = field(default_factory=dict)  # per case object
+    shared: dict[tuple[Conjunction, ...], Index] = field(default_factory=dict)  # between cases of the same conjunctions
     known_idle: dict[int, bool] = field(default_factory=dict)
+    held: bool = False  # whether some box held the last disjunct that was looked for
+    written: ClassVar[int] = MOST_DISJUNCTS  # choices of disjunctions up to which each is looked for on its own
 
     def run(self) -> None:
         self.sizes()
         self.common = part_of(self.reader.atoms)
+        self.ends, self.open = self.common_sides()
         self.complete()
-        self.low = self.ends_of(False)
-        self.high = self.ends_of(True)
-        if self.common.never or self.nothing(self.common.sides):
+        self.low, self.high = self.ends
+        if self.common.never or np.any((self.low > self.high) | ((self.low == self.high) & self.open.any(axis=0))):
             return
         self.places: dict[frozenset[tuple[int, bool, float]], list[int]] = {}
         self.needs: list[dict[Side, float]] = []
@@ -100,15 +114,74 @@ class Comparison:
             self.needs.append(self.needed(case))
             self.places.setdefault(frozenset((i, u, e) for (i, u), e in self.needs[k].items()), []).append(k)
         factors = [[part_of(d) for d in factor] for factor in self.reader.factors]
-        if prod(map(len, factors)) > MOST_DISJUNCTS:
-            raise Refusal(f"more than {MOST_DISJUNCTS} disjuncts")
+        if prod(map(len, factors)) > self.written:
+            self.choices(sorted(factors, key=len))
+            return
         for count, choice in enumerate(product(*factors)):
             if not count & 0xFF:
                 self.budget.poll()
             self.disjunct(count, choice)
 
+    def choices(self, factors: Sequence[Sequence[Part]]) -> None:
+        """As for every choice of one part of each factor, without making all of them.
+
+        What holds for some parts of the first factors holds for all choices that begin with these: when they lie in a
+        conjunction of a case, so do those. A factor is met by parts to which one of its own adds nothing.
+        """
+        open_: list[tuple[Part, ...]] = [()]
+        for depth in range(len(factors) + 1):
+            left: dict[Name, tuple[Part, ...]] = {}
+            for count, choice in enumerate(open_):
+                if not count & 0xFF:
+                    self.budget.poll()
+                name = self.name(choice)
+                if name is not None and name not in left and not self.lies(choice, quick=True):
+                    left[name] = choice
+            if depth == len(factors):
+                for count, choice in enumerate(left.values()):
+                    self.disjunct(count, choice)
+                return
+            open_ = []
+            for name, choice in left.items():
+                longer = [(*choice, part) for part in factors[depth]]
+                open_.extend([choice] if any(self.name(more) == name for more in longer) else longer)
+            self.step(len(open_))
+            if len(open_) > MOST_OPEN:
+                raise Refusal(f"more than {MOST_OPEN} choices of disjunctions are open at once")
+
+    def name(self, choice: Sequence[Part]) -> Name | None:
+        """What parts say together, exactly, in one form; None when there is no such point.
+
+        Rows that are loosened over a box go by themselves: how much they are may change with further parts.
+        """
+        if any(p.never for p in choice):
+            return None
+        own, nothing, _ = self.place(choice)
+        if nothing or self.rows_of(choice, own) is None:
+            return None
+        exact: dict[int, tuple[Fraction, bool]] = {}
+        loose: set[int] = set()
+        for row in chain(self.common.rows, (r for p in choice for r in p.rows)):
+            if row.error.constant or row.error.inputs:
+                loose.add(id(row))
+            else:
+                known = row.constant, row.strict
+                exact[row.direction] = max(exact.get(row.direction, known), known)
+        tighter = [(s, end) for s, end in own.items() if tighter_end(self.side({}, *s), end, s[1]) != self.side({}, *s)]
+        return frozenset(tighter), frozenset(exact.items()), frozenset(loose)
+
+    def rows_of(self, choice: Sequence[Part], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]] | None:
+        """The tightest rows of parts that hold together; None when they never do."""
+        rows = self.tightest([*self.common.rows, *(r for p in choice for r in p.rows)], own)
+        never, strict = rows.pop(NOTHING, (Fraction(-1), False))
+        return None if never > 0 or (never == 0 and strict) else rows
+
     def complete(self) -> None:
-        """Bounds that all disjuncts have in common without stating them; version 1.0 states all."""
+        """Bounds that all disjuncts have in common without stating them; version 1.0 states all.
+
+        `unlimited (2, n)` are the sides that still have none.
+        """
+        self.unlimited = np.isinf(self.ends)
 
     def sizes(self) -> None:
         network = self.query.networks[0]
@@ -118,12 +191,17 @@ class Comparison:
         if any(case.box.size != has[0] for case in self.query.cases):
             raise Refusal("a box of the query has another number of inputs")
 
-    def ends_of(self, upper: bool) -> FloatArray:
-        out = np.full(self.query.networks[0].input_size, inf if upper else -inf)
-        for (i, side), (end, _) in self.common.sides.items():
-            if side == upper:
-                out[i] = end
-        return out
+    def common_sides(self) -> tuple[FloatArray, BoolArray]:
+        """What all disjuncts have in common: ends `(2, n)`, lower ones first, and whether they are left out."""
+        n = self.query.networks[0].input_size
+        ends, open_ = np.repeat(np.array([[-inf], [inf]]), n, axis=1), np.zeros((2, n), dtype=bool)
+        many = self.reader.sides
+        count = min(n, many.count)
+        ends[:, :count], open_[:, :count] = many.ends[:, :count], many.open[:, :count]
+        for (i, upper), known in self.common.sides.items():
+            row = int(upper)
+            ends[row, i], open_[row, i] = tighter_end((ends[row, i].item(), bool(open_[row, i])), known, upper)
+        return ends, open_
 
     def needed(self, case: Case) -> dict[Side, float]:
         """The sides of the case's box that are tighter than what all disjuncts have in common.
@@ -136,7 +214,7 @@ class Comparison:
             bad = ~(ends >= self.high) if upper else ~(ends <= self.low)
             for i in np.flatnonzero(bad).tolist():
                 out[i, upper] = float(ends[i])
-        loose = [side for side in out if self.unlimited(side)]
+        loose = [(i, upper) for i, upper in out if self.unlimited[int(upper), i]]
         for side in loose:
             i = side[0]
             if case.box.lo[i] <= case.box.hi[i] and self.idle(i):
@@ -149,10 +227,6 @@ class Comparison:
         atoms = chain(self.reader.atoms, (a for factor in self.reader.factors for d in factor for a in d))
         directions = {a.direction for a in atoms if isinstance(a, Row) and a.direction != NOTHING}
         return {v for d in directions for v, _ in self.reader.named[d]}
-
-    def unlimited(self, side: Side) -> bool:
-        """Whether the text does not bound this side in all disjuncts."""
-        return side not in self.common.sides
 
     def idle(self, i: int) -> bool:
         """Whether nothing depends on an input."""
@@ -169,9 +243,9 @@ class Comparison:
         return False
 
     def side(self, own: dict[Side, End], i: int, upper: bool) -> End:
-        far = (inf if upper else -inf), False
-        a, b = self.common.sides.get((i, upper), far), own.get((i, upper), far)
-        return tighter_end(a, b, upper)
+        row = int(upper)
+        known = self.ends[row, i].item(), bool(self.open[row, i])
+        return tighter_end(known, own[i, upper], upper) if (i, upper) in own else known
 
     def place(self, choice: Sequence[Part]) -> Place:
         """Where parts that hold together are; kept where one part alone has bounds."""
@@ -194,28 +268,33 @@ class Comparison:
 
     def disjunct(self, number: int, choice: Sequence[Part]) -> None:
         """Find the disjunct's place; raises `Refusal` when there is none."""
+        if not self.lies(choice):
+            what = "no conjunction of the query asks for less than" if self.held else "no box of the query contains"
+            raise Refusal(f"{what} disjunct {number} of the text")
+
+    def lies(self, choice: Sequence[Part], quick: bool = False) -> bool:
+        """Whether parts that hold together lie in some conjunction of some case, or hold nowhere.
+
+        `quick` looks only at cases with just this box and at conjunctions with just these rows, or of such directions.
+        """
         if any(p.never for p in choice):
-            return
+            return True
         own, nothing, first = self.place(choice)
-        if nothing:
-            return
-        rows = self.tightest([*self.common.rows, *(r for p in choice for r in p.rows)], own)
-        never, strict = rows.pop(NOTHING, (Fraction(-1), False))
-        if never > 0 or (never == 0 and strict):
-            return
-        if any(self.inside(self.query.cases[k], rows, own) for k in first):
-            return
-        held = False
+        rows = {} if nothing else self.rows_of(choice, own)
+        if nothing or rows is None or any(self.inside(self.query.cases[k], rows, own, quick) for k in first):
+            return True
+        self.held = bool(first)
+        if quick:
+            return False
         for k, needs in enumerate(self.needs):
             self.step(1)
             if all(
                 side in own and (own[side][0] <= end if side[1] else own[side][0] >= end) for side, end in needs.items()
             ):
-                held = True
+                self.held = True
                 if k not in first and self.inside(self.query.cases[k], rows, own):
-                    return
-        what = "no conjunction of the query asks for less than" if held or first else "no box of the query contains"
-        raise Refusal(f"{what} disjunct {number} of the text")
+                    return True
+        return False
 
     def step(self, count: int) -> None:
         self.steps += count
@@ -244,15 +323,27 @@ class Comparison:
                 out[row.direction] = constant, row.strict or old[1]
         return out
 
-    def inside(self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
+    def inside(
+        self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End], quick: bool = False
+    ) -> bool:
         """Whether some conjunction of a case whose box fits is implied by the rows and bounds."""
-        name = tuple(map(id, case.conjunctions))
-        if name not in self.found:
-            self.found[name] = {self.key(self.known(c)): c for c in case.conjunctions}
-        exact = self.found[name].get(self.key((d, c, s) for d, (c, s) in rows.items()))
+        if id(case) not in self.known_cases:
+            self.known_cases[id(case)] = self.shared.setdefault(case.conjunctions, Index())
+        index = self.known_cases[id(case)]
+        if not index.rows:
+            index.rows.update((self.key(self.known(c)), c) for c in case.conjunctions)
+        exact = index.rows.get(self.key((d, c, s) for d, (c, s) in rows.items()))
         if exact is not None and self.implied(exact, rows, own):
             return True
-        return any(self.implied(c, rows, own) for c in case.conjunctions)
+        some = self.alike(case, index, frozenset(rows)) if quick else case.conjunctions
+        return any(self.implied(c, rows, own) for c in some)
+
+    def alike(self, case: Case, index: Index, directions: frozenset[int]) -> Sequence[Conjunction]:
+        """The first few conjunctions of a case whose rows have such directions."""
+        if not index.directions:
+            for conj in case.conjunctions:
+                index.directions.setdefault(frozenset(d for d, *_ in self.known(conj) if d >= 0), []).append(conj)
+        return index.directions.get(directions, [])[:FEW]
 
     def implied(self, conj: Conjunction, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
         known = self.known(conj)

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, combinations, product
 from math import inf, isfinite, nextafter, prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from mucg4.check import plain
 from mucg4.limits.budget import Budget
-from mucg4.ops.arrays import FloatArray
+from mucg4.ops.arrays import FloatArray, IntArray
 
 DEPTH = 250  # open parentheses; not measured
 MOST_DISJUNCTS = 1_000_000  # of the normal form; not measured
@@ -165,6 +166,8 @@ class Reader:
     written: int = 0  # atoms that were written out
     kept: int = 0  # open lists whose content is kept as it stands
     closed: bool = False  # by the command exit
+    sides: plain.Sides = field(default_factory=plain.Sides)  # bounds that hold in every disjunct too
+    pattern: ClassVar[re.Pattern[str]] = _PIECE
 
     def __post_init__(self) -> None:
         info = np.finfo(self.element_type)
@@ -181,15 +184,29 @@ class Reader:
                 return (at < atom.end if atom.upper else at > atom.end) or (at == atom.end and not atom.open)
             return row_holds(atom) if isinstance(atom, Row) else atom
 
-        if not all(map(holds, self.atoms)):
+        if not (all(map(holds, self.atoms)) and self.sides.holds(x)):
             return "a constraint of the text does not hold at the point"
         if not all(any(all(map(holds, disjunct)) for disjunct in factor) for factor in self.factors):
             return "no disjunct of the text holds at the point"
         return None
 
     def run(self, budget: Budget | None) -> None:
+        text, pos = self.text.rstrip(" \t\r\n\f\v"), 0
+        while pos < len(text):
+            if len(text) >= plain.LARGE and not self.closed:
+                if budget is not None:
+                    budget.poll()
+                end = self.piece(text, pos)
+                if end > pos:
+                    pos = end
+                    continue
+            pos = self.forms(text, pos, budget)
+
+    def forms(self, text: str, pos: int, budget: Budget | None) -> int:
+        """Read commands one by one, all or as many as fill a piece; where that ended."""
         stack: list[list[Any]] = []
-        for count, m in enumerate(_PIECE.finditer(self.text.rstrip(" \t\r\n\f\v"))):
+        stop = pos + plain.PIECE
+        for count, m in enumerate(self.pattern.finditer(text, pos)):
             if not count & 0xFFF and budget is not None:
                 budget.poll()
             which = m.lastindex
@@ -201,8 +218,36 @@ class Reader:
                 self.declare(m[2], "Real")
             elif which != _COMMENT:
                 self.shift(stack, which, m)
+            if not stack and m.end() >= stop:
+                return m.end()
         if stack:
             raise Refusal("a parenthesis is never closed")
+        return len(text)
+
+    def piece(self, text: str, pos: int) -> int:
+        """Take many declarations or bounds at once; where they end."""
+        if text[pos : pos + 40].lstrip().startswith("(declare-const"):
+            end, names = plain.declared(text, pos)
+            forms = list(map(_VARIABLE.fullmatch, names))
+            codes = {m[0]: int(m[2]) if m[1] == "X" else -1 - int(m[2]) for m in forms if m is not None}
+            if not names or len(codes) < len(names) or not self.declared.keys().isdisjoint(codes):
+                return pos
+            self.declared.update(codes)
+            return end
+        return self.bounds(text, pos)
+
+    def bounds(self, text: str, pos: int) -> int:
+        """Take many bounds of inputs."""
+
+        def end_of(number: str, upper: bool) -> tuple[float, bool]:
+            return self.end(self.number(number), upper)
+
+        return plain.piece(text, pos, self.codes, np.dtype(self.element_type), end_of, self.sides)
+
+    def codes(self, names: Sequence[str]) -> IntArray | None:
+        """The codes of variables, None where one is not declared."""
+        found = list(map(self.declared.get, names))
+        return None if None in found else np.array(found)
 
     def shift(self, stack: list[list[Any]], which: int | None, m: re.Match[str]) -> None:
         """Put a piece onto the stack, or reduce the list that it closes."""

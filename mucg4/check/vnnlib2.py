@@ -13,23 +13,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import prod
-from typing import Any, NamedTuple
+from math import isfinite, prod
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from mucg4.check.contained import Comparison, End, Side, tighter_end
+from mucg4.check.contained import Comparison, End, Side
 from mucg4.check.joint import meaning
 from mucg4.check.vnnlib import (
-    _COMMENT,
-    _COMPARED,
     MOST_BITS,
     NOTHING,
     NOWHERE,
     ONE,
     ZERO,
     Atom,
-    Bound,
     Direction,
     Reach,
     Reader,
@@ -45,7 +42,7 @@ from mucg4.check.vnnlib import (
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.query import Query
-from mucg4.ops.arrays import FloatArray
+from mucg4.ops.arrays import FloatArray, IntArray
 
 # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; given: above all variables
 FIRST = 1 << 40
@@ -89,21 +86,39 @@ class Reader2(Reader):
     monomials: dict[tuple[int, ...], int] = field(default_factory=dict)
     factors_of: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
-    def run(self, budget: Budget | None) -> None:
-        stack: list[list[Any]] = []
-        text = self.text
-        if re.search(r"\[[^\]\s]*\s", text):  # blanks inside of brackets
-            text = _BRACKETS.sub(lambda m: m[0] if m[0][0] in '";' else "".join(m[0].split()), text)
-        for count, m in enumerate(_PIECE.finditer(text.rstrip(" \t\r\n\f\v"))):
-            if not count & 0xFFF and budget is not None:
-                budget.poll()
-            which = m.lastindex
-            if which == _COMPARED and not stack and m[3]:
-                self.state(self.short(m[4], m[5], m[6]))
-            elif which != _COMMENT:
-                self.shift(stack, which, m)
-        if stack:
-            raise Refusal("a parenthesis is never closed")
+    pattern: ClassVar[re.Pattern[str]] = _PIECE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if re.search(r"\[[^\]\s]*\s", self.text):  # blanks inside of brackets
+            self.text = _BRACKETS.sub(lambda m: m[0] if m[0][0] in '";' else "".join(m[0].split()), self.text)
+
+    def piece(self, text: str, pos: int) -> int:
+        return self.bounds(text, pos)
+
+    def codes(self, names: Sequence[str]) -> IntArray | None:
+        """The codes of components of one input, None where there are others."""
+        start = names[0].partition("[")[0] + "["
+        found = self.variables.get(start[:-1])
+        if found is None or found.kind != "input":
+            return None
+        (before, *inside) = ("]" + "".join(names)).split("]" + start)  # each `0,1` of `X[0,1]`, the last one as `0,1]`
+        axes = len(found.shape)
+        if before or len(inside) != len(names) or names[-1][-1] != "]" or any(i.count(",") != axes - 1 for i in inside):
+            return None
+        words = ",".join(inside)[:-1].split(",")
+        if (
+            re.fullmatch(r"[\d,]*", "".join(words), re.ASCII) is None
+            or not 0 < max(map(len, words)) <= 9
+            or "" in words
+        ):
+            return None
+        index = np.array(list(map(int, words))).reshape(-1, axes)
+        if not np.all(index < found.shape):
+            return None
+        steps = [prod(found.shape[k + 1 :]) for k in range(axes)]
+        at: IntArray = found.start + index @ np.array(steps)
+        return at if self.links is None else np.array(self.links)[at]
 
     def shift(self, stack: list[list[Any]], which: int | None, m: re.Match[str]) -> None:
         piece = m.group().lstrip()
@@ -343,7 +358,6 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
         with np.errstate(all="ignore"):
             reader = _linked(text, network.element_type, joint.links, joint.free, budget)
             outputs = _outputs(reader, query)
-            reader.factors = _fewer(reader.factors)
             _Comparison2(reader, query, budget or Budget(), values=outputs).run()
     except Refusal as refusal:
         return str(refusal)
@@ -449,6 +463,7 @@ class _Comparison2(Comparison):
 
     reader: Reader2
     values: list[int] = field(default_factory=list)
+    written: ClassVar[int] = CHOICES
 
     def sizes(self) -> None:
         if any(case.box.size != self.query.networks[0].input_size for case in self.query.cases):
@@ -459,34 +474,30 @@ class _Comparison2(Comparison):
         """Bounds that follow from exact rows of inputs that hold everywhere."""
         rows = [r for r in self.common.rows if r.direction != NOTHING and not r.error.constant and not r.error.inputs]
         for _ in range(min(8, len(rows))):
-            before = len(self.common.sides)
-            for row in rows:
-                self.follow(row)
-            if len(self.common.sides) == before:
+            if not any([self.follow(row) for row in rows]):
                 break
+        super().complete()
+        self.ends[0][self.unlimited[0]] = -self.most
+        self.ends[1][self.unlimited[1]] = self.most
 
-    def follow(self, row: Row) -> None:
+    def follow(self, row: Row) -> bool:
+        """Whether an input got a bound from a row whose other inputs have one, or are limited by their type."""
         pairs = self.reader.named[row.direction]
+        found = False
         if len(pairs) < 2 or pairs[0][0] < 0 or pairs[-1][0] >= FIRST:
-            return
+            return found
         for v, c in pairs:
-            if (v, c > 0) in self.common.sides:
+            if isfinite(self.ends[int(c > 0), v]):
                 continue
             low = row.constant
             for w, d in pairs:
                 if w != v:
-                    low += d * Fraction(self.side({}, w, d < 0)[0])
+                    known = float(self.ends[int(d < 0), w])
+                    low += d * Fraction(known if isfinite(known) else self.most if d < 0 else -self.most)
             end, _ = _outward(-low / c, c > 0)
-            self.common.add(Bound(v, c > 0, end, False))
-
-    def ends_of(self, upper: bool) -> FloatArray:
-        ends = super().ends_of(upper)
-        return np.where(np.isinf(ends), self.most if upper else -self.most, ends)
-
-    def side(self, own: dict[Side, End], i: int, upper: bool) -> End:
-        far = (self.most if upper else -self.most), False
-        a, b = self.common.sides.get((i, upper), far), own.get((i, upper), far)
-        return tighter_end(a, b, upper)
+            self.ends[int(c > 0), v] = end
+            found = True
+        return found
 
     def tightest(self, rows: Sequence[Row], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]]:
         out: dict[int, tuple[Fraction, bool]] = {}

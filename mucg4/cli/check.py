@@ -28,7 +28,12 @@ def run(args: argparse.Namespace) -> int:
         query = read_query(Path(args.onnx), Path(args.vnnlib), dict(args.shape))
         budget.poll()
         try:
-            report = established(read_proof(args.proof, budget.poll), query, budget, usable_cores(), args.exact)
+            proof = read_proof(args.proof, budget.poll)
+            if query.finer is not None and proof.property != query.property_hash:
+                from mucg4.search.choices import refined
+
+                query = refined(query, budget) or query
+            report = established(proof, query, budget, usable_cores(), args.exact)
         except ProofError as error:
             return reject(one_line(error))
         counts = f"leaves checked {report.checked}, failed {report.failed}, skipped {report.skipped}"

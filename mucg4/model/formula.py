@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from mucg4.model.decimals import Plain
+
 RELATIONS = ("<=", ">=", "<", ">", "=", "==", "!=")
 
 
@@ -56,17 +58,23 @@ Formula = Compare | Junction
 
 @dataclass(frozen=True)
 class ParsedProperty:
-    """A property as written: declared sizes, and the formulas that together describe the unsafe set."""
+    """A property as written: declared sizes, and the formulas that together describe the unsafe set.
+
+    `bounds` are lower and upper bounds of inputs that came in long runs; they are no part of the assertions.
+    """
 
     inputs: int
     outputs: int
     assertions: tuple[Formula, ...]
     version: str = "1.0"
+    bounds: tuple[Plain, Plain] | None = None
 
     def text(self) -> str:
         """VNN-LIB 1.0 text that parses to an equal property; constants must be finite decimals."""
         lines = [f"(declare-const X_{i} Real)" for i in range(self.inputs)]
         lines += [f"(declare-const Y_{i} Real)" for i in range(self.outputs)]
+        for op, side in zip((">=", "<="), self.bounds or (), strict=False):
+            lines += [f"(assert ({op} X_{i} {decimal(value)}))" for i, value in sorted(side.items())]
         return "\n".join([*lines, *(f"(assert {_text(f)})" for f in self.assertions)]) + "\n"
 
 

@@ -8,7 +8,7 @@ makes all constraints of one of its conjunctions true, `unsat` when no such poin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.model.decimals import Decimals
 from mucg4.model.network import Network
 from mucg4.ops.arrays import BoolArray, FloatArray
 
@@ -34,16 +35,25 @@ def hull(bounds: Sequence[Fraction], sign: int, element_type: str) -> FloatArray
     largest element-type number stay as they are: a runtime compares with infinity, and lets no finite input pass
     that the stated bound keeps out. Ends of subnormal numbers follow from IEEE rounding, those of -0.0 are those of 0.
     """
-    near = np.array([float(b) for b in bounds], dtype=np.float64)
+    near = nearest(bounds)
     with np.errstate(over="ignore", under="ignore"):
         rounded = near.astype(element_type).astype(np.float64)
     rounded = np.where(np.isfinite(rounded), rounded, near)
     out = np.minimum(near, rounded) if sign < 0 else np.maximum(near, rounded)
+    if isinstance(bounds, Decimals):
+        return np.where(bounds.outside(out, sign), np.nextafter(out, sign * np.inf), out) + 0.0
     for i in np.flatnonzero(out == near).tolist():  # else the rounded number is further out than half a double's step
         (p, q), bound = out[i].item().as_integer_ratio(), bounds[i]
         if (p * bound.denominator - bound.numerator * q) * sign < 0:
             out[i] = np.nextafter(out[i], sign * np.inf)
     return out + 0.0
+
+
+def nearest(bounds: Sequence[Fraction]) -> FloatArray:
+    """The nearest double of each number."""
+    if isinstance(bounds, Decimals):
+        return bounds.near
+    return np.array([float(b) for b in bounds], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +67,8 @@ class Box:
     constraint is evaluated in the element type (`mucg4.read.rounding`).
     """
 
-    lower: tuple[Fraction, ...]
-    upper: tuple[Fraction, ...]
+    lower: Sequence[Fraction]
+    upper: Sequence[Fraction]
     element_type: str = "float32"
     ends: tuple[tuple[int, bool, Fraction], ...] = ()
 
@@ -74,7 +84,7 @@ class Box:
     def hi(self) -> FloatArray:
         return self._side(self.upper, True)
 
-    def _side(self, bounds: tuple[Fraction, ...], upper: bool) -> FloatArray:
+    def _side(self, bounds: Sequence[Fraction], upper: bool) -> FloatArray:
         sign = 1 if upper else -1
         out = hull(bounds, sign, self.element_type)
         for i, side, end in self.ends:
@@ -85,7 +95,7 @@ class Box:
     @cached_property
     def stated(self) -> tuple[FloatArray, FloatArray]:
         """The stated bounds as nearest float64: what a reader of the text compares an input with."""
-        return np.array([float(b) for b in self.lower]), np.array([float(b) for b in self.upper])
+        return nearest(self.lower), nearest(self.upper)
 
     @property
     def size(self) -> int:
@@ -174,6 +184,12 @@ class Case:
     conjunctions: tuple[Conjunction, ...]
 
 
+# of cases, which conjunctions hold nowhere
+Impossible = Callable[[Sequence[Case]], Sequence[BoolArray]]
+# the cases of a query that leave no disjunction out, None where they are too many (`mucg4.read.choices`)
+Finer = Callable[[Impossible], tuple[Case, ...] | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """The problem: one canonical network, and the cases over its inputs and outputs.
@@ -187,6 +203,7 @@ class Query:
     source_hash: str = field(default="")
     text: str = field(default="", repr=False)  # of the property, for those who read it again
     joint: Joint | None = field(default=None, repr=False)
+    finer: Finer | None = field(default=None, repr=False)  # where disjunctions are left out of the cases
     limited: str = ""  # why the cases are not all that the property asks about: then they can only show `sat`
 
     def __post_init__(self) -> None:
@@ -220,7 +237,10 @@ class Query:
         """Hex SHA-256 of the cases as stated (boxes and constraints), however the text was written."""
         h = hashlib.sha256()
         for case in self.cases:
-            h.update(repr(("box", [str(b) for b in case.box.lower], [str(b) for b in case.box.upper])).encode())
+            sides = (
+                b.texts() if isinstance(b, Decimals) else list(map(str, b)) for b in (case.box.lower, case.box.upper)
+            )
+            h.update(repr(("box", *sides)).encode())
             h.update(self.unsafe_hash_of(case).encode())
         return h.hexdigest()
 

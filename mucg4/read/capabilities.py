@@ -44,6 +44,6 @@ CAPABILITIES: dict[str, Callable[[], tuple[str, ...]]] = {
     "multiple-network-theories": _of("SNET", "MENET", "MINET", "MNET"),
     "multiple-node-comparison-theories": _of("SNC", "MNC"),
     "arithmetic-complexity-theories": _of("BND", "OUTC", "LIN", "POLY"),
-    "optimised-disjunctive-reasoning": _of("false"),  # a disjunction of too many choices is left out of what is proved
+    "optimised-disjunctive-reasoning": _of("false"),  # choices that stay open in their thousands are left out
     "serialise-assignments": _of("true"),
 }

@@ -38,7 +38,7 @@ def query_of_models(models: Mapping[str, Model], text: str) -> Query:
     joint = Joint(declared, parts, normal.links, normal.free, normal.monomials, (), normal.assertions)
     network, joint = joined(joint)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Query((network,), normal.cases, source_hash=digest, text=text, joint=joint)
+    return Query((network,), normal.cases, source_hash=digest, text=text, joint=joint, finer=normal.choices)
 
 
 def models_of(query: Query) -> dict[str, Model]:

@@ -20,6 +20,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.decimals import Plain
 from mucg4.model.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
 from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.rounding import Rounding, calculates, rounding_of
@@ -54,6 +55,25 @@ class Disjunct(NamedTuple):
     rows: tuple[Row, ...]
 
 
+@dataclass
+class Limits:
+    """What holds in all disjuncts: `plain` bounds of each side (lower, upper) as they came, `own` sides instead."""
+
+    plain: tuple[Plain, Plain]
+    own: dict[tuple[int, bool], Side] = field(default_factory=dict)
+
+    def get(self, index: int, upper: bool) -> Side | None:
+        """The side of an input, None where it has no bound."""
+        found = self.own.get((index, upper))
+        if found is None and index in self.plain[upper]:
+            return self.plain[upper][index], None
+        return found
+
+    def missing(self, inputs: int) -> list[tuple[int, bool]]:
+        """The sides without a bound, lower ones first."""
+        return [(i, u) for u in (False, True) for i in self.plain[u].missing(inputs) if (i, u) not in self.own]
+
+
 class UnboundedError(InputError):
     """An input has no bound on some side."""
 
@@ -78,9 +98,9 @@ def to_cases(
 
 def open_inputs(prop: ParsedProperty, element_type: str = "float32") -> list[int]:
     """The inputs that the common part of all disjuncts leaves without a bound on some side."""
-    common = _factors(prop.assertions, lambda formula: _atom(formula, element_type))[0]
-    sides = {(b.input, b.upper) for b in common.bounds}
-    return [i for i in range(prop.inputs) if not {(i, False), (i, True)} <= sides]
+    normal = _Normal(prop, element_type)
+    limits = normal.limits(_factors(prop.assertions, normal.atom)[0].bounds)
+    return sorted({i for i, _ in limits.missing(prop.inputs)})
 
 
 @dataclass
@@ -96,7 +116,7 @@ class _Normal:
 
     def cases(self) -> tuple[Case, ...]:
         common, boxes, others = _factors(self.prop.assertions, self.atom)
-        limits = self.tightest(common.bounds)
+        limits = self.limits(common.bounds)
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
         for alternative in boxes:
             alone = self.own_bounds(alternative, limits)
@@ -107,14 +127,23 @@ class _Normal:
         if self.ignored:
             self.ignored -= {i for some in grouped.values() for rows in some for xs, *_ in rows for i, _ in xs}
         cases = []
+        gaps = limits.missing(self.prop.inputs)
         for key, conjunctions in grouped.items():
-            box = self.box(limits, key)
+            box = self.box(limits, key, gaps)
             cases.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(cases)
 
     def atom(self, formula: Compare) -> list[Disjunct]:
         """One comparison in normal form."""
         return _atom(formula, self.element_type)
+
+    def limits(self, bounds: Iterable[Bound]) -> Limits:
+        """The bounds that hold in all disjuncts, with those that came in long runs."""
+        limits = Limits(self.prop.bounds or (Plain(False), Plain(True)))
+        for (index, upper), side in self.tightest(bounds).items():
+            old = limits.get(index, upper)
+            limits.own[index, upper] = side if old is None else self.tighter(old, side, upper)
+        return limits
 
     def tightest(self, bounds: Iterable[Bound]) -> dict[tuple[int, bool], Side]:
         """The intersection of bounds: `(input, upper) -> side`."""
@@ -136,29 +165,42 @@ class _Normal:
         """The end of one plain bound's hull."""
         return Fraction(hull((value,), 1 if upper else -1, self.element_type)[0].item())
 
-    def own_bounds(self, bounds: Sequence[Bound], limits: dict[tuple[int, bool], Side]) -> Key:
+    def own_bounds(self, bounds: Sequence[Bound], limits: Limits) -> Key:
         """What `bounds` add to the common limits; equal keys mean equal boxes."""
         if not bounds:
             return ()
         own = []
         for (index, upper), side in self.tightest(bounds).items():
-            limit = limits.get((index, upper))
+            limit = limits.get(index, upper)
             both = side if limit is None else self.tighter(limit, side, upper)
             if both != limit:
                 own.append((index, upper, both))
         return tuple(sorted(own, key=lambda entry: entry[:2]))
 
-    def box(self, limits: dict[tuple[int, bool], Side], key: Key) -> Box:
-        all_limits = {**limits, **{(i, upper): side for i, upper, side in key}}
-        sides = []
-        for upper, word in ((False, "lower"), (True, "upper")):
-            for i in range(self.prop.inputs):
-                if (i, upper) not in all_limits:
-                    other = all_limits.get((i, not upper), (Fraction(0), None))[0]
-                    all_limits[i, upper] = self.stand_in(i, upper, other, word), None
-            sides.append(tuple([all_limits[i, upper][0] for i in range(self.prop.inputs)]))
-        ends = tuple([(i, upper, end) for (i, upper), (_, end) in all_limits.items() if end is not None])
+    def nothing_unsafe(self, limits: Limits) -> tuple[Case, ...]:
+        """The cases of a property whose parts contradict each other."""
+        box = self.box(limits, (), limits.missing(self.prop.inputs))
+        return (Case(box, (self.conjunction((((), (), Fraction(1), False, None),), box, ()),)),)
+
+    def box(self, limits: Limits, key: Key, gaps: Sequence[tuple[int, bool]]) -> Box:
+        """The box of some disjuncts; `gaps` are the sides that the limits leave without a bound."""
+        own = {**limits.own, **{(i, upper): side for i, upper, side in key}}
+        for i, upper in gaps:
+            if (i, upper) not in own:
+                other = own.get((i, not upper)) or limits.get(i, not upper) or (Fraction(0), None)
+                own[i, upper] = self.stand_in(i, upper, other[0], "upper" if upper else "lower"), None
+        ends = tuple([(i, upper, end) for (i, upper), (_, end) in own.items() if end is not None])
+        values: tuple[dict[int, Fraction], dict[int, Fraction]] = {}, {}
+        for (i, upper), (value, _) in own.items():
+            values[upper][i] = value
+        sides = [self.side(plain, some) for plain, some in zip(limits.plain, values, strict=True)]
         return Box(sides[0], sides[1], self.element_type, ends)
+
+    def side(self, plain: Plain, own: dict[int, Fraction]) -> Sequence[Fraction]:
+        """One side of a box: plain bounds but for its own ones."""
+        if plain.many:
+            return plain.decimals(self.prop.inputs, own)
+        return tuple([own[i] if i in own else plain[i] for i in range(self.prop.inputs)])
 
     def stand_in(self, i: int, upper: bool, other: Fraction, word: str) -> Fraction:
         """A bound for a side that has none, `other` is that of the other side or 0."""

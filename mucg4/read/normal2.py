@@ -19,15 +19,18 @@ from itertools import chain, product
 from typing import Any, NamedTuple
 
 from mucg4.errors import UnsupportedError
+from mucg4.model.decimals import Plain
 from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
 from mucg4.model.joint import Monomial
 from mucg4.model.query import Box, Case, hull
+from mucg4.read.choices import Choices, distinct
 from mucg4.read.normal import (
     MOST_BITS,
     MOST_DISJUNCTS,
     Bound,
     Disjunct,
     Key,
+    Limits,
     Row,
     Side,
     _at,
@@ -92,6 +95,7 @@ class Normalised(NamedTuple):
     monomials: tuple[Monomial, ...]
     cases: tuple[Case, ...]
     assertions: tuple[Formula, ...]
+    choices: Choices | None
 
 
 class _Sizes(NamedTuple):
@@ -100,6 +104,7 @@ class _Sizes(NamedTuple):
     inputs: int
     outputs: int
     assertions: tuple[Formula, ...]
+    bounds: tuple[Plain, Plain] | None = None
 
 
 def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
@@ -110,15 +115,18 @@ def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
     links, free = links_of(parsed)
     stated = tuple(_flatten(parsed.assertions, "and"))
     kept = tuple(f for f in stated if not linking(f))
-    renamed = kept if links == tuple(range(free)) else tuple(_renamed(f, links) for f in kept)
-    normal = _Normal2(_Sizes(free, parsed.declared.count(False), renamed), element_type)  # type: ignore[arg-type]
-    normal.plain = [
-        Bound(links[i], upper, value)
-        for upper, side in ((False, parsed.lower), (True, parsed.upper))
-        for i, value in side.items()
-    ]
+    same = links == tuple(range(free))
+    renamed = kept if same else tuple(_renamed(f, links) for f in kept)
+    bounds = parsed.lower, parsed.upper
+    if not same:
+        bounds = Plain(False), Plain(True)
+        for side, declared in zip(bounds, (parsed.lower, parsed.upper), strict=True):
+            for i, value in declared.items():
+                side.tighten(links[i], value)
+    sizes = _Sizes(free, parsed.declared.count(False), renamed, bounds)
+    normal = _Normal2(sizes, element_type)  # type: ignore[arg-type]
     cases = normal.cases()
-    return Normalised(links, free, tuple(normal.monomials), cases, kept)
+    return Normalised(links, free, tuple(normal.monomials), cases, kept, normal.choices)
 
 
 def _renamed(node: Any, links: Sequence[int]) -> Any:
@@ -136,54 +144,57 @@ def _renamed(node: Any, links: Sequence[int]) -> Any:
 class _Normal2(_Normal):
     """Owner of one query's way to its normal form."""
 
-    plain: list[Bound] = field(default_factory=list)
     monomials: dict[Monomial, int] = field(default_factory=dict)  # to its output
     made: int = 0  # disjuncts
+    choices: Choices | None = None  # where disjunctions of the top level are left out of the cases
     products: dict[int, Compare] = field(default_factory=dict)  # comparisons that are no linear ones, by identity
 
     def cases(self) -> tuple[Case, ...]:
-        common, boxes, others = self.factors()
-        limits = self.tightest(chain(self.plain, common.bounds))
+        common, several = self.split(self.prop.assertions)
+        kept = written(several)
+        boxes, others = self.factors(kept)
+        limits = self.limits(common.bounds)
         self.complete(limits, common.rows)
+        self.choices = Choices(self, common, limits, several) if len(kept) < len(several) else None
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
         for alternative in boxes:
             alone = self.own_bounds(alternative, limits)
             for other in others:
                 key = self.own_bounds((*alternative, *other.bounds), limits) if other.bounds else alone
-                rows = _distinct((*common.rows, *other.rows))
+                rows = distinct((*common.rows, *other.rows))
                 if rows is not None:
                     grouped.setdefault(key, {})[rows] = None
-        if not grouped:  # nothing is unsafe
-            grouped[()] = {(((), (), ONE, False, None),): None}
         outputs = self.prop.outputs + len(self.monomials)
         _refuse_large(grouped, self.prop.inputs, outputs)
         self.prop = self.prop._replace(outputs=outputs)  # type: ignore[attr-defined]
+        if not grouped:
+            return self.nothing_unsafe(limits)
         made = []
+        gaps = limits.missing(self.prop.inputs)
         for key, conjunctions in grouped.items():
-            box = self.box(limits, key)
+            box = self.box(limits, key, gaps)
             made.append(Case(box, tuple(self.conjunction(rows, box, key) for rows in conjunctions)))
         return tuple(made)
 
     # -- disjunctions
 
-    def factors(self) -> tuple[Disjunct, list[tuple[Bound, ...]], list[Disjunct]]:
-        """The common part, the box alternatives and the other alternatives, as far as they are written out."""
-        single, several = self.split(self.prop.assertions)
+    def factors(self, several: list[list[Disjunct]]) -> tuple[list[tuple[Bound, ...]], list[Disjunct]]:
+        """The box alternatives and the other alternatives."""
         boxes = [f for f in several if not any(d.rows for d in f)]
         others = [f for f in several if any(d.rows for d in f)]
-        return single, [_join(p).bounds for p in product(*boxes)], [_join(p) for p in product(*others)]
+        return [_join(p).bounds for p in product(*boxes)], [_join(p) for p in product(*others)]
 
     def split(self, formulas: Sequence[Formula]) -> tuple[Disjunct, list[list[Disjunct]]]:
-        """A conjunction: what holds in all disjuncts, and of each list one; without lists that would make too many."""
+        """A conjunction: what holds in all disjuncts, and of each list one."""
         lists = [self.disjuncts(f) for f in _conjuncts(formulas)]
-        return _join([f[0] for f in lists if len(f) == 1]), written([f for f in lists if len(f) != 1])
+        return _join([f[0] for f in lists if len(f) == 1]), [f for f in lists if len(f) != 1]
 
     def disjuncts(self, formula: Formula) -> list[Disjunct]:
         if isinstance(formula, Compare):
             return self.atom(formula)
         if formula.op == "and":
             single, several = self.split([formula])
-            return [_join((single, *choice)) for choice in product(*several)]
+            return [_join((single, *choice)) for choice in product(*written(several))]
         out = list(chain.from_iterable(map(self.disjuncts, formula.args)))
         self.made += len(out)
         if self.made > MOST_DISJUNCTS:
@@ -192,36 +203,36 @@ class _Normal2(_Normal):
 
     # -- inputs without bounds
 
-    def complete(self, limits: dict[tuple[int, bool], Side], rows: Iterable[Row]) -> None:
+    def complete(self, limits: Limits, rows: Iterable[Row]) -> None:
         """Give every input both bounds: from rows of inputs that hold everywhere, else the largest of its type."""
-        missing = [(i, u) for i in range(self.prop.inputs) for u in (False, True) if (i, u) not in limits]
+        missing = limits.missing(self.prop.inputs)
         if not missing:
             return
         usable = [row for row in rows if not row[1] and len(row[0]) > 1]
         for _ in range(min(len(usable), 8)):
-            found = len(limits)
+            found = len(limits.own)
             for row in usable:
                 self.follow(row, limits)
-            if len(limits) == found:
+            if len(limits.own) == found:
                 break
         most = kind_of(self.element_type).most
         for i, upper in missing:
-            limits.setdefault((i, upper), (most if upper else -most, None))
+            limits.own.setdefault((i, upper), (most if upper else -most, None))
 
-    def follow(self, row: Row, limits: dict[tuple[int, bool], Side]) -> None:
+    def follow(self, row: Row, limits: Limits) -> None:
         """A bound for an input of a row whose other inputs have bounds; rows that are evaluated exactly only."""
         xs, _, constant, _, atom = row
         if atom is not None:
             return
         for v, c in xs:
-            if (v, c > 0) in limits:
+            if limits.get(v, c > 0) is not None:
                 continue
-            rest = [(j, s, limits.get((j, s < 0))) for j, s in xs if j != v]
+            rest = [(j, s, limits.get(j, s < 0)) for j, s in xs if j != v]
             if any(side is None for *_, side in rest):
                 continue
             low = constant + sum((s * self.reached(side, s < 0) for _, s, side in rest if side is not None), ZERO)
             value = -low / c
-            limits[v, c > 0] = (value, None)
+            limits.own[v, c > 0] = (value, None)
 
     def reached(self, side: Side, upper: bool) -> Fraction:
         value, end = side
@@ -292,7 +303,8 @@ def _conjuncts(formulas: Iterable[Formula]) -> list[Formula]:
 def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
     """The disjunctions that are multiplied out: the shortest ones, while all their choices are at most `WRITTEN`.
 
-    Leaving one out enlarges the unsafe set: then more is proved empty than was asked. A witness has to meet all.
+    Those of the top level that are left out come back on demand (`mucg4.read.choices`). Leaving one out enlarges the
+    unsafe set: then more is proved empty than was asked. A witness has to meet all.
     """
     count = 1
     kept: set[int] = set()
@@ -302,33 +314,6 @@ def written(factors: list[list[Disjunct]]) -> list[list[Disjunct]]:
             break
         kept.add(k)
     return [f for k, f in enumerate(factors) if k in kept]
-
-
-def _distinct(rows: Iterable[Row]) -> tuple[Row, ...] | None:
-    """The rows without those that another one implies; None when two of them contradict each other."""
-    best: dict[tuple[tuple[int, Fraction], ...], tuple[Fraction, bool, Row]] = {}
-    out: dict[Row, None] = {}
-    for row in rows:
-        xs, ys, constant, strict, atom = row
-        if atom is not None:  # loosened over a box
-            out[row] = None
-            continue
-        form = (*xs, *((-1 - j, c) for j, c in ys))
-        if not form:
-            if constant > 0 or (constant == 0 and strict):
-                return None
-            continue
-        scale = abs(form[0][1])
-        direction = tuple((v, c / scale) for v, c in form)
-        old = best.get(direction)
-        if old is None or (constant / scale, strict) > old[:2]:
-            best[direction] = constant / scale, strict, row
-    for direction, (constant, strict, row) in best.items():
-        other = best.get(tuple((v, -c) for v, c in direction))
-        if other is not None and (constant + other[0] > 0 or (constant + other[0] == 0 and (strict or other[1]))):
-            return None
-        out[row] = None
-    return tuple(out)
 
 
 # --- polynomials -----------------------------------------------------------------------------------------------

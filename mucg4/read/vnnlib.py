@@ -12,11 +12,14 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, repeat
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
+
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.decimals import Plain
 from mucg4.model.formula import (
     RELATIONS,
     Apply,
@@ -28,6 +31,7 @@ from mucg4.model.formula import (
     Term,
     Variable,
 )
+from mucg4.read import runs
 from mucg4.read.normal import to_cases
 
 __all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
@@ -48,6 +52,9 @@ _SHORT = re.compile(
     rf"\s*\((?:assert\s+\(([<>]=)\s+([XY]_[0-9]+)\s+({_NUMBER_TEXT})\s*\)|declare-const\s+([XY]_[0-9]+)\s+Real)\s*\)",
     re.ASCII,
 )
+
+_INDEX = "(?:0|[1-9][0-9]{0,8})"  # of a run's variables
+_DECLARED = re.compile(rf"(?:\s*\(declare-const\s+X_{_INDEX}\s+Real\s*\))+", re.ASCII)
 
 # commands that ask an SMT solver for something, or tell it how; the question asked here is always the same one
 _IGNORED = frozenset(
@@ -96,8 +103,11 @@ class _Parser:
         self.variables: dict[str, Variable] = {}
         self.constants: dict[str, Constant] = {}
         self.assertions: list[Formula] = []
+        self.bounds = Plain(False), Plain(True)
         self.newlines: list[int] | None = None
         self.ended = False
+        self.next_run = 0  # where reading in runs is tried again
+        self.without_gap = 0  # X_0 .. X_(n - 1) are known to be declared
         self.made = 0
 
     def run(self, short: re.Pattern[str] | None) -> ParsedProperty:
@@ -107,10 +117,14 @@ class _Parser:
     def scan(self, short: re.Pattern[str] | None) -> None:
         """Every command of the text."""
         text, pos = self.text, 0
+        self.next_run = 0 if len(text) >= runs.TEXT else len(text)
         while True:
             if short is not None:
-                while (m := short.match(text, pos)) and self._take_short(m):
-                    pos = m.end()
+                while m := short.match(text, pos):
+                    end = self._run(m) if pos >= self.next_run else pos
+                    if end == pos and not self._take_short(m):
+                        break
+                    pos = max(end, m.end())
             skipped = _SKIP.match(text, pos)
             pos = skipped.end() if skipped else pos
             if pos == len(text):
@@ -156,6 +170,44 @@ class _Parser:
         return bisect_right(self.newlines, offset) + 1
 
     # -- forms -> commands -----------------------------------------------------------------------
+
+    def _run(self, m: re.Match[str]) -> int:
+        """Read what starts at a short form in one run; where that ends, or where it started."""
+        start = m.start()
+        if self.ended:
+            return start
+        end = self._declared_run(start) if m[4] else self._bounds_run(m, start)
+        if end == start:
+            self.next_run = start + runs.PAUSE
+        return end
+
+    def _declared_run(self, start: int) -> int:
+        found = _DECLARED.match(self.text, start, start + runs.RUN)
+        names = found.group().replace(")", " ").split()[1::3] if found else []
+        new = dict(zip(names, map(Variable, names, repeat(True), [int(n[2:]) for n in names]), strict=False))
+        if (
+            found is None
+            or len(names) < runs.LEAST
+            or len(new) < len(names)
+            or not self.variables.keys().isdisjoint(new)
+        ):
+            return start
+        self.variables.update(new)
+        return found.end()
+
+    def _bounds_run(self, m: re.Match[str], start: int) -> int:
+        """Bounds of inputs, one per assertion."""
+        run = runs.bounds_run(self.text, start, "X_", _INDEX, _NUMBER_TEXT)
+        if run is None:
+            return start
+        inputs = np.array(list(map(int, run.names)))
+        while f"X_{self.without_gap}" in self.variables:
+            self.without_gap += 1
+        numbers = runs.numbers_of(run.numbers, _number) if int(inputs.max()) < self.without_gap else None
+        if numbers is None:
+            return start
+        runs.put(self.bounds, inputs, run.relations, numbers)
+        return run.end
 
     def _take_short(self, m: re.Match[str]) -> bool:
         op, name, number, declared = m.groups()
@@ -225,7 +277,8 @@ class _Parser:
             if f"X_{i}" not in self.variables:
                 raise InputError(f"variable X_{i} is not declared, but one with a higher number is")
         outputs = max((v.index + 1 for v in self.variables.values() if not v.is_input), default=0)
-        return ParsedProperty(inputs, outputs, tuple(self.assertions))
+        bounds = self.bounds if self.bounds[0].many or self.bounds[1].many else None
+        return ParsedProperty(inputs, outputs, tuple(self.assertions), bounds=bounds)
 
     # -- forms -> formulas and terms -------------------------------------------------------------
 

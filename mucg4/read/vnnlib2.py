@@ -13,10 +13,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
+import numpy as np
+
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.model.decimals import Plain
 from mucg4.model.formula import Compare, Constant, Formula, Term, Variable
 from mucg4.model.joint import Declaration, Declared, DeclaredNetwork
-from mucg4.read.vnnlib import _Form, _List, _Parser, _shown, _Word, _word
+from mucg4.read import runs
+from mucg4.read.vnnlib import _NUMBER_TEXT, _Form, _List, _number, _Parser, _shown, _Word, _word
 
 MOST_COMPONENTS = 2**28  # of all variables together; not measured
 
@@ -25,6 +29,7 @@ _ELEMENT = re.compile(r"[A-Za-z][A-Za-z0-9]*", re.ASCII)
 _SHAPE = re.compile(r"\[((?:[0-9]{1,12}(?:,[0-9]{1,12})*)?)\]", re.ASCII)
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\[([0-9]{1,12}(?:,[0-9]{1,12})*)\])?", re.ASCII)
 _BLANKS = re.compile(r"\"[^\"]*\"|;[^\n]*|\s*\[[^\][();\"]*\]")
+_BLANK_INSIDE = re.compile(r"\[[^\]\s]*\s")
 # one bound per assert, the form that fills the largest files; a short cut like that of version 1.0
 _BOUND = re.compile(
     r"\s*\(assert\s+\(([<>]=)\s+([A-Za-z][A-Za-z0-9_]*(?:\[[0-9,]*\])?)\s+(-?[0-9]{1,30})(?:\.([0-9]{1,30}))?\s*\)\s*\)",
@@ -48,8 +53,8 @@ class ParsedQuery:
     """
 
     declared: Declared
-    lower: dict[int, Fraction]
-    upper: dict[int, Fraction]
+    lower: Plain
+    upper: Plain
     assertions: tuple[Formula, ...]
 
 
@@ -65,9 +70,10 @@ def parse_query(text: str, short_cuts: bool = True) -> ParsedQuery:
 def _compact(text: str) -> str:
     """Without blanks inside and in front of brackets, so that `X[0, 1]` is one word; lines keep their numbers."""
     start = text.find("(assert")
-    if (
-        start < 0 or re.search(r"\s\[|\[[^\]\s]*\s", text[start:]) is None
-    ):  # the rule: only declarations have blanks there
+    blank = start >= 0 and (
+        any(text.find(f"{c}[", start) >= 0 for c in " \t\n\r\f\v") or _BLANK_INSIDE.search(text, start) is not None
+    )
+    if not blank:  # the rule: only declarations have blanks there
         return _tight(text[:start]) + text[start:] if start >= 0 else _tight(text)
     return _tight(text)
 
@@ -94,8 +100,6 @@ class _Parser2(_Parser):
         self.networks: list[DeclaredNetwork] = []
         self.declared: dict[str, Declaration] = {}
         self.ends: dict[bool, int] = {True: 0, False: 0}
-        self.lower: dict[int, Fraction] = {}
-        self.upper: dict[int, Fraction] = {}
         self.last, self.at = "", 0
 
     def parse(self, short_cuts: bool) -> ParsedQuery:
@@ -103,7 +107,7 @@ class _Parser2(_Parser):
         if not self.networks:
             raise InputError("the query declares no network")
         declared = Declared(tuple(self.networks), tuple(self.declared.values()))
-        return ParsedQuery(declared, self.lower, self.upper, tuple(self.assertions))
+        return ParsedQuery(declared, *self.bounds, tuple(self.assertions))
 
     # -- commands
 
@@ -118,6 +122,31 @@ class _Parser2(_Parser):
         self._bound(self.at, op == "<=", value)
         return True
 
+    def _run(self, m: re.Match[str]) -> int:
+        start = m.start()
+        end = self._bounds_run(m, start)
+        if end == start:
+            self.next_run = start + runs.PAUSE
+        return end
+
+    def _bounds_run(self, m: re.Match[str], start: int) -> int:
+        word = m[2].partition("[")[0]
+        declaration = self.declared.get(word)
+        if declaration is None or not declaration.is_input or not declaration.shape:
+            return start
+        axes = len(declaration.shape)
+        index = "[0-9]{1,9}" + f"(?:,[0-9]{{1,9}}){{{axes - 1}}}" * (axes > 1) + r"\]"
+        run = runs.bounds_run(self.text, start, word + "[", index, _NUMBER_TEXT)
+        if run is None:
+            return start
+        every = np.array(list(map(int, "".join(run.names).replace("]", ",")[:-1].split(",")))).reshape(-1, axes)
+        numbers = runs.numbers_of(run.numbers, _number) if np.all(every < np.array(declaration.shape)) else None
+        if numbers is None:
+            return start
+        inputs = np.ravel_multi_index(tuple(every.T), declaration.shape) + declaration.start
+        runs.put(self.bounds, inputs, run.relations, numbers)
+        return run.end
+
     def _input(self, name: str) -> int | None:
         """The flat position of a component of an input; None when it is none."""
         word, _, index = name.partition("[")
@@ -127,10 +156,7 @@ class _Parser2(_Parser):
         return self._position(declaration, index[:-1])
 
     def _bound(self, position: int, upper: bool, value: Fraction) -> None:
-        side = self.upper if upper else self.lower
-        old = side.get(position)
-        if old is None or (value < old if upper else value > old):
-            side[position] = value
+        self.bounds[upper].tighten(position, value)
 
     def _command(self, form: _List) -> None:
         head = self._head(form, "a command")

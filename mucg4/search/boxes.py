@@ -56,7 +56,7 @@ def decide_at_once(run: Run) -> Witness | dict[int, Tree]:
     return trees
 
 
-def _joined(cases: list[Case]) -> tuple[Case, np.ndarray]:
+def joined(cases: list[Case]) -> tuple[Case, np.ndarray]:
     """A case of all constraints together (its box means nothing), and the owner of each conjunction, `(K,)`."""
     every = tuple(c for case in cases for c in case.conjunctions)
     return Case(cases[0].box, every), np.repeat(np.arange(len(cases)), [len(c.conjunctions) for c in cases])
@@ -66,7 +66,7 @@ def _try_points(
     run: Run, cases: list[Case], lo: np.ndarray, hi: np.ndarray, rng: np.random.Generator
 ) -> Witness | None:
     """The centre and random points of the boxes `lo, hi (B, d)`; a confirmed witness or None."""
-    case, owner = _joined(cases)
+    case, owner = joined(cases)
     attack = Attack(run.query, case, run.runtime, run.statistics, run.settings.seed)
     share = rng.random((POINTS, *lo.shape))
     share[0] = 0.5
@@ -81,8 +81,8 @@ def _try_points(
 
 def _refuted(bounder: Bounder, regions: Regions, cases: list[Case]) -> Iterator[tuple[int, Recorder]]:
     """The cases that single constraints with default slopes refute on their regions, and records of that."""
-    joined, owner = _joined(cases)
-    objective, own = Objective(joined), owner[None] == np.arange(len(cases))[:, None]
+    together, owner = joined(cases)
+    objective, own = Objective(together), owner[None] == np.arange(len(cases))[:, None]
     refreshed = bounder.refresh(regions)
     value = objective.values(bounder, regions, refreshed, own)
     best = objective.best(value)

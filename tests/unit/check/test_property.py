@@ -159,7 +159,7 @@ def stricter(form: Any, strict: bool, atom: Compare, kind: str) -> Any:
 def kept(self: Any, bounds: Any, limits: Any) -> Any:
     """Bounds of one alternative stay for the next ones."""
     own = OWN_BOUNDS(self, bounds, limits)
-    limits.update({(i, upper): side for i, upper, side in own})
+    limits.own.update({(i, upper): side for i, upper, side in own})
     return own
 
 
