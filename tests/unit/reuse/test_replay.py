@@ -103,17 +103,17 @@ def test_conjunctions_without_a_stored_tree_begin_at_the_root():
 
 def test_a_tree_of_which_little_holds_is_given_up_early():
     """What was reached becomes open regions, and the subtrees below are not visited."""
-    query = formula_query([clauses(2002, 12, 56)], 12)
-    verdict = verify(query, Settings(workers=1, split="input"), budget=effort())
-    assert isinstance(verdict, Safe) and verdict.proof.leaves > 40
+    query, _, verdict = solved("phase")
+    assert verdict.proof.leaves > 100
     bare = Proof(
         query.network.fingerprint, query.property_hash, tuple(replace(t, refutations=()) for t in verdict.proof.trees)
     )
-    whole, part = (Examination(bare, query, Budget(), 1, patience) for patience in (None, 4))
+    whole, part = (Examination(bare, query, Budget(), 1, patience) for patience in (None, 8))
     (all_open,), (some,) = whole.open(), part.open()
     assert len(some.at) < len(all_open.at) and len(some.tree) < len(all_open.tree)
     assert np.all(some.tree.left[some.at] < 0) and part.report.skipped > 0
-    arm = ReplayedArm(run_of(query, "input"), open_case(run_of(query, "input"), 0), [some])
+    run = run_of(query, "phase")
+    arm = ReplayedArm(run, open_case(run, 0), [some])
     arm.begin()
     arm.advance(float("inf"))
     (tree,) = arm.trees()
