@@ -22,6 +22,7 @@ from mucg4.search.run import Run
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:
+    from mucg4.evidence import Established
     from mucg4.gate.runtime import Runtime
     from mucg4.store.store import Store
 
@@ -34,15 +35,13 @@ def verify(
     progress: Callable[[str], None] | None = None,
     announce: Callable[[Verdict], None] | None = None,
     runtime: Runtime | None = None,
-    keep: Callable[[Verdict], bool] | None = None,
 ) -> Verdict:
     """Decide a query.
 
     `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
     the verdict as soon as it stands, before the store is written. `runtime` is onnxruntime with this very network,
-    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries). `keep` tells which results the store
-    receives; None: all that can be stored.
+    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries).
 
     Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof that the independent checker
     accepted (or had no time for, see `Safe.checked`); an exhausted budget (time or memory), a proof that the checker
@@ -54,9 +53,7 @@ def verify(
     verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
-    if store is None or (keep is not None and not keep(verdict)):
-        return verdict
-    if isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked):
+    if store is not None and (isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked)):
         try:
             _save(run, store, verdict)
         except MemoryError:
@@ -64,7 +61,7 @@ def verify(
     return verdict
 
 
-def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
+def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established:
     """Related, relate, replay, search; before that, choices of many disjunctions are written out as far as needed."""
     if run.settings.engine == "smt":
         from mucg4.smt.answer import answer
@@ -78,7 +75,7 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
         return solve(run)
     from mucg4.reuse.lookup import look_up
     from mucg4.reuse.replay import replay_all
-    from mucg4.reuse.rungs import witness
+    from mucg4.reuse.witnesses import witness
 
     hints = look_up(run, store)
     if hints is None:
@@ -116,7 +113,7 @@ def begin(
     return run
 
 
-def decide(run: Run, answer: Callable[[Run], Witness | list[Tree]]) -> Verdict:
+def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]) -> Verdict:
     """Turn what `answer` finds into a verdict with its evidence."""
     settings = run.settings
     largest = max(node.size for net in run.query.networks for node in net.nodes)
@@ -134,7 +131,10 @@ def decide(run: Run, answer: Callable[[Run], Witness | list[Tree]]) -> Verdict:
 
 
 def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
-    """Hand the result to the store; the from-scratch time is known when nothing was reused."""
+    """Hand the result to the store: a proof that is a stored one re-established as a reference to that.
+
+    The from-scratch time is known when nothing was reused.
+    """
     statistics, settings = run.statistics, run.settings
     scratch = statistics.times["solve"] if not statistics.stored_leaves else None
     if isinstance(verdict, Unsafe):
@@ -142,7 +142,7 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
         statistics.saved = store.save(
             run.query, "sat", witness_x=x, scratch_seconds=scratch, regions=statistics.regions
         )
-    else:
+    elif not _referred(run, store):
         proof = verdict.proof
         if settings.compact and scratch is not None and settings.engine != "smt":  # whose cores are irreducible already
             from mucg4.reuse.compact import compact
@@ -159,3 +159,13 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
                 max_proof_bytes=settings.proof_bytes,
             )
     statistics.warnings.extend(store.warnings)
+
+
+def _referred(run: Run, store: Store) -> bool:
+    """Whether nothing but a stored proof went into this one, and the store took a reference."""
+    s = run.statistics
+    if not s.stored_leaves or s.regions or s.from_root or s.related_proof is None:
+        return False
+    with run.stage("store"):
+        s.saved = store.save_reference(run.query, s.related_proof, leaves=s.leaves)
+    return s.saved

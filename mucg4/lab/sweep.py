@@ -184,8 +184,7 @@ class Sweep:
                 if isinstance(found, Unsafe):
                     found.statistics.rungs["witness"] += 1
                     return found
-        keep = None if method is ORIGINAL else _is_news
-        found = verify(query, settings, shared.store, budget, shared.progress, runtime=runtime, keep=keep)
+        found = verify(query, settings, shared.store, budget, shared.progress, runtime=runtime)
         if isinstance(found, Unsafe):
             shared.witnesses.append(found.witness.x)
         return found
@@ -200,12 +199,6 @@ class _Shared:
     runtimes: Runtimes
     progress: Callable[[str], None] | None
     witnesses: list[FloatArray] = field(default_factory=list)
-
-
-def _is_news(verdict: Verdict) -> bool:
-    """False for a proof that a stored one gave away: it would only stand between that and the next variant."""
-    s = verdict.statistics
-    return not s.stored_leaves or s.regions > 0
 
 
 def _from_scratch(row: Row) -> float | None:

@@ -175,6 +175,18 @@ class Refutations(Sequence[Refutation]):
             changes.update({f: np.zeros(0, dtype=TYPES[f]) for f in held})
         return replace(self, **changes)
 
+    def take(self, which: IntArray) -> Refutations:
+        """The refutations numbered `which (n,)`, in that order."""
+        chosen = dict.fromkeys(PER_ROW, np.asarray(which, dtype=np.int64))
+        for counts, held in HELD.items():  # groups of slopes come before what they hold
+            start, count = self.ends[counts][chosen[counts]], np.maximum(getattr(self, counts)[chosen[counts]], 0)
+            first = np.cumsum(count) - count
+            chosen.update(dict.fromkeys(held, np.arange(int(count.sum())) + np.repeat(start - first, count)))
+        out = object.__new__(Refutations)  # what is valid as a whole is so in parts
+        for name in KINDS:
+            object.__setattr__(out, name, getattr(self, name)[chosen[name]])
+        return out
+
     def split(self, counts: Sequence[int]) -> list[Refutations]:
         """The first so many, the next so many, ...; raises `ProofError` where that are not all."""
         if min(counts, default=0) < 0 or sum(counts) != len(self):

@@ -24,8 +24,8 @@ from mucg4.model.proof import Proof, Refutation, Tree
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray, IntArray
 from mucg4.reuse.fits import parts, suited
-from mucg4.reuse.replay import Replay
-from mucg4.reuse.rungs import RUNGS, Rung, Visit
+from mucg4.reuse.stored_rungs import RUNGS, Rung, Visit
+from mucg4.reuse.stored_walk import Replay
 from mucg4.search.region import apply_literals
 from mucg4.search.run import CaseState, Run, open_case
 

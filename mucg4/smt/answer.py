@@ -16,7 +16,7 @@ from mucg4.model.proof import Tree
 from mucg4.model.query import Witness
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.lookup import Hints, look_up
-from mucg4.reuse.rungs import witness
+from mucg4.reuse.witnesses import witness
 from mucg4.search.run import Run
 from mucg4.smt.encode import open_neurons
 from mucg4.smt.smt import Core, SmtResult, concluded, refute
@@ -25,7 +25,7 @@ from mucg4.smt.transfer import classify, cores_of
 if TYPE_CHECKING:
     from mucg4.store.store import Store
 
-CLOSING = "literals"  # the rung that a held core counts for: the stored tree's literals without its duals
+CLOSING = "cores"  # the rung that a held core counts for
 
 
 def answer(run: Run, store: Store | None) -> Witness | list[Tree]:

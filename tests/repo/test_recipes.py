@@ -188,8 +188,9 @@ def test_a_way_of_splitting():
 
 def test_a_reuse_rung():
     """A function and a row: it closes leaves, is counted under its name, and the checker follows."""
-    from mucg4.reuse.replay import Replay
     from mucg4.reuse.rungs import RUNGS, Rung
+
+    from mucg4.reuse.replay import Replay
     from mucg4.search.run import Run, open_case
 
     def single_rows(walk, visit):
