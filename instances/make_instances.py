@@ -2,12 +2,14 @@
 
     python instances/make_instances.py             write networks, properties, variants and the lists
     python instances/make_instances.py --verdicts  the same, and decide every row with mucg4 itself
+    python instances/make_instances.py small ...   the family in the folder `small` instead
 
 It needs mucg4 and scikit-learn installed (extra `test`). The data come with scikit-learn: `diabetes`
 (regression on five of its measurements), `wine` (three cultivars from five of its measurements) and
-`digits` (8x8 images of ten digits). Seeds are fixed, but training is floating point: another machine
-may give slightly different files, and then other verdicts, so `expected.csv` belongs to the files
-committed beside it.
+`digits` (8x8 images of ten digits); for the small family `diabetes` and `wine` with all measurements, and
+`breast_cancer` (one of two findings from thirty measurements). Seeds are fixed, but training is floating
+point: another machine may give slightly different files, and then other verdicts, so `expected.csv` belongs
+to the files committed beside it.
 
 `expected.csv` lists `sat` where an attack found an input that onnxruntime confirms. `unsat` is written
 with `--verdicts` only: proved by mucg4's search from nothing, and the proof accepted by its checker.
@@ -26,13 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.gate.runtime import replay_witness
+from mucg4.gate.witness import replay_witness
 from mucg4.lab.compress import compress
 from mucg4.model.query import Conjunction, Query
 from mucg4.read.instance import read_query
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("fp16", "int8", "qdq8", "prune10", "prune30", "neurons10", "tune3", "permute", "reserialise")
+SMALL_METHODS = ("fp16", "int8", "prune10", "neurons10", "tune3", "permute")
 TIMEOUT = 60
 Array = np.ndarray
 
@@ -74,7 +77,7 @@ def _trained(name: str, model: Any, x: Array, y: Array) -> Trained:
 
 
 def train() -> list[Trained]:
-    """The three networks."""
+    """The three networks of the large family."""
     from sklearn.datasets import load_diabetes, load_digits, load_wine
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -200,32 +203,102 @@ def digits_properties(net: Trained) -> list[Property]:
     return out
 
 
-PROPERTIES: dict[str, Callable[[Trained], list[Property]]] = {
-    "diabetes_4x28": diabetes_properties,
-    "wine_4x25": wine_properties,
-    "digits_2x24": digits_properties,
-}
+# -- the small family: few neurons of open phase, so that the SMT engine takes seconds -----------
+
+
+def train_small() -> list[Trained]:
+    """Three networks; the last has more neurons than the SMT engine takes, but bounding decides most of them."""
+    from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    options = {"random_state": 0, "learning_rate_init": 5e-3, "n_iter_no_change": 200, "max_iter": 600}
+    diabetes, wine, cancer = load_diabetes(), load_wine(), load_breast_cancer()
+    y = (diabetes.target - diabetes.target.mean()) / diabetes.target.std()
+    regressor = MLPRegressor(hidden_layer_sizes=(10,) * 3, alpha=0.0, **options)
+    first = _trained("diabetes_3x10", regressor, _columns(diabetes, diabetes.feature_names), y)
+    classifier = MLPClassifier(hidden_layer_sizes=(12,) * 3, alpha=1e-3, **options)
+    second = _trained("wine_3x12", classifier, _columns(wine, wine.feature_names), wine.target)
+    classifier = MLPClassifier(hidden_layer_sizes=(40, 40), alpha=1e-3, **options)
+    third = _trained("cancer_2x40", classifier, _columns(cancer, cancer.feature_names), cancer.target)
+    return [first, second, third]
+
+
+def _around_median(net: Trained, name: str, radius: float, share: float) -> Property:
+    """The first output exceeds its sampled maximum, by a share of its sampled range, near the median of the data."""
+    centre = np.median(net.x, axis=0)
+    lower, upper = np.clip(centre - radius, 0, 1), np.clip(centre + radius, 0, 1)
+    least, most = _sampled_range(net, lower, upper)
+    text = f"unsafe: the first output exceeds its sampled maximum by {share:.0%} of its sampled range"
+    return Property(name, text, lower, upper, f"(>= Y_0 {most + share * (most - least):.4f})")
+
+
+def small_diabetes_properties(net: Trained) -> list[Property]:
+    """Two limits that hold, one that does not."""
+    rows = (("near", 0.1, 0.15), ("wide", 0.15, 0.15), ("tight", 0.1, 0.05))
+    return [_around_median(net, name, radius, share) for name, radius, share in rows]
+
+
+def small_wine_properties(net: Trained) -> list[Property]:
+    """Robustness of one sample: two disjuncts."""
+    lower, upper = np.clip(net.x[59] - 0.12, 0, 1), np.clip(net.x[59] + 0.12, 0, 1)
+    unsafe = "(or (and (>= Y_0 Y_1)) (and (>= Y_2 Y_1)))"
+    return [Property("sample59", "unsafe: sample 59 is not of cultivar 1", lower, upper, unsafe)]
+
+
+def small_cancer_properties(net: Trained) -> list[Property]:
+    """Limits of the rating on two boxes."""
+    return [_around_median(net, name, radius, 0.4) for name, radius in (("near", 0.05), ("wide", 0.07))]
 
 
 # -- files --------------------------------------------------------------------------------------
 
 
-def write_files(folder: Path) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Family:
+    """A folder of instances: its networks, the properties of each, and how variants are made."""
+
+    folder: str
+    train: Callable[[], list[Trained]]
+    properties: dict[str, Callable[[Trained], list[Property]]]
+    methods: tuple[str, ...]
+
+
+FAMILIES = {
+    "": Family(
+        "",
+        train,
+        {"diabetes_4x28": diabetes_properties, "wine_4x25": wine_properties, "digits_2x24": digits_properties},
+        METHODS,
+    ),
+    "small": Family(
+        "small",
+        train_small,
+        {
+            "diabetes_3x10": small_diabetes_properties,
+            "wine_3x12": small_wine_properties,
+            "cancer_2x40": small_cancer_properties,
+        },
+        SMALL_METHODS,
+    ),
+}
+
+
+def write_files(folder: Path, family: Family) -> list[tuple[str, str]]:
     """Write networks, properties, variants and `instances.csv`; the rows, originals first."""
     for part in ("onnx", "vnnlib"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for old in (folder / part).iterdir():
             old.unlink()
     originals, variants, manifest = [], [], []
-    for net in train():
+    for net in family.train():
         data = model_bytes(net)
         (folder / "onnx" / f"{net.name}.onnx").write_bytes(data)
         texts = []
-        for prop in PROPERTIES[net.name](net):
+        for prop in family.properties[net.name](net):
             texts.append(f"vnnlib/{net.name.split('_')[0]}_{prop.name}.vnnlib")
             (folder / texts[-1]).write_text(prop.text(net.layers[-1][1].size), encoding="utf-8")
         originals += [(f"onnx/{net.name}.onnx", t) for t in texts]
-        for method in METHODS:
+        for method in family.methods:
             name = f"onnx/{net.name}~{method}.onnx"
             (folder / name).write_bytes(compress(data, method))
             variants += [(name, t) for t in texts]
@@ -312,16 +385,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="rebuild the shipped instances")
     parser.add_argument("--verdicts", action="store_true", help="decide every row with mucg4 and check the proofs")
+    parser.add_argument("family", nargs="?", default="", choices=sorted(FAMILIES), help="(default: the large one)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to (default: this one)")
     arguments = parser.parse_args()
-    before = _state(arguments.out)
-    rows = write_files(arguments.out)
+    family = FAMILIES[arguments.family]
+    folder = arguments.out / family.folder
+    before = _state(folder)
+    rows = write_files(folder, family)
     kept = {
         row: verdict
         for row, (network, prop, verdict) in before.items()
-        if (arguments.out / row[0]).read_bytes() == network and (arguments.out / row[1]).read_bytes() == prop
+        if (folder / row[0]).read_bytes() == network and (folder / row[1]).read_bytes() == prop
     }
-    label(arguments.out, rows, arguments.verdicts, kept)
+    label(folder, rows, arguments.verdicts, kept)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from mucg4.model.verdict import CheckReport, Safe, Unknown, Unsafe, Verdict
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
 
+if TYPE_CHECKING:
+    from mucg4.evidence import Established, Examined
+
 # of comparing with onnxruntime before `unsat`: seconds, share of the run; not measured
 LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03
 
 
-def conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
+def conclude(run: Run, found: Witness | list[Tree] | Established) -> Verdict:
     """What the evidence allows to claim: nothing is `unsat` that the checker has seen and not accepted."""
     if isinstance(found, Witness):
         return _witnessed(run, found)
@@ -29,21 +33,22 @@ def conclude(run: Run, found: Witness | list[Tree]) -> Verdict:
         problem = agreement(run.query, run.runtime, seconds=seconds).problem
     if problem is not None:
         return Unknown(problem, run.statistics)
-    report = _examined(run, found)
-    if report.rejected:
+    examined = _examined(run, found)
+    if examined.report.rejected:
         from mucg4.reuse.reopen import reopen
 
-        run.report(f"the checker rejects {len(report.rejected)} leaves: they are searched again")
-        run.statistics.reopened = len(report.rejected)
+        rejected = len(examined.report.rejected)
+        run.report(f"the checker rejects {rejected} leaves: they are searched again")
+        run.statistics.reopened = rejected
         try:
             with run.stage("reopen"):
-                again = reopen(run, found, report.rejected)
+                again = reopen(run, examined)
         except StuckError:
-            return _verdict_of(run, report)
+            return _verdict_of(run, examined.report)
         if isinstance(again, Witness):
             return _witnessed(run, again)
-        report = _examined(run, again)
-    return _verdict_of(run, report)
+        examined = _examined(run, again)
+    return _verdict_of(run, examined.report)
 
 
 def _witnessed(run: Run, witness: Witness) -> Verdict:
@@ -67,13 +72,18 @@ def _denied(query: Query, witness: Witness) -> str | None:
     return denies_declared(query.text, query.network.element_type, *witness.values)
 
 
-def _examined(run: Run, trees: list[Tree]) -> CheckReport:
-    """The checker's report; how it went is in the statistics."""
-    from mucg4.evidence import examine  # a witness needs no checker
+def _examined(run: Run, found: list[Tree] | Established) -> Examined:
+    """What the checker says; how it went is in the statistics. A check that was begun is taken up again."""
+    from mucg4.evidence import Examined  # a witness needs no checker
 
     with run.stage("check"):
-        report = examine(run.query, trees, run.budget, run.workers)
-    statistics = run.statistics
+        if isinstance(found, list):
+            examined = Examined(run.query, found, run.budget, run.workers)
+        else:
+            examined = found.examined
+            if not examined.report.accepted:
+                examined.go_on(found.trees, run.budget, run.workers)
+    statistics, report = run.statistics, examined.report
     statistics.leaves = report.proof.leaves
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
     statistics.fallback = report.fallback
@@ -81,7 +91,7 @@ def _examined(run: Run, trees: list[Tree]) -> CheckReport:
     statistics.checker = "unfinished" if out_of_time else f"rejected: {report.reason}"
     if report.accepted:
         statistics.checker = "accepted"
-    return report
+    return examined
 
 
 def _verdict_of(run: Run, report: CheckReport) -> Verdict:
@@ -134,7 +144,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
         return Unknown(f"float32: {found.word}", statistics)
     if isinstance(trees, Witness):
         return _witnessed(run, trees)
-    again = _examined(run, trees)
+    again = _examined(run, trees).report
     return _precise(run, again, last=True) if again.accepted else _verdict_of(run, again)
 
 

@@ -11,12 +11,13 @@ they are checked as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mucg4.check.confirm import confirm
 from mucg4.check.property import covers
+from mucg4.check.resume import Examination, Open
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.limits.budget import Budget
@@ -27,14 +28,60 @@ from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 
 
+class Examined:
+    """What the checker has seen of one query's trees: its report, and what it needs to go on with longer ones.
+
+    Never raises for a bad proof or a spent budget. `patience`: see `mucg4.check.resume.Examination`.
+    """
+
+    def __init__(
+        self, query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1, patience: int | None = None
+    ) -> None:
+        self.query = query
+        self._examination: Examination | None = None
+        self._again: Query | None = None
+        self._fallback: tuple[str, ...] = ()
+        self.report = self._report(trees, budget, workers, patience)
+
+    def go_on(self, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
+        """The report on other trees: what was accepted before is not examined again where these continue it."""
+        self.report = self._report(trees, budget, workers)
+        return self.report
+
+    def open(self) -> list[Open] | None:
+        """What each tree examined last leaves open, None when that is not known; see `mucg4.check.resume.Open`."""
+        return None if self._examination is None else self._examination.open()
+
+    def _report(self, trees: Sequence[Tree], budget: Budget, workers: int, patience: int | None = None) -> CheckReport:
+        query = self.query
+        made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
+        try:
+            proof = from_packed(to_packed(made))
+            again = self._again = self._again or read_again(query)
+            if self._examination is not None:
+                report = self._examination.go_on(proof, budget, workers)
+            else:
+                problem, self._fallback = _second_reading(again, budget)
+                if problem is not None:
+                    return CheckReport(made, False, 0, 0, made.leaves, problem, made.leaves, fallback=self._fallback)
+                self._examination = Examination(proof, again, budget, workers, patience)
+                report = self._examination.report
+        except (ProofError, InputError, BudgetError) as error:
+            return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
+        return replace(report, fallback=self._fallback)
+
+
+@dataclass(frozen=True, eq=False)
+class Established:
+    """Trees that answer for a whole query, and a check that was begun on what they continue."""
+
+    trees: list[Tree]
+    examined: Examined
+
+
 def examine(query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
     """The checker's report on the trees as a proof of the query; never raises for a bad proof or a spent budget."""
-    made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
-    try:
-        proof, again = from_packed(to_packed(made)), read_again(query)
-    except (ProofError, InputError) as error:
-        return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
-    return established(proof, again, budget, workers)
+    return Examined(query, trees, budget, workers).report
 
 
 def read_again(query: Query) -> Query:

@@ -23,7 +23,11 @@ class Settings:
         low=0.0,
         unit="GiB",
     )
-    engine: str = _option("bab", "bab: branch and bound; smt: z3 engine for small ReLU networks", ("bab", "smt"))
+    engine: str = _option(
+        "bab",
+        "bab: branch and bound; smt: minimal unsat cores in exact arithmetic, for small ReLU networks",
+        ("bab", "smt"),
+    )
     device: str = _option(
         "",
         "PyTorch device that computes bounds, in one process; none: NumPy, in --workers processes",

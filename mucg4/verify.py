@@ -22,6 +22,8 @@ from mucg4.search.run import Run
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:
+    from mucg4.evidence import Established
+    from mucg4.gate.runtime import Runtime
     from mucg4.store.store import Store
 
 
@@ -32,12 +34,14 @@ def verify(
     budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
     announce: Callable[[Verdict], None] | None = None,
+    runtime: Runtime | None = None,
 ) -> Verdict:
     """Decide a query.
 
     `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
-    the verdict as soon as it stands, before the store is written.
+    the verdict as soon as it stands, before the store is written. `runtime` is onnxruntime with this very network,
+    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries).
 
     Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof that the independent checker
     accepted (or had no time for, see `Safe.checked`); an exhausted budget (time or memory), a proof that the checker
@@ -45,7 +49,7 @@ def verify(
     for queries that cannot be solved (unsupported features, limits of an engine).
     """
 
-    run = begin(query, settings, budget, progress)
+    run = begin(query, settings, budget, progress, runtime)
     verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
@@ -57,12 +61,12 @@ def verify(
     return verdict
 
 
-def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
+def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established:
     """Related, relate, replay, search; before that, choices of many disjunctions are written out as far as needed."""
     if run.settings.engine == "smt":
-        from mucg4.smt.smt import solve_smt
+        from mucg4.smt.answer import answer
 
-        return solve_smt(run.query, run.budget, runtime=run.runtime)
+        return answer(run, store)
     if run.query.finer is not None:
         from mucg4.search.choices import refine
 
@@ -71,7 +75,7 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree]:
         return solve(run)
     from mucg4.reuse.lookup import look_up
     from mucg4.reuse.replay import replay_all
-    from mucg4.reuse.rungs import witness
+    from mucg4.reuse.witnesses import witness
 
     hints = look_up(run, store)
     if hints is None:
@@ -95,12 +99,13 @@ def begin(
     settings: Settings | None = None,
     budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
+    runtime: Runtime | None = None,
 ) -> Run:
     """The run of a query. Raises `InputError` for a device that cannot be used, even where nothing needs bounding."""
     steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
-    run = Run(query, settings, budget, Statistics(), runtime_of(query), progress)
+    run = Run(query, settings, budget, Statistics(), runtime or runtime_of(query), progress)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:
@@ -108,7 +113,7 @@ def begin(
     return run
 
 
-def decide(run: Run, answer: Callable[[Run], Witness | list[Tree]]) -> Verdict:
+def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]) -> Verdict:
     """Turn what `answer` finds into a verdict with its evidence."""
     settings = run.settings
     largest = max(node.size for net in run.query.networks for node in net.nodes)
@@ -126,7 +131,10 @@ def decide(run: Run, answer: Callable[[Run], Witness | list[Tree]]) -> Verdict:
 
 
 def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
-    """Hand the result to the store; the from-scratch time is known when nothing was reused."""
+    """Hand the result to the store: a proof that is a stored one re-established as a reference to that.
+
+    The from-scratch time is known when nothing was reused.
+    """
     statistics, settings = run.statistics, run.settings
     scratch = statistics.times["solve"] if not statistics.stored_leaves else None
     if isinstance(verdict, Unsafe):
@@ -134,9 +142,9 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
         statistics.saved = store.save(
             run.query, "sat", witness_x=x, scratch_seconds=scratch, regions=statistics.regions
         )
-    else:
+    elif not _referred(run, store):
         proof = verdict.proof
-        if settings.compact and scratch is not None:
+        if settings.compact and scratch is not None and settings.engine != "smt":  # whose cores are irreducible already
             from mucg4.reuse.compact import compact
 
             with run.stage("compact"):
@@ -151,3 +159,13 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
                 max_proof_bytes=settings.proof_bytes,
             )
     statistics.warnings.extend(store.warnings)
+
+
+def _referred(run: Run, store: Store) -> bool:
+    """Whether nothing but a stored proof went into this one, and the store took a reference."""
+    s = run.statistics
+    if not s.stored_leaves or s.regions or s.from_root or s.related_proof is None:
+        return False
+    with run.stage("store"):
+        s.saved = store.save_reference(run.query, s.related_proof, leaves=s.leaves)
+    return s.saved

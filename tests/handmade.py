@@ -12,8 +12,11 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU
 
 
-def model_bytes(layers, dtype=np.float32, dims=None, activation="Relu") -> bytes:
-    """ONNX chain of Gemm and an activation between the layers; `dims` is the declared input shape."""
+def model_bytes(layers, dtype=np.float32, dims=None, activation="Relu", linear=()) -> bytes:
+    """ONNX chain of Gemm and an activation between the layers, but not behind those that `linear` numbers.
+
+    `dims` is the declared input shape.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     kind = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
@@ -23,7 +26,7 @@ def model_bytes(layers, dtype=np.float32, dims=None, activation="Relu") -> bytes
         tensors += [numpy_helper.from_array(v.astype(dtype), f"{n}{i}") for n, v in (("w", w), ("b", b))]
         nodes.append(helper.make_node("Gemm", [at, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
         at = f"z{i}"
-        if i + 1 < len(layers):
+        if i + 1 < len(layers) and i not in linear:
             nodes.append(helper.make_node(activation, [at], [f"h{i}"]))
             at = f"h{i}"
     shapes = ("x", dims or [1, n]), (at, [None, m])

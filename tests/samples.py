@@ -19,6 +19,7 @@ from examples import model, query_of, text
 
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, Mucg4Error, UnsupportedError
+from mucg4.evidence import Established, Examined
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import replay_witness
 from mucg4.lab.compress import compress
@@ -27,8 +28,8 @@ from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics, Unsafe, Verdict
 from mucg4.read.case import save_case
-from mucg4.reuse.fits import fits, parts
-from mucg4.reuse.replay import Replay
+from mucg4.reuse.reopen import reopen
+from mucg4.reuse.replay import SAMPLE, ReplayedArm, completed, replay_all
 from mucg4.search.loop import Search
 from mucg4.search.run import Run, new_search, open_case, root_work
 from mucg4.settings import Settings
@@ -37,6 +38,7 @@ from mucg4.verify import verify
 
 SECONDS = 0.8  # of one run; one that needs more proves nothing either way
 SMT_SECONDS = 0.25
+SMT = Settings(engine="smt")
 SMT_UNSTABLE = 10  # hidden neurons up to which the SMT engine is asked
 POINTS = 1500
 CLEAR = 1e-5  # relative margin that makes a sampled point unsafe whatever the rounding
@@ -246,7 +248,9 @@ class Judgement:
 
 
 def judge(sample: Sample, seconds: float = SECONDS) -> Judgement:
-    """Original into a store, variant by replay, from scratch, both split rules, SMT, sampling, guards."""
+    """Original into a store, variant by replay, from scratch, both split rules, SMT with and without cores of the
+    original, sampling, guards.
+    """
     out, started = Judgement(), time.monotonic()
     data, prop = variant_of(sample)
     original, variant = query_of(sample.onnx(), sample.vnnlib()), query_of(data, prop)
@@ -273,7 +277,11 @@ def judge(sample: Sample, seconds: float = SECONDS) -> Judgement:
     attempt("input", variant, Settings(split="input"))
     attempt("phase", variant, Settings(split="phase"))
     if sum(len(layer.bias) for layer in sample.layers[:-1]) <= SMT_UNSTABLE:
-        attempt("smt", variant, Settings(engine="smt"))
+        attempt("smt", variant, SMT)
+        with Store(":memory:") as store:
+            attempt("smt original", original, SMT, store)
+            attempt("smt with store", variant, SMT, store)
+        runs.pop("smt original", None)  # another query: its evidence has been looked at
     if "replay" in runs:
         out.relation = runs["replay"].statistics.relation
     out.problems += contradictions(sample, original, variant, runs)
@@ -335,6 +343,23 @@ def unsafe_points(query: Query, x: np.ndarray) -> list[tuple[np.ndarray, int]]:
     return out
 
 
+def replayed(run: Run, trees: list[Tree]) -> list[Tree]:
+    """What a replay makes of stored trees, as the checker accepts it; raises `AssertionError` for anything else."""
+    found = replay_all(run, trees)
+    if isinstance(found, Established):
+        report = found.examined.report
+        if not report.accepted:
+            report = found.examined.go_on(found.trees, Budget())
+        if report.rejected:
+            again = reopen(run, found.examined)
+            assert isinstance(again, Established)
+            report = again.examined.go_on(again.trees, Budget())
+        assert report.accepted, report.reason
+        return list(report.proof.trees)
+    assert isinstance(found, list)
+    return found
+
+
 # -- the known-witness guard -------------------------------------------------------------------------------------
 
 
@@ -380,16 +405,21 @@ def _guard_search(run: Run, x: np.ndarray, conjunction: int) -> list[str]:
 
 
 def _guard_replay(run: Run, x: np.ndarray, conjunction: int, tree: Tree) -> list[str]:
+    """Neither the checker's open regions nor the searches that go on there lose the point."""
+    answers = range(len(run.query.cases[0].conjunctions)) if tree.conjunctions is None else tree.conjunctions
+    if tree.case or conjunction not in answers:
+        return []
+    opens = Examined(run.query, completed(run.query, [tree]), run.budget, 1, SAMPLE).open()
     state = open_case(run, 0)
-    if state is None or not fits(tree, state) or tree.case:
+    if opens is None or state is None:
         return []
-    own = [t for t in parts(state, tree) if t.conjunctions is None or conjunction in t.conjunctions]
-    if not own:
-        return []
-    walk = Replay(run, state, own[0])
-    search = walk.walk()
-    if not holds_open(search, x, conjunction):
-        return [f"guard: the replay lost a witness ({state.way.name})"]
+    arm = ReplayedArm(run, state, opens)
+    arm.begin()
+    (search,) = (s for s, mask in zip(arm.searches, arm.masks, strict=True) if mask[conjunction])
+    for turn in range(GUARD_TURNS):
+        if not holds_open(search, x, conjunction):
+            return [f"guard: the replay lost a witness in turn {turn} ({state.way.name})"]
+        search.run(1)
     if refuted(search.recorder.tree(), run.query, x, conjunction):
         return [f"guard: a replayed refutation contains a witness ({state.way.name})"]
     return []

@@ -93,7 +93,7 @@ def _check(row: Row, proof: Path, memory: float, children: Children) -> str:
     return {0: "accepted", 1: "rejected"}.get(child.status, child.killed or f"error {child.status}")
 
 
-class _Board:
+class Board:
     """The progress bar with counts; silent where the console is no terminal."""
 
     def __init__(self, console: Any, total: int) -> None:
@@ -134,7 +134,7 @@ def _stopping(children: Children) -> Iterator[None]:
 def _work(plan: Plan, done: dict[str, dict[int, Record]], console: Any, children: Children) -> None:
     """Run what is not done yet; the store's run and the run from scratch take turns in going first."""
     expected = read_expected(plan.folder)
-    board = _Board(console, len(plan.rows) * len(plan.modes))
+    board = Board(console, len(plan.rows) * len(plan.modes))
     lock = threading.Lock()
     memory = _row_memory(plan)
 

@@ -32,7 +32,7 @@ class Compute:
     backend: Backend
     fold: Folding | None = None
     unfolded: Compute | None = None  # what `folded_on` was made from
-    _roots: list[Reduced] = field(default_factory=list)
+    _roots: list[tuple[Regions, Reduced]] = field(default_factory=list)
 
     @property
     def whole(self) -> Compute:
@@ -40,10 +40,10 @@ class Compute:
         return self.unfolded or self
 
     def reduced(self, root: Regions) -> Reduced:
-        """The reduced network on the case's root, made once: all conjunctions share its matrices."""
-        if not self._roots:
-            self._roots.append(Reduced.build(self.bounder, root))
-        return self._roots[0]
+        """The reduced network on a root, made once for the one asked for last: all conjunctions share its matrices."""
+        if not self._roots or self._roots[0][0] is not root:
+            self._roots[:] = [(root, Reduced.build(self.bounder, root))]
+        return self._roots[0][1]
 
     @staticmethod
     def of(bounder: Bounder, objective: Objective, backend: Backend) -> Compute:

@@ -100,6 +100,11 @@ class ReducedDuals:
 
         return ReducedDuals(*(one(getattr(self, f)) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")))
 
+    def joined(self, other: ReducedDuals) -> ReducedDuals:
+        """The rows of both, which have no targets, this one's first."""
+        fields = ("weights", "alpha", "beta", "signs")
+        return ReducedDuals(*(np.concatenate([getattr(self, f), getattr(other, f)]) for f in fields))
+
     def on(self, backend: Backend) -> ReducedDuals:
         """The same rows on another backend."""
         found = [getattr(self, f) for f in ("weights", "alpha", "beta", "signs", "unit", "sign")]

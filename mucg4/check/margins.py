@@ -103,15 +103,15 @@ class _Measuring(_Walk):
     keep: Array | None = None  # (N,) tree nodes whose regions are kept
     within: Array | None = None  # (N,) tree nodes that are entered
     seen: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    kept: list[_Regions] = field(default_factory=list)
+    regions: list[_Regions] = field(default_factory=list)
 
     def places(self) -> Places:
         """The regions that were kept."""
         e = self.enclosure
-        if not self.kept:
+        if not self.regions:
             self.begin()
-            self.kept = [self.stack.pop().take(np.zeros(0, dtype=np.int64))]
-        all_ = _Regions.join(self.kept)
+            self.regions = [self.stack.pop().take(np.zeros(0, dtype=np.int64))]
+        all_ = _Regions.join(self.regions)
         shift = np.zeros(0) if self.shift is None else self.shift
         return Places(all_.at, all_.lo, all_.hi, all_.low, all_.up, all_.open, e.slot, self.planes, shift)
 
@@ -121,7 +121,7 @@ class _Measuring(_Walk):
         if self.keep is not None:
             chosen = np.flatnonzero(self.keep[batch.at] & np.any(batch.open, axis=1))
             if len(chosen):
-                self.kept.append(batch.take(chosen))
+                self.regions.append(batch.take(chosen))
         table, last = self.plan.table, len(self.enclosure.nodes) - 1
         every, where = self._refutations(batch.at)
         open_ = batch.open[where, table.conjunction[every]]

@@ -69,6 +69,8 @@ LEAST_NUMBER = Fraction(2) ** -1022
 LOST = "a part of the check was lost"  # no reason to call what is left unexamined merely late
 GRACE = 0.1  # seconds that processes get to send what they came to after the deadline; not measured
 LEAVES_EACH = 4  # at least, of a tree below the regions that are shared out; not measured
+LEAST_SHARE = 0.4  # of the leaves must be established for a walk with patience to go on; not measured
+MOST_KEPT = 2**29  # bytes of lower bounds of regions that are kept open; not measured
 REGION_CELLS = 2**22  # most numbers in one array over a batch's regions and neurons; not measured
 
 
@@ -84,12 +86,17 @@ def check(
     budget = budget or Budget()
 
     def make(plans: list[_Plan]) -> list[_Walk]:
-        boxes = [case.box for case in query.cases if not case.box.empty]
-        enclosure = ExactEnclosure(query.network, boxes) if exact else Enclosure(query.network)
+        enclosure = enclosure_of(query, exact)
         roots: dict[int, tuple[Array, Array]] = {}
         return [_Walk(plan, enclosure, roots, budget) for plan in plans]
 
     return _report(proof, *_walked(proof, query, budget, workers, make))
+
+
+def enclosure_of(query: Query, exact: bool = False) -> Enclosure:
+    """The arithmetic of a check. Raises `ProofError` for a network it has no rules for."""
+    boxes = [case.box for case in query.cases if not case.box.empty]
+    return ExactEnclosure(query.network, boxes) if exact else Enclosure(query.network)
 
 
 W = TypeVar("W", bound="_Walk")
@@ -105,7 +112,7 @@ def _walked(
         plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
-            work = [walk.work(0) for walk in walks]
+            work = [walk.work_left() for walk in walks]
             shared = workers > 1 and can_fork() and sum(work) > LEAST_SHARED
             for walk, own in zip(walks, work, strict=True):
                 walk.prepare(max(1, round(SHARED * own / sum(work))) if shared else 0)
@@ -167,6 +174,7 @@ def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> str:
         walk.checked += sum(p.checked for p in mine)
         walk.rejected += [leaf for p in mine for leaf in p.rejected]
         walk.unexamined = np.concatenate([p.left for p in mine])
+        walk.take_over([p.kept for p in mine if p.kept is not None])
     return next((p.stopped for progress in found for p in progress if p.stopped), "")
 
 
@@ -460,12 +468,37 @@ class _Constraints:
 @dataclass(frozen=True, eq=False)
 class Progress:
     """What a part of a walk came to: leaves established, leaves `(node, conjunction)` that failed, tree nodes whose
-    subtrees were not examined, and what ended it early."""
+    subtrees were not examined, and what ended it early; what is `kept` of the regions that stay open."""
 
     checked: int
     rejected: list[tuple[int, int]]
     left: Array
     stopped: str = ""
+    kept: Kept | None = None
+
+
+@dataclass(eq=False)
+class Kept:
+    """What a walk keeps of the regions it leaves open, so that it can go on below them (`mucg4.check.resume`).
+
+    `before` stand at leaves that were rejected, or where the walk gave up, as they came there, so that a later visit is
+    the same; `after` are they as the visit left them. `root (1, width)` low, up are bounds that hold on all regions of
+    the tree, its cuts are `planes, shift`. `lost`: the regions took too much memory.
+    """
+
+    before: list[_Regions] = field(default_factory=list)
+    after: list[_Regions] = field(default_factory=list)
+    root: tuple[Array, Array] | None = None
+    planes: dict[int, Array] = field(default_factory=dict)
+    shift: Array | None = None
+    lost: bool = False
+
+    def add(self, before: _Regions, after: _Regions) -> None:
+        """Keep these regions too."""
+        self.lost = self.lost or sum(r.low.nbytes for r in (*self.before, before)) > MOST_KEPT
+        self.before, self.after = (
+            [] if self.lost else [*a, b] for a, b in ((self.before, before), (self.after, after))
+        )
 
 
 @dataclass(eq=False)
@@ -487,6 +520,8 @@ class _Walk:
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
     unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
     begun: bool = False
+    kept: Kept | None = None  # given: regions that stay open are kept there
+    patience: int | None = None  # leaves after which the walk gives up, unless LEAST_SHARE of them were established
 
     def __post_init__(self) -> None:
         """Raises `ProofError` for constraints that this arithmetic cannot hold."""
@@ -497,6 +532,13 @@ class _Walk:
     def begin(self) -> None:
         """Put the root on the stack."""
         self.begun = True
+        self.stack = [self._root()]
+
+    def none(self) -> _Regions:
+        """No region."""
+        return self._root().take(slice(0, 0))
+
+    def _root(self) -> _Regions:
         e, case = self.enclosure, self.plan.case
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf)
@@ -504,13 +546,17 @@ class _Walk:
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
         slack, at = np.full((1, sum(map(len, case.conjunctions))), np.inf), np.zeros(1, dtype=np.int64)
-        self.stack = [_Regions(at, lo, hi, low.copy(), up.copy(), open_, slack, at.copy())]
+        return _Regions(at, lo, hi, low.copy(), up.copy(), open_, slack, at.copy())
 
     def work(self, at: int) -> float:
         """About how many multiplications the subtree of a tree node takes."""
         row, region = self.enclosure.work
         rows = self.tightened[self.plan.first[at] : self.plan.last[at]].sum() if self.plan.tightenings else 0.0
         return region * (2 * float(self.plan.leaves[at]) - 1) + row * float(rows)
+
+    def work_left(self) -> float:
+        """About how many multiplications are left to do."""
+        return sum(self.work(int(at)) for at in self.waiting()) if self.begun else self.work(0)
 
     @cached_property
     def tightened(self) -> Array:
@@ -525,6 +571,8 @@ class _Walk:
 
         A tree that waits as a whole has at least its root's bounds: others of its case need the same.
         """
+        if self.begun:
+            return None if enough else self.run()
         self.begin()
         if not enough:
             return self.run()
@@ -558,6 +606,26 @@ class _Walk:
             self.stack.pop()
             if len(children.at):
                 self.stack.append(children)
+            if self.patience is not None and self._gives_up(self.patience):
+                for batch in self.stack:
+                    if self.kept is not None:
+                        self.kept.add(batch, batch)
+                self.stack = []
+
+    def _gives_up(self, patience: int) -> bool:
+        tried = self.checked + len(self.rejected)
+        return tried >= patience and self.checked < LEAST_SHARE * tried
+
+    def take_over(self, parts: list[Kept]) -> None:
+        """Take what other processes kept."""
+        if self.kept is None:
+            return
+        for part in parts:
+            for pair in zip(part.before, part.after, strict=True):
+                self.kept.add(*pair)
+            self.kept.lost = self.kept.lost or part.lost
+            if part.root is not None:  # the process that had the root
+                self.kept.root, self.kept.planes, self.kept.shift = part.root, part.planes, part.shift
 
     def waiting(self) -> Array:
         """(B,) tree nodes on the stack, all in one batch."""
@@ -570,11 +638,13 @@ class _Walk:
         self.waiting()
         before, self.rejected = self.checked, []
         self.stack = [self.stack[0].take(which)] if len(which) else []
+        self.kept = None if self.kept is None else Kept()
+        stopped = ""
         try:
             self.run()
         except BudgetError as error:
-            return Progress(self.checked - before, self.rejected, self.waiting(), str(error))
-        return Progress(self.checked - before, self.rejected, self.waiting())
+            stopped = str(error)
+        return Progress(self.checked - before, self.rejected, self.waiting(), stopped, self.kept)
 
     def states_evidence(self) -> bool:
         """True when each leaf that was not examined has stated refutations of all that the tree answers for."""
@@ -589,12 +659,17 @@ class _Walk:
         root = (batch.at == 0) & ~piece
         fresh = root & (tree.case not in self.roots)
         refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
+        leaves = np.flatnonzero(tree.left[batch.at] < 0)
+        before = None if self.kept is None else batch.take(leaves)
         frame, empty = self.enclosure.sweep((batch.lo, batch.hi), batch.low, batch.up, refresh, fresh)
         if fresh.any():  # the root is always alone in its batch; tightenings below hold for this tree only
             self.roots[tree.case] = batch.low.copy(), batch.up.copy()
         batch.open = batch.open & ~empty[:, None]
         self._loosen(batch, frame)
         self._tighten(batch, frame)
+        if self.kept is not None and root.any():
+            self.kept.root = batch.low.copy(), batch.up.copy()
+            self.kept.planes, self.kept.shift = self.planes, self.shift
         self._refute(batch, frame)
         live = np.any(batch.open, axis=1)
         self._clip(batch, frame, np.flatnonzero(live))
@@ -604,6 +679,8 @@ class _Walk:
         halves = self._halve(batch, stuck) if len(stuck) else None
         if halves is None and len(stuck):
             self._reject(batch.take(stuck))
+            if self.kept is not None and before is not None:
+                self.kept.add(before.take(np.searchsorted(leaves, stuck)), batch.take(stuck))
         children = self._children(batch.take(np.flatnonzero(live & (tree.left[batch.at] >= 0))))
         return children if halves is None else _Regions.join([children, halves])
 

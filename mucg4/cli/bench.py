@@ -34,7 +34,13 @@ def run(args: argparse.Namespace) -> int:
         return run_compare(theirs, read_reference(args.benchmarks or []), out, args.plots, say)
     if args.benchmarks:
         raise InputError("--benchmarks goes with --compare without a folder to run")
+    if args.engines and (theirs or args.engine != "bab" or args.store is not None):
+        raise InputError("--engines runs both engines with stores of their own: no --engine, --store or --compare")
     plan = make_plan(args, extra_options(args))
+    if args.engines:
+        from mucg4.bench.engines import run_engines
+
+        return run_engines(plan, Console(stderr=True), say)
     status = run_bench(plan, Console(stderr=True), say)
     if not theirs or status not in (0, 1):
         return status

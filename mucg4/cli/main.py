@@ -1,7 +1,8 @@
-"""Command line: verify | check | bench | store | explain | case | compress, each in a file of its name.
+"""Command line: verify | recertify | check | explain | bench | store | case | compress | sweep, each its own file.
 
 Exit status: 0 done (whatever the verdict), 1 a negative answer (proof rejected, case still failing, wrong answers
-in a benchmark), 2 bad input or a spent limit with one line on stderr, 3 a bug in mucg4, 130 interrupted.
+in a benchmark, another verdict than the one required), 2 bad input or a spent limit with one line on stderr, 3 a bug in
+mucg4, 130 interrupted.
 """
 
 from __future__ import annotations

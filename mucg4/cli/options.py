@@ -55,6 +55,14 @@ def _amount(text: str) -> float:
     return value
 
 
+def _whole(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings among the options. Raises `InputError`."""
     return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
@@ -104,6 +112,15 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
     p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
 
 
+def _add_files(p: argparse.ArgumentParser) -> None:
+    """What a run writes besides its answer."""
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
+    p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
+    text = "put the network and the property into the --proof file too, so that recertify needs nothing else"
+    p.add_argument("--proof-network", action="store_true", help=text)
+    p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
+
+
 def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("paths", nargs="+", metavar="NET PROP", help="ONNX file and VNN-LIB file; .gz is accepted")
     text = "the model of a declared network, with a VNN-LIB 2.0 query as the only path; once for each"
@@ -112,9 +129,7 @@ def _add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("--serialise-assignments", type=Path, metavar="DIR", help=text)
     _add_shape(p)
     p.add_argument("--store", metavar="PATH|off", help=STORE_HELP)
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the run record")
-    p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
-    p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
+    _add_files(p)
     p.add_argument("--result", type=Path, metavar="FILE", help="write the competition's result file")
     p.add_argument("--started", type=float, metavar="EPOCH", help="moment the timeout counts from (seconds)")
     p.add_argument("--headroom", type=_amount, default=0.0, metavar="S", help="leave S seconds before the timeout")
@@ -129,6 +144,8 @@ def _add_bench(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help=text)
     p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
     p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
+    text = "run the list with both engines, each with a fresh store and from scratch, and compare what they reuse"
+    p.add_argument("--engines", action="store_true", help=text)
     p.add_argument("--rows", metavar="A:B", help="only these rows of the list (Python slice)")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     p.add_argument("--first-per-network", type=int, metavar="N", help="only the first N rows of each network")
@@ -161,7 +178,7 @@ def _add_compare(p: argparse.ArgumentParser) -> None:
 def _add_store(p: argparse.ArgumentParser) -> None:
     p.add_argument("--store", metavar="PATH", help=STORE_HELP)
     _add_limits(p)
-    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|compact|gc|clear")
+    actions = p.add_subparsers(dest="action", required=True, metavar="list|show|compact|gc|clear|scale")
     actions.add_parser("list", help="one line per stored result")
     show = actions.add_parser("show", help="all about one stored result")
     show.add_argument("key", help="its key or the start of it")
@@ -171,6 +188,11 @@ def _add_store(p: argparse.ArgumentParser) -> None:
     compact.add_argument("--effort", type=_amount, default=60.0, metavar="S", help="seconds to spend (default: 60)")
     actions.add_parser("gc", help="evict down to the size limit and give the file's free pages back")
     actions.add_parser("clear", help="forget everything")
+    scale = actions.add_parser("scale", help="fill a store of its own with made-up results and time it (CPU)")
+    scale.add_argument("results", type=_whole, help="how many results, 10000 for example")
+    scale.add_argument(
+        "--limit", type=_whole, default=512, metavar="MIB", help="size of that store (default: %(default)s)"
+    )
 
 
 def _add_instance(p: argparse.ArgumentParser) -> None:
@@ -202,10 +224,62 @@ def _add_case(p: argparse.ArgumentParser) -> None:
 
 def _add_compress(p: argparse.ArgumentParser) -> None:
     p.add_argument("network", type=Path, metavar="NET")
-    p.add_argument("--method", required=True, help="fp16, bf16, int8, qdq8, prune30, neurons10, tune3, permute, ...")
+    p.add_argument(
+        "--method", required=True, help="fp16, bf16, int8, int6, qdq8, prune30, neurons10, tune3, permute, ..."
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     _add_limits(p)
+
+
+def _add_recertify(p: argparse.ArgumentParser) -> None:
+    p.description = """Verify a variant of a network with proofs that were made elsewhere: verify without a store. What
+    the proofs say is re-established on the variant and checked, only what stays open is searched; a variant for which
+    they are of no use is verified from scratch. Prints the verdict as verify does, then what was reused."""
+    p.epilog = """example: mucg4 verify net.onnx p.vnnlib --proof p.json.gz --proof-network, once; then for each
+    release: mucg4 recertify net-int8.onnx p.vnnlib --from p.json.gz --require unsat --timeout 60"""
+    p.add_argument("paths", nargs=2, metavar=("VARIANT", "PROP"), help="ONNX file and VNN-LIB file; .gz is accepted")
+    text = "a proof file that verify wrote (--proof), or a folder of such; once for each"
+    p.add_argument("--from", dest="sources", type=Path, action="append", required=True, metavar="FILE|DIR", help=text)
+    text = """the network that a proof is about, where the proof file does not hold it (--proof-network); once for each.
+    Without it neurons are taken by their places, which suits variants of the same structure"""
+    p.add_argument("--parent", action="append", default=[], metavar="NET", help=text)
+    text = "exit with status 1 unless this is the verdict"
+    p.add_argument("--require", choices=("unsat", "sat"), help=text)
+    _add_shape(p)
+    _add_files(p)
+    _add_settings(p)
+    p.set_defaults(network=None, serialise_assignments=None, store=None, result=None)
+    p.set_defaults(started=None, headroom=0.0, caller=None)
+
+
+def _add_sweep(p: argparse.ArgumentParser) -> None:
+    p.description = """Make variants of a network by compression methods and verify all of them under each property,
+    from one store: the network itself first, then every family of methods from mild to hard. Prints a row per run and,
+    per property, how far each family is proved."""
+    p.epilog = """example: mucg4 sweep net.onnx prop_*.vnnlib --methods fp16,int8,int6,int4,prune10..60,neurons5..20
+    --timeout 60 --csv sweep.csv --plot sweep.png"""
+    p.add_argument("network", metavar="NET", help="ONNX file")
+    p.add_argument("properties", nargs="+", metavar="PROP", help="VNN-LIB file")
+    text = """what to make, a list like fp16,int8,prune10..60: fp16 bf16 qdq8 intN (N bits per tensor) pruneN neuronsN
+    zeroedN (N percent) tuneN (noise of 1e-N) permute reserialise; A..B counts in steps of the family (prune 10, neurons
+    and zeroed 5, int 2, tune 1), A..B/S in steps of S"""
+    p.add_argument("--methods", required=True, metavar="LIST", help=text)
+    text = """leave out the harder methods of a family after N in a row that are not proved; their rows say `not run`
+    (default: 0, run all)"""
+    p.add_argument("--stop-after", type=int, default=0, metavar="N", help=text)
+    text = "processes that take one property after the other, sharing the cores (default: 0, one per usable core)"
+    p.add_argument("--jobs", type=int, default=0, metavar="N", help=text)
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write every row as soon as it is done")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw verdicts and frontiers (.png, .svg or .pdf)")
+    text = STORE_HELP + "; fresh: an empty one in memory"
+    p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=text)
+    p.add_argument("--timeout", type=_amount, metavar="S", help="seconds for each row; none: no limit")
+    text = "memory of the whole command in GiB (default: 80 % of what is free)".replace("%", "%%")
+    p.add_argument("--memory", type=_amount, metavar="GiB", help=text)
+    _add_shape(p)
+    p.add_argument("--verbose", "-v", action="store_true", help="progress of each run on stderr")
+    _add_settings(p, skip=OWN_TO_BENCH)
 
 
 def _add_supports(p: argparse.ArgumentParser) -> None:
@@ -219,12 +293,14 @@ def _add_supports(p: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "verify": (_add_verify, "decide one property of one network"),
     "supports": (_add_supports, "say what is supported, in the words of the VNN-LIB standard"),
+    "recertify": (_add_recertify, "verify a variant with proofs from files, without a store"),
     "check": (_add_check, "re-check a proof independently: exit 0 accepted, 1 rejected"),
     "bench": (_add_bench, "run a benchmark folder, one child process per instance; compare tools"),
     "store": (_add_store, "look into the proof store"),
     "explain": (_add_explain, "say in words what carries a proof, and draw it"),
     "case": (_add_case, "replay saved failing cases: exit 0 fixed, 1 still failing"),
     "compress": (_add_compress, "make a compressed variant of a network"),
+    "sweep": (_add_sweep, "how far a network can be compressed: many variants under many properties"),
 }
 
 

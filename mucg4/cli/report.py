@@ -40,8 +40,9 @@ def entry_line(entry: Any) -> str:
     """A stored result (`mucg4.store.store.Entry`) on one line."""
     scratch = "-" if entry.scratch_seconds is None else f"{entry.scratch_seconds:.2f} s"
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+    sizes = f"as {entry.refers_to[:10]}" if entry.refers_to else f"{entry.input_size:>5} -> {entry.output_size:<4}"
     return (
-        f"{entry.key[:16]}  {entry.word:5}  {entry.input_size:>5} -> {entry.output_size:<4}"
+        f"{entry.key[:16]}  {entry.word:5}  {sizes:13}"
         f"  leaves {entry.leaves:>6}  from scratch {scratch:>9}  {entry.bytes / 2**10:>8.1f} KiB  {used}\n"
     )
 

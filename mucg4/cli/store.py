@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, show, compact, tidy or clear; the exit status."""
-    return limited(args, lambda budget: _compact(args, budget) if args.action == "compact" else _look(args), spent)
+    """List, show, compact, tidy, clear or time; the exit status."""
+    actions = {"scale": lambda budget: _time_store(args), "compact": lambda budget: _compact(args, budget)}
+    return limited(args, actions.get(args.action, lambda budget: _look(args)), spent)
 
 
 def _look(args: argparse.Namespace) -> int:
@@ -89,6 +90,20 @@ def stored_for(store: Store, query: Query) -> tuple[Related, Proof]:
         if found.key == query.key and found.proof is not None:
             return found, found.proof
     raise InputError("the store has no proof of this property of this network (verify it first)")
+
+
+def _time_store(args: argparse.Namespace) -> int:
+    """What saving and matching cost in a store of many results, which is in a temporary folder."""
+    from tempfile import TemporaryDirectory
+
+    from mucg4.lab.scale import measure
+
+    with TemporaryDirectory(prefix="mucg4-") as folder:
+        found = measure(args.results, Path(folder) / "store.sqlite", args.limit << 20)
+    put(f"{found.saved} results saved, {found.kept} kept, {found.bytes / 2**20:.1f} MiB of at most {args.limit}\n")
+    for name, (median, most) in (("save", found.save), ("reference", found.reference), ("match", found.match)):
+        put(f"{name:9}  median {median:6.2f} ms  most {most:6.2f} ms\n")
+    return 0
 
 
 def store_path(text: str | None) -> Path | None:

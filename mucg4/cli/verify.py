@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,12 @@ from mucg4.limits.memory import is_exhaustion, limit_bytes
 from mucg4.limits.watch import Watch, limits, started_ago
 from mucg4.settings import Settings
 
+Lend = Callable[[Any, Budget], Any]  # (query, budget) -> the store that a run uses
+Judge = Callable[[Any], int]  # (verdict, None where there is none) -> the exit status of a run that ended well
 
-def run(args: argparse.Namespace) -> int:
-    """Decide, answer in whatever case; the exit status."""
+
+def run(args: argparse.Namespace, lend: Lend | None = None, judge: Judge = lambda verdict: 0) -> int:
+    """Decide, answer in whatever case; the exit status. `lend` makes the store, None opens that of the options."""
     if args.started is not None:
         args.start = time.monotonic() - started_ago(args.started)
     answer = Answer(args)
@@ -38,13 +42,18 @@ def run(args: argparse.Namespace) -> int:
     budget, hard = limits(args.timeout, args.headroom, args.start)
     memory = limit_bytes(args.memory)
     budget.memory = memory
-    with Watch(budget, hard, answer.last_word, memory, caller=args.caller):
+
+    def leave(reason: str) -> int:
+        return max(answer.last_word(reason), judge(None))
+
+    with Watch(budget, hard, leave, memory, caller=args.caller):
         try:
-            _decide(args, answer, budget)
+            verdict = _decide(args, answer, budget, lend)
         except Exception as error:  # the last line of defence: a bug must still leave a legal answer
             if is_exhaustion(error):
                 error.__traceback__ = None  # its frames hold the arrays that fill the memory
                 answer.last_word("out of memory")
+                verdict = None
             elif isinstance(error, (Mucg4Error, OSError)) and not isinstance(error, UnsoundError):
                 return _refused(answer, error)
             else:
@@ -53,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
                 return status
     for text in answer.failures:
         say(f"mucg4: error: {text}")
-    return 2 if answer.failures else 0
+    return 2 if answer.failures else judge(verdict)
 
 
-def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
-    """Read, decide, answer, write the run record. Raises what the stages raise."""
+def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend | None) -> Any:
+    """Read, decide, answer, write the run record; the verdict. Raises what the stages raise."""
     options = settings_of(args)
     for path, what in ((args.json, "--json"), (args.proof, "--proof")):
         if path is not None:
@@ -74,7 +83,7 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
     note = query.network.note
     store, warnings = None, [f"{onnx}: {note} (--shape states another)"] if note else []
     try:
-        store = open_store(args.store)
+        store = open_store(args.store) if lend is None else lend(query, budget)
     except StoreError as error:
         warnings.append(f"store not used: {one_line(error)}")
 
@@ -97,12 +106,20 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget) -> None:
         from mucg4.model.proof_text import write_proof
 
         try:
-            write_proof(proof, args.proof)
+            write_proof(proof, args.proof, _enclosed(query) if args.proof_network else None)
         except OSError as error:
             answer.failures.append(f"cannot write {args.proof}: {error.strerror or error}")
     answer.record(record)
     if store is not None:
         store.close()
+    return verdict
+
+
+def _enclosed(query: Any) -> dict[str, Any]:
+    """The network and the property beside the proof, for `recertify`."""
+    from mucg4.store.travel import enclosed
+
+    return enclosed(query)
 
 
 def _as_declared(query: Any, options: Settings) -> Settings:

@@ -64,7 +64,8 @@ def agreement(
     `visited (N, n)` are points that the search has seen; without them those that the runtime remembers. Rounds of ten
     points follow each other until `seconds` have passed, at least one, some on small networks. The points depend on
     the query alone (and on `visited`); how many there are on the machine. A query without a nonempty box needs no
-    comparison.
+    comparison. A network that agreed under another query, in the same runtime, gets the least rounds: they lie in the
+    boxes of this one.
     """
     if query.joint is not None and not query.joint.plain:
         return _of_parts(query, runtime, visited, seconds)
@@ -80,7 +81,9 @@ def agreement(
     done = Agreement(None)
     with threadpool_limits(1, user_api="blas"):  # on busy cores several threads make small products five times slower
         try:
-            inner = _Inner(network, runtime)
+            if runtime.inner is None or runtime.inner.network is not network:
+                runtime.inner, runtime.compared = _Inner(network, runtime), 0
+            inner, until = runtime.inner, 0.0 if runtime.compared else until
             for turn in range(MOST_ROUNDS):
                 x, inside = _points(cases[turn % len(cases)], turn, visited, random, network.element_type)
                 done = _round(done, network, x, inside, runtime, inner)
@@ -89,6 +92,7 @@ def agreement(
                     break
         except InputError as error:
             return replace(done, problem=str(error))
+    runtime.compared += turn + 1 if done.problem is None else 0
     return done
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -52,6 +53,14 @@ class Runtime:
         self._batched = False
         self._outputs: list[str] = []
         self._visited: list[FloatArray] = []
+        self.compared = 0  # rounds of points at which this network agreed with onnxruntime (`mucg4.gate.agreement`)
+        self.inner: Any = None  # what that needs, for the next query
+
+    def again(self) -> Runtime:
+        """The same sessions for another query of this network, which nothing has been looked at yet for."""
+        out = copy(self)
+        out._visited = []
+        return out
 
     def remember(self, x: FloatArray) -> None:
         """Keep some of the points `x (N, n)`, where a search has looked, for the agreement test."""

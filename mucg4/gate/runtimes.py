@@ -1,4 +1,7 @@
-"""Which runtime a query needs; several networks are loaded where there are several."""
+"""Which runtime a query needs; several networks are loaded where there are several.
+
+Queries that follow each other on the same networks may share what onnxruntime has loaded.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,18 @@ def runtime_of(query: Query) -> Runtime:
     from mucg4.gate.joint import JointRuntime
 
     return JointRuntime(query)
+
+
+class Runtimes:
+    """Runtimes for queries that follow each other; those of the same network share their sessions."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Runtime] = {}  # by the network's identity: the runtime keeps it alive
+
+    def of(self, query: Query) -> Runtime:
+        """What runs the query's networks, loaded already where a query before had the same one."""
+        if query.joint is not None and not query.joint.plain:
+            return runtime_of(query)
+        key = id(query.network)
+        self._kept[key] = self._kept[key].again() if key in self._kept else runtime_of(query)
+        return self._kept[key]

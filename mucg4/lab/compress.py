@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,29 +31,33 @@ _UNCHANGED = (
     "Reshape", "Transpose", "Concat", "Identity", "Constant", "AveragePool", "GlobalAveragePool", "BatchNormalization",
 )  # fmt: skip
 
-PLAIN = ("fp16", "bf16", "int8", "int4", "qdq8", "permute", "reserialise")
-RATED = ("pruneN", "neuronsN", "zeroedN", "tuneN")
+PLAIN = ("fp16", "bf16", "qdq8", "permute", "reserialise", "matmul")
+RATED = ("intN", "pruneN", "neuronsN", "zeroedN", "tuneN", "splitN")
+WIDTHS = range(2, 17)  # bits of `intN`; given
 
 
 def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     """The bytes of a variant of the ONNX model `data`.
 
-    Methods: `fp16`, `bf16` (weights rounded to that type), `int8`, `int4` (rounded per tensor, symmetric),
-    all stored back in the model's own type; `qdq8` (int8 initialisers, one scale per output channel, and
+    Methods: `fp16`, `bf16` (weights rounded to that type), `intN` (rounded per tensor to N bits, symmetric, N from 2
+    to 16), all stored back in the model's own type; `qdq8` (int8 initialisers, one scale per output channel, and
     DequantizeLinear nodes); `pruneN` (the N % smallest weights of each tensor set to zero); `neuronsN`
     (the N % weakest hidden neurons of each dense layer removed), `zeroedN` (the same, set to zero);
     `tuneN` (relative Gaussian noise of 1e-N on the weights); `permute` (hidden neurons in random order);
-    `reserialise` (all tensors renamed). Weakest: smallest product of the norms of incoming and outgoing
-    weights. `seed` serves `tuneN` and `permute`.
+    `reserialise` (all tensors renamed); `matmul` (Gemm written as MatMul and Add); `splitN` (N % of the neurons of one
+    hidden ReLU layer as `relu(z - t) - relu(t - z) + t` in an added layer, as the tool ReluSplitter does). Weakest:
+    smallest product of the norms of incoming and outgoing weights. Methods joined by `+` are applied one after the
+    other (`prune10+int8`). `seed` serves `tuneN`, `permute` and `splitN`.
 
     Raises `InputError` for an unknown method, for data that is no ONNX model and for a model on which
     the method has nothing to work on; `UnsupportedError` for models with subgraphs.
     """
-    edit = _method(method)
+    edits = edits_of(method)
     model = _load(data)
     try:
         with np.errstate(all="ignore"):  # what overflows was no number that a network computes with
-            edit(model, np.random.default_rng(seed))
+            for edit in edits:
+                edit(model, np.random.default_rng(seed))
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         # Types, shapes and names in a model that nobody checked may contradict each other in any way.
         raise InputError(f"the model is malformed: {_first_line(error)}") from error
@@ -60,19 +65,26 @@ def compress(data: bytes, method: str, seed: int = 0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _method(method: str) -> Callable[[Any, np.random.Generator], None]:
+def edits_of(method: str) -> list[Callable[[Any, np.random.Generator], None]]:
+    """The edits of a method, or of methods joined by `+`, in order. Raises `InputError`."""
+    return [_edit(name) for name in method.split("+")]
+
+
+def _edit(method: str) -> Callable[[Any, np.random.Generator], None]:
     """The edit that a method's name asks for: a function of (model, random generator)."""
-    if method in ("fp16", "bf16", "int8", "int4"):
+    if method in _ROUNDINGS:
         rounding = _ROUNDINGS[method]
         return lambda model, rng: _map_weights(model, rounding)
     if method in _EDITS:
         return _EDITS[method]
-    m = re.fullmatch(r"(prune|neurons|zeroed|tune)([0-9]+(?:\.[0-9]+)?)", method)
+    m = re.fullmatch(r"(prune|neurons|zeroed|tune|split)([0-9]+(?:\.[0-9]+)?)", method)
     if m is None:
         raise InputError(f"unknown method {method!r}; methods are {', '.join(PLAIN + RATED)} (N a number)")
     name, value = m[1], float(m[2])
-    if name != "tune" and value >= 100:
+    if name != "tune" and value >= 100 + (name == "split"):
         raise InputError(f"method {method!r}: the share must be below 100 %")
+    if name == "split":
+        return lambda model, rng: _split(model, min(value, 100.0) / 100, rng)
     if name == "tune":
         return lambda model, rng: _map_weights(model, lambda w: w * (1 + 10.0**-value * rng.standard_normal(w.shape)))
     if name == "prune":
@@ -102,8 +114,7 @@ def _to_int(w: FloatArray, levels: int) -> FloatArray:
 _ROUNDINGS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "fp16": _to_fp16,
     "bf16": _to_bf16,
-    "int8": lambda w: _to_int(w, 127),
-    "int4": lambda w: _to_int(w, 7),
+    **{f"int{bits}": partial(_to_int, levels=2 ** (bits - 1) - 1) for bits in WIDTHS},
 }
 
 
@@ -299,6 +310,96 @@ def _vector(name: str, size: int, tensors: _Tensors, slots: list[tuple[str, int]
     return True
 
 
+# -- the same function written otherwise ---------------------------------------------------------
+
+
+def _split(model: Any, share: float, rng: np.random.Generator) -> None:
+    """Neurons of one layer as opposite pairs, in an added layer before the layer's own ReLU; the others pass it."""
+    from onnx import helper
+
+    tensors = _Tensors(model)
+    made = {n.output[0]: n for n in model.graph.node}
+    found = [
+        (k, size)
+        for k, n in enumerate(model.graph.node)
+        if n.op_type == "Relu" and (size := _width(made.get(n.input[0]), made, tensors)) is not None
+    ]
+    if not found:
+        raise InputError("the model has no dense layer with a Relu behind it")
+    at, size = found[int(rng.integers(len(found)))]
+    relu = model.graph.node[at]
+    chosen = np.sort(rng.permutation(size)[: max(round(share * size), 1)])
+    shift = np.zeros(size)
+    shift[chosen] = 0.25 * rng.normal(size=len(chosen))
+    rows = np.concatenate([np.eye(size), -np.eye(size)[chosen]])
+    offset = np.concatenate([-shift, shift[chosen]])
+    merge = rows.T
+    kind = _float_type(tensors)
+    held = {"split_w": rows, "split_b": offset, "merge_w": merge, "merge_b": shift}
+    names = {name: tensors.add(name, value.astype(kind)) for name, value in held.items()}
+    taken = {o for n in model.graph.node for o in n.output}
+    values = [_fresh(name, taken) for name in ("split_z", "split_h", "merge_z")]
+    added = [
+        helper.make_node("Gemm", [relu.input[0], names["split_w"], names["split_b"]], [values[0]], transB=1),
+        helper.make_node("Relu", [values[0]], [values[1]]),
+        helper.make_node("Gemm", [values[1], names["merge_w"], names["merge_b"]], [values[2]], transB=1),
+    ]
+    relu.input[0] = values[2]
+    nodes = [*model.graph.node[:at], *added, *model.graph.node[at:]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _width(node: Any, made: dict[str, Any], tensors: _Tensors) -> int | None:
+    """The number of neurons of a dense layer, with or without nodes that shift or scale them; None for others."""
+    if node is not None and node.op_type == "BatchNormalization":
+        node = made.get(node.input[0])
+    if node is not None and node.op_type == "Add" and any(name in tensors for name in node.input):
+        node = next((made[name] for name in node.input if name in made), None)
+    dense = None if node is None else _dense(node, tensors)
+    return None if dense is None or not dense[2] else int(tensors[dense[0]].shape[dense[1]])
+
+
+def _float_type(tensors: _Tensors) -> Any:
+    return next(a.dtype for a in tensors.arrays.values() if a.ndim == 2 and a.dtype.kind == "f")
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _use_matmul(model: Any, rng: np.random.Generator) -> None:
+    """Every plain Gemm as MatMul and Add."""
+    from onnx import helper
+
+    tensors = _Tensors(model)
+    nodes: list[Any] = []
+    taken = {o for n in model.graph.node for o in n.output}
+    for node in model.graph.node:
+        plain = node.op_type == "Gemm" and not _flag(node, "transA") and _dense(node, tensors) is not None
+        if not plain or any(a.name in ("alpha", "beta") and a.f != 1 for a in node.attribute):
+            nodes.append(node)
+            continue
+        weight = tensors[node.input[1]]
+        held = tensors.add(node.input[1] + "_t", weight.T.copy() if _flag(node, "transB") else weight)
+        if len(node.input) < 3 or not node.input[2]:
+            nodes.append(helper.make_node("MatMul", [node.input[0], held], [node.output[0]]))
+            continue
+        middle = _fresh(node.output[0] + "_product", taken)
+        taken.add(middle)
+        nodes.append(helper.make_node("MatMul", [node.input[0], held], [middle]))
+        nodes.append(helper.make_node("Add", [middle, node.input[2]], [node.output[0]]))
+    if nodes == list(model.graph.node):
+        raise InputError("the model has no Gemm that could be written as MatMul and Add")
+    read = {name for n in nodes for name in n.input}
+    for name in [n for n in tensors.protos if n not in read]:
+        del tensors[name]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 # -- the protobuf -------------------------------------------------------------------------------
 
 
@@ -404,4 +505,5 @@ _EDITS: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "qdq8": _quantise,
     "permute": _permute,
     "reserialise": _rename,
+    "matmul": _use_matmul,
 }

@@ -81,6 +81,31 @@ def _whole(found: bytes, ended: bool, most: int, kind: str) -> bytes:
     return found
 
 
+def unpack(data: bytes | memoryview, most: int) -> bytes:
+    """The content of one zstandard frame that states its size; at most `most` bytes, and no more are ever held."""
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= most:  # what a frame states is allocated at once
+            raise ValueError(f"more than {size_text(most)} when decompressed, or damaged compressed data")
+        return bytes(zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False))
+    except zstandard.ZstdError as error:
+        raise ValueError(f"damaged compressed data ({error})") from None
+
+
+def packed(data: bytes, level: int = 1) -> bytes:
+    """A zstandard frame of the data; inverse of `unpack`."""
+    import zstandard
+
+    return bytes(zstandard.ZstdCompressor(level=level).compress(data))
+
+
+def is_frame(data: bytes) -> bool:
+    """True for bytes that start as a zstandard frame does, which no zlib stream can."""
+    return data[:4] == b"\x28\xb5\x2f\xfd"
+
+
 def plausible(blob: bytes, most: int) -> int:
     """How much a packed blob may hold: at most `most`, and no more than what is packed honestly ever does."""
     return min(most, _ALWAYS + _RATIO * len(blob))

@@ -12,8 +12,9 @@ import pickle
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mucg4.errors import BudgetError, Mucg4Error
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2  # between two looks at what children sent; not measured
+MOST_DEALT = 1000  # numbers of four bytes, which a pipe of a page holds; given
 LOOK_SECONDS = 0.5  # between two looks whether the parent is still there; not measured
 
 
@@ -72,6 +74,57 @@ def forked(
             connection.close()
             _end(pid)
     return results
+
+
+def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]) -> Iterator[T]:
+    """What the jobs yield, as it comes, from one forked process each.
+
+    `poll` is called while waiting and may raise; the children are ended then, and when the iterator is closed. Raises
+    as `forked` does.
+    """
+    from multiprocessing.connection import Connection, Pipe, wait
+
+    children: dict[Connection, int] = {}
+    try:
+        for job in jobs:
+            receive, send = Pipe(duplex=False)
+            parent, pid = os.getpid(), _fork()
+            if pid == 0:
+                _work(partial(_tell, job, send), send, [receive, *children], parent)
+            send.close()
+            children[receive] = pid
+        while children:
+            poll()
+            for ready in wait(list(children), timeout=POLL_SECONDS):
+                assert isinstance(ready, Connection)
+                told: tuple[T] | None = _received(ready, children[ready])
+                if told is not None:
+                    yield told[0]
+                else:
+                    os.waitpid(children.pop(ready), 0)
+                    ready.close()
+    finally:
+        for connection, pid in children.items():
+            connection.close()
+            _end(pid)
+
+
+def _tell(job: Callable[[], Iterable[object]], send: Connection) -> None:
+    for item in job():
+        send.send_bytes(pickle.dumps((item,), protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def dealt(count: int) -> Callable[[], Iterator[int]]:
+    """The numbers below `count`, at most MOST_DEALT: processes forked afterwards take them, each number once."""
+    read, write = os.pipe()
+    os.write(write, b"".join(k.to_bytes(4, "little") for k in range(count)))
+    os.close(write)
+
+    def take() -> Iterator[int]:
+        while data := os.read(read, 4):
+            yield int.from_bytes(data, "little")
+
+    return take
 
 
 def _fork() -> int:

@@ -84,7 +84,7 @@ class Cuts:
         check_arrays("cuts", arrays)
         if not count or self.after < 0 or any(np.any(i < 0) for i in (self.index, *(s.index for s in self.shares))):
             raise ProofError("cuts without rows, or with a negative number")
-        if any(np.any(s.value > 255) for s in self.shares):
+        if any(_beyond_bytes(s.value) for s in self.shares):
             raise ProofError("a cut has a share that is out of range")
 
     def take(self, rows: IntArray) -> Cuts:
@@ -137,7 +137,7 @@ class Tightening:
             raise ProofError("a tightening has a side that is neither 1 nor -1")
         if any(np.any(i < 0) for i in (self.index, self.literals, self.cuts, *(a.index for a in self.alpha))):
             raise ProofError("a tightening has a negative index")
-        if any(np.any(a.value > 255) for a in self.alpha):
+        if any(_beyond_bytes(a.value) for a in self.alpha):
             raise ProofError("a tightening has a slope that is out of range")
 
     def take(self, rows: IntArray) -> Tightening:
@@ -263,8 +263,13 @@ def kept_rows(cuts: Sequence[Cuts], keep: BoolArray) -> list[Cuts]:
         own = np.flatnonzero(keep[first : first + len(c.index)])
         first += len(c.index)
         if len(own):
-            out.append(c.take(own))
+            out.append(c if len(own) == len(c.index) else c.take(own))
     return out
+
+
+def _beyond_bytes(values: AnyArray) -> bool:
+    """True for slopes above 255, which only a wider type can hold."""
+    return values.dtype.itemsize > 1 and bool(np.any(values > 255))
 
 
 def single_leaf(refutations: Sequence[Refutation] = (), refresh: bool = True) -> Tree:

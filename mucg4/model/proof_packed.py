@@ -2,11 +2,11 @@
 
 The bytes are MAGIC, the length of the head (4 bytes, little-endian), the head (JSON, padded with spaces so that the
 body starts at a multiple of 8), and the body: the columns of COLUMNS one after the other, as they are or packed as one
-zlib stream. The head states format, version, the hashes and notes of the proof, its number of leaves, how the body is
-packed, the size it has unpacked, and of each column that is not empty the number type and the number of entries.
-Everything that a proof has several of is one column over all trees: structures of arrays, in which counts, never
-offsets, say what belongs to whom. So nothing can overlap, and whatever the counts do not use up is an error. For the
-store, columns are written in the narrowest type that holds all their numbers exactly.
+zstandard frame (a zlib stream in older files). The head states format, version, the hashes and notes of the proof, its
+number of leaves, how the body is packed, the size it has unpacked, and of each column that is not empty the number type
+and the number of entries. Everything that a proof has several of is one column over all trees: structures of arrays, in
+which counts, never offsets, say what belongs to whom. So nothing can overlap, and whatever the counts do not use up is
+an error. For the store, columns are written in the narrowest type that holds all their numbers exactly.
 
 Nothing is believed: lengths, types and sizes are validated before anything is made of them, the numbers as those of
 the text format (`mucg4.model.proof_text`) are, and what is malformed is a `ProofError`.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +24,19 @@ from typing import Any
 import numpy as np
 
 from mucg4.errors import ProofError
-from mucg4.limits.foreign import fields_of, inflate, items, json_value, member, shallow, size_text, text_of, whole
+from mucg4.limits.foreign import (
+    fields_of,
+    inflate,
+    items,
+    json_value,
+    member,
+    packed,
+    shallow,
+    size_text,
+    text_of,
+    unpack,
+    whole,
+)
 from mucg4.model.proof import Cuts, Proof, Tightening, Tree
 from mucg4.model.proof_text import LARGEST
 from mucg4.model.refutations import TYPES, Alpha, Refutations
@@ -65,7 +76,7 @@ _ORDER = sorted(COLUMNS, key=lambda name: -int(COLUMNS[name][1]))  # wide ones f
 
 
 def to_packed(proof: Proof, level: int | None = None) -> bytes:
-    """The packed form; with a `level` of zlib narrowed and compressed, for the store.
+    """The packed form; with a `level` of zstandard narrowed and compressed, for the store.
 
     Raises `ProofError` for refutations that fit in no arrays.
     """
@@ -83,14 +94,14 @@ def to_packed(proof: Proof, level: int | None = None) -> bytes:
         "source": proof.source,
         "notes": proof.notes,
         "leaves": proof.leaves,
-        "packing": "none" if level is None else "zlib",
+        "packing": "none" if level is None else "zstd",
         "size": len(body),
         "columns": {name: [a.dtype.str[1:], len(a)] for name, a in zip(_ORDER, arrays, strict=True) if len(a)},
     }
     text = json.dumps(head, separators=(",", ":")).encode()
     text += b" " * (-(len(MAGIC) + 4 + len(text)) % 8)
-    packed = body if level is None else zlib.compress(body, level)
-    return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, packed])
+    content = body if level is None else packed(body, level)
+    return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, content])
 
 
 def _narrowed(array: AnyArray, code: str) -> AnyArray:
@@ -98,7 +109,7 @@ def _narrowed(array: AnyArray, code: str) -> AnyArray:
     for narrow in _NARROWER.get(code, ()):
         with np.errstate(all="ignore"):
             small = array.astype("<" + narrow)
-        if np.array_equal(small, array, equal_nan=code[0] == "f"):
+        if np.all(small == array) or (code[0] == "f" and np.array_equal(small, array, equal_nan=True)):
             return small
     return array
 
@@ -128,7 +139,7 @@ def _put(out: dict[str, Any], name: str, parts: Sequence[AnyArray]) -> None:
         return
     wide = np.concatenate([np.reshape(p, -1) for p in parts])
     with np.errstate(all="ignore"):
-        found = wide.astype("<" + COLUMNS[name])
+        found = wide.astype("<" + COLUMNS[name], copy=False)
     if wide.dtype != found.dtype and not np.array_equal(wide, found, equal_nan=found.dtype.kind == "f"):
         raise ProofError("a proof has a number that is out of range")
     out[name] = found
@@ -219,7 +230,7 @@ def head_of(blob: bytes, most: int = LARGEST) -> Head:
         network, prop, source, packing = (
             text_of(member(data, k), k) for k in ("network", "property", "source", "packing")
         )
-        if packing not in ("none", "zlib"):
+        if packing not in ("none", "zlib", "zstd"):
             raise ProofError("malformed proof: its body is packed in an unknown way")
         notes = shallow(fields_of(member(data, "notes"), "notes"), "notes")
         leaves = whole(member(data, "leaves"), "leaves")
@@ -257,6 +268,8 @@ def from_packed(blob: bytes, most: int = LARGEST) -> Proof:
         body: Any = memoryview(blob)[head.start :]
         if head.packing == "zlib":
             body = inflate(bytes(body), head.size)
+        elif head.packing == "zstd":
+            body = unpack(body, head.size)
         if len(body) != head.size:
             raise ProofError("malformed proof: its body has another size than stated")
         columns = _Columns.of(body, head)

@@ -209,8 +209,8 @@ def _tree_from_json(value: Any, packed: Packed) -> Tree:
     )
 
 
-def to_text(proof: Proof) -> str:
-    """The file format as text."""
+def to_text(proof: Proof, more: dict[str, Any] | None = None) -> str:
+    """The file format as text; `more` are further keys of the object, which no proof is made of."""
     return json.dumps(
         {
             "format": FORMAT,
@@ -220,6 +220,7 @@ def to_text(proof: Proof) -> str:
             "source": proof.source,
             "notes": proof.notes,
             "trees": [_tree_to_json(t) for t in proof.trees],
+            **(more or {}),
         },
         separators=(",", ":"),
     )
@@ -231,6 +232,11 @@ def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
     What comes back has arrays of the right rank, type and length, and whole numbers that fit int32; whether they mean
     something for a network is seen where they are used. All packed arrays together hold at most `arrays` bytes.
     """
+    return _parsed(text, arrays)[0]
+
+
+def _parsed(text: str | bytes, arrays: int) -> tuple[Proof, dict[str, Any]]:
+    """The proof, and the whole object that states it."""
     try:
         data = json_value(text)
         if type(data) is not dict or data.get("format") != FORMAT:
@@ -242,7 +248,7 @@ def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
         trees = tuple(_tree_from_json(t, packed) for t in items(member(data, "trees"), "trees"))
         network, prop, source = (text_of(member(data, k), k) for k in ("network", "property", "source"))
         notes = shallow(fields_of(member(data, "notes"), "notes"), "notes")
-        return Proof(network, prop, trees, source, notes)
+        return Proof(network, prop, trees, source, notes), data
     except (ValueError, OverflowError) as error:
         raise ProofError(f"malformed proof: {error}") from error
     except MemoryError:
@@ -261,9 +267,9 @@ def from_bytes(blob: bytes, most: int = LARGEST) -> Proof:
     return from_text(text, most)
 
 
-def write_proof(proof: Proof, path: Path) -> None:
-    """Write the file format; gzip when the name ends in .gz."""
-    data = to_text(proof).encode()
+def write_proof(proof: Proof, path: Path, more: dict[str, Any] | None = None) -> None:
+    """Write the file format, with `more` keys; gzip when the name ends in .gz."""
+    data = to_text(proof, more).encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
 
 
@@ -272,10 +278,15 @@ def read_proof(path: Path, poll: Callable[[], None] | None = None) -> Proof:
 
     `poll` is called now and then while a gzip file is unpacked, and may raise.
     """
+    return read_with_more(path, poll)[0]
+
+
+def read_with_more(path: Path, poll: Callable[[], None] | None = None) -> tuple[Proof, dict[str, Any]]:
+    """As `read_proof`, with the whole object in the file: other keys of it are whatever somebody wrote."""
     try:
         data = read_limited(path, LARGEST)
         if data[:2] == b"\x1f\x8b":
             data = inflate(data, LARGEST, gzip=True, poll=poll)
     except ValueError as error:
         raise ProofError(f"malformed proof: {error}") from error
-    return from_text(data)
+    return _parsed(data, LARGEST)

@@ -113,7 +113,7 @@ class Refutations(Sequence[Refutation]):
             total = int(np.maximum(getattr(self, counts), 0).sum(dtype=np.int64))
             if any(len(getattr(self, name)) != total for name in held):
                 raise ProofError(f"{counts} of refutations does not fit what it counts")
-        if np.any(self.slope_value > 255):
+        if self.slope_value.dtype.itemsize > 1 and np.any(self.slope_value > 255):
             raise ProofError("a refutation has a slope that is out of range")
 
     @staticmethod
@@ -176,17 +176,16 @@ class Refutations(Sequence[Refutation]):
         return replace(self, **changes)
 
     def take(self, which: IntArray) -> Refutations:
-        """Those numbered `which (n,)`, in that order."""
-        parts: dict[str, AnyArray] = {name: getattr(self, name)[which] for name in PER_ROW}
-        entries = {name: which for name in PER_ROW}
+        """The refutations numbered `which (n,)`, in that order."""
+        chosen = dict.fromkeys(PER_ROW, np.asarray(which, dtype=np.int64))
         for counts, held in HELD.items():  # groups of slopes come before what they hold
-            at, ends = entries[counts], self.ends[counts]
-            size = ends[at + 1] - ends[at]
-            inside = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
-            entry = np.repeat(ends[at], size) + inside
-            parts.update({name: getattr(self, name)[entry] for name in held})
-            entries.update(dict.fromkeys(held, entry))
-        return Refutations(**parts)
+            start, count = self.ends[counts][chosen[counts]], np.maximum(getattr(self, counts)[chosen[counts]], 0)
+            first = np.cumsum(count) - count
+            chosen.update(dict.fromkeys(held, np.arange(int(count.sum())) + np.repeat(start - first, count)))
+        out = object.__new__(Refutations)  # what is valid as a whole is so in parts
+        for name in KINDS:
+            object.__setattr__(out, name, getattr(self, name)[chosen[name]])
+        return out
 
     def split(self, counts: Sequence[int]) -> list[Refutations]:
         """The first so many, the next so many, ...; raises `ProofError` where that are not all."""

@@ -17,11 +17,14 @@ RELATIONS = (
     "pruned-weights",
     "pruned-neurons",
     "permuted",
+    "split-neurons",
     "other-box",
     "other-property",
     "unrelated",
 )
-RUNGS = ("witness", "duals", "literals", "reoptimised")  # the rows of `mucg4.reuse.rungs`, in order
+# what closes stored leaves: a stored witness (of the whole query), the checker as they are, dual ascent without a
+# split, a minimal unsat core that holds (the SMT engine)
+RUNGS = ("witness", "checked", "ascent", "cores")
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Statistics:
     checker: str = ""  # on the proof: accepted, unfinished (time ran out), or why it was rejected
     fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
     reopened: int = 0  # leaves that the checker rejected at first, searched again
+    smt: dict[str, Any] = field(default_factory=dict)  # figures of the SMT engine, see `mucg4.smt.answer`
     float32: str = ""  # whether unsat holds for executions in the model's precision: "holds" or "not established: ..."
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)

@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
-from mucg4.model.network import Original
-from mucg4.model.query import Query
+from mucg4.model.formula import ParsedProperty
+from mucg4.model.network import Network, Original
+from mucg4.model.query import Case, Query
 from mucg4.read.normal import UnboundedError
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
@@ -114,8 +116,18 @@ def read_query(
     if len(several) > 1:
         raise InputError(f"{os.fspath(vnnlib)}: a property of version 1.0 speaks of one network, not {len(several)}")
     onnx = next(iter(several.values()), onnx)
-    data, original = read_model(onnx)
-    return query_of(data, text, os.fspath(onnx), os.fspath(vnnlib), original, shapes)
+    return model_of(onnx, shapes).under(Property(text, os.fspath(vnnlib)))
+
+
+def model_of(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Model:
+    """The model in a network file, for several properties. Raises `InputError` naming the file."""
+    data, original = read_model(path)
+    return Model(data, os.fspath(path), original, shapes)
+
+
+def property_of(path: str | os.PathLike[str]) -> Property:
+    """The property in a file, for several networks. Raises `InputError` naming the file."""
+    return Property(read_text(path), os.fspath(path))
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[bytes, Original | None]:
@@ -141,34 +153,88 @@ def query_of(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Query:
     """The query of an ONNX model's bytes and a property's text; `onnx`, `vnnlib` are what errors call them."""
-    if _is_version_2(text):
-        from mucg4.read.networks import query_of_models
+    return Model(data, onnx, original, shapes).under(Property(text, vnnlib))
 
-        with _blaming(vnnlib):
-            return query_of_models({"": (data, original)}, text)
-    from mucg4.read.onnx import read_network
 
-    with _blaming(vnnlib):
-        prop = parse_vnnlib(text)
-    with _blaming(onnx):
-        network = read_network(data, original, prop.inputs, shapes)
-    for stated, has, word in (
-        (prop.inputs, network.input_size, "inputs"),
-        (prop.outputs, network.output_size, "outputs"),
-    ):
-        if stated > has or (stated < has and word == "inputs"):
-            raise InputError(f"{vnnlib}: declares {stated} {word}, but the network has {has}")
-    prop = replace(prop, outputs=network.output_size)  # those that are not declared are not asked about
-    limited = ""
-    with _blaming(vnnlib):
-        try:
-            cases = to_cases(prop, network.element_type)
-        except UnboundedError as error:
-            from mucg4.read.unbounded import open_cases
+class Property:
+    """A property's text, parsed once for all networks that it is asked of; `name` is what errors call it."""
 
-            cases, limited = open_cases(prop, network, str(error))
-    source = hashlib.sha256(text.encode()).hexdigest()
-    return Query((network,), cases, source_hash=source, text=text, limited=limited)
+    def __init__(self, text: str, name: str = "the property") -> None:
+        self.text, self.name = text, name
+        self._cases: dict[str, tuple[Case, ...]] = {}  # by the networks' element type
+
+    @cached_property
+    def version_2(self) -> bool:
+        """True for a text of VNN-LIB 2.0."""
+        return _is_version_2(self.text)
+
+    @cached_property
+    def parsed(self) -> ParsedProperty:
+        """The text of version 1.0. Raises `InputError`."""
+        with _blaming(self.name):
+            return parse_vnnlib(self.text)
+
+    def of(self, network: Network) -> Query:
+        """The query of the parsed text and a network. Raises `InputError`."""
+        prop = self.parsed
+        for stated, has, word in (
+            (prop.inputs, network.input_size, "inputs"),
+            (prop.outputs, network.output_size, "outputs"),
+        ):
+            if stated > has or (stated < has and word == "inputs"):
+                raise InputError(f"{self.name}: declares {stated} {word}, but the network has {has}")
+        limited = ""
+        with _blaming(self.name):
+            try:
+                cases = self._stated(network)
+            except UnboundedError as error:
+                from mucg4.read.unbounded import open_cases
+
+                cases, limited = open_cases(self._declared(network), network, str(error))
+        source = hashlib.sha256(self.text.encode()).hexdigest()
+        return Query((network,), cases, source_hash=source, text=self.text, limited=limited)
+
+    def _declared(self, network: Network) -> ParsedProperty:
+        return replace(self.parsed, outputs=network.output_size)  # outputs not declared are not asked about
+
+    def _stated(self, network: Network) -> tuple[Case, ...]:
+        """The cases; variants of a network share them."""
+        key = f"{network.element_type} {network.output_size}"
+        if key not in self._cases:
+            self._cases[key] = to_cases(self._declared(network), network.element_type)
+        return self._cases[key]
+
+
+class Model:
+    """An ONNX model's bytes, read once for all properties that are asked of it; `name` is what errors call it.
+
+    `original` and `shapes` as for `query_of`.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        name: str = "the network",
+        original: Original | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.data, self.name, self.original, self.shapes = data, name, original, shapes
+        self._networks: dict[int, Network] = {}  # by the number of inputs that a property declares
+
+    def under(self, prop: Property) -> Query:
+        """The query of this model and a property. Raises `InputError`."""
+        if prop.version_2:
+            from mucg4.read.networks import query_of_models
+
+            with _blaming(prop.name):
+                return query_of_models({"": (self.data, self.original)}, prop.text)
+        inputs = prop.parsed.inputs
+        if inputs not in self._networks:
+            from mucg4.read.onnx import read_network
+
+            with _blaming(self.name):
+                self._networks[inputs] = read_network(self.data, self.original, inputs, self.shapes)
+        return prop.of(self._networks[inputs])
 
 
 def _is_version_2(text: str) -> bool:

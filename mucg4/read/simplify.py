@@ -163,6 +163,20 @@ def _scale_transpose(first: Scale, second: ConvTranspose) -> Op | None:
     return _with_offset(ConvTranspose(second.window, made[0], roundings=made[1]), offset)
 
 
+def _dense_dense(first: Dense, second: Dense) -> Op | None:
+    """Only where every row of `second` takes one value, or none: then no two full matrices are multiplied."""
+    rows, columns = second.weight.shape
+    there = second.weight != 0
+    if rows > columns or np.any(np.count_nonzero(there, axis=1) > 1):
+        return None
+    index = np.argmax(there, axis=1)
+    value, error = _offset(first)
+    chosen = value[index], None if error is None else error[index]
+    picked = _with_offset(replace(first, weight=first.weight[index]), chosen)
+    factors = Scale(second.weight[np.arange(rows), index], second.offset, roundings=second.roundings)
+    return _dense_scale(picked, _with_offset(factors, _offset(second)))
+
+
 def _index_index(first: Index, second: Index) -> Op:
     return Index(first.index[second.index], first.size)
 
@@ -187,6 +201,7 @@ def _index_dense(first: Index, second: Dense) -> Op | None:
 COMPOSERS: dict[tuple[type, type], Callable[[Any, Any], Op | None]] = {
     (Scale, Scale): _scale_scale,
     (Dense, Scale): _dense_scale,
+    (Dense, Dense): _dense_dense,
     (Scale, Dense): _scale_dense,
     (Conv, Scale): _conv_scale,
     (Scale, Conv): _scale_conv,
@@ -248,6 +263,14 @@ def simplify(drafts: Sequence[Draft], output: int) -> tuple[tuple[Node, ...], di
         kept.append(replace(node, inputs=inputs))
         readers.append(uses[k])
     final = unsplit(kept, readers, where[output])
+    for k, folded in enumerate(final):  # of a layer that was put together, little more than factors may be left
+        if folded is not None and folded is not kept[k] and readers[folded.inputs[0]] == 1:
+            first = final[folded.inputs[0]]
+            pair = [d.op for d in (first, folded) if d and isinstance(d.op, Dense)]
+            merged = _dense_dense(*pair) if len(pair) == 2 else None
+            if first and merged is not None:
+                final[folded.inputs[0]] = None
+                final[k] = replace(folded, op=merged, inputs=first.inputs)
     left = [k for k, draft in enumerate(final[: where[output] + 1]) if draft is not None]
     place = {k: i for i, k in enumerate(left) if final[k] is kept[k]}  # a pair put together may differ below zero
     return _finish(final, where[output]), {k: place[w] for k, w in where.items() if w in place}

@@ -70,12 +70,16 @@ def _folded(first: Dense, middle: TwoPiece, second: Dense, rectified: bool) -> D
     slope, off = plus(*(np.array(v) for v in (middle.left, middle.right)))
     if off is not None:
         return None
-    # every step rounds relative to the number itself: two products per weight, beside what its factors carry
-    factor = c * np.where(pair, slope, np.where(through, middle.right, 0.0))
-    roundings = first.roundings + second.roundings + 2
+    slope = np.where(pair, slope, np.where(through, middle.right, 1.0))
+    factor = np.where(pair | through, c * slope, 0.0)
+    # Every step rounds relative to the number itself: two products per weight, beside what its factors carry; products
+    # with powers of two do not round.
+    exact = np.all((abs(np.frexp(factor)[0]) == 0.5) | (factor == 0)) and np.all(abs(np.frexp(slope)[0]) == 0.5)
+    roundings = first.roundings + second.roundings + (0 if exact else 2)
     own, other = _offset(first), _offset(second)
     error = None if own[1] is None else own[1][i]
-    offset = times(own[0][i], factor, error, UNIT * (1 + second.roundings) * abs(factor))
+    count = second.roundings + (0 if exact else 1)
+    offset = times(own[0][i], factor, error, UNIT * count * abs(factor) if count else None)
     value, lost = plus(offset[0], other[0], offset[1], other[1])
     weight = first.weight[i] * factor[:, None]
     if np.any((first.weight[i] != 0) & (factor[:, None] != 0) & (abs(weight) < 2.0**-960)):

@@ -104,9 +104,11 @@ def _wiring(form: Form) -> list[tuple[int, ...]]:
 
 def _rows(a: Layer, b: Layer, columns: IntArray) -> tuple[FloatArray, FloatArray]:
     """Rows with bias of both layers on the columns that both have, in the old order."""
-    kept = columns >= 0
-    ours = a.weight[:, kept].reshape(a.units, -1)
-    theirs = b.weight[:, columns[kept]].reshape(b.units, -1)
+    ours, theirs = a.weight, b.weight
+    if a.weight.shape[1] != b.weight.shape[1] or not np.array_equal(columns, np.arange(len(columns))):
+        kept = columns >= 0
+        ours, theirs = ours[:, kept], theirs[:, columns[kept]]
+    ours, theirs = ours.reshape(a.units, -1), theirs.reshape(b.units, -1)
     return np.column_stack([ours, a.bias.mean(axis=1)]), np.column_stack([theirs, b.bias.mean(axis=1)])
 
 
@@ -115,7 +117,7 @@ def _partners(ours: FloatArray, theirs: FloatArray) -> IntArray:
 
     Similarity of rows a, b is `2 a.b / (a.a + b.b)`: 1 only for equal rows, so scale counts too.
     """
-    square, squares = np.square(ours).sum(axis=1), np.square(theirs).sum(axis=1)
+    square, squares = np.einsum("ij,ij->i", ours, ours), np.einsum("ij,ij->i", theirs, theirs)
     identity = np.arange(len(ours))
     same_count = len(ours) == len(theirs)
     if same_count:

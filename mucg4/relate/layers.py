@@ -3,6 +3,10 @@
 A unit is a neuron of a dense layer or a channel of a convolution. Two ways lead to this form: networks
 of dense layers, convolutions, sums and elementwise nodes as they stand; and chains of any affine
 operators by writing small ones out as matrices. Other networks are compared operator by operator.
+
+Converters and tools write one function in several ways. In the form, layers that follow each other with nothing between
+them are one (products of large matrices and convolutions stay), and a layer of opposite pairs and the layer that reads
+them are one: `f(u) - f(-s u) / s = (left + right) u`, as `mucg4.read.unsplit` has it, here up to rounding and noise.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
 
 _LARGEST = 1 << 23  # entries of a matrix that may be written out; not measured
+_OPPOSITE = 0.05  # relative distance of two rows from opposites up to which they count as a pair; not measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +56,14 @@ class Layer:
 class Form:
     """Layers in topological order. `values` lists each elementwise node as (what it reads, itself, layer of its units).
 
-    `last` is the layer whose units are the network's outputs, which stay in place.
+    `last` is the layer whose units are the network's outputs, which stay in place. `pairs` units of layers that are no
+    longer there were opposites of others.
     """
 
     layers: tuple[Layer, ...]
     values: tuple[tuple[int, int, int], ...]
     last: int
+    pairs: int = 0
 
     def summed(self, number: int) -> bool:
         """True when other layers are added to this one."""
@@ -65,7 +72,8 @@ class Form:
 
 def form_of(network: Network) -> Form | None:
     """The layered form, or None where it does not exist."""
-    return _graph_form(network) or _chain_form(network)
+    form = _graph_form(network) or _chain_form(network)
+    return None if form is None else _Merged(network, form).form()
 
 
 # --- networks as they stand ----------------------------------------------------------------------------------------
@@ -171,6 +179,106 @@ def _written_out(nodes: tuple[Node, ...], reads: int, spread: int) -> Layer | No
         if rows.size > _LARGEST:
             return None
     return None if rows.shape[1] % spread else Layer(rows.reshape(size, -1, spread), bias.reshape(-1, 1), reads)
+
+
+# --- the same function with fewer layers ---------------------------------------------------------------------------
+
+
+class _Merged:
+    """A form whose layers are put together one by one; `layers[i]` is None for one that went into its reader."""
+
+    def __init__(self, network: Network, form: Form) -> None:
+        self.network, self.old, self.pairs = network, form, 0
+        self.layers: list[Layer | None] = list(form.layers)
+        self.activations: dict[int, list[int]] = {}  # per layer the elementwise nodes on its units
+        for _, node, number in form.values:
+            self.activations.setdefault(number, []).append(node)
+        self.reads = [layer.reads for layer in form.layers]
+
+    def form(self) -> Form:
+        """The form with as few layers as there are."""
+        for number in range(len(self.layers)):
+            while self._take_in(number):
+                pass
+        left = [k for k, layer in enumerate(self.layers) if layer is not None]
+        if len(left) == len(self.layers):
+            return self.old
+        place = {k: i for i, k in enumerate(left)} | {-1: -1}
+        kept = [layer for layer in self.layers if layer is not None]
+        layers = [replace(layer, reads=place[layer.reads], tied=place[layer.tied]) for layer in kept]
+        values = [(read, node, place[number]) for read, node, number in self.old.values if number in place]
+        return Form(tuple(layers), tuple(values), place[self.old.last], self.pairs)
+
+    def _take_in(self, number: int) -> bool:
+        """Put the layer that this one reads into it, where nothing else needs that one."""
+        second, before = self.layers[number], self.reads[number]
+        first = self.layers[before] if before >= 0 else None
+        ends = before == self.old.last or self.reads.count(before) != 1
+        if first is None or second is None or ends or first.pinned or first.tied >= 0 or self.old.summed(before):
+            return False
+        between = self.activations.get(before, [])
+        if not between:
+            made = _composed(first, second)
+        else:
+            found = _unsplit(first, self._pieces(between), second, self._rectified(number))
+            made, pairs = found or (None, 0)
+            self.pairs += pairs
+        if made is None:
+            return False
+        self.layers[before], self.layers[number] = None, made
+        self.reads[number], self.reads[before] = first.reads, -2  # a number that no layer has
+        return True
+
+    def _pieces(self, nodes: list[int]) -> TwoPiece | None:
+        op = self.network.nodes[nodes[0]].op
+        return op if len(nodes) == 1 and isinstance(op, TwoPiece) else None
+
+    def _rectified(self, number: int) -> bool:
+        """Whether the units of a layer are read through functions alone that are zero below zero."""
+        readers = self.activations.get(number, [])
+        silent = all(silent_when_low(self.network, node) for node in readers)
+        return number != self.old.last and len(readers) > 0 and silent
+
+
+def _composed(first: Layer, second: Layer) -> Layer | None:
+    """One layer for two; None where that would be large, or a convolution of convolutions."""
+    if second.weight.shape[1] != first.units or second.units * first.weight[0].size > _LARGEST:
+        return None
+    if second.weight.shape[2] == 1 and first.spread == second.spread:
+        weight = np.tensordot(second.weight[:, :, 0], first.weight, 1)
+        return replace(second, weight=weight, bias=second.weight[:, :, 0] @ first.bias + second.bias, reads=first.reads)
+    if first.weight.shape[2] == 1 and second.weight.shape[2] == first.spread:  # each value of a unit by itself
+        weight = np.einsum("uak,as->usk", second.weight, first.weight[:, :, 0])
+        bias = second.bias + np.einsum("uak,ak->u", second.weight, first.bias)[:, None]
+        return replace(second, weight=weight, bias=bias, reads=first.reads)
+    return None
+
+
+def _unsplit(first: Layer, pieces: TwoPiece | None, second: Layer, rectified: bool) -> tuple[Layer, int] | None:
+    """The one layer that `second(pieces(first))` nearly is, and how many pairs it had; None where it has other rows."""
+    if pieces is None or second.weight.shape[1:] != (first.units, 1) or second.spread != first.spread:
+        return None
+    table = second.weight[:, :, 0]
+    terms = np.count_nonzero(table, axis=1)
+    if terms.max(initial=0) > 2 or not np.any(terms == 2):
+        return None
+    every = np.arange(len(table))
+    order = np.argsort(table == 0, axis=1, kind="stable")
+    i, j = order[:, 0], order[:, 1]
+    c, d = table[every, i], np.where(terms == 2, table[every, j], 0.0)
+    rows = np.column_stack([first.weight.reshape(first.units, -1), first.bias])
+    size = np.sqrt(np.square(rows).sum(axis=1))
+    scale = np.divide(size[j], size[i], out=np.zeros(len(i)), where=size[i] > 0)
+    off = np.sqrt(np.square(rows[j] + scale[:, None] * rows[i]).sum(axis=1))
+    opposite = (scale > 0) & (off <= _OPPOSITE * size[j]) & (abs(c + d * scale) <= _OPPOSITE * abs(c))
+    pair = (terms == 2) & opposite
+    through = (terms == 1) & (c > 0) & rectified & (pieces.left == 0.0) & ~second.bias.any(axis=1)
+    if not np.all(pair | through | (terms == 0)):
+        return None
+    factor = np.where(pair, c * (pieces.left + pieces.right), np.where(through, c * pieces.right, 0.0))
+    weight = first.weight[i] * factor[:, None, None]
+    made = replace(second, weight=weight, bias=first.bias[i] * factor[:, None] + second.bias, reads=first.reads)
+    return made, int(np.count_nonzero(pair))
 
 
 # --- small questions -----------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from mucg4.model.proof import Cuts, Refutation, Tightening, Tree
+from mucg4.errors import ProofError
+from mucg4.model.proof import Cuts, Tightening, Tree
+from mucg4.model.refutations import Refutations
+from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.search.inputs import InputWay
 from mucg4.search.phases import PhaseWay
@@ -27,29 +30,47 @@ def fits(tree: Tree, state: CaseState) -> bool:
     """True when a stored tree speaks of neurons and conjunctions that exist here (nothing stored is believed)."""
     size = {k: s.stop - s.start for k, s in state.bounder.slices.items()} | {0: len(state.bounder.lo)}
     inner = tree.left >= 0
-    limit = np.array([size.get(int(k), 0) for k in tree.node[inner]], dtype=np.int64)
     count = state.objective.count
-    literals = bool(np.all((tree.index[inner] >= 0) & (tree.index[inner] < limit)))
+    try:
+        table = tree.table
+    except ProofError:
+        return False
     return (
-        literals
+        _exist(tree.node[inner], tree.index[inner], size)
         and all(0 <= c < count for c in tree.conjunctions or ())
-        and all(_fits(r, state, size, len(tree)) for r in tree.refutations)
+        and _refutations_fit(table, state, size, len(tree))
         and all(_tightening_fits(t, state, size, len(tree)) for t in tree.tightenings)
         and all(_cuts_fit(c, state) for c in tree.cuts)
         and (not tree.cuts or len(tree.conjunctions or range(count)) == 1)
     )
 
 
-def _fits(r: Refutation, state: CaseState, size: dict[int, int], nodes: int) -> bool:
-    if not 0 <= r.conjunction < state.objective.count:
+def _exist(node: IntArray, index: IntArray, size: dict[int, int]) -> bool:
+    """Whether every component is one of its network node, `size` components of each."""
+    known = np.zeros(max(size) + 2, dtype=np.int64)  # the last: nodes that do not exist
+    known[list(size)] = list(size.values())
+    limit = known[np.where((node >= 0) & (node < len(known)), node, -1)]
+    return bool(np.all((index >= 0) & (index < limit)))
+
+
+def _sizes(values: FloatArray) -> bool:
+    """Whether all are finite and not negative."""
+    return not values.size or bool(values.min() >= 0 and values.max() < np.inf)  # false for nan
+
+
+def _refutations_fit(table: Refutations, state: CaseState, size: dict[int, int], nodes: int) -> bool:
+    count = state.objective.count
+    if not np.all(table.conjunction < count):
         return False
-    own = state.objective.rows_of(r.conjunction)
-    weights = len(r.weights) == own.stop - own.start and all(0 <= w < np.inf for w in r.weights)
-    slopes = all(
-        len(a.index) == len(a.value) and bool(np.all((a.index >= 0) & (a.index < size.get(a.node, 0)))) for a in r.alpha
+    rows = [state.objective.rows_of(c) for c in range(count)]
+    widths = np.array([own.stop - own.start for own in rows], dtype=np.int64)
+    numbers = all(map(_sizes, (table.weights, table.beta, table.multiplier)))
+    return (
+        numbers
+        and bool(np.all(table.weight_count == widths[table.conjunction]))
+        and _exist(np.repeat(table.slope_node, table.slope_count), table.slope_index, size)
+        and bool(np.all(table.literal < nodes))
     )
-    cuts = r.cuts is None or bool(np.all(np.isfinite(r.cuts[1]) & (r.cuts[1] >= 0)))
-    return weights and slopes and cuts and all(0 <= k < nodes and 0 <= v < np.inf for k, v in r.beta)
 
 
 def _cuts_fit(c: Cuts, state: CaseState) -> bool:
@@ -67,7 +88,7 @@ def _tightening_fits(t: Tightening, state: CaseState, size: dict[int, int], node
     if t.node not in state.bounder.slices or t.node == 0 or not 0 <= t.conjunction < state.objective.count:
         return False
     own = state.objective.rows_of(t.conjunction)
-    numbers = all(bool(np.all(np.isfinite(a) & (a >= 0))) for a in (t.weights, t.beta, t.cut_weights))
+    numbers = all(map(_sizes, (t.weights, t.beta, t.cut_weights)))
     neurons = [(t.index, t.node), *((a.index, a.node) for a in t.alpha)]
     return (
         numbers

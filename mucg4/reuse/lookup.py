@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 from mucg4.errors import ProofError
 from mucg4.model.proof import Tree
 from mucg4.ops.arrays import FloatArray
+from mucg4.relate.align import Alignment
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.relation import Match, relate, translate
 from mucg4.search.run import Run
@@ -24,10 +26,15 @@ WITNESSES = 2  # stored witnesses that are tried; not measured
 
 @dataclass(frozen=True, eq=False)
 class Hints:
-    """Inputs `points (N, d)` that were witnesses of the same unsafe set, and trees on this network's neurons."""
+    """Inputs `points (N, d)` that were witnesses of the same unsafe set, and trees on this network's neurons.
+
+    They come from `related`; `alignment` maps its network's neurons, None where the networks are unrelated.
+    """
 
     points: FloatArray
     trees: tuple[Tree, ...]
+    related: Related
+    alignment: Alignment | None
 
 
 def look_up(run: Run, store: Store) -> Hints | None:
@@ -39,8 +46,13 @@ def look_up(run: Run, store: Store) -> Hints | None:
 
 
 def _look_up(run: Run, store: Store) -> Hints | None:
-    candidates = related_here(run, store)
-    chosen = most_helpful(candidates)
+    candidates: list[tuple[Related, Match]] = []
+    chosen = None
+    for candidate in related_here(run, store):
+        candidates.append(candidate)
+        chosen = most_helpful(candidates)
+        if chosen is not None and chosen[0].word == "unsat" and chosen[0].same_unsafe:
+            break  # a nearer proof serves better than whatever follows
     if chosen is None:
         return None
     related, found = chosen
@@ -49,20 +61,22 @@ def _look_up(run: Run, store: Store) -> Hints | None:
     statistics.related_proof, statistics.scratch_seconds = related.key, related.scratch_seconds
     store.touch(related.key)
     size = run.query.network.input_size
-    points = [r.witness_x for r, _ in candidates if r.word == "sat" and r.same_unsafe]
-    own = [np.asarray(x, dtype=np.float64) for x in points if x is not None][:WITNESSES]
+    stored = [r.witness_x for r, _ in candidates if r.word == "sat" and r.same_unsafe]
+    own = [np.asarray(x, dtype=np.float64) for x in stored if x is not None][:WITNESSES]
     own = [x for x in own if x.shape == (size,)]
-    return Hints(np.array(own).reshape(len(own), size), tuple(_translated(related, found)))
+    points = np.array(own).reshape(len(own), size)
+    return Hints(points, tuple(_translated(related, found)), related, found.alignment)
 
 
-def related_here(run: Run, store: Store) -> list[tuple[Related, Match]]:
-    """The candidates with their relations, the most promising first; without those that cannot be compared."""
-    out: list[tuple[Related, Match]] = []
+def related_here(run: Run, store: Store) -> Iterator[tuple[Related, Match]]:
+    """The candidates with their relations, the most promising first; without those that cannot be compared.
+
+    A candidate's weights are read when it is its turn.
+    """
     for related in store.related(run.query):
         found = guarded(run, partial(relate, related, run.query), partial(_incomparable, related))
         if found is not None and found.relation != "unrelated":
-            out.append((related, found))
-    return out
+            yield related, found
 
 
 def _incomparable(related: Related, why: str) -> None:

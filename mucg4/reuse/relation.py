@@ -1,14 +1,15 @@
 """How a new network comes from an old one: the relation in one word, details, and the neuron map.
 
-Decided from the weights alone, by the first rule that holds: equal; no fitting shapes; equal after
-reordering; neurons removed; neurons zeroed, then single weights zeroed, and the rest kept; weights
-rounded to a grid or a short float type; neurons, then weights zeroed and the rest moved; weights moved a
+Decided from the weights alone, by the first rule that holds: equal; no fitting shapes; equal after reordering, or
+after putting opposite pairs together; neurons removed; neurons zeroed, then single weights zeroed, and the rest kept;
+weights rounded to a grid or a short float type; neurons, then weights zeroed and the rest moved; weights moved a
 little; unrelated. Only reports and the order of work depend on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mucg4.model.query import Query
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
 from mucg4.relate.layers import Form, form_of, tensors_of
-from mucg4.reuse.grid import scheme_of
+from mucg4.reuse.grid import largest_of, scheme_of, square_sum
 from mucg4.reuse.translate import translate
 from mucg4.store.related import Related
 
@@ -40,12 +41,48 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """One tensor of both networks, entries facing each other; `live` marks entries between live units."""
+    """One tensor of both networks, entries facing each other; `live` marks entries between live units.
+
+    `size` is that of the weights beside which a bias stands: what rounding makes of a bias is relative to it, too.
+    """
 
     old: FloatArray
     new: FloatArray
     is_bias: bool
     live: BoolArray | None = None
+    size: float = 0.0
+
+    @cached_property
+    def gap(self) -> FloatArray:
+        return np.asarray(self.new - self.old)
+
+    @cached_property
+    def squares(self) -> tuple[float, float]:
+        """Sums of squares of the gap and of the old entries."""
+        return square_sum(self.gap), square_sum(self.old)
+
+    @cached_property
+    def live_squares(self) -> tuple[float, float]:
+        """The same over the entries between live units."""
+        if self.live is None:
+            return self.squares
+        return square_sum(self.gap * self.live), square_sum(self.old * self.live)
+
+    @cached_property
+    def fresh(self) -> BoolArray:
+        """The entries that are newly zero."""
+        return np.asarray((self.new == 0) & (self.old != 0))
+
+    @cached_property
+    def equal(self) -> bool:
+        """True when rounding explains all differences."""
+        if not self.old.size:
+            return True
+        largest = max(largest_of(self.old), self.size)
+        slack = largest if self.is_bias else 0.1 * largest  # sums of terms may cancel
+        if largest_of(self.gap) > ROUNDING * (largest + slack) or (not self.is_bias and self.fresh.any()):
+            return False
+        return bool(np.all(abs(self.gap) <= ROUNDING * (abs(self.old) + slack)))
 
 
 @dataclass(frozen=True)
@@ -82,7 +119,8 @@ def relate(related: Related, query: Query) -> Match:
     elif related.network is None:
         return Match("unrelated", "the stored network cannot be read")
     else:
-        found = match(related.network, network)
+        old, pair = related.network, ("match", related.fingerprint, network.fingerprint)
+        found = related.kept.of(pair, lambda: match(old, network))
     if found.relation in ("identical", "re-serialised") and related.property_hash != query.property_hash:
         word = "other-box" if related.same_unsafe else "other-property"
         return replace(found, relation=word, detail=f"box {related.box_relation}")
@@ -104,6 +142,11 @@ def _match_forms(old: Network, new: Network) -> Match | None:
     if ours is None or theirs is None or maps is None:
         return None
     relation, detail = _classify(_face(ours, theirs, maps), _count(ours, theirs, maps))
+    if ours.pairs != theirs.pairs and relation != "unrelated":
+        split = f"{abs(ours.pairs - theirs.pairs)} opposite pairs"
+        same = relation in ("re-serialised", "permuted")
+        place = "neurons permuted" if relation == "permuted" else ""
+        relation, detail = ("split-neurons", _join(split, place)) if same else (relation, _join(detail, split))
     alignment = None if relation == "unrelated" else from_units(old, ours, theirs, maps)
     return Match(relation, detail, alignment)
 
@@ -132,7 +175,7 @@ def _face(ours: Form, theirs: Form, maps: list[UnitMap]) -> list[_Pair]:
         new = _take(_take(b.weight, units.new[at], 0), columns[there], 1)
         live = lives[at][:, None] & alive[there][None, :]
         out.append(_Pair(old, new, False, None if live.all() else np.broadcast_to(live[:, :, None], old.shape)))
-        out.append(_Pair(a.bias[lives], b.bias[units.new[lives]], True))
+        out.append(_Pair(a.bias[lives], b.bias[units.new[lives]], True, size=largest_of(old)))
     return out
 
 
@@ -167,10 +210,10 @@ def _count(ours: Form, theirs: Form, maps: list[UnitMap]) -> _Units:
 def _classify(pairs: list[_Pair], units: _Units) -> tuple[str, str]:
     """The first rule that holds, see the module text."""
     place = "neurons permuted" if units.moved else ""
-    if all(_equal(p) for p in pairs) and not units.removed and not units.added:
+    if all(p.equal for p in pairs) and not units.removed and not units.added:
         return ("permuted", "") if units.moved else ("re-serialised", "equal up to rounding")
     weights = [p for p in pairs if not p.is_bias]
-    distance = _distance([_Pair(p.old[p.live], p.new[p.live], False) if p.live is not None else p for p in weights])
+    distance = _median([p.live_squares for p in weights])
     if units.removed or units.added:
         if distance > FAR:
             return "unrelated", f"distance {distance:.2g}"
@@ -212,37 +255,30 @@ def _moved(distance: float) -> str:
     return f"the rest moved by {distance:.1g}" if distance > ROUNDING else ""
 
 
-def _equal(pair: _Pair) -> bool:
-    if not pair.old.size:
-        return True
-    if not pair.is_bias and np.any((pair.new == 0) & (pair.old != 0)):
-        return False
-    scale = abs(pair.old) + 0.1 * abs(pair.old).max()  # sums of terms may cancel
-    return bool(np.all(abs(pair.new - pair.old) <= ROUNDING * scale))
-
-
 def _distance(pairs: list[_Pair]) -> float:
     """Relative distance of the median layer; layers that were zero do not count."""
-    norms = [(float(np.linalg.norm(p.new - p.old)), float(np.linalg.norm(p.old))) for p in pairs]
-    found = [gap / norm for gap, norm in norms if norm > 0]
+    return _median([p.squares for p in pairs])
+
+
+def _median(squares: list[tuple[float, float]]) -> float:
+    found = [np.sqrt(max(gap, 0.0) / norm) for gap, norm in squares if norm > 0]
     return float(np.median(found)) if found else 0.0
 
 
 def _zero_rates(weights: list[_Pair]) -> tuple[float, float, float]:
     """Share of newly zero weights, relative distance of the weights that are not, share of zero weights."""
     count = sum(p.old.size for p in weights)
-    fresh = [(p.new == 0) & (p.old != 0) for p in weights]
-    rest = _distance([_Pair(p.old[~f], p.new[~f], False) for p, f in zip(weights, fresh, strict=True)])
-    zero = sum(int(np.count_nonzero(p.new == 0)) for p in weights)
-    return sum(int(np.count_nonzero(f)) for f in fresh) / max(count, 1), rest, zero / max(count, 1)
+    lost = [square_sum(p.old[p.fresh]) for p in weights]  # there the gap is the old entry
+    rest = _median([(p.squares[0] - own, p.squares[1] - own) for p, own in zip(weights, lost, strict=True)])
+    zero = sum(p.new.size - int(np.count_nonzero(p.new)) for p in weights)
+    return sum(int(np.count_nonzero(p.fresh)) for p in weights) / max(count, 1), rest, zero / max(count, 1)
 
 
 def _zeros_lie_in_dead_units(weights: list[_Pair]) -> bool:
     """True when dead units, not single small weights, explain the new zeros."""
     fresh = dead = 0
     for p in weights:
-        zero = (p.new == 0) & (p.old != 0)
-        fresh += int(np.count_nonzero(zero))
+        fresh += int(np.count_nonzero(p.fresh))
         if p.live is not None:
-            dead += int(np.count_nonzero(zero & ~p.live))
+            dead += int(np.count_nonzero(p.fresh & ~p.live))
     return fresh > 0 and dead >= 0.8 * fresh

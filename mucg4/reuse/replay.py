@@ -1,251 +1,118 @@
-"""The replay: a stored tree is walked on the network at hand; what stays open goes on as an arm of the portfolio.
+"""The replay: a stored proof goes to the checker as it is; what it rejects goes on as an arm of the portfolio.
 
-Order. Each stored tree, translated to this network's neurons, is walked from the root in batches of one depth at a
-time (depth first over batches, so memory stays bounded). Children inherit their parent's bounds on THIS network;
-nothing stored is believed. Stored tightenings are evaluated anew at the node they stand at, where the conjunction they
-speak of is the only open one; rows that improve a bound here go into the new proof. Then the rungs of
-`mucg4.reuse.rungs` are tried on all regions of the batch at once, some at leaves only.
+A stored proof in the words of this network (`translate`) is a proof like any other: what the independent checker
+accepts of it needs no search, and no second check. Each leaf it rejects is an open region of a search that splits as
+the stored tree was split, from the bounds that the checker has established there: first dual ascent from the stored
+duals, then splits, then, where those do not keep the pace, the portfolio from the root. What is added below the open
+leaves is examined from there on (`mucg4.check.resume`): re-certifying costs one evaluation of the proof.
 
-Invariant: every region of the walk is a node of the recorder's tree, so closed leaves and whatever the
-search adds below open ones form one proof of this query. Termination: each stored tree node is visited
-once. Cost is bounded: when too few leaves close after a sample, the rest of the stored tree is left
-to the search at the nodes reached so far.
+Nothing stored is believed. Cost is bounded: a tree of which too few leaves hold is given up after a sample, and what
+was reached of it becomes open regions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from mucg4.bound.compute import Compute
-from mucg4.bound.planes import CutPlanes, derive
-from mucg4.bound.propagate import Refreshed, Regions
-from mucg4.bound.tighten import Ascent, Bounded, Duals, apply_tightening
+from mucg4.check.resume import Open
 from mucg4.errors import StuckError
-from mucg4.model.proof import Cuts, Refutation, Tightening, Tree
-from mucg4.model.query import Witness
-from mucg4.ops.arrays import NUMPY, BoolArray, IntArray
-from mucg4.reuse.fits import parts, suited, usable_trees
+from mucg4.evidence import Established, Examined
+from mucg4.model.proof import Tree, single_leaf
+from mucg4.model.query import Query, Witness
+from mucg4.ops.arrays import BoolArray
+from mucg4.reuse.fits import suited
 from mucg4.reuse.guard import guarded
-from mucg4.reuse.rungs import RUNGS, Rung, Visit
+from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
 from mucg4.search.attack import Attack
-from mucg4.search.inputs import InputWay, clip
 from mucg4.search.loop import Search
-from mucg4.search.portfolio import FIRST, TRIAL, Replayed, solve
-from mucg4.search.region import Batch, apply_literals
-from mucg4.search.run import CaseState, Run, attack_of, new_search, root_work
+from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_attack, solve, solve_case
+from mucg4.search.region import Batch
+from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
-SAMPLE = 96  # leaves tried before the walk may give up; not measured
-LEAST_SHARE = 0.4  # of the sampled leaves must close for the walk to go on; not measured
-BATCH = 512  # regions walked together; not measured
-NOT_THERE = "stored evidence was re-established in NumPy; the device searched what stayed open"
-FINDING = 8.0  # work of finding a proof by phase splits over that of walking it; measured: see `ReplayedArm`
-PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of the walk; not measured
+SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
+FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
+PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of checking the proof; not measured
+# rows that the checker evaluates in a region, per neuron where bounds are derived anew, else; not measured
+ROWS_PER_NEURON, ROWS = 2 / 3, 3
 
 
-class Replay:
-    """Walks one stored tree on one case; leaves what is open in `search`'s frontier."""
+def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Established:
+    """Let the checker examine translated trees, and search what it rejects; a witness, or trees for every case.
 
-    def __init__(
-        self,
-        run: Run,
-        state: CaseState,
-        tree: Tree,
-        attack: Attack | None = None,
-        distrusted: frozenset[int] = frozenset(),
-        rungs: Sequence[Rung] = RUNGS,
-    ) -> None:
-        """Tree nodes that are `distrusted` are searched, whatever the evidence stored at them says."""
-        self.run, self.state, self.tree, self.rungs = run, state, tree, rungs
-        self.search: Search = new_search(run, state, attack)
-        self.evidence: dict[int, list[Refutation]] = defaultdict(list)
-        self.distrusted = np.isin(np.arange(len(tree)), list(distrusted))
-        for r in tree.refutations:
-            if not self.distrusted[r.at]:
-                self.evidence[r.at].append(r)
-        self.tightenings: dict[int, list[Tightening]] = defaultdict(list)
-        for t in tree.tightenings:
-            self.tightenings[t.at].append(t)
-        self.compute = (
-            state.compute if state.compute.backend == NUMPY else Compute.of(state.bounder, state.objective, NUMPY)
+    `trees` speak of this network's neurons (`translate`); whatever they say, what comes of them is sound.
+    """
+    if not trees:
+        return solve(run)
+    for case in run.query.cases:
+        witness = first_attack(run, case)
+        if witness is not None:
+            return witness
+    with run.stage("check"):
+        examined = guarded(
+            run, lambda: Examined(run.query, completed(run.query, trees), run.budget, run.workers, SAMPLE)
         )
-        self.planes = CutPlanes.none(self.compute.bounder.lo)  # the stored cuts on this network
-        self.parents = tree.parents()
-        self.below = tree.leaf_counts()
-        count = state.objective.count
-        self.mask: BoolArray = np.isin(
-            np.arange(count), range(count) if tree.conjunctions is None else tree.conjunctions
-        )
-        self.tried = self.closed = 0
-        self.refreshed: Refreshed | None = None  # of the batch that is visited, where bounds are re-derived
+    run.budget.poll()
+    if examined is None or examined.open() is None:
+        run.statistics.from_root += len(run.query.cases)
+        if examined is not None:
+            run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
+        return solve(run)
+    return go_on(run, examined)
 
-    @property
-    def is_bare(self) -> bool:
-        """True for a tree that is a root without anything to apply: what it leaves open is the whole case."""
-        return len(self.tree) == 1 and not self.tree.tightenings and not self.tree.cuts
 
-    def walk(self) -> Search:
-        """Visit the stored tree; returns the search with its recorder and frontier filled."""
-        stack: list[tuple[IntArray, Batch]] = [(np.zeros(1, dtype=np.int64), root_work(self.state, self.mask))]
-        while stack and self.search.witness is None:
-            self.run.budget.poll()
-            at, work = stack.pop()
-            stack.extend(self.visit(at, work))
-        return self.search
+def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
+    """The trees that answer for conjunctions of the query, each once; for the others, roots without evidence."""
+    out = []
+    left = {k: set(range(len(c.conjunctions))) for k, c in enumerate(query.cases) if not c.box.empty}
+    for tree in trees:
+        open_ = left.get(tree.case, set())
+        every = set(range(len(query.cases[tree.case].conjunctions))) if open_ else set()
+        answers = every if tree.conjunctions is None else set(tree.conjunctions)
+        if answers and answers <= open_:
+            out.append(tree)
+            open_ -= answers
+    missing = {case: tuple(sorted(open_)) for case, open_ in left.items() if open_}
+    return out + [replace(single_leaf(), case=case, conjunctions=open_) for case, open_ in missing.items()]
 
-    def granted(self, work: float) -> float:
-        """The work that what is open may take, see `ReplayedArm`, after a walk that took `work`."""
-        if self.state.way is InputWay:
-            return PERSISTENCE * work
-        return FINDING * work * min(self.closed / int(self.below[0]), 1.0)
 
-    def visit(self, at: IntArray, work: Batch) -> list[tuple[IntArray, Batch]]:
-        """Bound the regions of the stored nodes `at (B,)`; returns the children as further batches."""
-        alive = np.flatnonzero(~work.regions.empty())
-        if len(alive) < len(at):
-            at, work = at[alive], work.take(alive)
-        if not len(at):
-            return []
-        self.run.statistics.replay_regions += len(at)
-        if self.state.way.refreshes:  # whatever the stored tree did: the new one says so, and the checker will
-            self.refreshed = self.compute.refresh(work.regions)[1]
-        self._tighten(at, work)
-        giving_up = self.tried >= SAMPLE and self.closed < LEAST_SHARE * self.tried
-        visit = Visit(at, work, np.arange(len(at)))
-        visit = self._climb(visit, leaves=False)
-        leaves, inner = visit.parted((self.tree.left[visit.at] < 0) | giving_up)
-        self.tried += len(leaves)
-        self._climb(leaves, leaves=True)
-        return self._children(inner)
+def go_on(run: Run, examined: Examined) -> Witness | list[Tree] | Established:
+    """Search what the checker rejected of the trees it examined last. Raises as `solve_case`.
 
-    def _climb(self, visit: Visit, leaves: bool) -> Visit:
-        """Try the rungs, those of `leaves` or the others; what they leave open."""
-        for rung in self.rungs:
-            if rung.leaves == leaves and len(visit):
-                closed, visit = rung.close(self, visit)
-                count = int(self.below[closed.at].sum())  # stored leaves: of whole subtrees at inner nodes
-                self.closed += count
-                self.tried += 0 if leaves else count
-                rungs = self.run.statistics.rungs
-                rungs[rung.name] = rungs.get(rung.name, 0) + count
-        return visit
-
-    # ---- what rungs need -----------------------------------------------------------------------
-
-    def lines(self, visit: Visit) -> Refreshed:
-        """The relaxations of the regions."""
-        if self.refreshed is None:
-            return self.compute.refresh(visit.work.regions, backward=False)[1]
-        return self.refreshed.take(visit.row)
-
-    def ascent(self, visit: Visit) -> Ascent:
-        """Dual ascent on the regions, as the compute knows them."""
-        compute, work = self.compute, visit.work
-        phases, regions = compute.place_neurons(work.phases), compute.place(work.regions)
-        return Ascent(compute.bounder, compute.objective, regions, self.lines(visit), phases, self.planes)
-
-    def evaluated(self, ascent: Ascent, duals: Duals) -> tuple[Duals, Bounded]:
-        """The bounds by stored duals, and the duals they came from: a walk may improve them."""
-        return duals, ascent.bound(duals)[0]
-
-    def record(self, part: Batch, ascent: Ascent, duals: Duals, bounded: Bounded, closed: BoolArray, own: int) -> None:
-        """Put refutations `closed (B,)` of conjunction `own` by the compute's duals into the new proof."""
-        default, plain = self.compute.on_neurons(ascent.default_alpha()), self.compute.plain(duals)
-        self.search.close_duals(part, default, own, plain, bounded.value, closed)
-
-    def position(self, literal: int) -> int | None:
-        """Flat pre-activation position of the phase literal introduced by stored tree node `literal`."""
-        parent = int(self.parents[literal])
-        if parent < 0 or self.tree.node[parent] <= 0:
-            return None
-        return int(self.state.bounder.slices[int(self.tree.node[parent])].start) + int(self.tree.index[parent])
-
-    # ---- steps of the walk ---------------------------------------------------------------------
-
-    def _tighten(self, at: IntArray, work: Batch) -> None:
-        """Apply the tightenings stored at these tree nodes, in place; what helps is recorded.
-
-        Not where bounds are refreshed (input splits): a bound that is refreshed after a tightening uses it, and
-        the checker refreshes before. Nor would small boxes on which a neuron made stable by a tightening has the
-        other sign, so that they hold nothing unsafe, ever show it.
-        """
-        bounder, objective = self.state.bounder, self.state.objective
-        if self.state.way.refreshes or not (self.tightenings or self.tree.cuts):
-            return
-        for b, k in enumerate(at.tolist()):
-            region = work.regions.one(b)
-            cuts = [] if k else list(self.tree.cuts)
-            for number, t in enumerate((*self.tightenings.get(k, ()), None)):
-                while cuts and (t is None or cuts[0].after <= number):
-                    self._derive(cuts.pop(0), region)
-                if t is None or work.open[b].sum() != 1 or not work.open[b, t.conjunction]:
-                    continue
-                bounder.refresh(region, backward=False)
-                found = [self.position(literal) for literal in t.literals.tolist()]
-                position = np.array([-1 if p is None else p for p in found], dtype=np.int64)
-                sign = np.where(position >= 0, work.phases[b, position], 0)
-                known = np.flatnonzero(t.cuts < len(self.planes))
-                t = replace(t, cuts=t.cuts[known], cut_weights=t.cut_weights[:, known])
-                planes = self.planes.take(t.cuts)
-                helped = apply_tightening(bounder, objective, region, t, position, sign, planes)
-                self.search.recorder.tighten(int(work.ids[b]), t, helped, np.where(sign != 0, position, -1))
-                if np.any(region.empty()):  # nothing is unsafe there
-                    work.open[b] = False
-
-    def _derive(self, cuts: Cuts, region: Regions) -> None:
-        """Add stored cuts as they are on this network; all of them, so that they keep their numbers."""
-        search, first = self.search, len(self.planes)
-        self.state.bounder.refresh(region, backward=False)
-        self.planes = self.planes.joined(derive(self.state.bounder, region, cuts, first))
-        compute, way = self.state.compute.bounder, search.way
-        same = compute is self.state.bounder
-        way.planes = self.planes if same else way.planes.joined(derive(compute, region, cuts, first))
-        search.recorder.cuts.append(replace(cuts, after=search.recorder.root_tightenings))
-
-    def _children(self, visit: Visit) -> list[tuple[IntArray, Batch]]:
-        """Split the inner nodes as the stored tree does; batches of at most BATCH regions."""
-        out = []
-        tree, state = self.tree, self.state
-        self._clip(visit)
-        half = max(1, min(BATCH, 4 * state.plan.batch) // 2)
-        for begin in range(0, len(visit), half):
-            part = visit.take(np.arange(begin, min(begin + half, len(visit))))
-            k, sub = part.at, part.work
-            node, index, threshold = tree.node[k], tree.index[k], tree.threshold[k]
-            left, right = self.search.recorder.split(sub.ids, node, index, threshold, state.way.refreshes)
-            both = np.concatenate([np.arange(len(part))] * 2)
-            children = sub.take(both)
-            upper = np.arange(len(both)) >= len(part)
-            apply_literals(
-                state.bounder, children.regions, node[both], index[both], threshold[both], upper, children.phases
-            )
-            children.ids = np.concatenate([left, right])
-            out.append((np.concatenate([tree.left[k], tree.right[k]]), children))
-        return out
-
-    def _clip(self, visit: Visit) -> None:
-        """Clip where the stored proof did and the rule still applies (one open conjunction)."""
-        own = np.flatnonzero(self.tree.clip[visit.at])
-        if not len(own):
-            return
-        part, compute = visit.take(own), self.compute
-        sub = part.work
-        evaluation = compute.objective.evaluate(compute.bounder, compute.place(sub.regions), self.lines(part), sub.open)
-        evaluation.coeffs = compute.on_inputs(evaluation.coeffs)
-        clipped = clip(self.state.objective, sub, evaluation, np.ones(len(own), dtype=bool))
-        self.search.recorder.clip[sub.ids[clipped]] = True
-        for f in ("lo", "hi"):
-            getattr(visit.work.regions, f)[own] = getattr(sub.regions, f)
+    The trees it accepted, and those that are found, answer for all cases.
+    """
+    statistics, report = run.statistics, examined.report
+    opens = examined.open()
+    if opens is None:
+        raise StuckError(f"the check cannot be taken up again: {report.reason}")
+    statistics.stored_leaves += report.leaves
+    statistics.rungs["checked"] += report.checked
+    out: list[Tree] = []
+    for number in range(len(run.query.cases)):
+        own = [o for o in opens if o.tree.case == number]
+        state = open_case(run, number) if any(len(o.at) for o in own) else None
+        if state is None:
+            out += [o.tree for o in own]
+            continue
+        arm = guarded(run, partial(ReplayedArm, run, state, own))
+        out += [] if arm is None else arm.accepted
+        for found in solve_case(run, state, arm):
+            if isinstance(found, Witness):
+                return found
+            out.append(found)
+    closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
+    statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
+    return Established(out, examined)
 
 
 class ReplayedArm(Replayed):
-    """Walks over the stored trees of one case, then the search of what they leave open.
+    """Searches of what the checker rejected of one case's stored trees; `accepted` are those without an open region.
 
     When it gives way. What is open may take the work that was saved, but no more before an arm from the root has had
-    its chance; once `patience` is spent, an outlook of more than that is enough. Walking a proof is a measure of
+    its chance; once `patience` is spent, an outlook of more than that is enough. Checking a proof is a measure of
     finding it: measured, a proof by phase splits takes about an eighth of its search to walk, most of which is dear
     work at the root; the share of its leaves that were closed is saved. A proof by input splits takes about as much to
     walk as to find, and beginning anew wins nothing there but other splits, so that several times as much is granted.
@@ -253,25 +120,35 @@ class ReplayedArm(Replayed):
 
     patience = TRIAL * FIRST
 
-    def __init__(self, run: Run, walks: Sequence[Replay]) -> None:
-        super().__init__(run, walks[0].state.number, [w.search for w in walks], [w.mask for w in walks])
-        self.walks = walks
-        self.walked = self.granted = 0.0  # work of the walks, and the most of the search before it gives way
+    def __init__(self, run: Run, state: CaseState, opens: Sequence[Open]) -> None:
+        self.accepted: list[Tree] = []
+        self.parts: list[Part] = []
+        attack = attack_of(run, state.case)
+        for o in opens:
+            self._take_up(run, state, o, attack)
+        super().__init__(run, state.number, [p.search for p in self.parts], [p.mask for p in self.parts])
+        self.granted = sum(granted(run.query.network.size, o, p.search) for p in self.parts for o in [p.open])
+
+    def _take_up(self, run: Run, state: CaseState, o: Open, attack: Attack | None) -> None:
+        every = range(state.objective.count)
+        answers = np.isin(every, every if o.tree.conjunctions is None else o.tree.conjunctions)
+        state = suited(run.settings, state, o.tree)
+        if answers.sum() > 1 and not state.way.joint:  # what worked for one conjunction alone would work for each now
+            o = replace(o, tree=replace(o.tree, clip=np.zeros(len(o.tree), dtype=bool), tightenings=()))
+        left = o.open.any(axis=0) & answers
+        masks = (
+            [answers] if state.way.joint and left.any() else [np.arange(len(left)) == c for c in np.flatnonzero(left)]
+        )
+        self.parts += [Part(run, state, o, mask, attack) for mask in masks]
+        closed = answers & ~np.any([answers & False, *masks], axis=0)
+        if closed.any():
+            self.accepted.append(replace(o.tree, conjunctions=tuple(np.flatnonzero(closed).tolist())))
 
     def _begin(self) -> Witness | None:
-        statistics, budget = self.run.statistics, self.run.budget
-        try:
-            with self.run.stage("replay"):
-                for walk in self.walks:
-                    before = budget.work
-                    witness = walk.walk().witness
-                    self.walked += budget.work - before
-                    self.granted += walk.granted(budget.work - before)
-                    if witness is not None:
-                        return witness
-        finally:
-            closed = sum(count for name, count in statistics.rungs.items() if name != "witness")
-            statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
+        for part in self.parts:
+            part.begin()
+            if part.search.witness is not None:
+                return part.search.witness
         return None
 
     def _step(self, step: Callable[[], Witness | None]) -> Witness | None:
@@ -285,52 +162,57 @@ class ReplayedArm(Replayed):
     @property
     def is_fresh(self) -> bool:
         """True when all trees were bare roots."""
-        return all(walk.is_bare for walk in self.walks)
+        return all(part.is_bare for part in self.parts)
 
     def turn(self, entry: float) -> float:
-        """As for every arm, but the walk does not count, and it is judged again when what it was granted is spent."""
-        searched = self.spent - self.walked
+        """As for every arm, but it is judged again when what it was granted is spent."""
         if self.is_fresh:
             return super().turn(entry)
-        most = self.granted - searched
-        return max(entry - searched, min(searched, most) if most > 0 else searched)
+        most = self.granted - self.spent
+        return max(entry - self.spent, min(self.spent, most) if most > 0 else self.spent)
 
     def gives_way(self, entry: float) -> bool:
         """True when an arm from the root promises more, see the class."""
         if self.stuck is not None or self.is_fresh:
             return super().gives_way(entry)
-        searched = self.spent - self.walked
         granted = max(self.granted, entry)
-        return searched >= granted or (searched >= entry and self.outlook() > np.log2(granted))
+        return self.spent >= granted or (self.spent >= entry and self.outlook() > np.log2(granted))
+
+    def trees(self, rest: bool = False) -> Iterator[Tree]:
+        """As for every arm; leaves that needed no split are counted."""
+        for part, mask in zip(self.parts, self.masks, strict=True):
+            if mask.any() and (rest or not part.search.is_open):
+                left = part.search.recorder.arrays["left"][part.open.at] < 0
+                self.run.statistics.rungs["ascent"] += int(np.count_nonzero(left))
+        yield from super().trees(rest)
 
 
-def replay(run: Run, trees: Sequence[Tree], state: CaseState) -> ReplayedArm | None:
-    """The arm that walks the stored trees of one case; None when there are none that together answer for it.
+class Part:
+    """The open regions of one stored tree for the conjunctions `mask (K,)`, and their search."""
 
-    `trees` speak of this network's neurons (`translate`); whatever they say, what comes of them is sound.
-    """
-    own = guarded(run, lambda: usable_trees(state, trees))
-    if not own:
-        return None
-    run.statistics.stored_leaves += sum(len(t.leaves) for t in own)
-    if run.settings.device and NOT_THERE not in run.statistics.warnings:
-        run.statistics.warnings.append(NOT_THERE)
-    return guarded(run, lambda: ReplayedArm(run, walks_of(run, state, own)))
+    def __init__(self, run: Run, state: CaseState, o: Open, mask: BoolArray, attack: Attack | None) -> None:
+        self.state, self.mask = state, mask
+        which = np.flatnonzero(o.open[:, mask].any(axis=1))
+        chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
+        self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
+        self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
+        self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
 
-
-def walks_of(
-    run: Run, case: CaseState, trees: Sequence[Tree], distrusted: frozenset[int] = frozenset()
-) -> list[Replay]:
-    """A walk for each tree, or part of one, in the mode and form in which it was searched."""
-    attack = attack_of(run, case.case)
-    states = [suited(run.settings, case, whole) for whole in trees]
-    return [
-        Replay(run, state, part, attack, distrusted)
-        for state, whole in zip(states, trees, strict=True)
-        for part in parts(state, whole)
-    ]
+    def begin(self) -> None:
+        """Hand the open regions to the search; a bare root is begun as from scratch."""
+        state, o = self.state, self.open
+        if self.is_bare:
+            self.search.begin(root_work(state, self.mask))
+            return
+        regions, phases = regions_of(state.bounder, o, state.way.refreshes), phases_of(state.bounder, o)
+        work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
+        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, self.mask))
 
 
-def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree]:
-    """Walk translated trees on every case they answer for, and search what stays open and the other cases."""
-    return solve(run, lambda state: replay(run, trees, state))
+def granted(size: int, o: Open, search: Search) -> float:
+    """The work that what is open of one tree may take, see `ReplayedArm`; a network of `size` numbers."""
+    tree, width = o.tree, o.low.shape[1]
+    rows = np.where(tree.refresh, ROWS_PER_NEURON * width, ROWS).sum() + sum(len(t.index) for t in tree.tightenings)
+    if search.way.joint:
+        return float(PERSISTENCE * rows * size)
+    return float(FINDING * rows * size * (1 - len(o.at) / len(tree.leaves)))

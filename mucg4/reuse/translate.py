@@ -9,12 +9,13 @@ the replay anyway. Rows of tightenings and cuts go with their neuron.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree, keep_cuts
-from mucg4.ops.arrays import BoolArray, IntArray
+from mucg4.model.proof import Alpha, Cuts, Tightening, Tree, kept_rows
+from mucg4.model.refutations import NO_CORE, Refutations
+from mucg4.ops.arrays import AnyArray, BoolArray, IntArray, distinct
 from mucg4.relate.align import Alignment
 
 
@@ -22,11 +23,10 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     """The tree with its literals, slopes and multipliers on the new network's neurons, renumbered.
 
     Slopes and multipliers of absent neurons are left out; a node that takes over from its parent inherits
-    the parent's `refresh` and `clip`.
+    the parent's `refresh` and `clip`. Raises `ProofError` for refutations that fit in no arrays.
     """
     if alignment.trivial:
         return tree
-    tree = _known_cuts(tree, alignment)
     node, index, side = _literals(tree, alignment)
     chosen = _chosen_children(tree, node, side)  # (N,) the child that replaces a dropped node, else the node itself
     visited = _visited(tree, chosen)
@@ -42,9 +42,14 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     flags = np.zeros((2, int(kept.sum())), dtype=bool)
     np.logical_or.at(flags[0], number[visited], tree.refresh[visited])
     np.logical_or.at(flags[1], number[visited], tree.clip[visited])
-    stays = _literal_stays(tree, kept)
-    refutations = tuple(_refutation(r, number, stays, alignment) for r in tree.refutations if visited[r.at])
-    tightenings = [(t.at, _tightening(t, number, stays, alignment)) for t in tree.tightenings if visited[t.at]]
+    there = _known_cuts(tree, alignment)
+    words = _Words(
+        alignment,
+        number=number,
+        literals=np.append(np.where(_literal_stays(tree, kept), number, -1), -1),
+        cuts=np.append(np.where(there, np.cumsum(there) - 1, -1), -1),
+    )
+    tightenings = [(t.at, words.tightening(t)) for t in tree.tightenings if visited[t.at]]
     survive = np.cumsum([0, *(t is not None for at, t in tightenings if at == 0)])  # the root stays the root
     return replace(
         tree,
@@ -55,9 +60,9 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
         right=children(tree.right),
         refresh=flags[0],
         clip=flags[1],
-        refutations=refutations,
+        refutations=words.refutations(tree.table, visited),
         tightenings=tuple(t for _, t in tightenings if t is not None),
-        cuts=_cuts(tree, survive, alignment),
+        cuts=tuple(words.cut(c, survive) for c in kept_rows(tree.cuts, there)),
     )
 
 
@@ -119,69 +124,156 @@ def _literal_stays(tree: Tree, kept: BoolArray) -> BoolArray:
     return (parents >= 0) & kept[np.maximum(parents, 0)]
 
 
-def _refutation(r: Refutation, number: IntArray, stays: BoolArray, alignment: Alignment) -> Refutation:
-    def still(k: int) -> bool:
-        return 0 <= k < len(stays) and bool(stays[k]) and number[k] >= 0
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """What each number of the old tree is in the new one: -1 where it is left out.
 
-    core = None if r.core is None else tuple(sorted({int(number[k]) for k in r.core if still(k)}))
-    beta = tuple((int(number[k]), value) for k, value in r.beta if still(k))
-    return replace(r, at=int(number[r.at]), beta=beta, core=core, alpha=_slopes(r.alpha, alignment))
+    `number (N,)` of tree nodes as regions, `literals (N + 1,)` as literals, `cuts (C + 1,)` of cuts; the last entry of
+    the latter two stands for numbers that the tree does not have.
+    """
+
+    alignment: Alignment
+    number: IntArray
+    literals: IntArray
+    cuts: IntArray
+
+    def refutations(self, table: Refutations, visited: BoolArray) -> Refutations:
+        """Those at visited nodes, in their order."""
+        rows = visited[table.at]
+        owner = np.repeat(np.arange(len(table.slope_node)), table.slope_count)
+        node, index = self._neurons(table.slope_node, owner, table.slope_index)
+        there = (index >= 0) & np.repeat(rows, table.group_count)[owner]
+        owner, index = owner[there], index[there]
+        order = _by_group(owner, index)
+        slopes = np.bincount(owner, minlength=len(node))
+        filled = slopes > 0
+        groups = np.bincount(np.repeat(np.arange(len(table)), table.group_count)[filled], minlength=len(table))
+        beta, beta_count, literal = _taken(self.literals, rows, table.beta_count, table.literal)
+        cut, cut_count, numbers = _taken(self.cuts, rows, table.cut_count, table.cut)
+        _, core_count, core = _taken(self.literals, rows, np.maximum(table.core_count, 0), table.core)
+        core = core[_by_group(np.repeat(np.arange(len(core_count)), core_count), core)]
+        return replace(
+            table,
+            at=_short(self.number[table.at[rows]]),
+            conjunction=table.conjunction[rows],
+            margin=table.margin[rows],
+            weight_count=table.weight_count[rows],
+            weights=table.weights[np.repeat(rows, table.weight_count)],
+            group_count=_short(groups[rows]),
+            slope_node=_short(node[filled]),
+            slope_count=_short(slopes[filled]),
+            slope_index=_short(index[order]),
+            slope_value=table.slope_value[there][order],
+            beta_count=beta_count,
+            literal=literal,
+            beta=table.beta[beta],
+            cut_count=cut_count,
+            cut=numbers,
+            multiplier=table.multiplier[cut],
+            core_count=np.where(table.core_count[rows] < 0, NO_CORE, core_count).astype(np.int32),
+            core=core,
+        )
+
+    def tightening(self, t: Tightening) -> Tightening | None:
+        """The rows whose neuron exists; None when there are none."""
+        neurons = self.alignment.neurons.get(t.node)
+        if neurons is None or t.index.max() >= len(neurons):
+            return None
+        index = neurons[t.index]
+        rows = index >= 0
+        if not rows.any():
+            return None
+        literals, cuts = _places(self.literals, t.literals), _places(self.cuts, t.cuts)
+        return Tightening(
+            int(self.number[t.at]),
+            t.conjunction,
+            self.alignment.nodes[t.node],
+            _short(index[rows]),
+            t.side[rows],
+            _part(t.weights, rows),
+            self.slopes(t.alpha, rows),
+            _short(literals[literals >= 0]),
+            _part(t.beta, rows, literals >= 0),
+            _short(cuts[cuts >= 0]),
+            _part(t.cut_weights, rows, cuts >= 0),
+        )
+
+    def cut(self, c: Cuts, survive: IntArray) -> Cuts:
+        """Planes of neurons that all exist; `survive[k]` of the first k of the root's tightenings are still there."""
+        return replace(
+            c,
+            node=self.alignment.nodes[c.node],
+            index=_short(self.alignment.neurons[c.node][c.index]),
+            shares=self.slopes(c.shares, np.ones(len(c.index), dtype=bool)),
+            after=int(survive[min(c.after, len(survive) - 1)]),
+        )
+
+    def slopes(self, alphas: tuple[Alpha, ...], rows: BoolArray) -> tuple[Alpha, ...]:
+        """Slopes of neurons that exist, in the order of the new neurons; the chosen rows of their values `(R, k)`."""
+        out = []
+        for a in alphas:
+            neurons = self.alignment.neurons.get(a.node)
+            if neurons is None or not len(a.index) or a.index.max() >= len(neurons):
+                continue
+            new = neurons[a.index]
+            there = new >= 0
+            if there.all() and np.all(new[1:] > new[:-1]):
+                out.append(Alpha(self.alignment.nodes[a.node], _short(new), _part(a.value, rows)))
+            elif there.any():
+                order = np.flatnonzero(there)[np.argsort(new[there], kind="stable")]
+                value = np.take(_part(a.value, rows), order, axis=1)
+                out.append(Alpha(self.alignment.nodes[a.node], _short(new[order]), value))
+        return tuple(out)
+
+    def _neurons(self, nodes: IntArray, owner: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:
+        """The new node of each group of slopes, and the new neuron of each entry `index` of a group `owner`."""
+        old = distinct(nodes)
+        known = [self.alignment.neurons.get(k, np.zeros(0, dtype=np.int64)) for k in old.tolist()]
+        length = np.array([len(a) for a in known], dtype=np.int64)
+        flat = np.concatenate([*known, np.full(1, -1)])
+        which = np.searchsorted(old, nodes)
+        limit, start = length[which][owner], (np.cumsum(length) - length)[which][owner]
+        new = flat[np.where(index < limit, start + index, len(flat) - 1)]
+        to = np.array([self.alignment.nodes.get(k, -1) for k in old.tolist()], dtype=np.int64)
+        return to[which], new
 
 
-def _tightening(t: Tightening, number: IntArray, stays: BoolArray, alignment: Alignment) -> Tightening | None:
-    """The rows whose neuron exists; None when there are none."""
-    neurons = alignment.neurons.get(t.node)
-    if neurons is None or t.index.max() >= len(neurons):
-        return None
-    rows = np.flatnonzero(neurons[t.index] >= 0)
-    if not len(rows):
-        return None
-    t = t.take(rows)
-    held = np.array([k < len(stays) and bool(stays[k]) and number[k] >= 0 for k in t.literals.tolist()], dtype=bool)
-    return replace(
-        t,
-        at=int(number[t.at]),
-        node=alignment.nodes[t.node],
-        index=neurons[t.index].astype(np.int32),
-        alpha=_slopes(t.alpha, alignment),
-        literals=number[t.literals[held]].astype(np.int32),
-        beta=t.beta[:, held],
-    )
+def _short(numbers: IntArray) -> IntArray:
+    return numbers.astype(np.int32)
 
 
-def _known_cuts(tree: Tree, alignment: Alignment) -> Tree:
-    """The tree without cuts of absent neurons."""
+def _places(places: IntArray, numbers: IntArray) -> IntArray:
+    """What the numbers are now; the last entry of `places` stands for numbers that are too large."""
+    return np.asarray(places[np.minimum(numbers, len(places) - 1)])
+
+
+def _taken(
+    places: IntArray, rows: BoolArray, counts: IntArray, numbers: IntArray
+) -> tuple[BoolArray, IntArray, IntArray]:
+    """Which of the numbers that `counts` counts stay, how many of each chosen row, and what they are now."""
+    new = _places(places, numbers)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    stay = rows[owner] & (new >= 0)
+    return stay, _short(np.bincount(owner[stay], minlength=len(counts))[rows]), _short(new[stay])
+
+
+def _by_group(owner: IntArray, value: IntArray) -> AnyArray:
+    """The order in which values of one owner ascend; owners ascend."""
+    key = owner * (int(value.max(initial=0)) + 1) + value
+    return np.arange(len(key)) if np.all(key[1:] > key[:-1]) else np.argsort(key, kind="stable")
+
+
+def _part(values: AnyArray, rows: BoolArray, columns: BoolArray | None = None) -> AnyArray:
+    """Chosen rows and columns of a matrix; what stays whole is not copied."""
+    if not rows.all():
+        values = np.compress(rows, values, axis=0)
+    return values if columns is None or columns.all() else np.compress(columns, values, axis=1)
+
+
+def _known_cuts(tree: Tree, alignment: Alignment) -> BoolArray:
+    """(C,) which cuts are of neurons that exist."""
     keep = [np.zeros(0, dtype=bool)]
     for c in tree.cuts:
         neurons = alignment.neurons.get(c.node, np.zeros(0, dtype=np.int64))
         keep.append(np.append(neurons, -1)[np.minimum(c.index, len(neurons))] >= 0)
-    return keep_cuts(tree, np.concatenate(keep))
-
-
-def _cuts(tree: Tree, survive: IntArray, alignment: Alignment) -> tuple[Cuts, ...]:
-    """The cuts, all of neurons that exist; `survive[k]` of the first k of the root's tightenings are still there."""
-    return tuple(
-        replace(
-            c,
-            node=alignment.nodes[c.node],
-            index=alignment.neurons[c.node][c.index].astype(np.int32),
-            shares=_slopes(c.shares, alignment),
-            after=int(survive[min(c.after, len(survive) - 1)]),
-        )
-        for c in tree.cuts
-    )
-
-
-def _slopes(alphas: tuple[Alpha, ...], alignment: Alignment) -> tuple[Alpha, ...]:
-    out = []
-    for a in alphas:
-        neurons = alignment.neurons.get(a.node)
-        if neurons is None or not len(a.index) or a.index.max() >= len(neurons):
-            continue
-        new = neurons[a.index]
-        there = new >= 0
-        if there.any():
-            order = np.argsort(new[there], kind="stable")
-            index, value = new[there][order].astype(np.int32), a.value[..., there][..., order]  # (k,) or (R, k)
-            out.append(Alpha(alignment.nodes[a.node], index, value))
-    return tuple(out)
+    return np.concatenate(keep)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Refreshed
 from mucg4.bound.tighten import Duals
 from mucg4.errors import StuckError
@@ -31,10 +32,10 @@ from mucg4.ops.base import Array
 from mucg4.search.attack import Attack
 from mucg4.search.frontier import Frontier
 from mucg4.search.leaf_lp import decide, wrong_side
-from mucg4.search.record import Outcome
+from mucg4.search.record import Outcome, Share
 from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch, apply_literals
-from mucg4.search.way import STRETCH, Context, Findings, Kept, Way, at_first_sight
+from mucg4.search.way import STRETCH, Context, Findings, Kept, Stored, Way, at_first_sight
 
 FRONTIER_BYTES = 1 << 30  # of the open regions of one search; not measured
 ATTACK_EVERY, ATTACK_STEPS = 2, 12  # turns between two attacks, and steps of each; not measured
@@ -60,7 +61,7 @@ class Search:
         per_region = 8 * (2 * width + 2 * len(self.bounder.lo)) + width
         self.frontier = Frontier(max(2 * context.plan.batch, FRONTIER_BYTES // per_region))
         self.witness: Witness | None = None
-        self.pending: Batch | None = None  # a root whose dear steps have not begun
+        self.pending: Batch | None = None  # regions that are not bounded yet: a root whose dear steps wait, or a stock
         self.given = False  # the frontier's regions are with workers
         self.meetings = 0  # of the processes that share it
 
@@ -76,6 +77,10 @@ class Search:
         self.statistics.regions += 1
         if work.open.any():
             self.pending = work
+
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored) -> None:
+        """Go on in regions of a tree that the recorder continues: see `Way.take_up`."""
+        self._stock(self.way.take_up(work, planes, stored))
 
     def close_single_constraints(self, work: Batch) -> None:
         """Refute conjunctions by single constraints with default slopes; what is refuted leaves `work.open`."""
@@ -95,8 +100,9 @@ class Search:
         2 400 regions on. Knuth's estimate (1975), which rates all closed regions alike, promised an end throughout.
         """
         count = len(self.frontier)
-        if not count or not self.pace.has_split:
-            return float(np.log2(max(count, 1)))
+        if not count or not self.pace.has_split or self.pending is not None:
+            stock = 0 if self.pending is None else len(self.pending.ids)
+            return float(np.log2(max(count + stock, 1)))
         content = self.frontier.content(("ids", "value"))
         levels = np.inf if self.pace.gain <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.pace.gain
         by_bounds = float(np.logaddexp2.reduce(levels * np.ones(count)))
@@ -106,18 +112,18 @@ class Search:
 
     def closed(self) -> Array:
         """(K,) conjunctions that no open region has to refute any more."""
+        closed = np.ones(self.objective.count, dtype=bool)
         if self.pending is not None:
-            return ~self.pending.open[0]
-        if not len(self.frontier):
-            return np.ones(self.objective.count, dtype=bool)
-        return ~self.frontier.content(("open",))["open"].any(axis=0)
+            closed &= ~self.pending.open.any(axis=0)
+        if len(self.frontier):
+            closed &= ~self.frontier.content(("open",))["open"].any(axis=0)
+        return closed
 
     def forget(self, conjunctions: Array) -> None:
         """Leave the conjunctions marked in `(K,)` to somebody else."""
         if self.pending is not None:
             self.pending.open = self.pending.open & ~conjunctions
-            if not np.any(self.pending.open):
-                self.pending = None
+            self._stock(self.pending.take(np.flatnonzero(self.pending.open.any(axis=1))))
         content = self.frontier.content()
         if content:
             content["open"] = content["open"] & ~conjunctions
@@ -131,7 +137,25 @@ class Search:
 
     def divisible(self, parts: int) -> bool:
         """True when the open regions can be shared out among so many workers."""
-        return self.pending is None and len(self.frontier) >= 2 * parts
+        stock = 0 if self.pending is None else len(self.pending.ids)
+        return stock != 1 and stock + len(self.frontier) >= 2 * parts
+
+    def deal(self, parts: int) -> list[Share]:
+        """The open regions in parts, which together hold all of them."""
+        dealt, pending = self.frontier.deal(parts) if len(self.frontier) else [{} for _ in range(parts)], self.pending
+        if pending is None:
+            return [(part, None) for part in dealt]
+        return [(part, pending.take(np.arange(k, len(pending.ids), parts))) for k, part in enumerate(dealt)]
+
+    def take(self, share: Share) -> None:
+        """Work on this part of the open regions alone."""
+        self.frontier.replace(share[0])
+        self.pending = None
+        if share[1] is not None:
+            self._stock(share[1])
+
+    def _stock(self, regions: Batch) -> None:
+        self.pending = regions if len(regions.ids) else None
 
     # ---- turns ---------------------------------------------------------------------------------
 
@@ -142,11 +166,14 @@ class Search:
         to working precision.
         """
         self.pace.until = until
-        if self.pending is not None and self.witness is None:
-            work, self.pending = self.pending, None
+        while self.pending is not None and self.witness is None and turns > 0:
+            self.budget.poll()
+            most = np.arange(len(self.pending.ids))
+            work = self.pending.take(most[: 2 * self.context.plan.batch])
+            self._stock(self.pending.take(most[2 * self.context.plan.batch :]))
             self.bound(work)
-            turns -= 1
             self.pace.turns += 1
+            turns = turns - 1 if self.budget.work < until else 0
         while len(self.frontier) and self.witness is None and turns > 0:
             self.budget.poll()
             self.turn()
@@ -156,15 +183,17 @@ class Search:
     def absorb(self, outcome: Outcome, whole: bool) -> None:
         """Take over what a worker did with this search (`whole`) or with its part of the frontier."""
         number = self.recorder.absorb(outcome.growth)
-        if whole:
-            self.pending = None
         self.way.adopt(outcome.learned)
         if whole or self.given:
             self.frontier.replace({})
+            self.pending = None
             self.given = False
-        content = outcome.frontier
+        content, pending = outcome.left
         if len(content.get("ids", ())):
             self.frontier.push(**{**content, "ids": number[content["ids"]]})
+        if pending is not None:
+            pending.ids = number[pending.ids]
+            self._stock(pending if self.pending is None else self.pending.joined(pending))
         for name, value in outcome.counters.items():
             setattr(self.statistics, name, getattr(self.statistics, name) + value)
         self.budget.work += outcome.work
@@ -182,7 +211,7 @@ class Search:
         """Tell how far the searches are."""
         if self.progress is None:
             return
-        open_ = sum(len(s.frontier) + (s.pending is not None) for s in searches)
+        open_ = sum(len(s.frontier) + (0 if s.pending is None else len(s.pending.ids)) for s in searches)
         lowest = min((s.frontier.lowest() for s in searches if len(s.frontier)), default=float("nan"))
         self.progress(f"{self.statistics.regions} regions, {open_} open, lowest bound {lowest:.3g}")
 

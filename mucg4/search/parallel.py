@@ -15,9 +15,8 @@ import numpy as np
 from mucg4.errors import BudgetError
 from mucg4.limits.processes import can_fork, forked
 from mucg4.model.query import Witness
-from mucg4.ops.base import Array
 from mucg4.search.loop import Search
-from mucg4.search.record import Outcome
+from mucg4.search.record import Outcome, Share
 
 SERIAL_TURNS = 3  # turns of a search before its frontier is shared out: easy queries never fork; not measured
 TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions would have to be sent; not measured
@@ -58,10 +57,10 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
     """
     chosen = searches[:workers]
     shares = [workers // len(chosen) + (k < workers % len(chosen)) for k in range(len(chosen))]
-    tasks: list[tuple[Search, dict[str, Array] | None]] = []
+    tasks: list[tuple[Search, Share | None]] = []
     for search, share in zip(chosen, shares, strict=True):
         if share > 1 and search.divisible(share):
-            tasks.extend((search, part) for part in search.frontier.deal(share))
+            tasks.extend((search, part) for part in search.deal(share))
             search.given = True
         else:
             tasks.append((search, None))
@@ -84,7 +83,7 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
     return None
 
 
-def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int], until: float) -> Callable[[], Outcome]:
+def _job(search: Search, part: Share | None, seed: tuple[int, int], until: float) -> Callable[[], Outcome]:
     """What a worker does with its part (None: the whole search), up to this work of its copy of the budget."""
 
     def job() -> Outcome:
@@ -92,18 +91,20 @@ def _job(search: Search, part: dict[str, Array] | None, seed: tuple[int, int], u
         mark = search.recorder.mark()
         search.progress = None
         if part is not None:
-            search.frontier.replace(part)
+            search.take(part)
         if search.attack is not None:
             search.attack.rng = np.random.default_rng([search.pace.turns, *seed])
         stopped, witness = None, None
         try:
-            witness = search.run(min(max(TURNS, len(search.frontier) // search.context.plan.batch), MOST_TURNS), until)
+            stock = 0 if search.pending is None else len(search.pending.ids)
+            turns = (len(search.frontier) + stock) // search.context.plan.batch
+            witness = search.run(min(max(TURNS, turns), MOST_TURNS), until)
         except BudgetError as error:
             stopped = error
         counters = {k: v - before[k] for k, v in _counters(search).items()}
         return Outcome(
             search.recorder.since(mark),
-            search.frontier.content(),
+            (search.frontier.content(), search.pending),
             counters,
             search.pace.gain,
             search.pace.has_split,

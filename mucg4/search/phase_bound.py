@@ -20,7 +20,7 @@ from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
 from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch
-from mucg4.search.way import Context, Findings
+from mucg4.search.way import Context, Findings, Stored
 
 F = np.float32
 NONE = np.zeros(0, dtype=np.int64)
@@ -134,6 +134,25 @@ class PhaseBounder:
             alive[which] = ~closed
             refuted.append(found)
         return PhaseFindings(work, done.value, alive, refuted, NONE, done, red)
+
+    def warm(self, work: Batch, stored: Stored) -> ReducedDuals:
+        """Duals to start from: the stored ones where there are any, else the default ones."""
+        red, m = self.reduced, self.soft
+        lines, signs = red.lines(*unit_bounds(red, work)), work.phases[:, red.positions].astype(F)
+        alpha = red.default_alpha(lines)
+        beta, weights = np.zeros_like(alpha), self._start_weights(alpha, signs, lines)
+        known = np.flatnonzero(~np.isnan(stored.weights).any(axis=1))
+        weights[known] = 0.0
+        weights[known, :m] = stored.weights[known][:, self.objective.rows_of(self.conjunction)]
+        unit = np.full(self.context.bounder.width, -1)
+        unit[red.positions] = np.arange(red.units)
+        for out, (row, position, value) in ((alpha, stored.alpha), (beta, stored.beta)):
+            own = unit[position] >= 0
+            out[row[own], unit[position[own]]] = value[own]
+        row, column, value = stored.cuts
+        own = column < red.cuts
+        weights[row[own], m + column[own]] = value[own]
+        return ReducedDuals(weights, alpha, beta, signs)
 
     def _start_weights(self, alpha: Array, signs: Array, lines: ReducedLines) -> Array:
         """The single best constraint of the conjunction on each region, no cuts, `(B, m + C)`."""

@@ -24,7 +24,7 @@ from mucg4.search.phase_tighten import Tightener
 from mucg4.search.refuted import Refuted
 from mucg4.search.region import Batch, unstable_units
 from mucg4.search.split import Literals, split_widest
-from mucg4.search.way import Context, Kept, Way, at_first_sight
+from mucg4.search.way import Context, Kept, Stored, Way, at_first_sight
 
 # largest matrices of a network between unstable neurons (1 GiB); larger ones split inputs; not measured
 REDUCED_CELLS = 1 << 28
@@ -88,6 +88,12 @@ class PhaseWay(Way[PhaseFindings]):
             return replace(work, open=open_ & False), refuted
         found = self.bounding.refute(work)
         return replace(found.work, open=open_ & found.alive[:, None]), [*refuted, *found.refuted]
+
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored) -> Batch:
+        """See `Way`."""
+        self.planes = planes
+        self.bounding.accept(work)
+        return replace(work, duals=self.bounding.warm(work, stored))
 
     def bound(self, work: Batch) -> PhaseFindings | None:
         """See `Way`."""

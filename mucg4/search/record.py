@@ -14,6 +14,7 @@ from mucg4.model.proof import Cuts, Tightening, Tree, kept_rows
 from mucg4.model.query import Witness
 from mucg4.model.refutations import NO_CORE, Refutations
 from mucg4.ops.base import Array
+from mucg4.search.region import Batch
 
 
 @dataclass
@@ -92,12 +93,15 @@ class Growth:
     single: list[tuple[Array, Array, Array, Array]]  # of `close_by_constraints`
 
 
+Share = tuple[dict[str, Array], Batch | None]  # of a search's open regions: fields of its frontier, and not bounded yet
+
+
 @dataclass
 class Outcome:
     """What a worker on a search, or on a part of its frontier, sends back; `stopped` is what ended it early."""
 
     growth: Growth
-    frontier: dict[str, Array]
+    left: Share
     counters: dict[str, int]
     gain: float  # mean gain of one split, if there was any
     has_split: bool
@@ -132,6 +136,29 @@ class Recorder:
         self.tightenings: list[Tightening] = []
         self.cuts: list[Cuts] = []
         self._single: list[tuple[Array, Array, Array, Array]] = []
+        self._kept_cuts = 0  # so many cuts stay, used or not
+
+    @staticmethod
+    def continuing(bounder: Bounder, sizes: list[int], tree: Tree) -> Recorder:
+        """A recorder that goes on below a tree: its tree nodes, tightenings and cuts, which keep their numbers.
+
+        Without its refutations: see `mucg4.check.resume`, which puts them back.
+        """
+        own = Recorder(bounder, sizes)
+        own._reserve(len(tree) - 1)
+        own.count = len(tree)
+        for f in own.FIELDS:
+            own.arrays[f][: len(tree)] = getattr(tree, f)
+        for f, a in (
+            ("refresh", tree.refresh),
+            ("clip", tree.clip),
+            ("parent", tree.parents()),
+            ("depth", tree.depths()),
+        ):
+            getattr(own, f)[: len(tree)] = a
+        own.tightenings, own.cuts = list(tree.tightenings), list(tree.cuts)
+        own._kept_cuts = own.cut_count
+        return own
 
     def _reserve(self, more: int) -> None:
         need = self.count + more
@@ -314,7 +341,7 @@ class Recorder:
 
     def tree(self, case: int = 0, conjunctions: tuple[int, ...] | None = None) -> Tree:
         """The finished tree, answering for `conjunctions` of case number `case`; without cuts that nothing uses."""
-        keep = np.zeros(self.cut_count, dtype=bool)
+        keep = np.arange(self.cut_count) < self._kept_cuts
         for numbers in (*(c.cuts[1] for c in self.closed), *(t.cuts for t in self.tightenings)):
             keep[numbers] = True
         places = np.cumsum(keep) - 1

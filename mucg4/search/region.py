@@ -42,6 +42,16 @@ class Batch:
         parts = (self.ids[index], self.regions.take(index), self.open[index], self.phases[index])
         return Batch(*parts, self.parent_value[index], duals)
 
+    def joined(self, other: Batch) -> Batch:
+        """The regions of both, this one's first."""
+        duals = None
+        if self.duals is not None and other.duals is not None:
+            duals = self.duals.joined(other.duals)
+        ids, open_, phases, value = (
+            np.concatenate([getattr(self, f), getattr(other, f)]) for f in ("ids", "open", "phases", "parent_value")
+        )
+        return Batch(ids, Regions.concat([self.regions, other.regions]), open_, phases, value, duals)
+
 
 def apply_literals(
     bounder: Bounder, regions: Regions, node: Array, index: Array, threshold: Array, upper: Array, phases: Array | None

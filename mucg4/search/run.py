@@ -17,6 +17,7 @@ from mucg4.bound.propagate import Bounder, Regions
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import usable_cores
+from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
@@ -159,9 +160,16 @@ def root_work(state: CaseState, open_: np.ndarray) -> Batch:
     return Batch.fresh(np.zeros(1, dtype=np.int64), state.root.take(np.array([0])), open_[None].copy(), phases)
 
 
-def new_search(run: Run, state: CaseState, attack: Attack | None) -> Search:
-    """A search with an empty frontier and a tree of the root alone."""
-    recorder = Recorder(state.bounder, [len(c) for c in state.case.conjunctions])
-    parts = state.bounder, state.objective, state.compute, state.root, state.plan
+def new_search(
+    run: Run, state: CaseState, attack: Attack | None, tree: Tree | None = None, root: Regions | None = None
+) -> Search:
+    """A search with an empty frontier and a tree of the root alone; or one that goes on below `tree`.
+
+    `root`: the box with bounds that hold in all regions of that tree.
+    """
+    sizes = [len(c) for c in state.case.conjunctions]
+    recorder = Recorder(state.bounder, sizes) if tree is None else Recorder.continuing(state.bounder, sizes, tree)
+    root = state.root if root is None or tree is None else root
+    parts = state.bounder, state.objective, state.compute, root, state.plan
     context = Context(*parts, recorder, run.budget)
     return Search(context, state.way(context), run.statistics, attack, run.progress)

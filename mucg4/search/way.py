@@ -53,6 +53,20 @@ class Pace:
             self.has_split = True
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Duals of an earlier proof for B regions: where ascent may begin.
+
+    `weights (B, M)` on all constraints of the case, nan in rows without any duals. `alpha`, `beta`, `cuts` are triples
+    of equally long arrays: rows, flat pre-activation positions (for `cuts`: columns of the planes), values.
+    """
+
+    weights: Array
+    alpha: tuple[Array, Array, Array]
+    beta: tuple[Array, Array, Array]
+    cuts: tuple[Array, Array, Array]
+
+
 @dataclass
 class Context:
     """What a way of splitting is given: the case, where it is computed, and what the loop keeps."""
@@ -141,6 +155,10 @@ class Way(ABC, Generic[F]):
     @abstractmethod
     def begin(self, work: Batch) -> tuple[Batch, list[Refuted]]:
         """A first, cheap look at the root: the batch without what it refuted, and that."""
+
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored) -> Batch:
+        """Regions below a root whose cuts are known, where duals of an earlier proof are; before any other batch."""
+        return work
 
     @abstractmethod
     def bound(self, work: Batch) -> F | None:

@@ -10,7 +10,7 @@ are chosen, where the relaxation is exact. Nothing here is evidence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +74,7 @@ class Certifier:
     """Builds the tree of one conjunction; `uncertified` counts leaves for which no multipliers were found."""
 
     network: Network
+    enclosure: Enclosure
     case: Case
     case_number: int
     conjunction: int
@@ -81,9 +82,6 @@ class Certifier:
     uncertified: int = 0
     nodes: list[tuple[int, int, int, int]] = field(default_factory=list)  # node, index, left, right
     refutations: list[Refutation] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.enclosure = Enclosure(self.network)
 
     def tree(self, root: Branch | Leaf, keys: list[tuple[int, int]]) -> Tree:
         """The proof tree; `keys` are the neurons whose phases make the network affine on the box."""
@@ -119,12 +117,15 @@ class Certifier:
         frame, empty = self.enclosure.sweep(box, region.low, region.up, yes, root)
         if empty[0]:
             return None
+        if isinstance(plan, Branch):  # the search could not close it
+            return plan.key
         refutation, blame = self._refute(at, region, frame)
         if refutation is not None:
+            if plan.core is not None:
+                held = (lit.at for lit in region.path if (*lit.key, lit.sign) in plan.core)
+                refutation = replace(refutation, core=tuple(held))
             self.refutations.append(refutation)
             return None
-        if isinstance(plan, Branch):
-            return plan.key
         taken = {lit.key for lit in region.path}
         rest = [k for k in keys if k not in taken]
         if not rest or plan.core is None:
@@ -175,7 +176,6 @@ class Certifier:
             weights=tuple(weights.tolist()),
             alpha=tuple(_stored(k, v) for k, v in alpha.items() if np.any(v >= 0)),
             beta=literals,
-            core=tuple(b[0] for b in literals),
             margin=float(margin),
         )
         return refutation, blame

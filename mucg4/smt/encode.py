@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mucg4.check.enclose import Enclosure
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
@@ -32,6 +33,7 @@ MAX_UNSTABLE = 60  # neurons whose phase is open on the whole box; measured: see
 SHORT = 8  # significant bits of the upper lines; not measured
 MAX_CELLS = 2**20  # entries of one affine node's matrix while it is being expanded; not measured
 
+Bounds = dict[int, tuple[FloatArray, FloatArray]]  # pre-activation node -> sound lower and upper bounds (size,)
 Literal = tuple[int, int, int]  # (network node of the pre-activation, neuron, +1 active or -1 inactive)
 
 
@@ -67,6 +69,8 @@ class Encoding:
     rows: list[list[Row]] = field(default_factory=list)
     unstable: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     decided: dict[tuple[int, int], int] = field(default_factory=dict)
+    known: Bounds = field(default_factory=dict)
+    box: tuple[FloatArray, FloatArray] = (np.zeros(0), np.zeros(0))
 
     def bounds(self, row: Row) -> tuple[Fraction, Fraction]:
         """Exact interval of a row over the atoms' ranges."""
@@ -74,6 +78,16 @@ class Encoding:
         for a, c in row.coeffs.items():
             p, q = c * self.atoms[a].low, c * self.atoms[a].high
             low, high = (low + p, high + q) if c > 0 else (low + q, high + p)
+        return low, high
+
+    def range_of(self, key: tuple[int, int]) -> tuple[Fraction, Fraction]:
+        """Exact interval of a neuron's argument, within the bounds that are known."""
+        low, high = self.bounds(self.argument_of(key))
+        if key[0] in self.known:
+            ends = [float(side[key[1]]) for side in self.known[key[0]]]
+            low, high = (
+                f(a, Fraction(b)) if isfinite(b) else a for f, a, b in zip((max, min), (low, high), ends, strict=True)
+            )
         return low, high
 
     def argument_of(self, key: tuple[int, int]) -> Row:
@@ -84,7 +98,7 @@ class Encoding:
 def exact_matrices(network: Network) -> list[list[list[list[tuple[int, float]]]]]:
     """Per node, per input, per output neuron the nonzero `(column, weight)` pairs; [] for other nodes.
 
-    Raises `UnsupportedError` for an operator that is neither affine nor two-piece, and beyond `MAX_WEIGHTS`.
+    Raises `UnsupportedError` beyond `MAX_WEIGHTS`.
     """
     out: list[list[list[list[tuple[int, float]]]]] = []
     total = 0
@@ -92,8 +106,7 @@ def exact_matrices(network: Network) -> list[list[list[list[tuple[int, float]]]]
         if node.op is None or isinstance(node.op, TwoPiece):
             out.append([])
             continue
-        if not isinstance(node.op, Affine):
-            raise UnsupportedError(f"the smt engine has no rule for operator {node.op.kind} (node {node.name!r})")
+        assert isinstance(node.op, Affine)
         sizes = [network.nodes[i].size for i in node.inputs]
         if node.size * max(sizes) > MAX_CELLS:
             raise UnsupportedError(f"the smt engine is limited to {MAX_WEIGHTS} weights; this network has more")
@@ -115,13 +128,51 @@ def _nonzero(column: FloatArray) -> list[tuple[int, float]]:
     return list(zip(where.tolist(), column[where].tolist(), strict=True))
 
 
-def encode(network: Network, box: Box, budget: Budget) -> Encoding:
-    """The encoding on a nonempty box. Raises `UnsupportedError` beyond the limits above, `BudgetError`."""
+def enclosure_of(network: Network) -> Enclosure:
+    """The checker's bounds of a network. Raises `UnsupportedError` for operators that it does not know."""
+    for node in network.nodes:
+        if node.op is not None and not isinstance(node.op, (Affine, TwoPiece)):
+            raise UnsupportedError(f"the smt engine has no rule for operator {node.op.kind} (node {node.name!r})")
+    return Enclosure(network)
+
+
+def root_bounds(enclosure: Enclosure, box: Box) -> Bounds:
+    """The checker's own bounds of all pre-activations on a box, as it derives them at the root of a proof."""
+    far = np.full((1, enclosure.width), np.inf)
+    ends, yes = (box.lo[None].copy(), box.hi[None].copy()), np.array([True])
+    low, up = -far, far.copy()
+    with np.errstate(all="ignore"):
+        enclosure.sweep(ends, low, up, yes, yes)
+    return {k: (low[0, s], up[0, s]) for k, s in enclosure.slot.items()}
+
+
+def open_neurons(network: Network, box: Box) -> int:
+    """How many neurons can have either sign on a box, as far as the checker's bounds tell."""
+    return _open(root_bounds(enclosure_of(network), box))
+
+
+def _limited(count: int) -> None:
+    if count > MAX_UNSTABLE:
+        text = f"the smt engine is limited to {MAX_UNSTABLE} neurons of open phase; here are {count} after bounding"
+        raise UnsupportedError(text)
+
+
+def _open(bounds: Bounds) -> int:
+    return sum(int(((low < 0) & (up > 0)).sum()) for low, up in bounds.values())
+
+
+def encode(network: Network, box: Box, budget: Budget, enclosure: Enclosure) -> Encoding:
+    """The encoding on a nonempty box. The checker's bounds are derived first: they decide phases and shorten lines.
+
+    Raises `UnsupportedError` beyond the limits above, `BudgetError`.
+    """
     lo, hi = box.lo.tolist(), box.hi.tolist()
     if not all(isfinite(v) for v in (*lo, *hi)):
         raise UnsupportedError("the smt engine needs a bounded input box")
-    e = Encoding()
-    for k, matrices in enumerate(exact_matrices(network)):
+    weights = exact_matrices(network)
+    e = Encoding(known=root_bounds(enclosure, box), box=(box.lo, box.hi))
+    _limited(_open(e.known))
+    for k, matrices in enumerate(weights):
         budget.poll()
         node = network.nodes[k]
         if node.op is None:
@@ -136,26 +187,35 @@ def encode(network: Network, box: Box, budget: Budget) -> Encoding:
             if not np.all(np.isfinite(offsets)):
                 raise InputError(f"node {node.name!r} has a bias that is not finite")
             e.rows.append([_combine(e, node.inputs, matrices, j, float(offsets[j])) for j in range(node.size)])
+    _limited(len(e.unstable))  # inputs that are bent at once have phases, too
     return e
 
 
 def _combine(
     e: Encoding, inputs: tuple[int, ...], matrices: list[list[list[tuple[int, float]]]], j: int, bias: float
 ) -> Row:
-    coeffs: dict[int, Fraction] = {}
-    constant = Fraction(bias)
-    for i, matrix in zip(inputs, matrices, strict=True):
-        for column, weight in matrix[j]:
-            w, row = Fraction(weight), e.rows[i][column]
-            constant += w * row.constant
-            for a, c in row.coeffs.items():
-                coeffs[a] = coeffs.get(a, Fraction(0)) + w * c
-    return Row({a: c for a, c in coeffs.items() if c}, constant)
+    parts = [
+        (weight.as_integer_ratio(), e.rows[i][column])
+        for i, matrix in zip(inputs, matrices, strict=True)
+        for column, weight in matrix[j]
+    ]
+    # stored doubles and what is made of them have denominators 2^n: sums of whole numbers are exact and cheap
+    own = bias.as_integer_ratio()
+    depth = [max((c.denominator for c in (*row.coeffs.values(), row.constant)), default=1) for _, row in parts]
+    whole = max([own[1], *(q * d for (_, q), d in zip((w for w, _ in parts), depth, strict=True))])
+    constant = own[0] * (whole // own[1])
+    sums: dict[int, int] = {}
+    for (p, q), row in parts:
+        scale = whole // q
+        constant += p * row.constant.numerator * (scale // row.constant.denominator)
+        for a, c in row.coeffs.items():
+            sums[a] = sums.get(a, 0) + p * c.numerator * (scale // c.denominator)
+    return Row({a: Fraction(n, whole) for a, n in sums.items() if n}, Fraction(constant, whole))
 
 
 def _two_piece(e: Encoding, op: TwoPiece, source: int, j: int) -> Row:
     z, key = e.rows[source][j], (source, j)
-    low, high = e.bounds(z)
+    low, high = e.range_of(key)
     left, right = Fraction(op.left), Fraction(op.right)
     if low >= 0 or high <= 0:
         slope = right if low >= 0 else left
@@ -163,8 +223,6 @@ def _two_piece(e: Encoding, op: TwoPiece, source: int, j: int) -> Row:
         return Row({a: c * slope for a, c in z.coeffs.items() if slope}, z.constant * slope)
     ends = max(left * low, right * low), max(left * high, right * high)
     e.unstable.setdefault(key, []).append(len(e.atoms))
-    if len(e.unstable) > MAX_UNSTABLE:
-        raise UnsupportedError(f"the smt engine is limited to {MAX_UNSTABLE} neurons of open phase; here are more")
     bottom = min(*ends, Fraction(0))
     e.atoms.append(Atom(bottom, max(ends), key, z, left, right, low, high))
     return Row({len(e.atoms) - 1: Fraction(1)}, Fraction(0))

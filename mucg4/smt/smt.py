@@ -1,23 +1,24 @@
-"""The SMT reference engine: the seed's method (MUC-G4, arXiv 2506.04268) over exact rationals, for small networks.
+"""The SMT engine: the seed's method (MUC-G4, arXiv 2506.04268) in exact arithmetic, for small networks.
 
 What was published names the ingredients only: both networks as formulas, changes classified, minimal unsat
 cores of the original's refutation, cores re-checked on the variant as a warm start, and a residual phase that
-solves what no surviving core covers. The rest is our reading of it.
+solves what no surviving core covers. The rest is our reading of it; the whole run stands in `mucg4.smt.answer`.
 
-Search. A region is a set of phase literals (neuron active or inactive). It is closed when z3 refutes its
-linear relaxation in exact arithmetic (`mucg4.smt.relax`); z3's unsat core, made irreducible by deletion, is
-learned and closes every later region that contains it. Otherwise an open neuron is split, the side of the
-relaxation's own point first. A core that does not mention the last split also closes the parent, so the
-other side is never visited. A region with all phases chosen is decided exactly, so the search is complete
+Search. A region is a set of phase literals (neuron active or inactive). It is closed when its linear relaxation, on
+ranges bounded under these literals, is refuted in exact arithmetic (`mucg4.smt.relax`); the core of that, made
+irreducible by deletion, is learned and closes every later region that contains it. Otherwise an open neuron is split,
+the side of the relaxation's own point first. A core that does not mention the last split also closes the parent, so the
+other side is never visited. A region with all phases chosen is decided exactly by z3, so the search is complete
 for the real-number question on the hull of the box; it ends because each split fixes one more phase.
 
-Reuse. Cores of a related query are moved to this network's neurons, each is re-checked by one refutation (a
-literal that is constant here is dropped or makes the core vacuous), and survivors are learned from the start;
-splits follow the cores that are still possible, so that the search walks into them.
+Reuse. Cores of a related query's proof, on this network's neurons, are re-checked by one refutation each (a
+literal that is constant here is dropped or makes the core vacuous), and survivors are learned from the start. Regions
+above given cores, surviving or not, are split towards them without asking; what no core covers is the residual.
 
 Answers. `sat` needs onnxruntime's confirmation like everywhere. `unsat` comes with a proof for the independent
-checker; see `mucg4.smt.certify`. Size: at most 60 open neurons and 4000 weights per box. Measured on
-one core with random networks: 25-30 open neurons take 5-10 s, 50 of them in four layers may take minutes.
+checker, whose leaves state their cores; see `mucg4.smt.certify`. Size: at most 60 neurons of open phase per box after
+bounding (the checker's own bounds), however many there are, and `MAX_WEIGHTS` weights. Measured on one core: a
+64-24-24-10 network with 26 open neurons and nine conjunctions takes 7 s, its variants 2 s.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mucg4.errors import BudgetError, UnsupportedError
+from mucg4.check.enclose import Enclosure
+from mucg4.errors import BudgetError
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.runtimes import runtime_of
 from mucg4.gate.witness import replay_witness, snap
@@ -35,13 +37,14 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.arrays import FloatArray
-from mucg4.relate.align import alignment_of
 from mucg4.smt.certify import Branch, Certifier, Leaf
-from mucg4.smt.encode import Encoding, Literal, constraint_rows, encode
+from mucg4.smt.encode import Encoding, Literal, constraint_rows, enclosure_of, encode
 from mucg4.smt.relax import SmtRelaxation
-from mucg4.smt.transfer import classify, move
 
 Key = tuple[int, int]
+
+SAMPLE = 32  # given cores that are tried before the others may be left out; not measured
+LEAST_SHARE = 0.2  # of those tried must hold; not measured
 
 
 @dataclass(frozen=True)
@@ -51,42 +54,31 @@ class Core:
     case: int
     conjunction: int
     literals: tuple[Literal, ...]
+    leaves: int = 1  # of a stored proof that rest on it
 
 
 @dataclass
 class SmtResult:
     """Outcome of `refute`.
 
-    `witness` is set for sat. Otherwise, unsat is established by z3 when `undecided == 0`; `trees` are its proof
-    when also `uncertified == 0`. `cores` are the cores that closed the leaves. `checks` counts z3 calls.
+    `witness` is set for sat. Otherwise, unsat is established in exact arithmetic when `undecided == 0`; `trees` are its
+    proof when also `uncertified == 0`. `cores` are the cores that closed the leaves. Of the cores that were `offered`,
+    `held` still hold here, and with them `held_leaves` of the leaves that they closed. The `regions` are those that no
+    core covered, so that `offered + regions` sets of literals were put to the relaxation; z3 was asked `exact` times.
     """
 
     witness: Witness | None = None
     trees: list[Tree] = field(default_factory=list)
     cores: list[Core] = field(default_factory=list)
     undecided: int = 0  # regions with a real-number witness that onnxruntime does not confirm
-    uncertified: int = 0  # leaves that z3 closed too tightly for a proof in floats
-    checks: int = 0
+    uncertified: int = 0  # leaves that were closed too tightly for a proof in floats
+    exact: int = 0
+    offered: int = 0
+    held: int = 0
+    held_leaves: int = 0
     regions: int = 0
     reused_leaves: int = 0
     residual_leaves: int = 0
-
-
-@dataclass(frozen=True)
-class Reuse:
-    """Outcome of `reuse`: `total` cores were offered, `kept` still hold on the variant, `share` is their ratio.
-
-    `changes` counts the original's neuron equations by class, see `mucg4.smt.transfer.classify`.
-    """
-
-    result: SmtResult
-    total: int
-    kept: int
-    changes: dict[str, int]
-
-    @property
-    def share(self) -> float:
-        return self.kept / self.total if self.total else 0.0
 
 
 def solve_smt(
@@ -100,34 +92,18 @@ def solve_smt(
     `related` are cores on this network's neurons; they are re-checked before use. Raises `UnsupportedError`
     beyond the engine's size or operators, and `BudgetError` when the budget ended or nothing could be concluded.
     """
-    result = refute(query, budget, related or (), runtime)
+    return concluded(refute(query, budget, related or (), runtime))
+
+
+def concluded(result: SmtResult) -> Witness | list[Tree]:
+    """The witness or the proof; raises `BudgetError` where there is neither."""
     if result.witness is not None:
         return result.witness
     if result.undecided:
         raise BudgetError("z3 found a real-number witness that onnxruntime does not confirm")
     if result.uncertified:
-        raise BudgetError(f"unsat for z3, but {result.uncertified} leaves are too tight for a proof")
+        raise BudgetError(f"unsat in exact arithmetic, but {result.uncertified} leaves are too tight for a proof")
     return result.trees
-
-
-def reuse(
-    original: Query,
-    cores: Sequence[Core],
-    variant: Query,
-    budget: Budget | None = None,
-    runtime: Runtime | None = None,
-) -> Reuse:
-    """Solve the variant with the cores of the original's refutation as a warm start.
-
-    Raises as `solve_smt`, and `UnsupportedError` when the neurons of the networks cannot be paired.
-    """
-    alignment = alignment_of(original.network, variant.network)
-    if alignment is None:
-        raise UnsupportedError("cores can be moved between networks of the same graph only")
-    changes = classify(original.network, variant.network, alignment)
-    moved = [Core(c.case, c.conjunction, tuple(sorted(move(c.literals, alignment)))) for c in cores]
-    result, kept = _run(variant, budget or Budget(), moved, runtime)
-    return Reuse(result, len(cores), kept, changes)
 
 
 def refute(
@@ -135,32 +111,32 @@ def refute(
     budget: Budget | None = None,
     related: Sequence[Core] = (),
     runtime: Runtime | None = None,
+    result: SmtResult | None = None,
 ) -> SmtResult:
-    """As `solve_smt`, with the cores and counts of the run; raises for the budget and for size only."""
-    return _run(query, budget or Budget(), related, runtime)[0]
+    """As `solve_smt`, with the cores and counts of the run; raises for the budget and for size only.
 
-
-def _run(query: Query, budget: Budget, related: Sequence[Core], runtime: Runtime | None) -> tuple[SmtResult, int]:
-    result, kept = SmtResult(), 0
+    `result` is filled when given, so that its counts are there also when this raises.
+    """
+    result, budget = SmtResult() if result is None else result, budget or Budget()
     runtime = runtime_of(query) if runtime is None else runtime
+    enclosure = enclosure_of(query.network)
     for number, case in enumerate(query.cases):
         if case.box.empty or not case.conjunctions:
             result.trees.append(single_leaf() if number == 0 else _empty_tree(number))
             continue
-        encoding = encode(query.network, case.box, budget)
+        encoding = encode(query.network, case.box, budget, enclosure)
         for conjunction in range(len(case.conjunctions)):
-            search = _Search(query, case, conjunction, encoding, budget, runtime, result)
-            offered = [c.literals for c in related if (c.case, c.conjunction) == (number, conjunction)]
-            kept += search.learn(offered)
+            search = _Search(query, case, conjunction, encoding, enclosure, budget, runtime, result)
+            search.learn([c for c in related if (c.case, c.conjunction) == (number, conjunction)])
             root = search.close({})
-            result.checks += search.relaxation.checks
+            result.exact += search.relaxation.exact
             if result.witness is not None:
-                return result, kept
+                return result
             result.cores += [Core(number, conjunction, tuple(sorted(c))) for c in _collect(root, result)]
-            certifier = Certifier(query.network, case, number, conjunction, budget)
+            certifier = Certifier(query.network, enclosure, case, number, conjunction, budget)
             result.trees.append(certifier.tree(root, list(encoding.unstable)))
             result.uncertified += certifier.uncertified
-    return result, kept
+    return result
 
 
 def _empty_tree(case: int) -> Tree:
@@ -191,6 +167,7 @@ class _Search:
         case: Case,
         conjunction: int,
         encoding: Encoding,
+        enclosure: Enclosure,
         budget: Budget,
         runtime: Runtime,
         result: SmtResult,
@@ -199,29 +176,47 @@ class _Search:
         self.budget, self.runtime, self.result = budget, runtime, result
         conj = case.conjunctions[conjunction]
         rows = constraint_rows(encoding, conj.proved)
-        self.relaxation = SmtRelaxation(encoding, rows, [bool(s) for s in conj.strict], budget)
+        self.relaxation = SmtRelaxation(encoding, enclosure, rows, [bool(s) for s in conj.strict], budget)
         self.learned: dict[frozenset[Literal], bool] = {}  # core -> was it given
+        self.hints: list[frozenset[Literal]] = []  # cores that were given, whether they hold or not
 
-    def learn(self, offered: Sequence[tuple[Literal, ...]]) -> int:
-        """Re-check given cores on this network; returns how many hold."""
-        kept = 0
-        decided, unstable = self.encoding.decided, self.encoding.unstable
-        for literals in offered:
-            if any(decided.get((k, j), sign) != sign for k, j, sign in literals):
-                kept += 1  # vacuous: the phase does not occur on this box
-                continue
-            core = self.relaxation.refute([lit for lit in literals if (lit[0], lit[1]) in unstable])
-            if core is not None:
-                kept += 1
-                self.learned.setdefault(core, True)
-        return kept
+    def learn(self, offered: Sequence[Core]) -> None:
+        """Re-check given cores on this network, each by one question, and learn those that hold.
+
+        Where hardly any holds, the others are not asked: then they cost more than they save.
+        """
+        decided, unstable, result = self.encoding.decided, self.encoding.unstable, self.result
+        for tried, given in enumerate(offered):
+            if tried >= SAMPLE and len(self.learned) < LEAST_SHARE * tried:
+                self.hints = [core for core in self.hints if core in self.learned]
+                return
+            result.offered += 1
+            if any(decided.get((k, j), sign) != sign for k, j, sign in given.literals):
+                core = frozenset(given.literals)  # vacuous: the phase does not occur on this box
+            else:
+                literals = [lit for lit in given.literals if lit[:2] in unstable]
+                self.hints.append(frozenset(literals))
+                found = self.relaxation.refute(literals, minimise=False)
+                if found is None:
+                    continue
+                core = found
+            result.held += 1
+            result.held_leaves += given.leaves
+            self.learned.setdefault(core, True)
 
     def close(self, path: dict[Key, int]) -> Branch | Leaf:
-        """Close the region of the path, or find a witness (left in `result.witness`)."""
-        self.result.regions += 1
+        """Close the region of the path, or find a witness (left in `result.witness`).
+
+        Where given cores lie below, the region is split towards them without a question.
+        """
+        self.budget.poll()
         leaf = self._covered(path)
         if leaf is not None:
             return leaf
+        key = self._voted(path)
+        if key is not None:
+            return self._split(path, key, None)
+        self.result.regions += 1
         core = self.relaxation.refute([(*key, sign) for key, sign in path.items()])
         if core is not None:
             self.learned.setdefault(core, False)
@@ -229,11 +224,11 @@ class _Search:
         point = None if self.relaxation.optimum is None else self.relaxation.optimum.point
         if self._attack(point):
             return Leaf(None)
-        key = self._choose(path)
-        if key is None:
+        rest = [key for key in self.encoding.unstable if key not in path]
+        if not rest:
             self.result.undecided += 1
             return Leaf(None)
-        return self._split(path, key, point)
+        return self._split(path, max(rest, key=self._cost), point)
 
     def _split(self, path: dict[Key, int], key: Key, point: FloatArray | None) -> Branch | Leaf:
         first = 1 if point is None or self._value(key, point) >= 0 else -1
@@ -253,35 +248,32 @@ class _Search:
                 return Leaf(core, given)
         return None
 
-    def _choose(self, path: dict[Key, int]) -> Key | None:
-        """The neuron to split: one that walks into given cores, else the one whose upper line costs most."""
+    def _voted(self, path: dict[Key, int]) -> Key | None:
+        """The neuron that most given cores below this region ask for, short ones louder; None without such cores."""
         votes: dict[Key, float] = {}
-        for core, given in self.learned.items():
-            if given and all(path.get((k, j), sign) == sign for k, j, sign in core):
+        for core in self.hints:
+            if all(path.get((k, j), sign) == sign for k, j, sign in core):
                 rest = [(k, j) for k, j, _ in core if (k, j) not in path]
                 for key in rest:
                     votes[key] = votes.get(key, 0.0) + 2.0 ** -len(rest)
-        if votes:
-            return max(sorted(votes), key=lambda k: votes[k])
-        rest = [key for key in self.encoding.unstable if key not in path]
-        return max(rest, key=self._cost, default=None)
+        return max(sorted(votes), key=lambda k: votes[k]) if votes else None
 
     def _cost(self, key: Key) -> tuple[float, float]:
         """How much the relaxation of a neuron matters at the last LP: its multipliers, then its violation."""
-        optimum, rows = self.relaxation.optimum, self.relaxation.chords[key]
-        if optimum is None or optimum.point is None:
+        relaxation, places = self.relaxation, [a - self.relaxation.inputs for a in self.encoding.unstable[key]]
+        optimum, lines = relaxation.optimum, relaxation.lines
+        if optimum is None or optimum.point is None or lines is None:
             return 0.0, 0.0
-        weight = float(optimum.multipliers[rows].sum() * abs(self.relaxation.base[rows, -1]).max())
-        z, gap = self._value(key, optimum.point), 0.0
-        for a in self.encoding.unstable[key]:
-            atom = self.encoding.atoms[a]
-            gap += float(optimum.point[a]) - max(float(atom.left) * z, float(atom.right) * z)
-        return weight, gap
+        own = optimum.multipliers[[relaxation.upper_row(p) for p in places]] * lines.offset[places]
+        z = relaxation.arguments(optimum.point)[places]
+        gap = optimum.point[self.encoding.unstable[key]] - np.maximum(
+            relaxation.left[places] * z, relaxation.right[places] * z
+        )
+        return float(own.sum()), float(gap.sum())
 
     def _value(self, key: Key, point: FloatArray) -> float:
         """A neuron's argument at an LP point."""
-        row = self.encoding.argument_of(key)
-        return float(row.constant) + sum(float(c) * float(point[a]) for a, c in row.coeffs.items())
+        return float(self.relaxation.arguments(point)[self.encoding.unstable[key][0] - self.relaxation.inputs])
 
     def _attack(self, point: FloatArray | None) -> bool:
         """Offer the point, and the worst point with its phases, to the witness gate."""

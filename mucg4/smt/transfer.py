@@ -1,17 +1,22 @@
-"""How the linear equations of a variant differ from the original's, and where a core's literals went.
+"""What a stored proof says to the SMT engine: how the variant's equations differ from the original's, and the cores.
 
 Both are hints for reuse: a core is always re-checked on the variant, whatever is said here.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from mucg4.model.network import Network
-from mucg4.ops.arrays import FloatArray
+from mucg4.model.proof import Tree
+from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.base import Affine
 from mucg4.relate.align import Alignment
 from mucg4.smt.encode import Literal
+from mucg4.smt.smt import Core
 
 
 def classify(original: Network, variant: Network, alignment: Alignment) -> dict[str, int]:
@@ -55,11 +60,45 @@ def _rows(network: Network, k: int) -> FloatArray:
     return np.concatenate([weight, (np.zeros(node.size) if bias is None else bias)[:, None]], axis=1)
 
 
-def move(literals: tuple[Literal, ...], alignment: Alignment) -> frozenset[Literal]:
-    """The literals on the variant's neurons; those of absent neurons are dropped (a stronger obligation)."""
-    moved = (
-        (alignment.nodes[node], int(alignment.neurons[node][index]), sign)
-        for node, index, sign in literals
-        if node in alignment.nodes
-    )
-    return frozenset(lit for lit in moved if lit[1] >= 0)
+def cores_of(trees: Sequence[Tree]) -> list[Core]:
+    """The cores of a proof's leaves, with how many leaves rest on each; of refuted inner nodes, all leaves below.
+
+    A core is the literals that a refutation names, else all on its path. What speaks of halves of an input is no set of
+    phases and is left out; where bounds alone closed a leaf, its path counts for every conjunction of the tree.
+    """
+    found: Counter[tuple[int, int, tuple[Literal, ...]]] = Counter()
+    for tree in trees:
+        below, parents = tree.leaf_counts(), tree.parents()
+        closed = set()
+        for r in tree.refutations:
+            closed.add(r.at)
+            literals = _phases(tree, parents, _path(parents, r.at) if r.core is None else r.core)
+            if literals is not None:
+                found[tree.case, r.conjunction, literals] += int(below[r.at])
+        for leaf in tree.leaves.tolist():
+            path = _path(parents, leaf)
+            literals = None if closed & {0, *path} else _phases(tree, parents, path)
+            if literals is not None:
+                for conjunction in tree.conjunctions or ():
+                    found[tree.case, conjunction, literals] += 1
+    return [Core(case, conjunction, literals, leaves) for (case, conjunction, literals), leaves in found.items()]
+
+
+def _path(parents: IntArray, k: int) -> list[int]:
+    """The tree nodes from below the root to node k."""
+    out = []
+    while parents[k] >= 0:
+        out.append(k)
+        k = int(parents[k])
+    return out
+
+
+def _phases(tree: Tree, parents: IntArray, nodes: Sequence[int]) -> tuple[Literal, ...] | None:
+    """The phase literals that introduced these tree nodes; None where one of them is no phase literal."""
+    out = set()
+    for k in nodes:
+        p = int(parents[k])
+        if p < 0 or tree.threshold[p] != 0.0:
+            return None
+        out.add((int(tree.node[p]), int(tree.index[p]), 1 if tree.right[p] == k else -1))
+    return tuple(sorted(out))

@@ -1,4 +1,4 @@
-"""Networks and boxes as bytes: a small JSON header followed by raw arrays, zlib-compressed. Never pickle.
+"""Networks and boxes as bytes: a small JSON header followed by raw arrays, as a zstandard frame. Never pickle.
 
 A network is written operator by operator from the fields of its dataclass, so that a new operator needs
 nothing here. Reading back gives the same canonical network (same fingerprint) without the ONNX file.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -20,13 +19,12 @@ import numpy as np
 
 import mucg4.ops
 from mucg4.errors import StoreError
-from mucg4.limits.foreign import inflate, json_value, plausible, text_of, whole, wholes
+from mucg4.limits.foreign import inflate, is_frame, json_value, packed, plausible, text_of, unpack, whole, wholes
 from mucg4.model.network import Network, Node
 from mucg4.ops.arrays import FloatArray
 from mucg4.ops.base import Op
 
 _MAGIC = b"mn1\n"
-_PROBE = 1 << 16  # bytes compressed to see whether it pays; not measured
 MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes; not measured
 _NARROW = {"f": (np.float32,), "i": (np.int8, np.int16, np.int32), "u": (), "b": ()}
 
@@ -119,14 +117,13 @@ def network_to_bytes(network: Network) -> bytes:
     head = {"source": network.source_hash, "type": network.element_type, "nodes": nodes}
     text = json.dumps(head, separators=(",", ":")).encode()
     data = b"".join([_MAGIC, len(text).to_bytes(8, "little"), text, *writer.arrays])
-    middle = data[len(data) // 2 :][:_PROBE]  # trained float weights hardly shrink: then packing is wasted time
-    return zlib.compress(data, 1 if len(zlib.compress(middle, 1)) < 0.8 * len(middle) else 0)
+    return packed(data)
 
 
 def network_from_bytes(blob: bytes) -> Network:
     """Inverse of `network_to_bytes` (`model_bytes` is empty); raises `StoreError` for anything malformed."""
     try:
-        data = inflate(blob, plausible(blob, MOST))
+        data = _unpacked(blob)
         if data[:4] != _MAGIC:
             raise StoreError("not a stored network")
         size = int.from_bytes(data[4:12], "little")
@@ -146,17 +143,23 @@ def network_from_bytes(blob: bytes) -> Network:
         raise StoreError(f"malformed stored network: {error}") from error
 
 
+def _unpacked(blob: bytes) -> bytes:
+    """The content of a blob; older stores hold zlib streams. Raises `ValueError`."""
+    most = plausible(blob, MOST)
+    return unpack(blob, most) if is_frame(blob) else inflate(blob, most)
+
+
 def boxes_to_bytes(boxes: Sequence[tuple[FloatArray, FloatArray]]) -> bytes:
     """`(lo, hi)` per case, float64, exactly."""
     flat = np.array([[lo, hi] for lo, hi in boxes], dtype="<f8")
     head = np.array([len(boxes), flat.shape[-1] if len(boxes) else 0], dtype="<i8")
-    return zlib.compress(head.tobytes() + flat.tobytes(), 1)
+    return packed(head.tobytes() + flat.tobytes())
 
 
 def boxes_from_bytes(blob: bytes) -> list[tuple[FloatArray, FloatArray]]:
     """Inverse of `boxes_to_bytes`; raises `StoreError`."""
     try:
-        data = inflate(blob, plausible(blob, MOST))
+        data = _unpacked(blob)
         cases, size = (whole(n, "a count", high=MOST) for n in np.frombuffer(data[:16], "<i8").tolist())
         if len(data) != 16 + 16 * cases * size or (cases and not size):
             raise ValueError("the counts do not fit the length")

@@ -17,6 +17,7 @@ from mucg4.model.proof_packed import from_packed, is_packed
 from mucg4.model.proof_text import from_bytes
 from mucg4.ops.arrays import FloatArray
 from mucg4.store.codec import boxes_from_bytes, network_from_bytes
+from mucg4.store.kept import Kept
 
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
 """How the query's boxes lie to the stored ones, most helpful first (`inside`: the query's box is smaller)."""
@@ -49,6 +50,7 @@ class Related:
     scratch_seconds: float | None
     load: Callable[[str, str], bytes | None] = field(repr=False)  # (what, key) -> blob
     broken: Callable[[str, str, str], None] = field(default=lambda what, key, why: None, repr=False)
+    kept: Kept = field(default_factory=Kept, repr=False)  # what the store's results before this one needed too
 
     @cached_property
     def proof(self) -> Proof | None:
@@ -86,7 +88,7 @@ class Related:
         if blob is None:
             return None
         try:
-            return decode(blob)
+            return self.kept.decoded(what, blob, decode)
         except (StoreError, ProofError) as error:
             self.broken(what, key, str(error))
             return None

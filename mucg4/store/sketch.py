@@ -38,12 +38,12 @@ def _features(held: dict[str, FloatArray]) -> list[float]:
     weight = weight.reshape(-1)
     weight = weight[:: 1 + weight.size // _SAMPLE]
     squares = weight * weight
-    square = float(squares.sum())
+    square = float(squares.sum())  # sums without BLAS, whose threads cost more than they give here
     if not np.isfinite(square) or square <= 0.0:
         return [0.0, 0.0, 0.0, 0.0]
-    largest = float(abs(weight).max())
-    spread = 0.5 * np.log2(square) - 0.25 * np.log2(float(squares @ squares))
-    skew = float(squares @ weight) / square**1.5
+    largest = float(max(weight.max(), -weight.min()))
+    spread = 0.5 * np.log2(square) - 0.25 * np.log2(float(np.einsum("i,i->", squares, squares)))
+    skew = float(np.einsum("i,i->", squares, weight)) / square**1.5
     level = float(bias.sum()) / largest / max(1.0, np.sqrt(bias.size))
     return [np.log2(largest), spread, 4.0 * skew, np.tanh(level)]
 

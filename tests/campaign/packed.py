@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import zstandard
 
 MAGIC = b"mp1\n"
 Rng = np.random.Generator
@@ -16,13 +17,23 @@ WHOLES = (0, 1, -1, 2, 3, 127, 255, 32767, 2**31 - 1, -(2**31))
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-300, 1e308, float("nan"), float("inf"), -float("inf"))
 CODES = ("f8", "f4", "i4", "i2", "i1", "u1", "i8", "O8", "U9", "b1", "x", "")
 
+_PACK: dict[str, Callable[[bytes], bytes]] = {
+    "none": bytes,
+    "zlib": lambda body: zlib.compress(body, 1),
+    "zstd": lambda body: zstandard.ZstdCompressor().compress(body),
+}
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "none": bytes,
+    "zlib": zlib.decompress,
+    "zstd": lambda body: zstandard.ZstdDecompressor().decompress(body),
+}
+
 
 def opened(blob: bytes) -> tuple[dict[str, Any], Columns]:
     """Head and columns that are not empty, in the order of the body."""
     start = 8 + int.from_bytes(blob[4:8], "little")
     head, body = json.loads(blob[8:start]), blob[start:]
-    if head["packing"] == "zlib":
-        body = zlib.decompress(body)
+    body = _UNPACK[head["packing"]](body)
     columns, at = {}, 0
     for name, (code, count) in head["columns"].items():
         columns[name] = np.frombuffer(body, "<" + code, count, at).copy()
@@ -39,7 +50,7 @@ def closed(head: dict[str, Any], columns: Columns, restate: bool = True) -> byte
         head = {**head, "size": len(body), "columns": stated}
     text = json.dumps(head).encode()
     text += b" " * (-(8 + len(text)) % 8)
-    packed = zlib.compress(body, 1) if head.get("packing") == "zlib" else body
+    packed = _PACK.get(str(head.get("packing")), bytes)(body)
     return b"".join([MAGIC, len(text).to_bytes(4, "little"), text, packed])
 
 
@@ -57,7 +68,7 @@ def mutate_packed(blob: bytes, rng: Rng, strange: Callable[[Rng], Any]) -> bytes
         elif kind < 0.95:
             restate &= not _mutate_head(head, columns, rng, strange)
         else:
-            head["packing"] = "zlib" if head["packing"] == "none" else "none"
+            head["packing"] = str(rng.choice([name for name in _PACK if name != head["packing"]]))
     out = bytearray(closed(head, columns, restate))
     if rng.random() < 0.15:
         for _ in range(int(rng.integers(1, 4))):

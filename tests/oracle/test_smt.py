@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.affine import Concat, Dense, Index, Scale, Sum
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
-from mucg4.relate.align import Alignment, alignment_of
-from mucg4.smt.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, encode, short
+from mucg4.relate.align import alignment_of
+from mucg4.reuse.translate import translate
+from mucg4.smt.encode import MAX_UNSTABLE, MAX_WEIGHTS, chord, constraint_rows, enclosure_of, encode, short
 from mucg4.smt.relax import SmtRelaxation
-from mucg4.smt.smt import Core, refute, reuse, solve_smt
-from mucg4.smt.transfer import move
+from mucg4.smt.smt import SAMPLE, Core, SmtResult, refute, solve_smt
+from mucg4.smt.transfer import classify, cores_of
 
 pytest.importorskip("z3")
 pytest.importorskip("onnx")
@@ -160,7 +162,7 @@ def test_cases_conjunctions_and_mixed_constraints():
 def test_the_encoding_is_the_network(seed):
     network = residual_network(seed)
     query = gap_query(network, seed, 1.0)
-    e = encode(network, query.cases[0].box, Budget())
+    e = encode(network, query.cases[0].box, Budget(), enclosure_of(network))
     x = np.random.default_rng(seed).uniform(-1, 1, (50, 3))
     values = network.values(x)
     for b in range(len(x)):
@@ -188,13 +190,39 @@ def test_short_numbers_are_above_and_close():
 def test_cores_are_infeasible_and_irreducible(seed):
     query = gap_query(chain(random_layers(seed, SIZES)), seed, 1.1)
     result = refute(query)
-    conj, e = query.cases[0].conjunctions[0], encode(query.network, query.cases[0].box, Budget())
-    relaxation = SmtRelaxation(e, constraint_rows(e, conj.exact), [False], Budget())
+    conj, enclosure = query.cases[0].conjunctions[0], enclosure_of(query.network)
+    e = encode(query.network, query.cases[0].box, Budget(), enclosure)
+    relaxation = SmtRelaxation(e, enclosure, constraint_rows(e, conj.exact), [False], Budget())
     assert result.witness is not None or result.cores
     for core in result.cores:
-        assert relaxation.decide(core.literals) is not None
+        assert relaxation.refute(core.literals, minimise=False) is not None
         for literal in core.literals:
-            assert relaxation.decide([lit for lit in core.literals if lit != literal]) is None
+            assert relaxation.refute([lit for lit in core.literals if lit != literal]) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_refuted_has_no_unsafe_point(seed):
+    """Random sets of literals: none that is refuted holds where a sampled point is unsafe."""
+    query = gap_query(chain(random_layers(seed, SIZES)), seed, 0.9)
+    conj, enclosure = query.cases[0].conjunctions[0], enclosure_of(query.network)
+    e = encode(query.network, query.cases[0].box, Budget(), enclosure)
+    relaxation = SmtRelaxation(e, enclosure, constraint_rows(e, conj.exact), [False], Budget())
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (20000, SIZES[0]))
+    values = query.network.values(x)
+    unsafe = np.all(values[-1] @ conj.y_coeffs.T + conj.constants <= 0, axis=1)
+    assert unsafe.any()
+    refuted = 0
+    for _ in range(60):
+        point = rng.integers(len(x))
+        keys = [list(e.unstable)[i] for i in rng.permutation(len(e.unstable))[: rng.integers(1, 12)]]
+        literals = [(k, j, 1 if values[k][point, j] >= 0 else -1) for k, j in keys]
+        core = relaxation.refute(literals)
+        if core is not None:
+            refuted += 1
+            there = np.all([sign * values[k][:, j] >= 0 for k, j, sign in core] or [np.ones(len(x), bool)], axis=0)
+            assert core <= set(literals) and not np.any(there & unsafe)
+    assert refuted
 
 
 def rounded(layers, bits=8):
@@ -210,6 +238,19 @@ def same_property(query: Query, network: Network) -> Query:
     return Query((network,), query.cases)
 
 
+def again(first: SmtResult, original: Query, variant: Query) -> SmtResult:
+    """The variant with the cores of the original's proof."""
+    alignment = alignment_of(original.network, variant.network)
+    assert alignment is not None
+    return refute(variant, related=cores_of([translate(tree, alignment) for tree in first.trees]))
+
+
+def changes(original: Query, variant: Query) -> dict[str, int]:
+    alignment = alignment_of(original.network, variant.network)
+    assert alignment is not None
+    return classify(original.network, variant.network, alignment)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_cores_survive_quantisation_and_never_change_the_answer(seed):
     layers = random_layers(seed, SIZES)
@@ -218,23 +259,32 @@ def test_cores_survive_quantisation_and_never_change_the_answer(seed):
     assert first.witness is None
     for bits in (8, 4):
         variant = same_property(original, chain(rounded(layers, bits)))
-        again, scratch = reuse(original, first.cores, variant), refute(variant)
-        assert (again.result.witness is None) == (scratch.witness is None)
-        assert again.total == len(first.cores) and 0 <= again.kept <= again.total
-        assert again.changes["numerical"] > 0
-        if again.result.witness is None:
-            assert_proved(variant, again.result.trees)
+        warm, scratch = again(first, original, variant), refute(variant)
+        assert (warm.witness is None) == (scratch.witness is None)
+        assert changes(original, variant)["numerical"] > 0
+        if warm.witness is None:
+            assert_proved(variant, warm.trees)
         if bits == 8:
-            assert again.share > 0.5
+            assert warm.held > 0.5 * warm.offered
+
+
+def test_a_proof_states_the_cores_that_closed_its_leaves():
+    original = gap_query(chain(random_layers(1, SIZES)), 1, 1.1)
+    first = refute(original)
+    assert {(c.case, c.conjunction, c.literals) for c in cores_of(first.trees)} == {
+        (c.case, c.conjunction, c.literals) for c in first.cores
+    }
+    assert sum(c.leaves for c in cores_of(first.trees)) == sum(len(t.leaves) for t in first.trees)
 
 
 def test_all_cores_hold_on_the_network_itself():
     original = gap_query(chain(random_layers(1, SIZES)), 1, 1.1)
     first = refute(original)
-    again = reuse(original, first.cores, original)
-    assert again.share == 1.0 and again.changes["numerical"] == again.changes["structural"] == 0
-    assert again.result.residual_leaves == 0 and again.result.reused_leaves > 0
-    assert_proved(original, again.result.trees)
+    warm = again(first, original, original)
+    found = changes(original, original)
+    assert warm.held == warm.offered == len(first.cores) and found["numerical"] == found["structural"] == 0
+    assert warm.residual_leaves == warm.regions == 0 and warm.reused_leaves > 0
+    assert_proved(original, warm.trees)
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -254,11 +304,11 @@ def test_cores_move_over_pruned_neurons(removed):
         alignment = alignment_of(original.network, variant.network)
         assert alignment is not None
         np.testing.assert_array_equal(alignment.neurons[1], expected)
-    again = reuse(original, refute(original).cores, variant)
-    assert again.changes["structural"] > 0
-    assert (again.result.witness is None) == (refute(variant).witness is None)
-    if again.result.witness is None:
-        assert_proved(variant, again.result.trees)
+    warm = again(refute(original), original, variant)
+    assert changes(original, variant)["structural"] > 0
+    assert (warm.witness is None) == (refute(variant).witness is None)
+    if warm.witness is None:
+        assert_proved(variant, warm.trees)
 
 
 def test_cores_follow_neurons_that_changed_places():
@@ -267,20 +317,24 @@ def test_cores_follow_neurons_that_changed_places():
     (w0, b0), (w1, b1), last = layers
     order = np.random.default_rng(0).permutation(len(b0))
     variant = same_property(original, chain([(w0[order], b0[order]), (w1[:, order], b1), last]))
-    again = reuse(original, refute(original).cores, variant)
-    assert again.share == 1.0 and again.changes["numerical"] == again.changes["structural"] == 0
-    assert_proved(variant, again.result.trees)
-
-
-def test_literals_of_absent_neurons_are_dropped():
-    alignment = Alignment({1: 3}, {1: np.array([2, -1, 0])}, {1: np.zeros(3, dtype=np.int8)})
-    assert move(((1, 0, 1), (1, 1, -1), (1, 2, 1)), alignment) == {(3, 2, 1), (3, 0, 1)}
+    warm = again(refute(original), original, variant)
+    found = changes(original, variant)
+    assert warm.held == warm.offered > 0 and found["numerical"] == found["structural"] == 0
+    assert_proved(variant, warm.trees)
 
 
 def test_wrong_cores_are_not_believed():
     query = gap_query(chain(random_layers(0, SIZES)), 0, 0.9)
     lies = [Core(0, 0, ()), Core(0, 0, ((1, 0, 1),)), Core(0, 0, ((1, 0, -1),))]
     assert isinstance(solve_smt(query, related=lies), Witness)
+    e = encode(query.network, query.cases[0].box, Budget(), enclosure_of(query.network))
+    many = [
+        Core(0, 0, tuple(sorted((*key, sign) for key in pair)))
+        for pair in combinations(e.unstable, 2)
+        for sign in (1, -1)
+    ]
+    result = refute(query, related=many)
+    assert result.witness is not None and result.offered <= max(SAMPLE, 5 * result.held) < len(many)
 
 
 def test_limits_and_unknown_operators_are_named():
@@ -293,9 +347,6 @@ def test_limits_and_unknown_operators_are_named():
     smooth = chain(random_layers(0), activation=("Sigmoid", Sigmoid()))
     with pytest.raises(UnsupportedError, match="Sigmoid"):
         solve_smt(gap_query(smooth, 0, 1.5))
-    with pytest.raises(UnsupportedError, match="same graph"):
-        query = gap_query(chain(random_layers(0)), 0, 1.5)
-        reuse(query, (), same_property(query, chain(random_layers(0, (3, 2)))))
 
 
 def test_the_budget_is_respected():

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import effort
 
 from mucg4.lab.compress import compress
 from mucg4.read.instance import read_instances, read_query
+from mucg4.settings import Settings
+from mucg4.store.store import Store
+from mucg4.verify import verify
 
 FOLDER = Path(__file__).resolve().parents[2] / "instances"
+FOLDERS = [FOLDER, FOLDER / "small"]
+each_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
 
 
-def table(name: str) -> list[tuple[str, ...]]:
-    with (FOLDER / name).open(newline="", encoding="utf-8") as file:
+def table(folder: Path, name: str) -> list[tuple[str, ...]]:
+    with (folder / name).open(newline="", encoding="utf-8") as file:
         return [tuple(row) for row in csv.reader(file)]
 
 
-def unsat_rows() -> Iterator[tuple[str, str]]:
-    yield from ((onnx, vnnlib) for onnx, vnnlib, verdict in table("expected.csv") if verdict == "unsat")
+def unsat_rows() -> Iterator[tuple[Path, str, str]]:
+    for folder in FOLDERS:
+        rows = table(folder, "expected.csv")
+        yield from ((folder, onnx, vnnlib) for onnx, vnnlib, verdict in rows if verdict == "unsat")
 
 
-def test_every_row_is_labelled_and_its_files_exist() -> None:
-    rows = read_instances(FOLDER)
+@each_folder
+def test_every_row_is_labelled_and_its_files_exist(folder: Path) -> None:
+    rows = read_instances(folder)
     assert all(r.onnx.is_file() and r.vnnlib.is_file() for r in rows)
-    header, *labels = table("expected.csv")
+    header, *labels = table(folder, "expected.csv")
     assert header == ("onnx", "vnnlib", "verdict")
     assert [r[:2] for r in labels] == [(r.onnx_text, r.vnnlib_text) for r in rows]
     assert {r[2] for r in labels} == {"sat", "unsat"}
@@ -35,23 +46,55 @@ def test_every_row_is_labelled_and_its_files_exist() -> None:
     assert size < 3_000_000
 
 
-def test_rows_of_originals_come_first() -> None:
-    _, *variants = table("manifest.csv")
+@each_folder
+def test_rows_of_originals_come_first(folder: Path) -> None:
+    _, *variants = table(folder, "manifest.csv")
     parent = {v[0]: v[1] for v in variants}
-    originals = [r.onnx_text in parent for r in read_instances(FOLDER)]
+    originals = [r.onnx_text in parent for r in read_instances(folder)]
     assert originals == sorted(originals)
-    assert set(parent.values()) <= {r.onnx_text for r in read_instances(FOLDER)}
+    assert set(parent.values()) <= {r.onnx_text for r in read_instances(folder)}
 
 
-def test_variants_are_what_compress_makes() -> None:
-    for name, parent, method in table("manifest.csv")[1:]:
+@each_folder
+def test_variants_are_what_compress_makes(folder: Path) -> None:
+    for name, parent, method in table(folder, "manifest.csv")[1:]:
         if method not in ("tune3", "permute"):  # these depend on the random stream of the installed NumPy
-            assert (FOLDER / name).read_bytes() == compress((FOLDER / parent).read_bytes(), method)
+            assert (folder / name).read_bytes() == compress((folder / parent).read_bytes(), method)
 
 
-@pytest.mark.parametrize(("onnx", "vnnlib"), list(unsat_rows()))
-def test_sampling_does_not_contradict_unsat(onnx: str, vnnlib: str) -> None:
-    query = read_query(FOLDER / onnx, FOLDER / vnnlib)
+def test_the_script_that_made_them_names_these_files() -> None:
+    """It is imported, and its table holds the networks and methods that are there."""
+    spec = importlib.util.spec_from_file_location("make_instances", FOLDER / "make_instances.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_instances"] = module
+    spec.loader.exec_module(module)
+    assert [FOLDER / family.folder for family in module.FAMILIES.values()] == FOLDERS
+    for family in module.FAMILIES.values():
+        there = {p.stem for p in (FOLDER / family.folder / "onnx").glob("*.onnx")}
+        methods = ["", *(f"~{method}" for method in family.methods)]
+        assert there == {f"{network}{method}" for network in family.properties for method in methods}
+
+
+def test_the_smt_engine_decides_the_small_ones() -> None:
+    """One property of each network, and a variant with the original's cores; never the opposite of what is known."""
+    pytest.importorskip("z3")
+    known = {row[:2]: row[2] for row in table(FOLDER / "small", "expected.csv")}
+    rows = [("diabetes_3x10", "diabetes_near"), ("wine_3x12", "wine_sample59"), ("cancer_2x40", "cancer_near")]
+    settings = Settings(engine="smt", workers=1)
+    with Store(":memory:") as store:
+        for network, prop in rows:
+            for method in ("", "~fp16", "~neurons10"):
+                row = f"onnx/{network}{method}.onnx", f"vnnlib/{prop}.vnnlib"
+                query = read_query(FOLDER / "small" / row[0], FOLDER / "small" / row[1])
+                verdict = verify(query, settings, store, effort())
+                assert verdict.word == known[row]
+                assert not method or verdict.statistics.reused_share > 0.7
+
+
+@pytest.mark.parametrize(("folder", "onnx", "vnnlib"), list(unsat_rows()))
+def test_sampling_does_not_contradict_unsat(folder: Path, onnx: str, vnnlib: str) -> None:
+    query = read_query(folder / onnx, folder / vnnlib)
     for case in query.cases:
         x = np.random.default_rng(0).uniform(case.box.lo, case.box.hi, (2000, case.box.size))
         y = query.network(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from effort import effort
 from examples import dense, text
+from repo.graph import ROOT
 from repo.options import settings_without_row, unread_settings
 
 from mucg4.check.walk import check
+from mucg4.cli.main import main
 from mucg4.errors import UnsupportedError
 from mucg4.gate.runtime import Runtime
 from mucg4.model.network import Network
@@ -185,8 +188,9 @@ def test_a_way_of_splitting():
 
 def test_a_reuse_rung():
     """A function and a row: it closes leaves, is counted under its name, and the checker follows."""
-    from mucg4.reuse.replay import Replay
     from mucg4.reuse.rungs import RUNGS, Rung
+
+    from mucg4.reuse.replay import Replay
     from mucg4.search.run import Run, open_case
 
     def single_rows(walk, visit):
@@ -252,3 +256,24 @@ def test_a_failing_case(tmp_path, capsys):
         save_case(tmp_path / f"{name}.json", layers, prop, kind="example", expected=expected)
     assert main(["case", str(tmp_path / "right.json")]) == 0
     assert main(["case", str(tmp_path / "wrong.json")]) == 1
+
+
+# -- the README's run by minimal unsat cores -----------------------------------------------------------------------
+
+
+def test_the_run_by_cores(monkeypatch, tmp_path, capsys):
+    """The commands as the README has them, in its folder; the same lines come, but for the figures in them."""
+    pytest.importorskip("z3")
+    found = re.search(r"<!-- cores-run -->\n```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found
+    monkeypatch.chdir(ROOT / "instances" / "small")
+    shares = []
+    for block in found.group(1).split("$ mucg4 ")[1:]:
+        command, *lines = block.replace("cores.sqlite", str(tmp_path / "cores.sqlite")).splitlines()
+        assert main([*command.split(), "--workers", "1"]) == 0
+        out, err = capsys.readouterr()
+        said = [*err.splitlines(), *out.splitlines()]
+        assert [re.sub(r"\d+", "N", line) for line in said] == [re.sub(r"\d+", "N", line) for line in lines]
+        shares += [tuple(map(int, re.findall(r"\d+", line))) for line in said if line.startswith("cores")]
+    ((held, offered),) = shares
+    assert offered / 2 < held <= offered

@@ -16,7 +16,7 @@ from repo.options import PAGE, settings_without_row, unread_settings
 from mucg4.settings import Settings
 
 LAZY = ("onnx", "onnxruntime", "z3", "scipy", "highspy", "matplotlib", "rich", "sklearn", "psutil", "platformdirs")
-LAZY += ("torch",)
+LAZY += ("torch", "zstandard")
 HEAVY = ("numpy", *LAZY)
 
 

@@ -129,9 +129,9 @@ def test_what_the_search_does_to_its_own_network_does_not_reach_the_checker(monk
 @pytest.fixture
 def no_time(monkeypatch):
     """The checker's time is over before it has seen a region."""
-    real = evidence.check
+    real = evidence.Examination
     late = Budget(deadline=-1.0)
-    monkeypatch.setattr(evidence, "check", lambda proof, query, budget, *rest: real(proof, query, late, *rest))
+    monkeypatch.setattr(evidence, "Examination", lambda proof, query, budget, *rest: real(proof, query, late, *rest))
 
 
 def test_unexamined_proofs_are_marked_and_never_stored(no_time, proved):

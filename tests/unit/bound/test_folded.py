@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from effort import effort
 from handmade import chain
+from samples import replayed
 
 from mucg4.bound.compute import Compute
 from mucg4.bound.folded import fold_network
@@ -25,7 +26,6 @@ from mucg4.ops.arrays import NUMPY, Backend
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
-from mucg4.reuse.replay import replay_all
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
 from mucg4.search.split import split_input
@@ -202,7 +202,7 @@ def test_proofs_of_mixed_splits_are_accepted_replayed_and_carried_over():
         inner = tree.left >= 0
         mixed += bool(np.any(tree.node[inner] == 0)) and bool(np.any(tree.node[inner] > 0))
         run = run_of(q)
-        again = replay_all(run, [tree])
+        again = replayed(run, [tree])
         assert accepted(q, again)
         assert run.statistics.regions == 0  # every stored leaf closed as it is
         rounded = tuple(
@@ -210,7 +210,7 @@ def test_proofs_of_mixed_splits_are_accepted_replayed_and_carried_over():
             for n in net.nodes
         )
         other = replace(q, networks=(Network(rounded),))
-        assert accepted(other, replay_all(run_of(other), [tree]))
+        assert accepted(other, replayed(run_of(other), [tree]))
     assert mixed >= 2
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from handmade import chain, one, random_layers
+from samples import replayed
 
 from mucg4.bound.planes import CutPlanes, carrier_rows, derive, propose
 from mucg4.bound.propagate import Bounder
@@ -25,7 +26,6 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.relate.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.fits import fits
-from mucg4.reuse.replay import Replay
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.run import open_case
@@ -230,13 +230,6 @@ def test_cuts_need_a_single_conjunction(solved):
         replace(proof.trees[0], conjunctions=(0, 1))
 
 
-def replayed(query, tree):
-    run = run_of(query, "phase")
-    state = open_case(run, 0)
-    search = Replay(run, state, tree).walk()
-    return run, search
-
-
 def test_replay_re_establishes_cuts_on_a_variant(solved):
     query, proof = solved
     tree = proof.trees[0]
@@ -248,9 +241,10 @@ def test_replay_re_establishes_cuts_on_a_variant(solved):
             nodes[k] = replace(node, op=op)
     variant = Query((replace(query.network, nodes=tuple(nodes)),), query.cases)
     for q in (query, variant):
-        run, search = replayed(q, tree)
-        assert not len(search.frontier) and run.statistics.rungs["duals"] >= 0.9 * len(tree.leaves)
-        assert check(proof_of(q, search.recorder.tree(0, (0,))), q).accepted
+        run = run_of(q, "phase")
+        (found,) = replayed(run, [tree])
+        assert run.statistics.rungs["checked"] >= 0.9 * len(tree.leaves)
+        assert check(proof_of(q, found), q).accepted
 
 
 def test_compaction_keeps_cuts_valid(solved):
@@ -271,9 +265,10 @@ def test_translated_cuts_follow_their_neurons(solved):
     phases = {k: np.zeros(len(a), dtype=np.int8) for k, a in neurons.items()}
     there = translate(tree, Alignment({0: 0, 1: 1, 2: 2}, neurons, phases))
     same = Query((moved,), query.cases)
-    run, search = replayed(same, there)
-    assert not len(search.frontier) and run.statistics.rungs["duals"] >= 0.9 * len(tree.leaves)
-    assert check(proof_of(same, search.recorder.tree(0, (0,))), same).accepted
+    run = run_of(same, "phase")
+    (found,) = replayed(run, [there])
+    assert run.statistics.rungs["checked"] >= 0.9 * len(tree.leaves)
+    assert check(proof_of(same, found), same).accepted
     gone = order.copy()
     gone[tree.cuts[0].index[0]] = -1
     fewer = translate(tree, Alignment({0: 0, 1: 1, 2: 2}, {**neurons, 1: gone, 2: gone}, phases))

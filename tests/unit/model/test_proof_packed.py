@@ -109,7 +109,10 @@ def test_old_stores_are_read():
     made = proof(3)
     old = zlib.compress(to_text(made).encode(), 6)
     assert not is_packed(old) and is_packed(to_packed(made))
-    for blob in (old, to_packed(made, 1), to_packed(made)):
+    head, columns = opened(to_packed(made, 1))
+    zlibbed = closed({**head, "packing": "zlib"}, columns)
+    assert head["packing"] == "zstd"
+    for blob in (old, zlibbed, to_packed(made, 1), to_packed(made)):
         assert to_text(stored_proof(blob)) == to_text(made)
 
 

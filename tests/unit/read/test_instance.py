@@ -179,3 +179,29 @@ def test_benchmark_lists(benchmarks: Path) -> None:
         assert len(instances) == rows
         assert all(i.vnnlib.is_file() for i in instances)
         assert all(i.onnx.is_file() or i.onnx_text.startswith("[(") for i in instances)
+
+
+def test_models_and_properties_are_read_once_for_many_queries() -> None:
+    from examples import dense, text
+
+    from mucg4.read.instance import Model, Property, query_of
+
+    data = dense([([[1.0, 2.0]], [0.5]), ([[1.0]], [0.0])])
+    other = dense([([[1.5, 2.0]], [0.5]), ([[1.0]], [0.0])])
+    texts = [text([(-1, 1), (0, 1)], 1, f"(>= Y_0 {k})") for k in (1, 2)]
+    models, props = [Model(data, "a"), Model(other, "b")], [Property(t, f"p{k}") for k, t in enumerate(texts)]
+    queries = [[m.under(p) for p in props] for m in models]
+    for model, row in zip((data, other), queries, strict=True):
+        for stated, query in zip(texts, row, strict=True):
+            assert query.key == query_of(model, stated).key and query.text == stated
+    assert queries[0][0].network is queries[0][1].network is not queries[1][0].network
+    assert queries[0][0].cases is queries[1][0].cases is not queries[0][1].cases
+    again = query_of(data, texts[0])
+    assert again.cases is not queries[0][0].cases  # what the checker reads is its own
+    wide = Property(text([(-1, 1)] * 3, 1, "(>= Y_0 1)"), "wide")
+    with pytest.raises(InputError, match="wide: declares 3 inputs"):
+        models[0].under(wide)
+    with pytest.raises(InputError, match="^broken: "):
+        models[0].under(Property("(assert", "broken"))
+    with pytest.raises(InputError, match="^nonsense: "):
+        Model(b"nonsense", "nonsense").under(props[0])

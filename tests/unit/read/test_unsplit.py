@@ -69,6 +69,21 @@ def test_every_split_layer_is_folded():
     assert len(read(split).nodes) == len(read(layers).nodes)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_a_pair_layer_that_stands_behind_its_layer_leaves_nothing(scale):
+    """A layer of its own for the pairs, of unit rows: put together it is the identity, up to a shift that goes back."""
+    layers = random_layers(7, (4, 9, 7, 3))
+    unit = (np.eye(7), np.zeros(7))
+    added = split_layer([*layers[:2], unit], 2, {0, 3, 6}, 0.5, scale)[2:]
+    base, split = read(layers), read([*layers[:2], *added, layers[2]], linear={1})
+    assert split.fingerprint == base.fingerprint
+    assert all(getattr(n.op, "offset_magnitude", None) is None for n in split.nodes)
+    scaled = read([*layers[:2], (np.diag(np.linspace(0.5, 1.5, 7)), np.ones(7)), layers[2]], linear={1})
+    assert len(scaled.nodes) == len(base.nodes)  # and factors go into the layer before them
+    x = np.random.default_rng(0).uniform(-2, 2, size=(100, 4))
+    np.testing.assert_allclose(scaled(x), Runtime(scaled).outputs(x), atol=1e-4)
+
+
 @pytest.mark.parametrize("change", ["weight", "offset", "merge", "scale"])
 def test_what_is_no_exact_pair_stays(change):
     layers = split_layer(random_layers(2, (4, 6, 2)), 0, {1, 4}, scale=3.0 if change == "scale" else 1.0)

@@ -271,7 +271,7 @@ def test_conv_networks_of_public_methods(benchmarks):
 
 WORDS = {
     "fp": "quantised", "bf": "quantised", "int": "quantised", "qdq": "quantised", "prune": "pruned-weights",
-    "neurons": "pruned-neurons", "tune": "fine-tuned", "permute": "permuted", "split": "unrelated",
+    "neurons": "pruned-neurons", "tune": "fine-tuned", "permute": "permuted", "split": "re-serialised",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from handmade import chain, one
+from samples import replayed
 
 import mucg4.search.attack as attack_module
 from mucg4.bound.objective import Objective
@@ -22,7 +23,6 @@ from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU
-from mucg4.reuse.replay import replay_all
 from mucg4.search.attack import Attack
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run, open_case
@@ -79,7 +79,7 @@ def test_tree_of_several_conjunctions_in_a_phase_search_closes_only_what_it_refu
     top = largest(net, 3)
     q = query(net, [-1] * 3, [1] * 3, [({0: -1}, top[0] + above)], [({1: -1}, top[1] - 0.5)])
     with pytest.raises(BudgetError):
-        replay_all(run_of(q, "phase", 0.5), [single_leaf()])
+        replayed(run_of(q, "phase", 0.5), [single_leaf()])
 
 
 def test_trees_of_an_input_search_serve_a_phase_search():
@@ -87,9 +87,11 @@ def test_trees_of_an_input_search_serve_a_phase_search():
     top = largest(net, 3)
     q = query(net, [-1] * 3, [1] * 3, [({0: -1}, top[0] + 1)], [({1: -1}, top[1] + 1)])
     trees = solve(run_of(q, "input", 20))
-    again = replay_all(run_of(q, "phase", 20), trees)
-    assert [t.conjunctions for t in again] == [(0,), (1,)]
-    assert proved(q, again)
+    again = replayed(run_of(q, "phase", 20), trees)
+    assert [t.conjunctions for t in again] == [None] and proved(q, again)  # nothing was left to search
+    bare = [dataclasses.replace(t, refutations=()) for t in trees]
+    again = replayed(run_of(q, "phase", 20), bare)
+    assert [t.conjunctions for t in again] == [(0,), (1,)] and proved(q, again)
 
 
 @pytest.mark.parametrize("split", ["input", "phase"])
@@ -131,7 +133,7 @@ def test_stored_duals_that_name_nothing_here_are_a_miss():
         hostile = dataclasses.replace(
             tree, refutations=tuple(dataclasses.replace(r, **change) for r in tree.refutations)
         )
-        assert proved(q, replay_all(run_of(q, "phase", 20), [hostile]))
+        assert proved(q, replayed(run_of(q, "phase", 20), [hostile]))
 
 
 def test_rounding_of_cancelling_constraints_is_charged():

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import textwrap
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from handmade import chain, one, random_layers
 
 from mucg4.errors import StoreError
+from mucg4.limits.foreign import unpack
 from mucg4.model.network import Network, Node
 from mucg4.model.proof import Alpha, Proof, Refutation, Tree
 from mucg4.ops.affine import Concat, Index, Place, Reduce, RowDense, Scale, Sum
@@ -124,6 +126,16 @@ def test_malformed_networks_are_store_errors(damage):
     blob = network_to_bytes(chain(random_layers(0)))
     with pytest.raises(StoreError):
         network_from_bytes(blob[: len(blob) // 2] if damage is None else damage)
+
+
+def test_older_stores_are_read():
+    """They hold zlib streams."""
+    network = chain(random_layers(0))
+    old = zlib.compress(unpack(network_to_bytes(network), 1 << 20))
+    assert network_from_bytes(old).fingerprint == network.fingerprint
+    boxes = [(np.zeros(2), np.ones(2))]
+    (back,) = boxes_from_bytes(zlib.compress(unpack(boxes_to_bytes(boxes), 1000)))
+    assert np.array_equal(back, boxes[0])
 
 
 def test_boxes_and_witnesses_come_back_exactly():

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from mutants import mutate_bytes, mutate_json
 
 from mucg4.errors import StoreError, StuckError
 from mucg4.lab.compress import compress
+from mucg4.limits.foreign import packed, unpack
 from mucg4.model.proof_packed import from_packed
 from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
+from mucg4.reuse import replay
 from mucg4.settings import Settings
 from mucg4.store.codec import boxes_to_bytes, network_to_bytes
 from mucg4.store.store import Store
@@ -96,6 +99,7 @@ def bomb(count: int) -> bytes:
     return b"".join(packer.compress(b"[" * (1 << 20)) for _ in range(count)) + packer.flush()
 
 
+LOST = b"mr1\n" + b"0" * 64
 HUGE = zlib.compress(np.array([2**62, 2**62], dtype="<i8").tobytes())
 EMPTY = zlib.compress(np.array([2**29, 0], dtype="<i8").tobytes())
 DEEP = zlib.compress(b"[" * 100_000 + b"]" * 100_000)
@@ -152,6 +156,10 @@ POISONS: dict[str, Change] = {
     "weights int": column("weights", 2**40, "networks"),
     "weights deep": column("weights", network_bytes(b"[" * 100_000), "networks"),
     "weights bomb": column("weights", bomb(150), "networks"),
+    "weights frame bomb": column("weights", packed(b"[" * (150 << 20)), "networks"),
+    "weights frame cut short": column("weights", network_to_bytes(queries("9")["variant"].network)[:-9], "networks"),
+    "a reference to nothing": lambda raw: raw.execute("UPDATE results SET grade = -1, evidence = ?", (LOST,)),
+    "a reference that is a proof": column("grade", -1),
     "weights of another network": column("weights", network_to_bytes(queries("9")["variant"].network), "networks"),
     "weights with a huge shape": column(
         "weights",
@@ -247,7 +255,10 @@ def test_a_replay_that_fails_is_followed_by_a_search(
     def fail(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("mucg4.reuse.replay.Replay.walk", fail)
+    real = replay.completed  # without evidence, so that something is left to search
+    bare = lambda query, trees: [replace(t, refutations=()) for t in real(query, trees)]  # noqa: E731
+    monkeypatch.setattr(replay, "completed", bare)
+    monkeypatch.setattr("mucg4.reuse.replay.Part.begin", fail)
     with Store(poisoned(kept, tmp_path, lambda raw: None)) as store:
         verdict = verify(queries()["same"], SETTINGS, store, effort())
     assert verdict.word == "unsat" and verdict.statistics.from_root == 1
@@ -307,10 +318,10 @@ def mutant(kept: Path, folder: Path, random: np.random.Generator) -> Path:
                 if old[:4] == MAGIC:
                     odd += [mutate_packed(old, random, lambda rng: STRANGE[int(rng.integers(len(STRANGE)))])] * 12
                 try:
-                    inner = zlib.decompress(old)
-                    odd += [zlib.compress(mutate_bytes(random, inner))] * 6
-                    odd += [zlib.compress(json.dumps(mutate_json(random, json.loads(inner))).encode())] * 12
-                except (zlib.error, ValueError):
+                    inner = unpack(old, 1 << 30)
+                    odd += [packed(mutate_bytes(random, inner)), zlib.compress(mutate_bytes(random, inner))] * 3
+                    odd += [packed(json.dumps(mutate_json(random, json.loads(inner))).encode())] * 12
+                except ValueError:
                     pass
             try:
                 raw.execute(f"UPDATE {table} SET {name} = ?", (odd[int(random.integers(len(odd)))],))

@@ -1,6 +1,6 @@
 """The rungs: what is tried on the regions of a stored tree, in order, before they are left to the search.
 
-A rung takes the regions of one batch of the walk (`mucg4.reuse.replay`) that are still open and hands back
+A rung takes the regions of one batch of the walk (`mucg4.reuse.stored_walk`) that are still open and hands back
 `(closed, open)`: every region in exactly one of the two. Its contract, on which the soundness of reuse rests:
 
 * nothing stored is believed: what a rung closes, it closes by bounds of this network on the region at hand;
@@ -22,17 +22,13 @@ import numpy as np
 
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.model.proof import Refutation
-from mucg4.model.query import Witness
-from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
-from mucg4.reuse.guard import guarded
+from mucg4.ops.arrays import BoolArray, IntArray
 from mucg4.search.region import Batch
-from mucg4.search.run import Run, attack_of
 
 if TYPE_CHECKING:
-    from mucg4.reuse.replay import Replay
+    from mucg4.reuse.stored_walk import Replay
 
 FEW = 8  # batches up to this size are near the root or cheap anyway; not measured
-DESCENT = 10  # steps of the attack from stored witnesses; not measured
 
 
 @dataclass
@@ -146,28 +142,3 @@ RUNGS = (
     Rung("literals", literals, False, "the literals of the stored tree without its duals"),
     Rung("reoptimised", reoptimised, True, "the search's own bounds, with duals of its own"),
 )
-
-
-def witness(run: Run, points: FloatArray) -> Witness | None:
-    """Rung `witness`: stored counterexamples `(N, d)`, their neighbourhood, then gradient steps from there."""
-    return guarded(run, lambda: _witness(run, points))
-
-
-def _witness(run: Run, points: FloatArray) -> Witness | None:
-    for case in run.query.cases:
-        attack = attack_of(run, case)
-        if attack is None or case.box.empty or not case.conjunctions:
-            continue
-        lo, hi = case.box.lo, case.box.hi
-        for point in points:
-            found = attack.descend(neighbourhood(point, lo, hi, attack.rng), lo, hi, DESCENT, run.budget)
-            if found is not None:
-                run.statistics.rungs["witness"] += 1
-                return found
-    return None
-
-
-def neighbourhood(point: FloatArray, lo: FloatArray, hi: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """A stored witness and points around it at several scales, inside the box; `(N, d)`."""
-    scale = np.repeat([0.0, 1e-3, 1e-2, 5e-2, 0.2], 8)[:, None]
-    return np.clip(point + scale * (hi - lo) * rng.uniform(-1, 1, size=(len(scale), len(point))), lo, hi)

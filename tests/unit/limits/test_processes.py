@@ -1,0 +1,63 @@
+"""Forked processes that send back what they find as they find it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mucg4.errors import BudgetError, InputError
+from mucg4.limits.processes import dealt, streamed
+
+
+def nothing() -> None:
+    return None
+
+
+def test_items_come_from_all_processes_and_each_number_goes_to_one() -> None:
+    take = dealt(40)
+
+    def work() -> Iterator[tuple[int, int]]:
+        for k in take():
+            time.sleep(0.002)
+            yield k, os.getpid()
+
+    found = list(streamed([work] * 3, nothing))
+    assert sorted(k for k, _ in found) == list(range(40))
+    assert os.getpid() not in {pid for _, pid in found}
+
+
+def test_what_a_process_raises_is_raised_and_the_others_end() -> None:
+    def fails() -> Iterator[int]:
+        yield 1
+        raise InputError("no such thing")
+
+    def waits() -> Iterator[int]:
+        yield os.getpid()
+        time.sleep(600)
+
+    with pytest.raises(InputError, match="no such thing"):
+        list(streamed([fails, waits], nothing))
+    pids = []
+    stream = streamed([waits], nothing)
+    pids.append(next(stream))
+    stream.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_a_killed_process_and_a_spent_budget_end_it() -> None:
+    def dies() -> Iterator[int]:
+        yield 1
+        os.kill(os.getpid(), 9)
+
+    with pytest.raises(BudgetError, match="signal 9"):
+        list(streamed([dies], nothing))
+
+    def spent() -> None:
+        raise BudgetError("over")
+
+    with pytest.raises(BudgetError, match="over"):
+        list(streamed([dies], spent))
