@@ -209,8 +209,9 @@ def test_a_reuse_rung(monkeypatch):
     monkeypatch.setattr(replay.Part, "begin", single_rows)
     run = Run(query, settings, effort(), Statistics(), Runtime(query.network))
     (tree,) = stored.proof.trees
-    found = replay.replay_all(run, [replace(tree, refutations=())])
-    assert isinstance(found, Established) and left[0] < found.examined.report.failed
+    found = replay.replay_all(run, [replace(tree, refutations=(), clip=np.zeros(len(tree), dtype=bool))])
+    assert isinstance(found, Established), run.statistics.warnings
+    assert left[0] < found.examined.report.failed
     assert found.examined.go_on(found.trees, effort()).accepted
 
 
