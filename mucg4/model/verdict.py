@@ -37,7 +37,7 @@ class Statistics:
     stored_leaves: int = 0  # leaves of that proof after alignment
     rungs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RUNGS, 0))  # leaves closed by each rung
     reused_share: float = 0.0  # closed by the rungs / stored_leaves
-    replay_regions: int = 0  # regions bounded while replaying
+    replay_regions: int = 0  # leaves of the stored proof that went on to a search (SMT engine: cores that were asked)
     regions: int = 0  # regions bounded by the search
     from_root: int = 0  # cases with stored trees that were searched from the root after all
     second_mode: str = ""  # what was split besides when the first search stalled: "input" or "phase"

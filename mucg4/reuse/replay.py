@@ -146,6 +146,7 @@ class ReplayedArm(Replayed):
 
     def _begin(self) -> Witness | None:
         for part in self.parts:
+            self.run.statistics.replay_regions += len(part.open.at)
             part.begin()
             if part.search.witness is not None:
                 return part.search.witness
