@@ -377,7 +377,12 @@ def _two_piece(op: TwoPiece, lo: Array, hi: Array, unit: float) -> tuple[Slopes,
 
 
 def _function(op: Nonlinear, lo: Array, hi: Array, unit: float) -> tuple[Slopes, Array]:
-    """Functions with bounded slopes; sharper where the slope falls on both sides of zero."""
+    """Functions with bounded slopes; sharper where the slope falls on both sides of zero.
+
+    Softmax of two values is read as the Sigmoid s of their difference d. A runtime's quotient is off by s (1 - s) of
+    what both exponentials are relatively off, `LIBRARY + |d|` units, one of which is exp(0), and by a few roundings:
+    less than LIBRARY units. Likewise the Softplus of LogSoftmax, whose value is at least |d| where |d| counts.
+    """
     least, most, gated = SLOPES[op.kind]
     low, high = op.interval([lo], [hi])
     size = 1 + np.maximum(abs(low), abs(high)) + (np.maximum(abs(lo), abs(hi)) if gated else 0.0)
@@ -406,7 +411,7 @@ def _product(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) ->
 
 
 def _exponential(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
-    """exp. Softmax is read as `1 / sum_j exp(x_j - x_i)`, a runtime divides exp(x_i - max x) by their sum.
+    """exp. Softmax is read as `1 / (1 + sum_j exp(x_j - x_i))`, a runtime divides exp(x_i - max x) by their sum.
 
     Its exponents are differences that are rounded, at most as large as the largest difference in the node: a relative
     error of u times that, twice. Within FARTHEST nothing underflows.
@@ -429,7 +434,7 @@ def _reciprocal(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float)
 
 
 def _logarithm(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
-    """log z where all z are positive. LogSoftmax is `-log sum_j exp(x_j - x_i)`, which is at least max x - x_i and at
+    """log z where all z are positive. LogSoftmax is `-log(1 + sum_j exp(x_j - x_i))`, which is at least max x - x_i and at
     least the logarithm of a runtime's sum."""
     lo, hi = wide[0]
     size = 1 + np.maximum(abs(np.log(lo)), abs(np.log(hi)))

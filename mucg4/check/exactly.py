@@ -19,7 +19,7 @@ import numpy as np
 from mucg4.check.canonical import Known, work
 from mucg4.check.confirm import Differs, Walk
 from mucg4.check.reading import Reading
-from mucg4.check.values import fractions, scaled
+from mucg4.check.values import OPAQUE, fractions, opaque, scaled
 from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
@@ -37,8 +37,9 @@ FEWEST = 2  # points at least; not measured
 def exactly_equal(data: bytes, network: Network, products: int = MOST_PRODUCTS) -> str | None:
     """None when the canonical network equals the network in the ONNX bytes `data` over the rationals, else why not.
 
-    Piecewise linear networks (and products) only. Work is limited to so many `products` of integers, counted: the
-    answer is the same everywhere and every time. Never raises for a bad model.
+    Functions without rational values are compared as what they are called: see `mucg4.check.values.opaque`. Work is
+    limited to so many `products` of integers, counted: the answer is the same everywhere and every time. Never raises
+    for a bad model.
     """
     points = min(len(POINTS), products // (2 * work(network)))
     if points < FEWEST:
@@ -91,6 +92,8 @@ def evaluate_exactly(op: Op, xs: Sequence[Array]) -> Array:
         return xs[0] * xs[1]
     if op.kind == "Square":
         return xs[0] * xs[0]
+    if op.kind in OPAQUE and not op.parameters():
+        return opaque(op.kind, xs[0])
     if op.kind == "Sign":
         one: Any = Fraction(1)
         return one * (xs[0] > 0) - one * (xs[0] < 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import erf, pi
+from math import erf, pi, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -212,7 +212,7 @@ def _hard_swish(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 def _function(f: Callable[[AnyArray], AnyArray], slope: float | None = None, units: float = 16.0) -> Meaning:
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
-        return [r.n.call(f, given(xs, 0), slope, units)]
+        return [r.n.call(f, given(xs, 0), slope, units, node.op)]
 
     return meaning
 
@@ -325,7 +325,13 @@ def _softmax(r: Reading, node: Node, xs: Values) -> list[Value]:
     axes = (axis,) if r.opset >= 13 else tuple(range(axis, rank))
     x = r.n.real(x)
     if x.v.dtype == object:
-        raise Fallback("no exact evaluation")
+        if prod(x.shape[a] for a in axes) != 2:
+            raise Fallback("no exact evaluation")
+        other = x.map(lambda v: np.flip(v, axes))
+        if node.op == "Softmax":
+            return [r.n.call(_logistic, r.n.add(x, other, -1), kind="Sigmoid")]
+        total = r.n.call(_softplus, r.n.add(other, x, -1), kind="Softplus")
+        return [r.n.multiply(total, r.n.number(-1.0, total))]
     top = Value(x.v.max(axis=tuple(a + x.rows for a in axes), keepdims=True), x.kind, x.rows)  # any shift will do
     moved = r.n.add(x, top, -1)
     powers = r.n.call(np.exp, moved)

@@ -18,8 +18,10 @@ from mucg4.ops.curves import (
     EXP,
     LOG,
     RECIPROCAL,
+    SOFTPLUS,
     SQRT,
 )
+from mucg4.ops.smooth import SIGMOID
 from mucg4.read import constant, roundoff
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, number
@@ -204,9 +206,10 @@ def _add_up(b: Builder, x: Variable) -> Variable:
 
 
 def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    """`1 / sum_j exp(x_j - x_i)`: no overflow where the result is not tiny, and every step has bounds.
+    """`1 / (1 + sum_j exp(x_j - x_i))` over the others; of two values it is the Sigmoid of their difference.
 
-    LogSoftmax is minus the logarithm of the sum.
+    No overflow where the result is not tiny, and every step has bounds. LogSoftmax is minus the logarithm of the sum,
+    of two values `-log(1 + exp(x_j - x_i))`.
     """
     x = variable(node, values)
     rank = len(x.shape)
@@ -216,15 +219,27 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         raise node.invalid(f"axis {axis} of a tensor of rank {rank}")
     several = node.opset < 13 and prod(x.shape[axis + 1 :]) != 1  # over all axes from this one on
     last = b.move(x, lambda a: a.reshape(*a.shape[:axis], -1) if several else np.moveaxis(a, axis, -1))
-    square = (*last.shape, last.shape[-1])
-    others = b.expand(b.move(last, lambda a: a[..., None, :]), square)
-    own = b.expand(b.move(last, lambda a: a[..., :, None]), square)
-    total = _add_up(b, b.node(EXP, [b.combine(others, own, -1.0)], square))
-    if node.op == "LogSoftmax":
-        share = b.negate(b.node(LOG, [total], total.shape))
-    else:
-        share = b.node(RECIPROCAL, [total], total.shape)
+    share = _shares(b, last, node.op == "LogSoftmax")
     return [b.move(share, lambda a: a.reshape(x.shape) if several else np.moveaxis(a, -1, axis))]
+
+
+def _shares(b: Builder, x: Variable, log: bool) -> Variable:
+    """Softmax, or its logarithm, over the last axis."""
+    count = x.shape[-1]
+    if count == 1:
+        return b.times(x, number(0.0)) if log else b.shift(b.times(x, number(0.0)), number(1.0))
+    if count == 2:
+        other = b.move(x, lambda a: a[..., ::-1])
+        if log:
+            return b.negate(b.node(SOFTPLUS, [b.combine(other, x, -1.0)], x.shape))
+        return b.node(SIGMOID, [b.combine(x, other, -1.0)], x.shape)
+    pairs = (*x.shape, count - 1)
+    which = np.array([[j for j in range(count) if j != i] for i in range(count)])
+    others = b.move(x, lambda a: a[..., which])
+    own = b.expand(b.move(x, lambda a: a[..., None]), pairs)
+    powers = b.node(EXP, [b.combine(others, own, -1.0)], pairs)
+    total = b.shift(_add_up(b, powers), number(1.0))
+    return b.negate(b.node(LOG, [total], x.shape)) if log else b.node(RECIPROCAL, [total], x.shape)
 
 
 def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...], int]:

@@ -574,6 +574,14 @@ def test_smooth_functions_agree(op, attributes, opset):
         agrees(model(nodes, shape, {"w": f32(shape[-1], 5), "v": f32(5, 2)}, opset=opset))
 
 
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax_of_few_values_agrees(op):
+    """Of one value it is a constant, of two a function of their difference, whatever their sizes."""
+    for shape, axis, opset in (([1, 1], 1, 13), ([1, 2], -1, 13), ([1, 2, 3], 1, 13), ([1, 2, 1], 1, 11)):
+        network = agrees(model([(op, "x", "y", {"axis": axis})], shape, opset=opset), spread=300.0)
+        assert not {"Exp", "Reciprocal"} & set(kinds(network))
+
+
 @pytest.mark.parametrize("exponent", [0.5, -0.5, 1.5, -1.0, -2.0])
 def test_functions_of_positive_numbers_agree(exponent):
     positive = [("Exp", "x", "e", {}), ("Add", "e c", "p", {})]
