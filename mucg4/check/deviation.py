@@ -434,8 +434,8 @@ def _reciprocal(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float)
 
 
 def _logarithm(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
-    """log z where all z are positive. LogSoftmax is `-log(1 + sum_j exp(x_j - x_i))`, which is at least max x - x_i and at
-    least the logarithm of a runtime's sum."""
+    """log z where all z are positive. LogSoftmax is `-log(1 + sum_j exp(x_j - x_i))`, which is at least max x - x_i and
+    at least the logarithm of a runtime's sum."""
     lo, hi = wide[0]
     size = 1 + np.maximum(abs(np.log(lo)), abs(np.log(hi)))
     first, last = (1 - 1e-9) / hi, np.where(lo > 0, (1 + 1e-9) / lo, inf)
