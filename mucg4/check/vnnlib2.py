@@ -456,8 +456,8 @@ class _Comparison2(Comparison):
         self.most = float(self.reader.most)  # no input is beyond
 
     def complete(self) -> None:
-        """Bounds that follow from exact rows of inputs that hold everywhere."""
-        rows = [r for r in self.common.rows if r.direction != NOTHING and not r.error.constant and not r.error.inputs]
+        """Bounds that follow from rows of inputs that hold everywhere."""
+        rows = [r for r in self.common.rows if r.direction != NOTHING]
         for _ in range(min(8, len(rows))):
             before = len(self.common.sides)
             for row in rows:
@@ -466,18 +466,45 @@ class _Comparison2(Comparison):
                 break
 
     def follow(self, row: Row) -> None:
+        """A bound of an input that is evaluated alone, so that it does not overflow; the others have bounds."""
         pairs = self.reader.named[row.direction]
         if len(pairs) < 2 or pairs[0][0] < 0 or pairs[-1][0] >= FIRST:
             return
+        exact = not row.error.constant and not any(row.error.inputs.values())
         for v, c in pairs:
             if (v, c > 0) in self.common.sides:
+                continue
+            slope = self.slope(row, v, c)
+            if slope is None:
                 continue
             low = row.constant
             for w, d in pairs:
                 if w != v:
                     low += d * Fraction(self.side({}, w, d < 0)[0])
-            end, _ = _outward(-low / c, c > 0)
+            if not exact:
+
+                def far(w: int, v: int = v) -> Fraction:
+                    ends = (abs(Fraction(self.side({}, w, upper)[0])) for upper in (False, True))
+                    return ZERO if w == v else max(ends)
+
+                if any(w >= FIRST for w in row.error.inputs) or row.peak.at(far) > self.reader.most:
+                    continue
+                low -= row.error.at(far)
+            end, _ = _outward(-low / (slope[low > 0] if c > 0 else -slope[low > 0]), c > 0)
             self.common.add(Bound(v, c > 0, end, False))
+
+    def slope(self, row: Row, v: int, c: Fraction) -> tuple[Fraction, Fraction] | None:
+        """What `|c|` is at least and at most with the part of the error that grows with v; None: nothing is known.
+
+        An input that is compared as it is does not overflow. Where an equation has it on one side only an overflow
+        there makes the equation false: the other side is finite.
+        """
+        grows = row.error.inputs.get(v, ZERO)
+        alone = row.peak.inputs.get(v, ONE) == ONE and not grows
+        apart = v in self.reader.equations.get(id(row.peak), (row.peak, set()))[1]
+        if not (alone or apart) or grows >= abs(c):
+            return None
+        return abs(c) - grows, abs(c) + grows
 
     def ends_of(self, upper: bool) -> FloatArray:
         ends = super().ends_of(upper)
