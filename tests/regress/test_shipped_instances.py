@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mucg4.cli.main import main
 from mucg4.lab.compress import compress
 from mucg4.read.instance import read_instances, read_query
 
@@ -47,6 +50,27 @@ def test_variants_are_what_compress_makes() -> None:
     for name, parent, method in table("manifest.csv")[1:]:
         if method not in ("tune3", "permute"):  # these depend on the random stream of the installed NumPy
             assert (FOLDER / name).read_bytes() == compress((FOLDER / parent).read_bytes(), method)
+
+
+def block(page: str, name: str) -> str:
+    """The code that follows a mark on a page."""
+    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", (FOLDER.parent / "docs" / page).read_text(), re.DOTALL)
+    assert found, f"{page} has no {name}"
+    return found[1]
+
+
+def test_the_example_of_two_networks_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pair.vnnlib").write_text(block("vnnlib2.md", "example-query"))
+    tool, *words = shlex.split(block("vnnlib2.md", "example-command"))
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setenv("MUCG4_STORE", "off")
+    assert tool == "mucg4" and main([str(tmp_path / w) if w == "pair.vnnlib" else w for w in words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line == "sat" or " " in line] == [
+        "sat", "X real [1,5]", "Y real [1,3]", "U real [1,5]", "V real [1,3]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("onnx", "vnnlib"), list(unsat_rows()))
