@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64
+from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
 
 from .make import NUMPY, Case, Maker
 
@@ -90,16 +90,23 @@ def slopes(m: Maker) -> Case:
 
 
 def power(m: Maker) -> Case:
-    """Pow."""
+    """Pow: one exponent, several, or one that depends on the input."""
     shape, m.positive = m.shape(), True
     kind = m.kind if m.opset < 12 else m.pick(FLOAT, DOUBLE, INT32, INT64)
-    exponent = m.pick(0.5, 1.0, 2.0, 3.0, -1.0, -2.0, 1.5, 2.5, 7.0, 8.0, -0.5, -1.5)
+    whole, parts = (0.0, 1.0, 2.0, 3.0, -1.0, -2.0, 7.0, 8.0, 11.0), (0.5, 1.5, 2.5, -0.5, -1.5, 0.3, -1.2)
+    if m.variable and m.likely(0.3):
+        names = ["x", m.node("Neg", ["x"], "v") if m.likely(0.3) else "x"]
+        if m.likely(0.7):
+            names[0] = m.tensor("b", abs(m.draw(_other(m, shape))) + NUMPY_ONE[m.kind])
+        return m.case(m.node("Pow", names, "z"), shape)
     if not m.variable:
         kind = m.kind if m.kind in (INT32, INT64) else kind
         exponent = m.pick(0.0, 1.0, 2.0, 3.0, 0.3, -2.0) if m.kind in (FLOAT, DOUBLE) else m.pick(0, 1, 2, 3)
-    values = np.full(m.pick((), (1,), shape[-1:]), exponent).astype(NUMPY[kind])
-    if kind in (INT32, INT64) and m.variable and not np.any(values):
-        values = values + 1
+        values = np.full(m.pick((), (1,), shape[-1:]), exponent).astype(NUMPY[kind])
+    else:
+        form = _other(m, shape)
+        some = [m.pick(*whole, *(parts if kind in (FLOAT, DOUBLE) else ())) for _ in range(2)]
+        values = np.where(m.draw(form, BOOL), some[0], some[m.whole(0, 1)]).astype(NUMPY[kind])
     return m.case(m.node("Pow", [m.operand(shape, low=0.1), m.tensor("e", values)], "z"), shape)
 
 
