@@ -15,7 +15,7 @@ from math import lcm, prod
 
 import numpy as np
 
-from mucg4.check.wire import DOUBLE, FLOAT
+from mucg4.check.wire import BOOL, DOUBLE, FLOAT
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray
 
 UNIT = 2.0**-53  # unit roundoff of a double; given
@@ -50,7 +50,13 @@ class Value:
 
     @property
     def is_float(self) -> bool:
-        return self.kind in FLOATS
+        """True for numbers that are computed with as real ones, which integers at points are, too."""
+        return self.kind in FLOATS or self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """True for integers that depend on the input."""
+        return self.rows and self.kind not in (*FLOATS, BOOL)
 
     def map(self, f: Callable[[AnyArray], AnyArray]) -> Value:
         """The same numbers, moved; `f` sees the ONNX shape only."""

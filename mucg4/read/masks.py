@@ -14,7 +14,7 @@ from mucg4.ops.steps import SIGN
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, number
 from mucg4.read.operators import Handler, Values, variable
-from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, OnnxNode
+from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64, OnnxNode
 
 
 def _numbers(x: Value) -> Value:
@@ -74,7 +74,7 @@ def _where(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         raise node.invalid("it needs three inputs")
     choice, x, y = (v for v in values if v is not None)
     kinds = {v.kind for v in (x, y) if isinstance(v, Constant)}
-    if not kinds <= {FLOAT, DOUBLE}:
+    if not kinds <= {FLOAT, DOUBLE, INT32, INT64}:
         raise node.unsupported(f"a choice of constants of the element types {sorted(kinds)}")
     shape = b.common(b.common(choice.shape, x.shape), y.shape)
     if isinstance(choice, Variable):

@@ -28,6 +28,7 @@ from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
 from mucg4.read.masks import MASK_HANDLERS, truth
+from mucg4.read.integers import HELD, RANGES, largest, truncation
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import (
@@ -196,6 +197,7 @@ class _Reading:
         self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
+        self.sizes: dict[str, int] = {}  # of integers that depend on the input: none of the tensor's is larger
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -229,6 +231,9 @@ class _Reading:
             if isinstance(value, Variable):
                 names.setdefault(value.draft, name)
                 self.kinds[name] = self._kind(node, kinds)
+                if self.kinds[name] in RANGES:
+                    both = kinds[0], self.kinds[name]
+                    self.sizes[name] = largest(node, both, self._sizes(node, inputs), inputs[0], value)
             else:
                 self.kinds[name] = value.kind
         builder.name_parts(start, names)
@@ -236,6 +241,15 @@ class _Reading:
             self._count(node, inputs)
         elif node.op == "BatchNormalization" and isinstance(outputs[0], Variable):
             self.terms[outputs[0].draft] = _shift_terms(outputs[0], inputs)
+
+    def _sizes(self, node: OnnxNode, inputs: list[Value | None]) -> list[int]:
+        """For each input how large its integers may be; 1 for truth values."""
+        found = []
+        for name, x in zip(node.inputs, inputs, strict=True):
+            whole = isinstance(x, Constant) and x.value.size and x.value.dtype.kind in "iu"
+            ends = (x.value.min(), x.value.max()) if isinstance(x, Constant) and whole else ()
+            found.append(max((abs(int(v)) for v in ends), default=self.sizes.get(name, 1)))
+        return found
 
     def _kind(self, node: OnnxNode, kinds: list[int]) -> int:
         """The element type of an output that depends on the input."""
@@ -305,10 +319,19 @@ class _Reading:
         """A Cast of values that depend on the input: read where it changes no value."""
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
-        if BOOL in (source, target):
-            if target not in (BOOL, *ELEMENT_TYPES):
-                raise node.unsupported(f"a cast of truth values to element type {target}")
+        if target == BOOL:
             return x if source == BOOL else truth(self.builder, x)
+        if target in RANGES and source in ELEMENT_TYPES:
+            return truncation(self.builder, x, target)
+        if target in RANGES:
+            return x  # of what it holds, `largest` has seen to it
+        if source == BOOL or source in RANGES:
+            if target not in ELEMENT_TYPES:
+                raise node.unsupported(f"a cast of values of element type {source} to {target}")
+            if self.sizes.get(node.inputs[0], 1) > HELD[target]:
+                raise node.unsupported(f"a cast of integers beyond {HELD[target]} to element type {target}, which rounds")
+            self.narrow.add(x.draft)
+            return x
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
@@ -374,10 +397,15 @@ class _Reading:
 
     def _end(self, name: str) -> Value:
         """One output's value."""
-        value = self.value(name, OnnxNode("output", name, (name,), (name,), {}, 0))
+        last = OnnxNode("output", name, (name,), (name,), {}, 0)
+        value = self.value(name, last)
         assert value is not None
         kind = value.kind if isinstance(value, Constant) else self.kinds[name]
-        if kind not in ELEMENT_TYPES:
+        if kind in RANGES:
+            size = self._sizes(last, [value])[0]
+            if size > HELD[self.element_type]:
+                raise UnsupportedError(f"the network's output {shortened(name)} may be an integer beyond {HELD[self.element_type]}")
+        elif kind not in ELEMENT_TYPES:
             raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
         if not prod(value.shape):
             raise InputError(f"the network's output {shortened(name)} is empty")
