@@ -130,15 +130,17 @@ def _pick(mask: AnyArray, a: AnyArray, b: AnyArray) -> AnyArray:
 def _where(r: Reading, node: Node, xs: Values) -> list[Value]:
     a, b = given(xs, 1), given(xs, 2)
     if given(xs, 0).rows:
-        if not (a.is_float and b.is_float):
-            raise Fallback("a choice of integers")
+        if BOOL in (a.kind, b.kind):
+            raise Fallback("a choice of truth values")
         m, a, b = r.n.line_up(given(xs, 0), a, b)
         out = r.n.made((m, a, b), np.where(m.v > 0, a.v, b.v), m.e, a.e, b.e)
         return [replace(out, kind=a.kind)]
     mask = fixed(xs, 0)
     if mask is None:
         raise Fallback("no condition")
-    if not a.is_float:
+    if not (a.is_float or b.is_float):
+        if a.rows or b.rows:
+            raise Fallback("a choice of truth values")
         return [replace(a, v=_pick(mask, a.v, b.v))]
     a, b, m = r.n.line_up(a, b, replace(a, v=mask, rows=False, e=None, kind=INT64))
     return [r.n.choose(m.v != 0, a, b)]

@@ -74,6 +74,8 @@ def _no_zero(m: Maker, names: list[str]) -> list[str]:
 
 def _variable(m: Maker, i: int, shape: list[int]) -> str:
     """Another value that depends on the input; positive where the input is."""
+    if m.kind in (INT32, INT64):
+        return m.node(m.pick("Abs", "Neg", "Identity"), [m.given()], f"v{i}")
     if m.likely(0.3):
         return "x"
     if m.likely(0.5):
