@@ -456,7 +456,7 @@ def _logarithm(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) 
 
 def _root(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
     """sqrt(z') - sqrt(z) = (z' - z) / (sqrt z' + sqrt z), where all of both are positive."""
-    (lo, hi), top = wide[0], np.sqrt(np.maximum(wide[0][1], 0.0))
+    lo, top = wide[0][0], np.sqrt(np.maximum(wide[0][1], 0.0))
     first, last = 0.5 * (1 - 1e-9) / top, np.where(lo > 0, 0.5 * (1 + 1e-9) / np.sqrt(lo), inf)
     return [(np.where(lo > 0, first, -inf), last)], np.where(lo > 0, LIBRARY * unit * top, inf)
 

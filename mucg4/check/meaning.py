@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_POWERS = 64  # different exponents of one node; not measured
 
+
 def _integers(*xs: Value) -> bool:
     if any(x.is_float for x in xs):
         return False

@@ -27,7 +27,8 @@ TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS
 # operators whose meaning on integers that depend on the input is that of real numbers, or movement
 WHOLE = frozenset(
     "Add Sub Mul Neg Abs Sign Max Min ReduceSum ReduceMax ReduceMin Equal Less Greater LessOrEqual GreaterOrEqual "
-    "Where Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Split Expand Tile Concat Shape".split()
+    "Where Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Split Expand Tile Concat "
+    "Shape".split()
 )
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
 MOST_MADE = 2**27  # numbers of all values together; not measured

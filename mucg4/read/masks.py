@@ -84,15 +84,19 @@ def _where(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         weighed = _weigh(b, choice, b.combine(x, y, -1.0))
         return [b.combine(b.expand(weighed, shape), y)]
     chosen = np.broadcast_to(choice.stated(node, "its condition"), shape).ravel()
+    (x, hollow), (y, empty) = (v.hollowed() if isinstance(v, Constant) else (v, np.False_) for v in (x, y))
+    void = np.where(chosen, *(np.broadcast_to(v, shape).ravel() for v in (hollow, empty)))
     parts = [_kept(b, x, shape, chosen), _kept(b, y, shape, ~chosen)]
     where = np.empty(len(chosen), dtype=np.int64)
     where[np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])] = np.arange(len(chosen))
     used = [p for p, kept in zip(parts, (chosen, ~chosen), strict=True) if kept.any()]
     if len(used) == 1 and isinstance(used[0], Constant):  # what depends on the input is never chosen
+        if void.any():
+            raise node.unsupported("minus infinity, and nothing that depends on the network's input")
         return [used[0].map(lambda a: a[where].reshape(shape))]
     joined = used[0] if len(used) == 1 else b.concat(used, 0)
     assert isinstance(joined, Variable)
-    return [b.move(joined, lambda a: a[where].reshape(shape))]
+    return [b.hollow(b.move(joined, lambda a: a[where].reshape(shape)), void)]
 
 
 def _kept(b: Builder, x: Value, shape: tuple[int, ...], kept: BoolArray) -> Value:

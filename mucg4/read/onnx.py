@@ -27,8 +27,8 @@ from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
-from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.integers import HELD, RANGES, largest, truncation
+from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
 from mucg4.read.protobuf import (
@@ -80,7 +80,8 @@ def read_network(
     """
     reading, output = _read(data, count, shapes)
     simple, place = simplify(reading.builder.drafts, output.draft)
-    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
+    variables = {name: v for name, v in reading.values.items() if isinstance(v, Variable)}
+    read = ((name, v.draft) for name, v in variables.items() if reading.builder.voids(v) is None)
     return Network(
         simple,
         source_hash=hashlib.sha256(data).hexdigest(),
@@ -229,7 +230,8 @@ class _Reading:
                 continue
             self.values[name] = value
             if isinstance(value, Variable):
-                names.setdefault(value.draft, name)
+                if builder.voids(value) is None:
+                    names.setdefault(value.draft, name)
                 self.kinds[name] = self._kind(node, kinds)
                 if self.kinds[name] in RANGES:
                     both = kinds[0], self.kinds[name]
@@ -329,7 +331,9 @@ class _Reading:
             if target not in ELEMENT_TYPES:
                 raise node.unsupported(f"a cast of values of element type {source} to {target}")
             if self.sizes.get(node.inputs[0], 1) > HELD[target]:
-                raise node.unsupported(f"a cast of integers beyond {HELD[target]} to element type {target}, which rounds")
+                raise node.unsupported(
+                    f"a cast of integers beyond {HELD[target]} to element type {target}, which rounds"
+                )
             self.narrow.add(x.draft)
             return x
         if source == FLOAT and target in (FLOAT, DOUBLE):
@@ -404,11 +408,15 @@ class _Reading:
         if kind in RANGES:
             size = self._sizes(last, [value])[0]
             if size > HELD[self.element_type]:
-                raise UnsupportedError(f"the network's output {shortened(name)} may be an integer beyond {HELD[self.element_type]}")
+                raise UnsupportedError(
+                    f"the network's output {shortened(name)} may be an integer beyond {HELD[self.element_type]}"
+                )
         elif kind not in ELEMENT_TYPES:
             raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
         if not prod(value.shape):
             raise InputError(f"the network's output {shortened(name)} is empty")
+        if isinstance(value, Variable) and self.builder.voids(value) is not None:
+            raise UnsupportedError(f"the network's output {shortened(name)} holds minus infinity")
         return value
 
 

@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Dense, Reduce, RowDense
+from mucg4.ops.arrays import BoolArray
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.curves import (
     EXP,
@@ -64,7 +65,15 @@ def _two(node: OnnxNode, values: Values) -> tuple[Value, Value]:
 
 def _add(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, y = _two(node, values)
-    return [b.combine(x, y, -1.0 if node.op == "Sub" else 1.0)]
+    if node.op == "Sub":
+        return [b.combine(x, y, -1.0)]
+    if isinstance(x, Constant):
+        x, y = y, x
+    if isinstance(y, Variable):
+        return [b.combine(x, y)]
+    y, void = y.hollowed()
+    made = b.combine(x, y)
+    return [b.hollow(made, np.broadcast_to(void, made.shape).ravel()) if void.any() else made]
 
 
 def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
@@ -250,15 +259,33 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         raise node.invalid(f"axis {axis} of a tensor of rank {rank}")
     several = node.opset < 13 and prod(x.shape[axis + 1 :]) != 1  # over all axes from this one on
     last = b.move(x, lambda a: a.reshape(*a.shape[:axis], -1) if several else np.moveaxis(a, axis, -1))
-    square = (*last.shape, last.shape[-1])
+    void, square = b.voids(last), (*last.shape, last.shape[-1])
+    if void is not None:
+        last = _filled(b, node, last, void)
     others = b.expand(b.move(last, lambda a: a[..., None, :]), square)
     own = b.expand(b.move(last, lambda a: a[..., :, None]), square)
-    total = _add_up(b, b.node(EXP, [b.combine(others, own, -1.0)], square))
+    powers = b.node(EXP, [b.combine(others, own, -1.0)], square)
+    if void is not None:
+        powers = b.times(powers, Constant((~void[..., None, :]).astype(np.float64)))
+    total = _add_up(b, powers)
     if node.op == "LogSoftmax":
         share = b.negate(b.node(LOG, [total], total.shape))
     else:
         share = b.node(RECIPROCAL, [total], total.shape)
+    if void is not None and node.op == "LogSoftmax":
+        share = b.hollow(share, void.ravel())
+    elif void is not None:
+        share = b.times(share, Constant((~void).astype(np.float64)))
     return [b.move(share, lambda a: a.reshape(x.shape) if several else np.moveaxis(a, -1, axis))]
+
+
+def _filled(b: Builder, node: OnnxNode, x: Variable, void: BoolArray) -> Variable:
+    """x with the first number of each row in the place of those that are minus infinity."""
+    if void.all(axis=-1).any():
+        raise node.unsupported("a row of nothing but minus infinity")
+    own = np.broadcast_to(np.arange(x.shape[-1]), x.shape)
+    at = np.where(void, (~void).argmax(axis=-1)[..., None], own)
+    return b.move(x, lambda a: np.take_along_axis(a, at, axis=-1))
 
 
 def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...], int]:

@@ -188,7 +188,27 @@ def softmax(m: Maker) -> Case:
     shape, m.scale = m.shape(1, 4, 3), 2.0
     low = 0 if m.opset < 11 else -len(shape)
     attributes = m.some(0.8, axis=m.whole(low, len(shape) - 1))
-    return m.case(m.node(m.row.op, ["x"], "z", **attributes), shape)
+    if m.opset < 9 or m.likely(0.6):
+        return m.case(m.node(m.row.op, ["x"], "z", **attributes), shape)
+    z = m.node(m.row.op, [_masked(m, shape)], "z", **attributes)
+    return m.case(m.node("Exp", [z], "e") if m.row.op == "LogSoftmax" else z, shape)
+
+
+def _masked(m: Maker, shape: list[int]) -> str:
+    """The input with minus infinity, or a number far below it, in some places; moved, scaled or added to."""
+    far, form = -np.inf, m.pick(shape, shape[-1:])
+    mask = m.draw(form, BOOL)
+    if m.likely(0.5):
+        low = m.tensor("low", np.full(m.pick((), (1,), form), far).astype(NUMPY[m.kind]))
+        x = m.node("Where", [m.tensor("mask", mask), *m.pick((low, "x"), ("x", low))], "masked")
+    else:
+        names = ["x", m.tensor("low", np.where(mask, far, 0.5).astype(NUMPY[m.kind]))]
+        x = m.node("Add", m.pick(names, names[::-1]), "masked")
+    if m.likely(0.3):
+        x = m.node("Mul", [x, m.tensor("factor", np.array(0.5, NUMPY[m.kind]))], "scaled")
+    if m.likely(0.3):
+        x = m.node("Add", [x, m.node("Neg", ["x"], "minus")], "joined")
+    return m.node("Transpose", [m.node("Transpose", [x], "there")], "back") if m.likely(0.3) else x
 
 
 def reduction(m: Maker) -> Case:

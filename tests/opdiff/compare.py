@@ -17,7 +17,7 @@ import onnxruntime
 from mucg4.check.confirm import confirm
 from mucg4.errors import Mucg4Error
 from mucg4.read.onnx import read_network
-from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
+from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64
 from mucg4.read.table import TABLE, Row
 
 from . import arithmetic, chains, composed, images, moves, stored
