@@ -122,7 +122,7 @@ def in_range(x: Value) -> Value:
 
 
 def _rounded(r: Reading, x: Value, kind: int) -> Value:
-    """To a narrower type, to nearest; a computed constant keeps its real value, and that it may be rounded."""
+    """To a narrower type, to nearest; what is computed keeps its real value, and that it may be rounded."""
     if x.v.dtype == object:
         raise Fallback("no exact evaluation")
     with np.errstate(over="ignore", under="ignore"):
@@ -133,10 +133,9 @@ def _rounded(r: Reading, x: Value, kind: int) -> Value:
             bits = v.view(np.uint32).astype(np.uint64)
             v = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
     v = v.astype(np.float64)
-    if x.e is None or x.rows:
-        jump = None if x.e is None else x.e + abs(v - x.v)
-        return Value(v, kind, x.rows, jump)
-    return Value(x.v, kind, False, x.e + abs(v - x.v))
+    if x.e is None and not x.rows:
+        return Value(v, kind)
+    return Value(x.v, kind, x.rows, abs(v - x.v) if x.e is None else x.e + abs(v - x.v))
 
 
 def _dequantize(r: Reading, node: Node, xs: Values) -> list[Value]:

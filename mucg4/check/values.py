@@ -178,7 +178,7 @@ class Arithmetic:
             return self.made((a, b), v)
         both = None if a.e is None or b.e is None else a.e * b.e
         out = self.made((a, b), v, _times(a.e, abs(b.v)), _times(b.e, abs(a.v)), both, UNIT * abs(v))
-        return self._masked(out, a, b)
+        return self._masked(self._masked(out, a, b), b, a)
 
     def divide(self, a: Value, b: Value) -> Value:
         """`a / b`; where b may be 0 nothing is known."""

@@ -250,7 +250,7 @@ class _Inner:
         self.passed = _passed(network, file, self.at)
         self.rectified = {k for k in self.at if _rectified(network, k) and self.passed[k].ops & RECTIFIERS}
         self.last_use = [max(users, default=k) for k, users in enumerate(network.users)]
-        self.unit = float(np.finfo(network.element_type).eps) / 2
+        self.unit = network.unit
 
     def compare(self, x: FloatArray, inside: BoolArray) -> tuple[str | None, float]:
         """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used.
@@ -318,7 +318,7 @@ class _Inner:
         Points where an input is not finite say nothing; a value that overflows in the model's type may be
         infinite or nan there, and outside the box so may one behind several operators of the file.
         """
-        largest = float(np.finfo(self.network.element_type).max)
+        largest = self.network.largest
         fine = np.ones(len(ours), dtype=bool)
         for i in inputs:
             fine &= np.isfinite(i.value).all(axis=1) if i.given else True

@@ -91,6 +91,7 @@ def read_network(
         original=original,
         inputs=tuple((t.name, shape) for t, shape in zip(*reading.inputs[:2], strict=True)),
         note=reading.inputs.note,
+        narrowest=reading.narrowest,
     )
 
 
@@ -198,6 +199,7 @@ class _Reading:
         self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
+        self.narrowest = ""  # the coarser type that values are rounded to on the way
         self.sizes: dict[str, int] = {}  # of integers that depend on the input: none of the tensor's is larger
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
@@ -318,7 +320,7 @@ class _Reading:
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
     def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
-        """A Cast of values that depend on the input: read where it changes no value."""
+        """A Cast of values that depend on the input: what it rounds is rounding like any other."""
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
         if target == BOOL:
@@ -338,6 +340,8 @@ class _Reading:
             return x
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
+        elif source == DOUBLE and target == FLOAT and x.draft not in self.narrow:
+            self.narrowest, self.folded[node.outputs[0]] = ELEMENT_TYPES[FLOAT], inf  # rounded, as by any operator
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
             raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
         return x
