@@ -31,6 +31,7 @@ from mucg4.model.query import Case, Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import BoolArray, FloatArray
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.ops.steps import Trunc
 
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison; not measured
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured
@@ -289,6 +290,8 @@ class _Inner:
             known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
             for name in self.at.get(k, ()):
                 other = theirs[name].astype(np.float64)
+                if isinstance(node.op, Trunc):  # what becomes of numbers beyond an integer type says nothing
+                    other = np.where(np.isnan(value), np.nan, other)
                 bad, used = self._judge(k, inputs, value, other, error, size, inside)
                 if bad is not None:
                     point, j = bad

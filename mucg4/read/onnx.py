@@ -200,6 +200,7 @@ class _Reading:
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
         self.narrowest = ""  # the coarser type that values are rounded to on the way
+        self.wide: OnnxNode | None = None  # an operator that computes in double with what depends on the input
         self.sizes: dict[str, int] = {}  # of integers that depend on the input: none of the tensor's is larger
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
@@ -313,6 +314,8 @@ class _Reading:
             return [replace(folded, name=node.outputs[0]) if folded.error is not None else folded]
         if node.op == "Cast":
             return [self._cast(node, inputs[0])]
+        if any(self.kinds[name] == DOUBLE for name in node.inputs if name):
+            self.wide = node
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
         if node.op in OTHERWISE:
@@ -320,7 +323,11 @@ class _Reading:
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
     def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
-        """A Cast of values that depend on the input: what it rounds is rounding like any other."""
+        """A Cast of values that depend on the input.
+
+        From double to float32 it rounds, as every operator does in a model that computes in float32 alone, with casts
+        at its ends. Where a model computes in double as well, what is rounded off may be all that it computes with.
+        """
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
         if target == BOOL:
@@ -341,7 +348,7 @@ class _Reading:
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
         elif source == DOUBLE and target == FLOAT and x.draft not in self.narrow:
-            self.narrowest, self.folded[node.outputs[0]] = ELEMENT_TYPES[FLOAT], inf  # rounded, as by any operator
+            self.narrowest, self.folded[node.outputs[0]] = ELEMENT_TYPES[FLOAT], inf
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
             raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
         return x
@@ -373,6 +380,8 @@ class _Reading:
         """The outputs' values, one behind the other; one that depends on no input becomes a map with zero weights."""
         names = [t.name for t in self.graph.outputs]
         values = [self._end(name) for name in names]
+        if self.narrowest and self.wide is not None:
+            raise self.wide.unsupported("in double, in a model that casts to float32 as well, which rounds")
         builder = self.builder
         if len(names) > 1 and any(isinstance(v, Variable) for v in values):
             builder.current, start = OUTPUTS, len(builder.drafts)
