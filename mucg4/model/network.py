@@ -46,8 +46,8 @@ class Network:
     """Nodes in topological order; node 0 is the input, the last node is the output.
 
     `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
-    itself computes in ("float32" or "float64"); `narrowest` is the coarser one that values pass through on the way, where
-    there is one. `model_bytes` are the (decompressed) ONNX bytes, kept for
+    itself computes in ("float32" or "float64"); `narrowest` is the coarser one that values pass through on the way,
+    where there is one. `model_bytes` are the (decompressed) ONNX bytes, kept for
     onnxruntime, with the weights of other files put in; `original` is there in such a case, and is what onnxruntime
     gets. `tensors` tells which tensors of the file have the value of which node, `inputs` which inputs of the file
     with which shapes node 0 holds one behind the other (empty: the only one), `note` what about them was found by

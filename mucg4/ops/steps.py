@@ -1,4 +1,4 @@
-"""Step functions: Sign, Floor, Round, Trunc. They do not decrease: the image of a box is between the values at its ends.
+"""Step functions: Sign, Floor, Round, Trunc. They do not decrease: the image of a box is that of its ends.
 
 They jump, and bounds speak of closed boxes: on [l, 0] the sign is -1 or, at the point 0, 0, and its image is [-1, 0].
 No closed cover separates 0 from its neighbours, so a split at 0 does not make the sign constant as it makes a ReLU
