@@ -18,9 +18,11 @@ from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.movement import MOVERS
 from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, TYPES, OnnxNode
 
-LARGEST = 2**24  # of what is cast to integers of 32 and more bits; given: float32 holds all integers up to it
+# of what is cast to integers of 32 and more bits: sums of some still fit float32, which holds all integers up to 2**24;
+# not measured
+LARGEST = 2**20
 WHOLE = 2**53  # beyond it doubles do not hold all integers; given
-HELD = {FLOAT: LARGEST, DOUBLE: WHOLE}  # up to which a floating-point type holds all integers
+HELD = {FLOAT: 2**24, DOUBLE: WHOLE}  # up to which a floating-point type holds all integers
 # integer types -> the least and the largest that a value depending on the input may be
 RANGES: dict[int, tuple[int, int]] = {
     kind: (max(int(np.iinfo(TYPES[kind][0]).min), -WHOLE), min(int(np.iinfo(TYPES[kind][0]).max), WHOLE))
