@@ -133,9 +133,10 @@ def _rounded(r: Reading, x: Value, kind: int) -> Value:
             bits = v.view(np.uint32).astype(np.uint64)
             v = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
     v = v.astype(np.float64)
-    if x.e is None and not x.rows:
-        return Value(v, kind)
-    return Value(x.v, kind, x.rows, abs(v - x.v) if x.e is None else x.e + abs(v - x.v))
+    off = abs(v - x.v) if x.e is None else x.e + abs(v - x.v)
+    if x.rows and (kind != FLOAT or r.computes_double):
+        return Value(v, kind, True, None if x.e is None else off)
+    return Value(v, kind) if x.e is None and not x.rows else Value(x.v, kind, x.rows, off)
 
 
 def _dequantize(r: Reading, node: Node, xs: Values) -> list[Value]:

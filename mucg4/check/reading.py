@@ -61,6 +61,7 @@ class Reading:
         self.outputs = [d.name for d in self.graph.outputs]
         self.fallback: list[str] = []
         self._stored: dict[str, Value] = {}
+        self.computes_double = self._double()
 
     @property
     def names(self) -> set[str]:
@@ -86,6 +87,24 @@ class Reading:
                 wanted |= node.reads
                 out.append(node)
         return out[::-1]
+
+    def _double(self) -> bool:
+        """Whether an operator other than casts and movement takes numbers in double that depend on the input.
+
+        Where none does, casts from double to float32 stand around a model in float32, and are its rounding.
+        """
+        double = {d.name for d in self.inputs if d.kind == DOUBLE}
+        known = {d.name for d in self.inputs}
+        for node in self.nodes:
+            reads = node.reads & known
+            known.update(node.outputs if reads else ())
+            if node.op == "Cast" and reads and node.attributes.get("to") == DOUBLE:
+                double.update(node.outputs)
+            elif node.op not in ("Cast", "Shape") and reads & double:
+                if node.op not in MOVES:
+                    return True
+                double.update(node.outputs)
+        return False
 
     def _read_names(self) -> set[str]:
         return {d.name for d in self.graph.outputs}.union(*(node.reads for node in self.nodes))

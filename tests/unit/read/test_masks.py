@@ -36,7 +36,7 @@ READERS = {
     "maximum": [("ReduceMax", "m", "y", {"axes": [1]})],
     "by hand": [
         ("ReduceMax", "m", "top", {"axes": [1]}), ("Sub", "m top", "d", {}), ("Exp", "d", "e", {}),
-        ("ReduceSum", "e", "s", {}), ("Div", "e s", "y", {}),
+        ("ReduceSum", "e", "t1", {}), ("Div", "e t1", "y", {}),
     ],
     "rectified": [("Relu", "m", "r", {}), ("Mul", "r two", "y", {})],
     "logistic": [("Sigmoid", "m", "y", {})],
@@ -53,7 +53,7 @@ def test_minus_infinity_is_read_as_onnxruntime_runs_it_and_read_again(mask, read
     network = agrees(data)
     assert confirm(data, network).problem is None
     # the tensors that hold infinity are no tensors of the network
-    assert not {"m", "s"} & {name for name, _ in network.tensors} or "by hand" in reader
+    assert not {"m", "s"} & {name for name, _ in network.tensors}
 
 
 REFUSED = {
