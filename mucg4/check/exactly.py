@@ -9,9 +9,10 @@ Sums of products are sums of integers over one denominator (`mucg4.check.values.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ PER_PRODUCT = 100  # operations of the second reading, as `Reading` counts them;
 # largest numerator and the denominator; every other point mirrors the one before it; not measured
 POINTS = ((2**20, 2**10), (2**20, 2**10), (2**60, 2**10), (2**60, 2**10), (2**20, 1), (2**20, 1))
 FEWEST = 2  # points at least; not measured
+WHOLE: dict[str, Callable[[Fraction], int]] = {"Floor": floor, "Round": round, "Trunc": int}
 
 
 def exactly_equal(data: bytes, network: Network, products: int = MOST_PRODUCTS) -> str | None:
@@ -97,9 +99,8 @@ def evaluate_exactly(op: Op, xs: Sequence[Array]) -> Array:
     if op.kind == "Sign":
         one: Any = Fraction(1)
         return one * (xs[0] > 0) - one * (xs[0] < 0)
-    if op.kind in ("Floor", "Round"):
-        out = np.empty(xs[0].shape, dtype=object)
-        step: Any = (lambda x: x.numerator // x.denominator) if op.kind == "Floor" else round
+    if op.kind in WHOLE:
+        out, step = np.empty(xs[0].shape, dtype=object), WHOLE[op.kind]
         out.ravel()[:] = [Fraction(step(x)) for x in xs[0].ravel()]
         return out
     v = _linear(op, xs)

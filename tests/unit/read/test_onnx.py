@@ -443,7 +443,8 @@ def test_weights_that_are_no_numbers_are_refused(bad):
     weight = f32(6, 3)
     weight[2, 1] = bad
     for nodes in ([("MatMul", "x w", "y", {})], [("MatMul", "x v", "m", {}), ("Add", "m w", "y", {})]):
-        with pytest.raises(InputError, match="'w' holds nan or infinite"):
+        masks = bad == -np.inf and len(nodes) == 2
+        with pytest.raises(InputError, match="minus infinity" if masks else "'w' holds nan or infinite"):
             read_network(model(nodes, X2, {"w": weight, "v": f32(6, 3)}))
 
 
@@ -601,7 +602,7 @@ def test_gates_made_of_parts():
 
 
 def test_exponents_that_are_refused():
-    for e in (0.3, 0.0, -0.25, 100.0):
+    for e in (100.0, -65.0, np.nan, np.inf):
         with pytest.raises(UnsupportedError, match="exponents"):
             read_network(model([("Pow", "x e", "y", {})], [1, 2], {"e": np.array(e, np.float32)}))
 
