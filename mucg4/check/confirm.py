@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
+from mucg4.check.literals import RANGES
 from mucg4.check.reading import ELEMENT_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value, fractions
 from mucg4.check.wire import BOOL
@@ -46,6 +47,7 @@ MODEST = 1e100  # a number below it cannot be next to an overflow; not measured
 SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)
 FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
 HALVES = 2  # the row of halves of integers; given: the row of SIZES without a mirror
+MOST_WHOLE = 2.0**10  # free integers are no larger, so that sums and products of some stay in range; not measured
 ALIKE = 5  # steps the first reader follows two factors back; not measured, above the depth of the gates it knows
 
 
@@ -158,7 +160,7 @@ class Walk:
             raise Differs(f"the input has {value.v[0].size} numbers, not {self.network.nodes[0].size}")
         v = value.v.copy()
         if name not in self.bound:
-            v[self.true :] = self._bits(v[self.true :]) if value.kind == BOOL else self._free(v[: self.true])
+            v[self.true :] = self._freed(value)
         self.values[k] = v.reshape(len(v), -1), None
         return Value(v, value.kind, True)
 
@@ -179,6 +181,18 @@ class Walk:
         for name, k in self.cuts.items():
             if k not in self.values:
                 self.unseen.append(f"tensor {name!r} is not compared")
+
+    def _freed(self, value: Value) -> AnyArray:
+        """Random numbers of a tensor's kind for the points at which its values are free."""
+        if value.kind == BOOL:
+            return self._bits(value.v[self.true :])
+        free = self._free(value.v[: self.true])
+        if not value.is_whole:
+            return free
+        if free.dtype == object:
+            return fractions(np.array([int(x) for x in free.ravel()], dtype=object).reshape(free.shape))
+        least, most = RANGES[value.kind]
+        return np.clip(np.round(free), max(least / 4, -MOST_WHOLE), min(most / 4, MOST_WHOLE))
 
     def _bits(self, like: AnyArray) -> AnyArray:
         """Random truth values, as the numbers that they are here."""
@@ -237,6 +251,7 @@ class Walk:
         fine = np.isfinite(gap) & np.isfinite(allowed)
         # infinite on one side only, though nothing comes near an overflow
         torn = (np.isinf(mine) != np.isinf(other)) & (np.fmin(abs(mine), abs(other)) < MODEST) & np.isfinite(allowed)
+        torn |= np.isnan(other) & np.isfinite(mine) & np.isfinite(allowed)  # what an integer type does not hold
         wrong = (fine & (gap > allowed)) | torn
         if wrong.any() and self._rectified(name, k):
             some = wrong.any(axis=0)

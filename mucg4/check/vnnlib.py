@@ -93,6 +93,19 @@ def _total(parts: Iterable[Reach]) -> Reach:
     return Reach(inputs, constant)
 
 
+def _is_zero(term: _Term) -> bool:
+    return not term.form and not term.size.inputs and not term.constant and not term.size.constant
+
+
+def _is_difference(term: _Term) -> bool:
+    """Whether a term is the difference of two inputs, each of which occurs once: its sign is exact.
+
+    With gradual underflow a difference rounds to 0 only where it is 0, and an overflow keeps the sign.
+    """
+    alike = {v: abs(c) for v, c in term.form.items()} == term.size.inputs
+    return alike and sorted(term.form.values()) == [-1, 1] and not term.constant and not term.size.constant
+
+
 NOWHERE = Reach({}, ZERO)
 NOTHING = -1  # no variable has this number; given
 
@@ -162,6 +175,8 @@ class Reader:
     named: list[Direction] = field(default_factory=list)
     atoms: list[Atom] = field(default_factory=list)  # hold in every disjunct
     factors: list[list[tuple[Atom, ...]]] = field(default_factory=list)  # of each, one holds
+    # of equations, by the identity of their rows' `peak`: that, and the inputs that they read on one side only
+    equations: dict[int, tuple[Reach, set[int]]] = field(default_factory=dict)
     ends: dict[str, tuple[float, bool, float, bool]] = field(default_factory=dict)
     written: int = 0  # atoms that were written out
     kept: int = 0  # open lists whose content is kept as it stands
@@ -567,6 +582,10 @@ class Reader:
         for v, c in right.form.items():
             form[v] = form.get(v, ZERO) - c
         form = {v: c for v, c in form.items() if c}
+        if _is_zero(right) and _is_difference(left):
+            left = left._replace(error=NOWHERE, peak=left.size, worked=False)
+        elif _is_zero(left) and _is_difference(right):
+            right = right._replace(error=NOWHERE, peak=right.size, worked=False)
         less = left._replace(
             form=form,
             constant=left.constant - right.constant,
@@ -576,6 +595,8 @@ class Reader:
             worked=left.worked or right.worked,
         )
         more = less._replace(form={v: -c for v, c in form.items()}, constant=-less.constant)
+        if op in ("=", "=="):
+            self.equations[id(less.peak)] = less.peak, left.size.inputs.keys() ^ right.size.inputs.keys()
         if op in ("<=", "<"):
             return self.atom(less, op == "<")
         if op in (">=", ">"):

@@ -471,8 +471,8 @@ class _Comparison2(Comparison):
         self.most = float(self.reader.most)  # no input is beyond
 
     def complete(self) -> None:
-        """Bounds that follow from exact rows of inputs that hold everywhere."""
-        rows = [r for r in self.common.rows if r.direction != NOTHING and not r.error.constant and not r.error.inputs]
+        """Bounds that follow from rows of inputs that hold everywhere."""
+        rows = [r for r in self.common.rows if r.direction != NOTHING]
         for _ in range(min(8, len(rows))):
             if not any([self.follow(row) for row in rows]):
                 break
@@ -481,23 +481,59 @@ class _Comparison2(Comparison):
         self.ends[1][self.unlimited[1]] = self.most
 
     def follow(self, row: Row) -> bool:
-        """Whether an input got a bound from a row whose other inputs have one, or are limited by their type."""
+        """Whether an input that is evaluated alone, so that it does not overflow, got a bound from a row.
+
+        The other inputs of the row have one, or are limited by their type.
+        """
         pairs = self.reader.named[row.direction]
         found = False
         if len(pairs) < 2 or pairs[0][0] < 0 or pairs[-1][0] >= FIRST:
             return found
+        exact = not row.error.constant and not any(row.error.inputs.values())
         for v, c in pairs:
             if isfinite(self.ends[int(c > 0), v]):
+                continue
+            slope = self.slope(row, v, c)
+            if slope is None:
                 continue
             low = row.constant
             for w, d in pairs:
                 if w != v:
-                    known = float(self.ends[int(d < 0), w])
-                    low += d * Fraction(known if isfinite(known) else self.most if d < 0 else -self.most)
-            end, _ = _outward(-low / c, c > 0)
+                    low += d * Fraction(self.known_end(w, d < 0))
+            if not exact:
+
+                def far(w: int, v: int = v) -> Fraction:
+                    ends = (abs(Fraction(self.known_end(w, upper))) for upper in (False, True))
+                    return ZERO if w == v else max(ends)
+
+                if (
+                    any(w >= FIRST for w in (*row.error.inputs, *row.peak.inputs))
+                    or row.peak.at(far) > self.reader.most
+                ):
+                    continue
+                low -= row.error.at(far)
+            end, _ = _outward(-low / (slope[low > 0] if c > 0 else -slope[low > 0]), c > 0)
             self.ends[int(c > 0), v] = end
             found = True
         return found
+
+    def known_end(self, i: int, upper: bool) -> float:
+        """The end of an input's side, the largest number of its type where it has none yet."""
+        end = float(self.ends[int(upper), i])
+        return end if isfinite(end) else self.most if upper else -self.most
+
+    def slope(self, row: Row, v: int, c: Fraction) -> tuple[Fraction, Fraction] | None:
+        """What `|c|` is at least and at most with the part of the error that grows with v; None: nothing is known.
+
+        An input that is compared as it is does not overflow. Where an equation has it on one side only an overflow
+        there makes the equation false: the other side is finite.
+        """
+        grows = row.error.inputs.get(v, ZERO)
+        alone = row.peak.inputs.get(v, ONE) == ONE and not grows
+        apart = v in self.reader.equations.get(id(row.peak), (row.peak, set()))[1]
+        if not (alone or apart) or grows >= abs(c):
+            return None
+        return abs(c) - grows, abs(c) + grows
 
     def tightest(self, rows: Sequence[Row], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]]:
         out: dict[int, tuple[Fraction, bool]] = {}

@@ -31,6 +31,7 @@ from mucg4.model.query import Case, Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import BoolArray, FloatArray
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.ops.steps import Trunc
 
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison; not measured
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured
@@ -254,7 +255,7 @@ class _Inner:
         self.passed = _passed(network, file, self.at)
         self.rectified = {k for k in self.at if _rectified(network, k) and self.passed[k].ops & RECTIFIERS}
         self.last_use = [max(users, default=k) for k, users in enumerate(network.users)]
-        self.unit = float(np.finfo(network.element_type).eps) / 2
+        self.unit = network.unit
 
     def compare(self, x: FloatArray, inside: BoolArray) -> tuple[str | None, float]:
         """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used.
@@ -293,6 +294,8 @@ class _Inner:
             known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
             for name in self.at.get(k, ()):
                 other = theirs[name].astype(np.float64)
+                if isinstance(node.op, Trunc):  # what becomes of numbers beyond an integer type says nothing
+                    other = np.where(np.isnan(value), np.nan, other)
                 bad, used = self._judge(k, inputs, value, other, error, size, inside)
                 if bad is not None:
                     point, j = bad
@@ -322,7 +325,7 @@ class _Inner:
         Points where an input is not finite say nothing; a value that overflows in the model's type may be
         infinite or nan there, and outside the box so may one behind several operators of the file.
         """
-        largest = float(np.finfo(self.network.element_type).max)
+        largest = self.network.largest
         fine = np.ones(len(ours), dtype=bool)
         for i in inputs:
             fine &= np.isfinite(i.value).all(axis=1) if i.given else True

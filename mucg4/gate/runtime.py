@@ -28,6 +28,7 @@ OTHERS = {
     "bool": "bool",
     **{f"{u}int{n}": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
 }
+INTEGERS = frozenset(f"tensor({name})" for name in OTHERS.values() if "int" in name)
 THREADS = 12  # the other number of threads a scorer uses; given
 REMEMBERED = 16  # points; not measured
 MESSAGE = 160  # characters of onnxruntime's own words that are passed on; not measured
@@ -86,7 +87,7 @@ class Runtime:
                 self._batched = False
             else:
                 if sum(map(np.size, ys)) == len(points) * self.network.output_size:
-                    return np.concatenate([np.asarray(y).reshape(len(points), -1) for y in ys], axis=1)
+                    return np.concatenate([self._floats(y).reshape(len(points), -1) for y in ys], axis=1)
                 self._batched = False
         return self.single(points)
 
@@ -126,8 +127,16 @@ class Runtime:
             size = sum(map(np.size, ys))
             if size != out.shape[1]:
                 raise InputError(f"onnxruntime returns {size} values, but the network has {out.shape[1]} outputs")
-            out[i] = np.concatenate([np.ravel(y) for y in ys])
+            out[i] = np.concatenate([np.ravel(self._floats(y)) for y in ys])
         return out
+
+    def _floats(self, y: Any) -> FloatArray:
+        """One output's values; integers that the element type may not hold are nan."""
+        values = np.asarray(y)
+        if values.dtype.kind not in "iu":
+            return values
+        most = 2.0 ** (np.finfo(self.dtype).nmant + 1)
+        return np.where(abs(values.astype(np.float64)) <= most, values.astype(self.dtype), np.nan).astype(self.dtype)
 
     def _feed(self, points: FloatArray) -> dict[str, FloatArray]:
         """What the model is given: one point, or several along a dynamic first dimension."""
@@ -202,7 +211,8 @@ class Runtime:
             text = str(dims[0]) if len(dims) == 1 else f"{dims[:8]}"
             raise InputError(f"the model's input shape {text} does not hold {self.network.input_size} values")
         for made in outputs:
-            self._type(made.type, "output")
+            if made.type not in INTEGERS:
+                self._type(made.type, "output")
         self._outputs = [made.name for made in outputs]
 
     def _type(self, name: str, what: str) -> None:

@@ -75,6 +75,11 @@ def replay_witness(query: Query, x: FloatArray, runtime: Runtime | None = None, 
     with np.errstate(over="ignore", invalid="ignore"):
         points = np.asarray(x).reshape(-1, network.input_size).astype(network.element_type)
     points = points[np.all(np.isfinite(points), axis=1)]
+    if query.joint is not None:
+        from mucg4.gate.relations import Relations
+
+        relations = Relations.of(query.joint)
+        points = points if relations is None else relations.settled(points)
     inside = _inside(query.cases, points, network.element_type)
     points, inside = points[inside.any(axis=1)], inside[inside.any(axis=1)]
     if not len(points):

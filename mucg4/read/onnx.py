@@ -27,6 +27,7 @@ from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
+from mucg4.read.integers import HELD, RANGES, largest, truncation
 from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
@@ -79,7 +80,8 @@ def read_network(
     """
     reading, output = _read(data, count, shapes)
     simple, place = simplify(reading.builder.drafts, output.draft)
-    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
+    variables = {name: v for name, v in reading.values.items() if isinstance(v, Variable)}
+    read = ((name, v.draft) for name, v in variables.items() if reading.builder.voids(v) is None)
     return Network(
         simple,
         source_hash=hashlib.sha256(data).hexdigest(),
@@ -89,6 +91,7 @@ def read_network(
         original=original,
         inputs=tuple((t.name, shape) for t, shape in zip(*reading.inputs[:2], strict=True)),
         note=reading.inputs.note,
+        narrowest=reading.narrowest,
     )
 
 
@@ -196,6 +199,9 @@ class _Reading:
         self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
+        self.narrowest = ""  # the coarser type that values are rounded to on the way
+        self.wide: OnnxNode | None = None  # an operator that computes in double with what depends on the input
+        self.sizes: dict[str, int] = {}  # of integers that depend on the input: none of the tensor's is larger
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -227,8 +233,12 @@ class _Reading:
                 continue
             self.values[name] = value
             if isinstance(value, Variable):
-                names.setdefault(value.draft, name)
+                if builder.voids(value) is None:
+                    names.setdefault(value.draft, name)
                 self.kinds[name] = self._kind(node, kinds)
+                if self.kinds[name] in RANGES:
+                    both = kinds[0], self.kinds[name]
+                    self.sizes[name] = largest(node, both, self._sizes(node, inputs), inputs[0], value)
             else:
                 self.kinds[name] = value.kind
         builder.name_parts(start, names)
@@ -236,6 +246,15 @@ class _Reading:
             self._count(node, inputs)
         elif node.op == "BatchNormalization" and isinstance(outputs[0], Variable):
             self.terms[outputs[0].draft] = _shift_terms(outputs[0], inputs)
+
+    def _sizes(self, node: OnnxNode, inputs: list[Value | None]) -> list[int]:
+        """For each input how large its integers may be; 1 for truth values."""
+        found = []
+        for name, x in zip(node.inputs, inputs, strict=True):
+            whole = isinstance(x, Constant) and x.value.size and x.value.dtype.kind in "iu"
+            ends = (x.value.min(), x.value.max()) if isinstance(x, Constant) and whole else ()
+            found.append(max((abs(int(v)) for v in ends), default=self.sizes.get(name, 1)))
+        return found
 
     def _kind(self, node: OnnxNode, kinds: list[int]) -> int:
         """The element type of an output that depends on the input."""
@@ -295,6 +314,8 @@ class _Reading:
             return [replace(folded, name=node.outputs[0]) if folded.error is not None else folded]
         if node.op == "Cast":
             return [self._cast(node, inputs[0])]
+        if any(self.kinds[name] == DOUBLE for name in node.inputs if name):
+            self.wide = node
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
         if node.op in OTHERWISE:
@@ -302,15 +323,32 @@ class _Reading:
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
     def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
-        """A Cast of values that depend on the input: read where it changes no value."""
+        """A Cast of values that depend on the input.
+
+        From double to float32 it rounds, as every operator does in a model that computes in float32 alone, with casts
+        at its ends. Where a model computes in double as well, what is rounded off may be all that it computes with.
+        """
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
-        if BOOL in (source, target):
-            if target not in (BOOL, *ELEMENT_TYPES):
-                raise node.unsupported(f"a cast of truth values to element type {target}")
+        if target == BOOL:
             return x if source == BOOL else truth(self.builder, x)
+        if target in RANGES and source in ELEMENT_TYPES:
+            return truncation(self.builder, x, target)
+        if target in RANGES:
+            return x  # of what it holds, `largest` has seen to it
+        if source == BOOL or source in RANGES:
+            if target not in ELEMENT_TYPES:
+                raise node.unsupported(f"a cast of values of element type {source} to {target}")
+            if self.sizes.get(node.inputs[0], 1) > HELD[target]:
+                raise node.unsupported(
+                    f"a cast of integers beyond {HELD[target]} to element type {target}, which rounds"
+                )
+            self.narrow.add(x.draft)
+            return x
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
+        elif source == DOUBLE and target == FLOAT and x.draft not in self.narrow:
+            self.narrowest, self.folded[node.outputs[0]] = ELEMENT_TYPES[FLOAT], inf
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
             raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
         return x
@@ -342,6 +380,8 @@ class _Reading:
         """The outputs' values, one behind the other; one that depends on no input becomes a map with zero weights."""
         names = [t.name for t in self.graph.outputs]
         values = [self._end(name) for name in names]
+        if self.narrowest and self.wide is not None:
+            raise self.wide.unsupported("in double, in a model that casts to float32 as well, which rounds")
         builder = self.builder
         if len(names) > 1 and any(isinstance(v, Variable) for v in values):
             builder.current, start = OUTPUTS, len(builder.drafts)
@@ -374,13 +414,22 @@ class _Reading:
 
     def _end(self, name: str) -> Value:
         """One output's value."""
-        value = self.value(name, OnnxNode("output", name, (name,), (name,), {}, 0))
+        last = OnnxNode("output", name, (name,), (name,), {}, 0)
+        value = self.value(name, last)
         assert value is not None
         kind = value.kind if isinstance(value, Constant) else self.kinds[name]
-        if kind not in ELEMENT_TYPES:
+        if kind in RANGES:
+            size = self._sizes(last, [value])[0]
+            if size > HELD[self.element_type]:
+                raise UnsupportedError(
+                    f"the network's output {shortened(name)} may be an integer beyond {HELD[self.element_type]}"
+                )
+        elif kind not in ELEMENT_TYPES:
             raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
         if not prod(value.shape):
             raise InputError(f"the network's output {shortened(name)} is empty")
+        if isinstance(value, Variable) and self.builder.voids(value) is not None:
+            raise UnsupportedError(f"the network's output {shortened(name)} holds minus infinity")
         return value
 
 

@@ -20,6 +20,8 @@ NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
 NUMBERS = FLOATS + INTEGERS
 TRUTHS = (FLOAT, DOUBLE, BOOL)
+MOVABLE = (*TRUTHS, INT32, INT64)  # on what depends on the input
+WHOLE = (*range(2, 8), 12, 13)  # integers
 STORED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13, BFLOAT16, 21, 22)  # every type a tensor can be decoded from
 MOVED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13)
 
@@ -113,14 +115,14 @@ def _row(
 def _rows() -> Iterator[Row]:
     new, many = NEWEST, 2**31
     for op in ("Add", "Sub", "Mul", "Div"):
-        yield _row(op, 7, new, (2, 2), FLOATS, NUMBERS)
-    yield _row("Neg", 6, new, (1, 1), FLOATS, NUMBERS)
-    yield _row("Abs", 6, new, (1, 1), FLOATS, NUMBERS)
+        yield _row(op, 7, new, (2, 2), FLOATS if op == "Div" else NUMBERS, NUMBERS)
+    yield _row("Neg", 6, new, (1, 1), NUMBERS, NUMBERS)
+    yield _row("Abs", 6, new, (1, 1), NUMBERS, NUMBERS)
     yield _row("Sum", 8, new, (1, many), FLOATS, FLOATS)
     yield _row("Max", 8, 11, (1, many), FLOATS, FLOATS)
-    yield _row("Max", 12, new, (1, many), FLOATS, NUMBERS)
+    yield _row("Max", 12, new, (1, many), NUMBERS, NUMBERS)
     yield _row("Min", 8, 11, (1, many), FLOATS, FLOATS)
-    yield _row("Min", 12, new, (1, many), FLOATS, NUMBERS)
+    yield _row("Min", 12, new, (1, many), NUMBERS, NUMBERS)
     yield _row("MatMul", 1, 8, (2, 2), FLOATS, FLOATS)
     yield _row("MatMul", 9, new, (2, 2), FLOATS, NUMBERS)
     gemm = {"alpha": _FLOAT, "beta": _FLOAT, "transA": _FLAG, "transB": _FLAG}
@@ -146,7 +148,7 @@ def _rows() -> Iterator[Row]:
     for op in ("Floor", "Ceil"):
         yield _row(op, 6, new, (1, 1), FLOATS, FLOATS)
     yield _row("Round", 11, new, (1, 1), FLOATS, FLOATS)
-    yield _row("Sign", 9, new, (1, 1), FLOATS, NUMBERS)
+    yield _row("Sign", 9, new, (1, 1), NUMBERS, NUMBERS)
     yield _row("Tan", 7, new, (1, 1), SINGLE)
     yield _row("Shrink", 9, new, (1, 1), SINGLE, (), lambd=_FLOAT, bias=_FLOAT)
     yield _row("Mean", 8, new, (1, many), SINGLE, SINGLE)
@@ -192,7 +194,7 @@ def _windows(new: int) -> Iterator[Row]:
 
 def _reductions(new: int, many: int) -> Iterator[Row]:
     yield _row("ReduceSum", 1, 12, (1, 1), FLOATS, NUMBERS, **_REDUCE_OLD)
-    yield _row("ReduceSum", 13, new, (1, 2), FLOATS, NUMBERS, **_REDUCE)
+    yield _row("ReduceSum", 13, new, (1, 2), NUMBERS, NUMBERS, **_REDUCE)
     yield _row("ReduceMean", 1, 17, (1, 1), FLOATS, FLOATS, **_REDUCE_OLD)
     yield _row("ReduceMean", 18, new, (1, 2), FLOATS, FLOATS, **_REDUCE)
     for op in ("ReduceMax", "ReduceMin"):
@@ -219,30 +221,30 @@ def _normalisations(new: int) -> Iterator[Row]:
 
 
 def _movements(new: int, many: int) -> Iterator[Row]:
-    yield _row("Identity", 1, new, (1, 1), TRUTHS, MOVED)
+    yield _row("Identity", 1, new, (1, 1), MOVABLE, MOVED)
     yield _row("Dropout", 7, 11, (1, 1), FLOATS, FLOATS, ratio=_FLOAT)
     yield _row("Dropout", 12, new, (1, 3), FLOATS, FLOATS, seed=_INT)
-    yield _row("Reshape", 5, 13, (2, 2), TRUTHS, MOVED)
-    yield _row("Reshape", 14, new, (2, 2), TRUTHS, MOVED, allowzero=_FLAG)
+    yield _row("Reshape", 5, 13, (2, 2), MOVABLE, MOVED)
+    yield _row("Reshape", 14, new, (2, 2), MOVABLE, MOVED, allowzero=_FLAG)
     yield _row("Flatten", 1, 10, (1, 1), FLOATS, FLOATS, axis=_at_least("int", 0))
-    yield _row("Flatten", 11, new, (1, 1), FLOATS, MOVED, axis=_INT)
+    yield _row("Flatten", 11, new, (1, 1), MOVABLE, MOVED, axis=_INT)
     yield _row("Squeeze", 1, 10, (1, 1), FLOATS, MOVED, axes=_at_least("ints", 0))
     yield _row("Squeeze", 11, 12, (1, 1), FLOATS, MOVED, axes=_INTS)
-    yield _row("Squeeze", 13, new, (1, 2), TRUTHS, MOVED)
+    yield _row("Squeeze", 13, new, (1, 2), MOVABLE, MOVED)
     yield _row("Unsqueeze", 1, 10, (1, 1), FLOATS, MOVED, axes=_at_least("ints", 0))
     yield _row("Unsqueeze", 11, 12, (1, 1), FLOATS, MOVED, axes=_INTS)
-    yield _row("Unsqueeze", 13, new, (2, 2), TRUTHS, MOVED)
-    yield _row("Transpose", 1, new, (1, 1), TRUTHS, MOVED, perm=_at_least("ints", 0))
+    yield _row("Unsqueeze", 13, new, (2, 2), MOVABLE, MOVED)
+    yield _row("Transpose", 1, new, (1, 1), MOVABLE, MOVED, perm=_at_least("ints", 0))
     yield _row("Slice", 1, 9, (1, 1), FLOATS, MOVED, starts=_INTS, ends=_INTS, axes=_INTS)
-    yield _row("Slice", 10, new, (3, 5), TRUTHS, MOVED)
+    yield _row("Slice", 10, new, (3, 5), MOVABLE, MOVED)
     yield _row("Gather", 1, 10, (2, 2), FLOATS, MOVED, axis=_INT)
-    yield _row("Gather", 11, new, (2, 2), TRUTHS, MOVED, axis=_INT)
+    yield _row("Gather", 11, new, (2, 2), MOVABLE, MOVED, axis=_INT)
     yield _row("Split", 2, 12, (1, 1), FLOATS, MOVED, axis=_INT, split=_at_least("ints", 0))
-    yield _row("Split", 13, 17, (1, 2), FLOATS, MOVED, axis=_INT)
-    yield _row("Split", 18, new, (1, 2), FLOATS, MOVED, axis=_INT, num_outputs=_at_least("int", 1))
-    yield _row("Expand", 8, new, (2, 2), TRUTHS, MOVED)
-    yield _row("Tile", 6, new, (2, 2), FLOATS, MOVED)
-    yield _row("Concat", 4, new, (1, many), FLOATS, MOVED, axis=_INT)
+    yield _row("Split", 13, 17, (1, 2), MOVABLE, MOVED, axis=_INT)
+    yield _row("Split", 18, new, (1, 2), MOVABLE, MOVED, axis=_INT, num_outputs=_at_least("int", 1))
+    yield _row("Expand", 8, new, (2, 2), MOVABLE, MOVED)
+    yield _row("Tile", 6, new, (2, 2), MOVABLE, MOVED)
+    yield _row("Concat", 4, new, (1, many), MOVABLE, MOVED, axis=_INT)
     yield _row("DepthToSpace", 1, 10, (1, 1), FLOATS, (), blocksize=_at_least("int", 1))
     dcr = _of("string", "DCR", "CRD")
     yield _row("DepthToSpace", 11, new, (1, 1), FLOATS, (), blocksize=_at_least("int", 1), mode=dcr)
@@ -274,10 +276,10 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("Shape", 1, 14, (1, 1), FLOATS, MOVED)
     yield _row("Shape", 15, new, (1, 1), FLOATS, MOVED, start=_INT, end=_INT)
     wide = (*MOVED, BFLOAT16)
-    yield _row("Cast", 6, 12, (1, 1), TRUTHS, MOVED, to=_of("int", *MOVED))
-    yield _row("Cast", 13, 18, (1, 1), TRUTHS, wide, to=_of("int", *wide))
-    yield _row("Cast", 19, 20, (1, 1), TRUTHS, wide, to=_of("int", *wide), saturate=_FLAG)
-    yield _row("Cast", 21, new, (1, 1), TRUTHS, STORED, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 6, 12, (1, 1), (*TRUTHS, *WHOLE), MOVED, to=_of("int", *MOVED))
+    yield _row("Cast", 13, 18, (1, 1), (*TRUTHS, *WHOLE), wide, to=_of("int", *wide))
+    yield _row("Cast", 19, 20, (1, 1), (*TRUTHS, *WHOLE), wide, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 21, new, (1, 1), (*TRUTHS, *WHOLE), STORED, to=_of("int", *wide), saturate=_FLAG)
     yield _row("Constant", 1, 11, (0, 0), (), MOVED, value=_TENSOR)
     lists = {"value_int": _INT, "value_ints": _INTS, "value_float": _any("float"), "value_floats": _any("floats")}
     yield _row("Constant", 12, 12, (0, 0), (), MOVED, value=_TENSOR, **lists)
@@ -291,12 +293,12 @@ def _constants(new: int) -> Iterator[Row]:
     blocks = {"axis": _INT, "block_size": _at_least("int", 0)}
     yield _row("DequantizeLinear", 21, 22, (2, 3), (), (*quantised, 4, 5, 21, 22), **blocks)
     yield _row("DequantizeLinear", 23, new, (2, 3), (), (*quantised, 4, 5, 21, 22), **blocks, output_dtype=_INT)
-    yield _row("Equal", 7, 10, (2, 2), (), (BOOL, *INTEGERS))
-    yield _row("Equal", 11, new, (2, 2), FLOATS, (BOOL, *NUMBERS))
+    yield _row("Equal", 7, 10, (2, 2), INTEGERS, (BOOL, *INTEGERS))
+    yield _row("Equal", 11, new, (2, 2), NUMBERS, (BOOL, *NUMBERS))
     for op in ("Less", "Greater"):
         yield _row(op, 7, 8, (2, 2), FLOATS, FLOATS)
-        yield _row(op, 9, new, (2, 2), FLOATS, NUMBERS)
-        yield _row(f"{op}OrEqual", 12, new, (2, 2), FLOATS, NUMBERS)
+        yield _row(op, 9, new, (2, 2), NUMBERS, NUMBERS)
+        yield _row(f"{op}OrEqual", 12, new, (2, 2), NUMBERS, NUMBERS)
     yield _row("Not", 1, new, (1, 1), (BOOL,), (BOOL,))
     yield _row("And", 7, new, (2, 2), (BOOL,), (BOOL,))
     yield _row("Or", 7, new, (2, 2), (BOOL,), (BOOL,))

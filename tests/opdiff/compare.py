@@ -17,7 +17,7 @@ import onnxruntime
 from mucg4.check.confirm import confirm
 from mucg4.errors import Mucg4Error
 from mucg4.read.onnx import read_network
-from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
+from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64
 from mucg4.read.table import TABLE, Row
 
 from . import arithmetic, chains, composed, images, moves, stored
@@ -54,9 +54,9 @@ def make(chance: random.Random, target: Target | None, chain: Callable[[Maker], 
         return (chain or chance.choice(chains.GENERATORS))(m)
     row, variable, kind = target
     first, last = row.opsets
-    first = max(9, first) if variable and kind == BOOL else first
+    first = max(9, first) if variable and kind not in (FLOAT, DOUBLE) else first
     if (
-        not variable or row.op == "Shape" or kind == BOOL
+        not variable or row.op == "Shape" or kind not in (FLOAT, DOUBLE)
     ):  # a Cast follows, which is older than no operator set but the first ones
         first = min(max(first, 7), last)
     return COVERS[row.op](Maker(chance, row, variable, kind, chance.randint(first, last)))
