@@ -16,8 +16,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 WIDTH, LEFT, RIGHT, TOP, ROW, BAR, INK = 760, 116, 150, 64, 26, 15, "#1F2933"  # pixels
 FATES = (
-    ("#0072B2", "closed by its stored duals"),
-    ("#56B4E9", "closed by its literals, anew"),
+    ("#0072B2", "accepted by the checker as they are"),
+    ("#56B4E9", "closed by dual ascent"),
     ("#D55E00", "searched"),
 )
 LABELS = {
@@ -40,7 +40,7 @@ def totals(run: Path, instances: Path) -> dict[str, list[int]]:
     for r in map(json.loads, (run / "runs.jsonl").read_text().splitlines()):
         if methods.get(r["onnx"]) in out and r["verdict"] == "unsat" and r["stored_leaves"]:
             rungs = r["rungs"]
-            fates = [rungs["stored-verdict"] + rungs["duals"], rungs["literals"] + rungs["reoptimised"]]
+            fates = [rungs["checked"], rungs["ascent"]]
             fates.append(r["stored_leaves"] - sum(fates))
             out[methods[r["onnx"]]] = [a + b for a, b in zip(out[methods[r["onnx"]]], fates, strict=True)]
     return out

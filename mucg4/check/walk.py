@@ -553,9 +553,18 @@ class _Walk:
 
     def work(self, at: int) -> float:
         """About how many multiplications the subtree of a tree node takes."""
-        row, region = self.enclosure.work
-        rows = self.tightened[self.plan.first[at] : self.plan.last[at]].sum() if self.plan.tightenings else 0.0
-        return region * (2 * float(self.plan.leaves[at]) - 1) + row * float(rows)
+        row, visit, region = self.enclosure.work
+        first, last = self.plan.first[at], self.plan.last[at]
+        rows = self.tightened[first:last].sum() if self.plan.tightenings else 0.0
+        refreshed = self.refreshed[last] - self.refreshed[first]
+        return region * float(refreshed) + visit * float(last - first) + row * float(rows + self.plan.leaves[at])
+
+    @cached_property
+    def refreshed(self) -> Array:
+        """(N + 1,) how many tree nodes before each place of the preorder have their bounds derived anew."""
+        flags = np.zeros(len(self.plan.parent) + 1, dtype=np.int64)
+        flags[self.plan.first + 1] = np.asarray(self.plan.tree.refresh, dtype=bool)
+        return np.cumsum(flags)
 
     def work_left(self) -> float:
         """About how many multiplications are left to do."""
@@ -716,8 +725,10 @@ class _Walk:
             region, own = batch.take(slice(b, b + 1)), None  # views into the batch
             cuts = [] if at else list(self.plan.tree.cuts)
             for number, t in enumerate((*self.plan.tightenings.get(at, ()), None)):
-                while cuts and (t is None or cuts[0].after <= number):
-                    self._derive(cuts.pop(0), frame.one(b) if own is None else own)
+                ready = [c for c in cuts if t is None or c.after <= number]
+                if ready:
+                    cuts = cuts[len(ready) :]
+                    self._derive(ready, frame.one(b) if own is None else own)
                 if t is None or region.open.sum() != 1 or not region.open[0, t.conjunction]:
                     continue
                 own = frame.one(b) if own is None else own
@@ -729,50 +740,63 @@ class _Walk:
             if own is not None:
                 frame.put(b, own)
 
-    def _derive(self, cuts: Cuts, frame: Frame) -> None:
+    def _derive(self, cuts: Sequence[Cuts], frame: Frame) -> None:
         """Add the planes that the cuts propose on the root region; those without a finite constant say `0 <= 0`."""
-        e = self.enclosure
-        op, node = e.nodes[cuts.node].op, e.nodes[cuts.node].inputs[0]
-        assert isinstance(op, TwoPiece)
-        left, right = (e.numbers(np.array(v)) for v in (op.left, op.right))
+        e, first = self.enclosure, 0 if self.shift is None else len(self.shift)
+        ends = first + np.cumsum([0, *(len(c.index) for c in cuts)])
+        total = int(ends[-1])
+        self.shift = e.zeros(total) if self.shift is None else np.concatenate([self.shift, e.zeros(total - first)])
+        for k, p in self.planes.items():
+            self.planes[k] = np.concatenate([p, e.zeros(total - first, e.nodes[k].size)])
         step = max(1, 4 * CELLS // max(n.size for n in e.nodes))
-        for part in (slice(i, i + step) for i in range(0, len(cuts.index), step)):
-            self.budget.poll()
-            index = cuts.index[part]
-            every, region = np.arange(len(index)), np.zeros(len(index), dtype=np.int64)
-            planes = e.carriers(node, index)
-            for k, w in planes.items():
-                share = e.zeros(*w.shape)
-                for s in cuts.shares:
-                    if s.node == k:
-                        share[:, s.index] = e.numbers(s.value[part]) / 255
-                planes[k] = e.shortened(w * (left + (right - left) * share))
-            least = None
-            for slope in (left, right):
-                rows = Rows(region, dict(planes), e.zeros(len(index)), e.zeros(len(index)))
-                target = e.zeros(len(index), e.nodes[node].size)
-                target[every, index] = -slope
-                e.push(rows, node, target, frame)
-                value = e.least_on_hulls(frame, rows, node)
-                least = value if least is None else np.minimum(least, value)
-            assert least is not None
-            planes = {k: -p for k, p in planes.items()}
-            planes[cuts.node] = e.zeros(len(index), e.nodes[cuts.node].size)
-            planes[cuts.node][every, index] = e.numbers(np.ones(len(index)))
-            lost = ~np.isfinite(least)
-            least[lost] = 0.0
-            for p in planes.values():
-                p[lost] = 0.0
-            self._append_planes(planes, least)
+        for node in distinct(np.array([c.node for c in cuts])).tolist():
+            own = [(c, int(start)) for c, start in zip(cuts, ends[:-1], strict=True) if c.node == node]
+            pieces = [(c.take(np.arange(i, min(i + step, len(c.index)))), start + i) for c, start in own
+                      for i in range(0, len(c.index), step)]  # fmt: skip
+            while pieces:
+                self.budget.poll()
+                count = 1 + int(np.searchsorted(np.cumsum([len(c.index) for c, _ in pieces])[1:], step, side="right"))
+                self._derive_some(node, pieces[:count], frame)
+                pieces = pieces[count:]
 
-    def _append_planes(self, planes: dict[int, Array], shift: Array) -> None:
-        e, old = self.enclosure, 0 if self.shift is None else len(self.shift)
-        self.shift = shift if self.shift is None else np.concatenate([self.shift, shift])
-        for k in self.planes.keys() | planes.keys():
-            size = e.nodes[k].size
-            before, after = self.planes.get(k), planes.get(k)
-            before = e.zeros(old, size) if before is None else before
-            self.planes[k] = np.concatenate([before, e.zeros(len(shift), size) if after is None else after])
+    def _derive_some(self, node: int, pieces: Sequence[tuple[Cuts, int]], frame: Frame) -> None:
+        """Fill in the planes of cuts of one node, each with the number of its first one."""
+        e = self.enclosure
+        op, source = e.nodes[node].op, e.nodes[node].inputs[0]
+        assert isinstance(op, TwoPiece) and self.shift is not None
+        left, right = (e.numbers(np.array(v)) for v in (op.left, op.right))
+        index = np.concatenate([c.index for c, _ in pieces])
+        number = np.concatenate([start + np.arange(len(c.index)) for c, start in pieces])
+        every, region = np.arange(len(index)), np.zeros(len(index), dtype=np.int64)
+        planes = e.carriers(source, index)
+        for k, w in planes.items():
+            share, row = e.zeros(*w.shape), 0
+            for c, _ in pieces:
+                for s in c.shares:
+                    if s.node == k:
+                        share[row : row + len(c.index), s.index] = e.numbers(s.value) / 255
+                row += len(c.index)
+            planes[k] = e.shortened(w * (left + (right - left) * share))
+        least = None
+        for slope in (left, right):
+            rows = Rows(region, dict(planes), e.zeros(len(index)), e.zeros(len(index)))
+            target = e.zeros(len(index), e.nodes[source].size)
+            target[every, index] = -slope
+            e.push(rows, source, target, frame)
+            value = e.least_on_hulls(frame, rows, source)
+            least = value if least is None else np.minimum(least, value)
+        assert least is not None
+        planes = {k: -p for k, p in planes.items()}
+        planes[node] = e.zeros(len(index), e.nodes[node].size)
+        planes[node][every, index] = e.numbers(np.ones(len(index)))
+        lost = ~np.isfinite(least)
+        least[lost] = 0.0
+        for k, p in planes.items():
+            p[lost] = 0.0
+            if k not in self.planes:
+                self.planes[k] = e.zeros(len(self.shift), e.nodes[k].size)
+            self.planes[k][number] = p
+        self.shift[number] = least
 
     def _add_cuts(self, rows: Rows, cuts: Array, multipliers: Array, frame: Frame) -> None:
         """Add the cuts numbered `cuts (C,)` times `multipliers (R, C)`; those that were not derived add nothing."""
@@ -787,9 +811,13 @@ class _Walk:
             e.add_cuts(rows, m, {k: p[cuts] for k, p in self.planes.items()}, self.shift[cuts], frame)
             return
         for k, p in self.planes.items():
-            size = norms(m @ abs(p[cuts])) * frame.size[k][rows.region]
+            own = np.flatnonzero(p[cuts].any(axis=1))  # a cut speaks of few nodes
+            if not len(own):
+                continue
+            part, multiplier = p[cuts[own]], m[:, own]
+            size = norms(multiplier @ abs(part)) * frame.size[k][rows.region]
             rows.error = rows.error + gamma(len(cuts) + 8) * size
-            e.push(rows, k, m @ p[cuts], frame)
+            e.push(rows, k, multiplier @ part, frame)
         rows.error = rows.error + gamma(len(cuts) + 8) * (m @ abs(self.shift[cuts]))
         e.add(rows, m @ self.shift[cuts])
 

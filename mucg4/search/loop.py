@@ -101,8 +101,7 @@ class Search:
         """
         count = len(self.frontier)
         if not count or not self.pace.has_split or self.pending is not None:
-            stock = 0 if self.pending is None else len(self.pending.ids)
-            return float(np.log2(max(count + stock, 1)))
+            return float(np.log2(max(count + self.waiting, 1)))
         content = self.frontier.content(("ids", "value"))
         levels = np.inf if self.pace.gain <= 0 else STRETCH * np.maximum(-content["value"], 0) / self.pace.gain
         by_bounds = float(np.logaddexp2.reduce(levels * np.ones(count)))
@@ -135,10 +134,14 @@ class Search:
         """True while some region is neither refuted nor decided."""
         return self.pending is not None or len(self.frontier) > 0
 
+    @property
+    def waiting(self) -> int:
+        """Regions that are not bounded yet."""
+        return 0 if self.pending is None else len(self.pending.ids)
+
     def divisible(self, parts: int) -> bool:
         """True when the open regions can be shared out among so many workers."""
-        stock = 0 if self.pending is None else len(self.pending.ids)
-        return stock != 1 and stock + len(self.frontier) >= 2 * parts
+        return self.waiting != 1 and self.waiting + len(self.frontier) >= 2 * parts
 
     def deal(self, parts: int) -> list[Share]:
         """The open regions in parts, which together hold all of them."""
@@ -211,7 +214,7 @@ class Search:
         """Tell how far the searches are."""
         if self.progress is None:
             return
-        open_ = sum(len(s.frontier) + (0 if s.pending is None else len(s.pending.ids)) for s in searches)
+        open_ = sum(len(s.frontier) + s.waiting for s in searches)
         lowest = min((s.frontier.lowest() for s in searches if len(s.frontier)), default=float("nan"))
         self.progress(f"{self.statistics.regions} regions, {open_} open, lowest bound {lowest:.3g}")
 

@@ -37,10 +37,11 @@ def drive(searches: list[Search], workers: int, until: float = float("inf")) -> 
     long = bool(open_) and open_[0].way.long_turns
     hard = until + OVERTIME * (until - open_[0].budget.work) if long else float("inf")
     while open_ and open_[0].budget.work < until:
-        if alone or (len(open_) == 1 and not open_[0].divisible(workers)):
-            witness = open_[0].run(1 if open_[0].pace.turns < SERIAL_TURNS else TURNS, until)
-        elif len(open_) == 1 and open_[0].pace.turns < SERIAL_TURNS:
-            witness = open_[0].run(1, until)
+        first = open_[0]
+        if alone or (len(open_) == 1 and not first.divisible(workers)):
+            witness = first.run(1 if first.pace.turns < SERIAL_TURNS else TURNS, until)
+        elif len(open_) == 1 and first.pace.turns < SERIAL_TURNS and first.waiting <= first.context.plan.batch:
+            witness = first.run(1, until)
         else:
             witness = _round(open_, workers, open_[0].meetings, hard)
         if witness is not None:
@@ -96,8 +97,7 @@ def _job(search: Search, part: Share | None, seed: tuple[int, int], until: float
             search.attack.rng = np.random.default_rng([search.pace.turns, *seed])
         stopped, witness = None, None
         try:
-            stock = 0 if search.pending is None else len(search.pending.ids)
-            turns = (len(search.frontier) + stock) // search.context.plan.batch
+            turns = (len(search.frontier) + search.waiting) // search.context.plan.batch
             witness = search.run(min(max(TURNS, turns), MOST_TURNS), until)
         except BudgetError as error:
             stopped = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -186,26 +186,33 @@ def test_a_way_of_splitting():
 # -- a reuse rung --------------------------------------------------------------------------------------------------
 
 
-def test_a_reuse_rung():
-    """A function and a row: it closes leaves, is counted under its name, and the checker follows."""
-    from mucg4.reuse.rungs import RUNGS, Rung
+def test_a_reuse_rung(monkeypatch):
+    """What a rung closes of the open regions is in the recorder, and the checker goes on from there."""
+    from mucg4.evidence import Established
+    from mucg4.reuse import replay
+    from mucg4.search.run import Run
 
-    from mucg4.reuse.replay import Replay
-    from mucg4.search.run import Run, open_case
+    begin = replay.Part.begin
 
-    def single_rows(walk, visit):
-        walk.search.close_single_constraints(visit.work)
-        return visit.parted(~visit.work.open.any(axis=1) | visit.work.regions.empty())
+    def single_rows(part):
+        begin(part)
+        search = part.search
+        search.close_single_constraints(search.pending)
+        search.forget(np.zeros(len(part.mask), dtype=bool))
+        left.append(0 if search.pending is None else len(search.pending.ids))
 
-    query, settings = hard_query(), Settings(workers=1, split="input", attack=False)
+    query, settings, left = hard_query(), Settings(workers=1, split="input", attack=False), []
     stored = verify(query, settings)
     assert isinstance(stored, Safe)
+    box = Box((Fraction(-1, 4),) * 2, (Fraction(1, 4),) * 2)  # where single rows are enough
+    query = replace(query, cases=(replace(query.cases[0], box=box),), text="")
+    monkeypatch.setattr(replay.Part, "begin", single_rows)
     run = Run(query, settings, effort(), Statistics(), Runtime(query.network))
-    row = Rung("single rows", single_rows, True, "one row for each constraint, with default slopes")
-    walk = Replay(run, open_case(run, 0), stored.proof.trees[0], rungs=[row, *(r for r in RUNGS if r.leaves)])
-    tree = walk.walk().recorder.tree()
-    assert run.statistics.rungs[row.name] > 0 and sum(run.statistics.rungs.values()) == walk.closed
-    assert check(Proof(query.network.fingerprint, query.property_hash, (tree,)), query).accepted
+    (tree,) = stored.proof.trees
+    found = replay.replay_all(run, [replace(tree, refutations=(), clip=np.zeros(len(tree), dtype=bool))])
+    assert isinstance(found, Established), run.statistics.warnings
+    assert left[0] < found.examined.report.failed
+    assert found.examined.go_on(found.trees, effort()).accepted
 
 
 # -- a setting -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from mucg4.bench.engines import checks, table
 
 
 def record(onnx, verdict="unsat", stored=0, held=0, replayed=0, regions=0, wall=1.0, reason=None):
-    rungs = {"witness": 0, "duals": 0, "literals": held}
+    rungs = {"witness": 0, "duals": 0, "cores": held}
     return {
         "onnx": onnx, "vnnlib": "p.vnnlib", "verdict": verdict, "stored_leaves": stored, "rungs": rungs,
         "replay_regions": replayed, "regions": regions, "wall": wall, "reason": reason,
