@@ -45,6 +45,9 @@ MODEST = 1e100  # a number below it cannot be next to an overflow; not measured
 # of free numbers; a negative row mirrors; not measured
 SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)
 FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
+# operators whose outputs may be computed from each other
+_SKIP = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
+TIED = frozenset(("RNN", "GRU", "LSTM", *_SKIP))
 HALVES = 2  # the row of halves of integers; given: the row of SIZES without a mirror
 ALIKE = 5  # steps the first reader follows two factors back; not measured, above the depth of the gates it knows
 
@@ -128,7 +131,9 @@ class Walk:
         self.true, self.free = plan
         self.compared = 0
         self.unseen: list[str] = []
-        names = reading.names
+        # the first reader may compute one output of a node from another, so none of several takes free values
+        several = [node for node in reading.nodes if node.op in TIED and sum(map(bool, node.outputs)) > 1]
+        names = reading.names.difference(*(node.outputs for node in several))
         helper = re.compile(r"(.+)#\d+'*$", re.DOTALL)
         self.cuts: dict[str, int] = {}
         self.twice = ""  # a tensor that two nodes claim to compute: one of them would not be compared

@@ -1,8 +1,8 @@
 """The checker's own reading of a model: ONNX bytes evaluated node by node, without `mucg4.read`.
 
-`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums` and `slide` say what operators mean;
-`values` computes. Here nodes are walked in file order. What is not known is not guessed: a node without a meaning
-makes its outputs unknown, and all that reads them, and is named in `fallback`.
+`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums`, `slide`, `composed`, `fused` and
+`recurrent` say what operators mean; `values` computes. Here nodes are walked in file order. What is not known is not
+guessed: a node without a meaning makes its outputs unknown, and all that reads them, and is named in `fallback`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from math import prod
 import numpy as np
 
 from mucg4.check.composed import COMPOSED
+from mucg4.check.fused import FUSED
 from mucg4.check.literals import LITERALS, stored
 from mucg4.check.meaning import MEANINGS
 from mucg4.check.moves import LARGEST, MOVES, Meaning
+from mucg4.check.recurrent import RECURRENT
 from mucg4.check.slide import SLIDES
 from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
@@ -23,7 +25,16 @@ from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inne
 from mucg4.errors import InputError
 from mucg4.ops.arrays import AnyArray
 
-TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES, **COMPOSED}
+TABLE: dict[str, tuple[Meaning, str]] = {
+    **MOVES,
+    **LITERALS,
+    **MEANINGS,
+    **SUMS,
+    **SLIDES,
+    **COMPOSED,
+    **FUSED,
+    **RECURRENT,
+}
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
 MOST_MADE = 2**27  # numbers of all values together; not measured
 MOST_LINES = 20  # of `fallback`, the last one says that there are more; not measured

@@ -397,6 +397,8 @@ def _attribute(found: Field) -> Any:
         return tuple(float(v) for v in _numbers(found.get(7, []), "<f4"))
     if kind == 7:
         return tuple(int(v) for v in _integers(found.get(8, [])))
+    if kind == 8:
+        return tuple(_decoded(v) for v in found.get(9, ()))
     return None
 
 

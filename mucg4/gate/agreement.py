@@ -36,7 +36,15 @@ LARGE = 200_000  # neurons of a network that takes few points of the second comp
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured
 OTHERWISE = "; the operators agree one by one: default options that change the function, or rounding that adds up"
 TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time; not measured
-RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
+RECTIFIERS = {
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Clip",
+    "Max",
+    "FusedGemm",
+    "FusedConv",
+}  # operators that may be zero on negative values
 HELPER = Slice(1, 1, frozenset())  # of the file that a node without a tensor stands for
 SMALL = 2_000  # neurons of a network on which a round takes about a millisecond; not measured
 LEAST_ROUNDS, MOST_ROUNDS = 2, 200  # of points of one run; not measured

@@ -21,6 +21,7 @@ from mucg4.read.protobuf import (
 )
 
 MOST_NODES = 50_000  # in functions that are called; not measured
+STATES = frozenset(("RNN", "GRU", "LSTM"))  # whose last states alone may be of interest
 DEEPEST = 32  # calls within calls; not measured
 
 Functions = Mapping[tuple[str, str, str], Any]
@@ -230,7 +231,7 @@ def _check_names(graph: OnnxGraph) -> None:
             raise InputError(f"the network's input {shortened(tensor.name)} has no name of its own")
         known.add(tensor.name)
     for node in graph.nodes:
-        if not node.outputs[0]:
+        if not node.outputs[0] and not (node.op in STATES and node.result):
             raise node.invalid("its first output has no name")
         missing = next((i for i in (*node.inputs, *node.captured) if i and i not in known), None)
         if missing is not None:

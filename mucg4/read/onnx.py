@@ -26,6 +26,7 @@ from mucg4.read.constant import Constant
 from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
+from mucg4.read.fused import FUSED_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
 from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
@@ -39,6 +40,7 @@ from mucg4.read.protobuf import (
     OnnxNode,
     shortened,
 )
+from mucg4.read.recurrent import RECURRENT_HANDLERS
 from mucg4.read.roundoff import magnitude
 from mucg4.read.simplify import separate, simplify
 from mucg4.read.table import check_types, lookup
@@ -50,7 +52,16 @@ RESIZING = ("Resize", "Upsample")
 COMPARISONS = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS, **COMPOSED_HANDLERS, **MASK_HANDLERS}
+ALL_HANDLERS = {
+    **HANDLERS,
+    **FUNCTION_HANDLERS,
+    **WINDOW_HANDLERS,
+    **COMPOSED_HANDLERS,
+    **MASK_HANDLERS,
+    **FUSED_HANDLERS,
+    **RECURRENT_HANDLERS,
+}
+ROUNDING_UNKNOWN = OTHERWISE | FUSED_HANDLERS.keys() | RECURRENT_HANDLERS.keys()
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,
@@ -216,7 +227,7 @@ class _Reading:
         kinds = [self.kinds[name] for name in node.inputs if name]
         check_types(node, row, kinds, variable)
         builder, start = self.builder, len(self.builder.drafts)
-        builder.current = node.outputs[0]
+        builder.current = node.result
         try:
             outputs = self._evaluate(node, inputs, variable)
         except FAULTS as error:
@@ -297,7 +308,7 @@ class _Reading:
             return [self._cast(node, inputs[0])]
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
-        if node.op in OTHERWISE:
+        if node.op in ROUNDING_UNKNOWN:
             self.folded[node.outputs[0]] = inf
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 

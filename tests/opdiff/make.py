@@ -98,7 +98,8 @@ class Maker:
         while names and not names[-1]:
             names.pop()
         outputs = [output] if isinstance(output, str) else list(output)
-        self.nodes.append(helper.make_node(op, names, outputs, name=f"n{len(self.nodes)}", **attributes))
+        domain, _, op = op.rpartition("::")
+        self.nodes.append(helper.make_node(op, names, outputs, name=f"n{len(self.nodes)}", domain=domain, **attributes))
         return outputs[0]
 
     def has(self, attribute: str) -> bool:
@@ -147,7 +148,7 @@ class Maker:
         x = helper.make_tensor_value_info("x", source, dims)
         y = helper.make_tensor_value_info(output, kind, None)
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.tensors)
-        sets = [helper.make_opsetid("", self.opset)]
+        sets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         data = helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
         where = f"{self.row} opset {self.opset} kind {self.kind} {'variable' if self.variable else 'constant'}"
         text = f"{where} input {shape}: " + "; ".join(_text(n) for n in self.nodes)

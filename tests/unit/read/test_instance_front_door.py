@@ -346,8 +346,8 @@ F, B = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
 def node(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
     """`-` stands for an absent input."""
     domain = {"domain": attributes.pop("domain")} if "domain" in attributes else {}
-    names = [n if n != "-" else "" for n in inputs.split()]
-    return onnx.helper.make_node(op, names, outputs.split(), name=f"n_{outputs.split()[0]}", **domain, **attributes)
+    names, ends = ([n if n != "-" else "" for n in side.split()] for side in (inputs, outputs))
+    return onnx.helper.make_node(op, names, ends, name=f"n_{outputs.split()[-1]}", **domain, **attributes)
 
 
 def built(
@@ -363,9 +363,13 @@ def built(
     made = [onnx.helper.make_tensor_value_info(n, F, None) for n in outputs.split()]
     stored = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
     graph = onnx.helper.make_graph(nodes, "g", ends, made, stored, sparse_initializer=more.get("sparse", []))
-    sets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("local", 1)]
+    sets = [onnx.helper.make_opsetid(*s) for s in (("", opset), ("local", 1), ("com.microsoft", 1))]
     functions = more.get("functions", [])
     return onnx.helper.make_model(graph, opset_imports=sets, ir_version=10, functions=functions).SerializeToString()
+
+
+def fused(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
+    return node(op, inputs, outputs, domain="com.microsoft", **attributes)
 
 
 def weights(*shape: int, seed: int = 0) -> np.ndarray:
@@ -818,6 +822,7 @@ TWO = {"x": [2, 3]}
 IMAGE = {"x": [1, 4, 4, 4]}
 PLACES, QUARTER = np.array([[0, 1, 2], [3, 2, 0]]), {"k": np.float32(0.25)}
 SOLID = {"x": [1, 2, 3, 3, 3]}
+STEPS = {"x": [3, 1, 2]}
 COMPOSED = {
     "layer": ([node("LayerNormalization", "x s b", "y", axis=-1)], ONE, {"s": weights(6), "b": weights(6, seed=1)}, 17),
     "rms": ([node("RMSNormalization", "x s", "y", epsilon=1e-3)], ONE, {"s": weights(6)}, 23),
@@ -861,6 +866,46 @@ COMPOSED = {
     "batch": ([node("Conv", "x w", "h"), node("Relu", "h", "y")], {"x": [2, 1, 3, 3]}, {"w": weights(2, 1, 2, 2)}, 13),
     "greater": ([node("Greater", "x k", "c"), node("Cast", "c", "f", to=F), node("Mul", "f x", "y")], ONE, QUARTER, 13),
     "where": ([node("LessOrEqual", "x k", "c"), node("Where", "c x k", "y")], ONE, QUARTER, 13),
+    "lstm": (
+        [node("LSTM", "x w r b", "y", hidden_size=2, direction="bidirectional")], STEPS,
+        {"w": weights(2, 8, 2), "r": weights(2, 8, 2), "b": weights(2, 16)}, 14,
+    ),
+    "lstm2": (
+        [node("LSTM", "x w r - - h c", "- - y", hidden_size=2)], STEPS,
+        {"w": weights(1, 8, 2), "r": weights(1, 8, 2), "h": weights(1, 1, 2), "c": weights(1, 1, 2)}, 13,
+    ),
+    "gru": (
+        [node("GRU", "x w r b", "t y", hidden_size=2, linear_before_reset=1)], STEPS,
+        {"w": weights(1, 6, 2), "r": weights(1, 6, 2), "b": weights(1, 12)}, 14,
+    ),
+    "gru2": (
+        [node("GRU", "x w r", "y", hidden_size=2)], STEPS, {"w": weights(1, 6, 2), "r": weights(1, 6, 2)}, 14,
+    ),
+    "rnn": (
+        [node("RNN", "x w r", "y", hidden_size=2, activations=["Relu"], direction="reverse")], STEPS,
+        {"w": weights(1, 2, 2), "r": weights(1, 2, 2)}, 14,
+    ),
+    "fusedgemm": (
+        [fused("FusedGemm", "x w b", "y", activation="LeakyRelu", activation_alpha=0.25, transB=1)], ONE,
+        {"w": weights(3, 6), "b": weights(3)}, 13,
+    ),
+    "fusedconv": (
+        [fused("FusedConv", "x w b x", "y", activation="Clip", activation_params=[-1.0, 2.0], pads=[1, 1, 1, 1])],
+        IMAGE, {"w": weights(4, 4, 3, 3), "b": weights(4)}, 13,
+    ),
+    "fusedmatmul": ([fused("FusedMatMul", "x w", "y", alpha=0.5, transB=1)], TWO, {"w": weights(4, 3)}, 13),
+    "gelu": ([fused("Gelu", "x", "y")], ONE, {}, 13),
+    "biasgelu": ([fused("BiasGelu", "x b", "y")], ONE, {"b": weights(6)}, 13),
+    "fastgelu": ([fused("FastGelu", "x b", "y")], ONE, {"b": weights(6)}, 13),
+    "quickgelu": ([fused("QuickGelu", "x", "y", alpha=1.5)], ONE, {}, 13),
+    "skip": (
+        [node("Neg", "x", "t"), fused("SkipLayerNormalization", "x t g b c", "s - - y", epsilon=1e-3)],
+        {"x": [1, 2, 3]}, {"g": weights(3), "b": weights(3), "c": weights(3)}, 13,
+    ),
+    "skip2": (
+        [fused("SkipSimplifiedLayerNormalization", "x k g", "y", epsilon=1e-3)], {"x": [1, 2, 3]},
+        {"g": weights(3), "k": weights(1, 2, 3)}, 13,
+    ),
     "mask": ([node("Where", "c x k", "y")], ONE, {"c": weights(1, 6) > 0, "k": np.float32(-2)}, 13),
 }  # fmt: skip
 
