@@ -14,7 +14,7 @@ from mucg4.errors import InputError
 from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.network import Original
 from mucg4.model.query import Query
-from mucg4.read.normal import UnboundedError
+from mucg4.read.normal import ProductError, UnboundedError
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
 LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
@@ -167,6 +167,10 @@ def query_of(
             from mucg4.read.unbounded import open_cases
 
             cases, limited = open_cases(prop, network, str(error))
+        except ProductError:
+            from mucg4.read.products import query_of_products
+
+            return query_of_products(network, prop, text)
     source = hashlib.sha256(text.encode()).hexdigest()
     return Query((network,), cases, source_hash=source, text=text, limited=limited)
 

@@ -58,6 +58,10 @@ class UnboundedError(InputError):
     """An input has no bound on some side."""
 
 
+class ProductError(UnsupportedError):
+    """A product of variables."""
+
+
 def to_cases(
     prop: ParsedProperty,
     element_type: str = "float32",
@@ -71,7 +75,7 @@ def to_cases(
     least one conjunction and every conjunction at least one row (`0 <= 0` when nothing else is
     asked). An input without a bound gets the one nearest to 0 where it is among the `ignored` (nothing reads them)
     and no row speaks of it; else one `span` from its other bound, or from 0. Raises `UnboundedError` without a `span`,
-    `UnsupportedError` for products of variables and for more than a million disjuncts.
+    `ProductError` for products of variables, `UnsupportedError` for more than a million disjuncts.
     """
     return _Normal(prop, element_type, ignored, span).cases()
 
@@ -311,7 +315,7 @@ def _linear(term: Term, atom: Compare) -> Linear:
         return minus[0] if len(forms) == 1 else _sum([forms[0], *minus[1:]])
     varying = [f for f in forms if f[0] or f[1]]
     if len(varying) > 1:
-        raise UnsupportedError(_at(atom, "a product of variables is not supported, only linear constraints are"))
+        raise ProductError(_at(atom, "a product of variables is not supported, only linear constraints are"))
     factor = Fraction(1)
     for form in forms:
         factor *= 1 if form[0] or form[1] else form[2]

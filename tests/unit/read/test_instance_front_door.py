@@ -17,9 +17,11 @@ import pytest
 from mucg4.check.confirm import confirm
 from mucg4.check.property import covers, denies
 from mucg4.check.reading import Reading
+from mucg4.check.vnnlib2 import denies as denies_products
 from mucg4.cli.main import main
 from mucg4.errors import InputError
 from mucg4.gate.agreement import agreement
+from mucg4.gate.joint import satisfied
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import holds
 from mucg4.model.query import Query
@@ -40,8 +42,8 @@ BOX = NAMES + "".join(f"(assert (>= X_{i} -4))(assert (<= X_{i} 4))" for i in ra
 class Words:
     """Random formulas as nested tuples; `value` says whether one holds, by plain recursion on what was written."""
 
-    def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, seed: int, products: bool = False) -> None:
+        self.chance, self.products = random.Random(seed), products
 
     def formula(self, depth: int) -> object:
         pick = self.chance.choice
@@ -59,6 +61,8 @@ class Words:
         pick = self.chance.choice
         name = pick(("X_0", "X_1", "Y_0", "Y_1", "Y_2"))
         number = pick(("1", "-2", "0.5", "(/ 1 2)", "(/ -3 4)", "(- 1)", "(/ 6.0 4 3)", "0"))
+        if self.products and self.chance.random() < 0.5:
+            return ("*", *(pick(("X_0", "X_1", "Y_1", "(- 1)", ("+", "Y_2", "1"))) for _ in range(pick((2, 2, 3)))))
         return pick((name, name, number, ("*", number, name), ("/", name, "4"), ("+", name, number)))
 
 
@@ -126,6 +130,56 @@ def test_logic_means_what_it_says_to_both_readers(seed: int) -> None:
         right = value(tree, point)
         assert unsafe(query, x, y) == right, text
         assert not right or denies(text, "float32", x, y) is None, text
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_products_of_variables_mean_what_they_say(seed: int) -> None:
+    words, points = Words(seed, products=True), np.random.default_rng(seed)
+    tree = ("and", ("<=", ("*", "X_0", "Y_1"), "3.5"), words.formula(2))
+    text = BOX + f"(assert {written(tree)})"
+    query = query_of(PLAIN, text)
+    joint = query.joint
+    assert joint is not None and joint.version1 and covers(text, query) is None
+    for x in points.integers(-8, 9, (40, 2)).astype(np.float32) / 2:
+        y = np.array([x[0], x[1], x[0] + x[1]], dtype=np.float32)
+        names = zip(("X_0", "X_1", "Y_0", "Y_1", "Y_2"), (*x, *y), strict=True)
+        right = value(tree, {name: Fraction(float(v)) for name, v in names})
+        if joint.links == (0, 1):  # else an equation of inputs is no assertion any more
+            assert (satisfied(joint.assertions, x, y) is not None) == (right and bool(np.all(abs(x) <= 4))), text
+        assert not right or denies_products(text, "float32", x, y) is None, text
+
+
+@pytest.mark.parametrize(
+    ("formula", "word"),
+    [
+        ("(>= (* Y_0 Y_1) 15)", "sat"),
+        ("(>= (* Y_0 Y_1) 16.5)", "unsat"),
+        ("(and (= X_0 X_1) (< (* Y_0 X_1) -0.1))", "unsat"),
+        ("(or (<= (* X_0 X_0 X_0) -70) (and (> (* X_0 Y_2) 19) (= (* X_0 X_1) 0.25)))", "unsat"),
+        ("(<= (+ (* X_0 X_0) (* -1 X_0 X_1) (* Y_1 Y_1)) -0.5)", "unsat"),
+        ("(not (< (- (* Y_2 Y_2) (* X_0 X_1)) 47))", "sat"),
+    ],
+)
+def test_products_of_variables_are_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], formula: str, word: str
+) -> None:
+    files = [str(p) for p in stored_in(tmp_path, PLAIN, BOX + f"(assert {formula})")]
+    proof = str(tmp_path / "proof.json")
+    assert main(["verify", *files, "--store", "off", "--timeout", "60", "--proof", proof]) == 0
+    said = capsys.readouterr().out.split()
+    assert said[0] == word
+    if said[0] == "sat":
+        assert said[1] == "((X_0" and "(Y_2" in said  # in the grammar of version 1.0
+    if said[0] == "unsat":
+        assert main(["check", *files, proof]) == 0 and "both files read twice" in capsys.readouterr().out
+
+
+def test_products_that_the_query_lacks_are_missed() -> None:
+    text = BOX + "(assert (>= (* Y_0 Y_1) 15))"
+    query, other = query_of(PLAIN, text), BOX + "(assert (>= (* Y_0 Y_2) 15))"
+    assert covers(other, query) is not None and covers(text, query_of(PLAIN, other)) is not None
+    assert covers(BOX.replace("4", "5") + "(assert (>= (* Y_0 Y_1) 15))", query) is not None
+    assert covers(BOX + "(assert (>= (* Y_0 Y_1) 14))", query) is not None
 
 
 def test_a_case_is_missed_when_a_negation_is_read_as_nothing() -> None:
