@@ -19,8 +19,9 @@ from mucg4.check.wire import Node, single
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
 
-SUFFIXES = ("alpha", "beta")  # of a FusedGemm's parameters that functions have; given
+SUFFIXES = ("alpha", "beta", "gamma")  # of a FusedGemm's parameters that functions have; given
 ORDER = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max")}
+MORE = {"Elu": ("alpha",), "Selu": ("alpha", "gamma"), "ThresholdedRelu": ("alpha",), "Softplus": (), "Softsign": ()}
 
 
 def _function(r: Reading, node: Node, x: Value, given: dict[str, Any]) -> list[Value]:
@@ -28,9 +29,9 @@ def _function(r: Reading, node: Node, x: Value, given: dict[str, Any]) -> list[V
     name = node.attributes.get("activation", "")
     if not name:
         return [x]
-    if name not in ("Relu", "Sigmoid", "Tanh", *ORDER):
+    if name not in ("Relu", "Sigmoid", "Tanh", *ORDER, *MORE):
         raise Fallback(f"activation {name!r}")
-    own = {k: v for k, v in given.items() if k in ORDER.get(name, ())}
+    own = {k: v for k, v in given.items() if k in {**ORDER, **MORE}.get(name, ())}
     return MEANINGS[name][0](r, replace(node, op=name, attributes=own), [x])
 
 
@@ -54,11 +55,15 @@ def _conv(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 def _matmul(r: Reading, node: Node, xs: Values) -> list[Value]:
     a, b = given(xs, 0), given(xs, 1)
-    if node.attributes.get("transBatchA", 0) or node.attributes.get("transBatchB", 0):
-        raise Fallback("batches that change places")
     sides = []
     for x, key in ((a, "transA"), (b, "transB")):
         turn = bool(node.attributes.get(key, 0))
+        if node.attributes.get(key.replace("trans", "transBatch"), 0):  # axes 1 ... r - 2, 0, r - 1
+            rank = len(x.shape)
+            if rank < 3:
+                raise Fallback("a batch of no axes")
+            order = (*range(1, rank - 1), 0, rank - 1)
+            x = x.map(lambda v, order=order: v.transpose(order))  # type: ignore[misc]
         if turn and len(x.shape) < 2:
             raise Fallback("a vector that is transposed")
         sides.append(x.map(lambda v: v.swapaxes(-1, -2)) if turn else x)

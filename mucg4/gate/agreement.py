@@ -183,8 +183,8 @@ def _outputs(
         with np.errstate(all="ignore"):
             off = abs(ours - theirs[part])
             judged = fine[:, None] & finite  # far outside a step between may overflow
-            bad = judged & ~(off <= allowed)
-            used = np.where(judged, off / allowed, 0.0)
+            bad = judged & ~(off <= allowed) & (off != 0)  # an allowance may be nan; equal numbers need none
+            used = np.where(judged & (off != 0), off / allowed, 0.0)
         if np.any(bad):
             k, j = np.argwhere(bad)[0].tolist()
             return _text(f"output {j}", ours[k, j], theirs[at + k, j], allowed[k, j]), worst
@@ -334,12 +334,12 @@ class _Inner:
         with np.errstate(all="ignore"):
             a, b = (np.maximum(v, 0.0) for v in (ours, theirs)) if k in self.rectified else (ours, theirs)
             off = abs(a - b)
-            near = off <= error
+            near = (off <= error) | (a == b)
             near |= (size >= largest / 4) & ~np.isfinite(theirs)
             if self.passed[k].nodes > 1:
                 near |= ~inside[:, None] & ~np.isfinite(theirs)
             if direct:
-                near |= (a == b) | (np.isnan(a) & np.isnan(b))
+                near |= np.isnan(a) & np.isnan(b)
             else:  # a step between may leave the range of numbers where onnxruntime's does not
                 near |= ~np.isfinite(ours) | ~np.isfinite(error)
             bad = fine[:, None] & ~near

@@ -23,7 +23,14 @@ from mucg4.read.protobuf import OnnxNode
 from mucg4.read.windows import WINDOW_HANDLERS
 
 DOMAIN = "com.microsoft::"
-PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max"), "Elu": ("alpha",)}
+PARAMETERS = {
+    "LeakyRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "Clip": ("min", "max"),
+    "Elu": ("alpha",),
+    "Selu": ("alpha", "gamma"),
+    "ThresholdedRelu": ("alpha",),
+}
 QUICK = 1.702  # alpha of QuickGelu where none is given; given
 SKIP_EPSILON = float(np.float32(1e-12))  # given
 
@@ -65,11 +72,16 @@ def _conv(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 
 def _matmul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    """Factors whose last two axes change places first."""
+    """Factors whose first axis goes behind those of the batch, then their last two axes change places."""
     sides: list[Value] = []
-    for key, x in zip(("transA", "transB"), values, strict=True):
+    for side, x in zip("AB", values, strict=True):
+        key = f"trans{side}"
         if x is None:
             raise node.invalid("it needs two inputs")
+        if node.attributes.get(f"transBatch{side}", 0):
+            if len(x.shape) < 3:
+                raise node.unsupported(f"transBatch{side} of a matrix")
+            x = b.move(x, _first_inwards) if isinstance(x, Variable) else x.map(_first_inwards)
         if node.attributes.get(key, 0):
             if len(x.shape) < 2:
                 raise node.unsupported(f"{key} of a vector")
@@ -80,6 +92,10 @@ def _matmul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 def _turned(a: np.ndarray) -> np.ndarray:
     return np.swapaxes(a, -1, -2)
+
+
+def _first_inwards(a: np.ndarray) -> np.ndarray:
+    return np.moveaxis(a, 0, -2)
 
 
 def _gelu(b: Builder, node: OnnxNode, values: Values) -> list[Value]:

@@ -330,18 +330,14 @@ def _fused() -> Iterator[Row]:
     """What onnxruntime's optimiser writes, in its own operator set."""
     gemm = {"alpha": _FLOAT, "beta": _FLOAT, "transA": _FLAG, "transB": _FLAG}
     name = "activation"
-    functions = _of("string", "", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
+    some = ("", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
+    functions = _of("string", *some, "Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu")
     numbers = {f"{name}_{k}": _FLOAT for k in ("alpha", "beta", "gamma")}
     yield _row("com.microsoft::FusedGemm", 1, 1, (2, 3), SINGLE, (), **gemm, **numbers, **{name: functions})
     conv = {**_DILATED, "group": _at_least("int", 1), f"{name}_params": _any("floats")}
-    clipped = _of("string", "", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Clip")
+    clipped = _of("string", *some, "Clip")
     yield _row("com.microsoft::FusedConv", 1, 1, (2, 4), SINGLE, (), **conv, **{name: clipped})
-    turns = {
-        "alpha": _FLOAT,
-        "transA": _FLAG,
-        "transB": _FLAG,
-        **dict.fromkeys(("transBatchA", "transBatchB"), _of("int", 0)),
-    }
+    turns = {"alpha": _FLOAT, **dict.fromkeys(("transA", "transB", "transBatchA", "transBatchB"), _FLAG)}
     yield _row("com.microsoft::FusedMatMul", 1, 1, (2, 2), SINGLE, (), **turns)
     yield _row("com.microsoft::Gelu", 1, 1, (1, 1), SINGLE)
     yield _row("com.microsoft::BiasGelu", 1, 1, (2, 2), SINGLE)

@@ -9,6 +9,7 @@ from .images import conv
 from .make import Case, Maker
 
 ENDS = {"": 0, "Relu": 0, "Sigmoid": 0, "Tanh": 0, "LeakyRelu": 1, "HardSigmoid": 2, "Clip": 2}
+MORE = {"Elu": ("alpha",), "Selu": ("alpha", "gamma"), "ThresholdedRelu": ("alpha",), "Softplus": (), "Softsign": ()}
 
 
 def _replaced(m: Maker, more: list[str], **attributes: Any) -> None:
@@ -28,9 +29,9 @@ def fused_gemm(m: Maker) -> Case:
     assert m.row
     row, m.row = m.row, next(r for r in _table() if str(r).startswith("Gemm 11"))
     made = gemm(m)
-    name = m.pick("", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
-    numbers = [m.pick(0.1, 0.25, 0.01), m.pick(0.5, 0.3)]
-    at = {f"activation_{k}": v for k, v in zip(("alpha", "beta"), numbers[: ENDS[name]], strict=False)}
+    name = m.pick(*(n for n in (*ENDS, *MORE) if n != "Clip"))
+    keys = MORE.get(name, ("alpha", "beta")[: ENDS.get(name, 0)])
+    at = {f"activation_{k}": m.pick(0.1, 0.25, 0.5) for k in keys}
     m.row = row
     _replaced(m, [], activation=name, **at)
     return _again(m, made)
@@ -78,20 +79,21 @@ def _again(m: Maker, case: Case) -> Case:
 
 
 def fused_matmul(m: Maker) -> Case:
-    """Either side variable; one or both of them turned."""
+    """Either side variable; one or both of them turned, in their last two axes or in the first ones."""
     assert m.row
-    outer, (n, k, p) = m.shape(0, 2, 2, batch=False) if m.likely(0.5) else [], (m.whole(1, 4) for _ in range(3))
-    turn = [m.pick(0, 1), m.pick(0, 1)]
-    a, b = ([k, n] if turn[0] else [n, k]), ([p, k] if turn[1] else [k, p])
-    at = {"transA": turn[0], "transB": turn[1]} | m.some(alpha=m.pick(1.0, 0.5, -0.3))
-    if m.likely(0.6):
-        sides, shape = ["x", m.tensor("w", m.draw([*(outer if m.likely(0.5) else []), *b]))], [*outer, *a]
-    elif m.likely(0.6):
-        sides, shape = [m.tensor("w", m.draw([*(outer if m.likely(0.5) else []), *a])), "x"], [*outer, *b]
-    else:
-        at["transA"], at["transB"] = m.pick((0, 1), (1, 0))
-        sides, shape = ["x", m.node("Abs", ["x"], "ax")], [*outer, *a]
-    return m.case(m.node(m.row.op, sides, "z", **at), shape)
+    outer = [m.whole(1, 2) for _ in range(m.whole(0, 2))] if m.likely(0.6) else []
+    n, k, p = (m.whole(1, 4) for _ in range(3))
+    sides, at = [], m.some(alpha=m.pick(1.0, 0.5, -0.3))
+    for side, lines in (("A", [n, k]), ("B", [k, p])):
+        turn, deep = m.pick(0, 1), int(bool(outer) and m.likely(0.3))
+        last = lines[::-1] if turn else lines
+        sides.append([last[0], *outer, last[1]] if deep else [*outer, *last])
+        at |= {f"trans{side}": turn} | ({f"transBatch{side}": deep} if deep or m.likely(0.3) else {})
+    which = m.whole(0, 1)
+    names = ["x" if i == which else m.tensor("w", m.draw(s)) for i, s in enumerate(sides)]
+    if sides[0] == sides[1] and m.likely(0.7):
+        names[1 - which] = m.node("Abs", ["x"], "ax")
+    return m.case(m.node(m.row.op, names, "z", **at), sides[which])
 
 
 def gelus(m: Maker) -> Case:

@@ -825,7 +825,11 @@ SIDES = "(assert (>= X_0 -1))(assert (<= X_0 1))(assert (>= X_2 -1))(assert (<= 
     [
         (SIDES + "(assert (>= Y_0 50))", "unsat"),
         (SIDES + "(assert (>= X_1 7))(assert (>= Y_0 50))", "unsat"),
-        (SIDES + "(assert (< X_1 7))(assert (>= Y_0 50))", "unknown"),  # a strict bound is a row as well
+        (SIDES + "(assert (< X_1 7))(assert (>= Y_0 50))", "unsat"),
+        (SIDES + "(assert (> X_1 7))(assert (>= Y_0 0.25))", "sat"),
+        (SIDES + "(assert (< X_1 -5))(assert (> -3 X_1))(assert (>= Y_0 0.25))", "sat"),
+        (SIDES + "(assert (or (and (> X_1 2) (>= Y_0 50)) (and (< X_1 1) (<= Y_0 -50))))", "unsat"),
+        (SIDES + "(assert (< (* 3 X_1) 7))(assert (>= Y_0 50))", "unknown"),  # evaluated with rounding
         (SIDES + "(assert (or (and (<= X_1 7) (>= Y_0 50)) (and (>= X_1 9) (<= Y_0 -50))))", "unsat"),
         (SIDES + "(assert (>= Y_0 0.25))", "sat"),
         (SIDES + "(assert (>= X_1 X_0))(assert (>= Y_0 50))", "unknown"),
