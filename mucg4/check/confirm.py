@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
-from mucg4.check.reading import ELEMENT_TYPES, Reading
+from mucg4.check.reading import ELEMENT_TYPES, WHOLE_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value, fractions
 from mucg4.check.wire import BOOL
 from mucg4.errors import InputError
@@ -97,6 +97,8 @@ def confirm(
     if network.element_type != ELEMENT_TYPES[reading.input.kind]:
         problem = f"the input is {ELEMENT_TYPES[reading.input.kind]}, not {network.element_type}"
         return Confirmation(problem, (), 0)
+    if network.integers != WHOLE_TYPES.get(reading.input.kind, ""):
+        return Confirmation(f"the input is not {network.integers or 'of real numbers'}", (), 0)
     if walk.twice:
         return Confirmation(f"two nodes of the network are called {walk.twice!r}", (), 0)
     try:

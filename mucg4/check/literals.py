@@ -9,7 +9,7 @@ import numpy as np
 
 from mucg4.check.moves import Meaning, Values, axis_of, fits, fixed, given, whole
 from mucg4.check.values import Fallback, Value, fractions
-from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT64, STORED, Node, Tensor
+from mucg4.check.wire import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, STORED, Node, Tensor
 from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
         if kind == DOUBLE or x.kind not in narrower.get(kind, ()):
             return [replace(x, kind=kind, held=x.held or x.kind)]
         return [replace(x, kind=kind, held=0) if kind == x.held else _rounded(r, x, kind)]
+    if x.rows and x.kind in (INT32, INT64) and kind == FLOAT:  # inputs; `confirm` sees that they are small enough
+        return [replace(x, kind=kind)]
     if x.rows and x.kind == BOOL and kind in (FLOAT, DOUBLE, BOOL):
         return [replace(x, kind=kind)]
     if x.rows and x.is_float and kind == BOOL:

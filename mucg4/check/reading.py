@@ -21,7 +21,7 @@ from mucg4.check.recurrent import RECURRENT
 from mucg4.check.slide import SLIDES
 from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
-from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inner, Node, decode, tensor
+from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, Declared, Graph, Inner, Node, decode, tensor
 from mucg4.errors import InputError
 from mucg4.ops.arrays import AnyArray
 
@@ -35,7 +35,8 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     **FUSED,
     **RECURRENT,
 }
-ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
+ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16", INT32: "float32", INT64: "float32"}
+WHOLE_TYPES = {INT32: "int32", INT64: "int64"}  # of inputs; the first thing that is done is to make them float32
 MOST_MADE = 2**27  # numbers of all values together; not measured
 MOST_LINES = 20  # of `fallback`, the last one says that there are more; not measured
 ALL = ""  # the name of several inputs together, which no tensor has

@@ -24,7 +24,7 @@ MOST_ENTRIES = 2**28  # numbers in one tensor; not measured
 MOST_NODES = 50_000  # in functions that are called; not measured
 DEEPEST = 32  # functions within functions, graphs within graphs; not measured
 FLOAT, DOUBLE, FLOAT16, BFLOAT16, BOOL, INT64 = 1, 11, 10, 16, 9, 7  # TensorProto.DataType of onnx.proto; given
-UINT4, INT4 = 21, 22  # the same; given
+INT32, UINT4, INT4 = 6, 21, 22  # the same; given
 # element type -> (type of the stored bytes, field of numbers where there are no raw bytes)
 STORED: dict[int, tuple[str, int]] = {
     FLOAT: ("<f4", 4),

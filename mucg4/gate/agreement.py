@@ -25,7 +25,7 @@ from mucg4.errors import InputError
 from mucg4.gate.allowance import TRIALS, evaluate, local_error
 from mucg4.gate.runtime import Runtime, Tensors
 from mucg4.gate.wire import Skeleton, Slice
-from mucg4.gate.witness import snap
+from mucg4.gate.witness import snap, whole
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query
 from mucg4.ops.affine import Dense
@@ -91,6 +91,7 @@ def agreement(
             inner = _Inner(network, runtime)
             for turn in range(MOST_ROUNDS):
                 x, inside = _points(cases[turn % len(cases)], turn, visited, random, network.element_type)
+                x = whole(network, x)
                 done = _round(done, network, x, inside, runtime, inner)
                 enough = turn + 1 >= LEAST_ROUNDS or network.size > SMALL
                 if done.problem is not None or (enough and time.monotonic() >= until):

@@ -39,7 +39,7 @@ class Runtime:
     Options are the default ones (a scorer's) with one thread. Raises `InputError` (one line) when onnxruntime cannot
     load or run the model, or ends or does not return on it, `UnsupportedError` when the model has an element type other
     than float32 and float64. Several inputs and outputs are one behind the other (`Network.inputs`); inputs that the
-    network does not hold, because nothing reads them, are zeros.
+    network does not hold, because nothing reads them, are zeros. Inputs of integers get the nearest ones.
     """
 
     def __init__(self, network: Network) -> None:
@@ -125,7 +125,8 @@ class Runtime:
         out = dict(self._rest)
         for name, start, end, shape in self._feeds:
             stacked = (len(points) * shape[0], *shape[1:]) if shape else ()
-            out[name] = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
+            part = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
+            out[name] = np.rint(part).astype(self.network.integers) if self.network.integers else part
         return out
 
     def _run(self, session: Any, names: Sequence[str], point: FloatArray) -> list[Any]:
@@ -197,6 +198,10 @@ class Runtime:
         self._outputs = [made.name for made in outputs]
 
     def _type(self, name: str, what: str) -> None:
+        if what == "input" and self.network.integers:
+            if name != f"tensor({self.network.integers})":
+                raise InputError(f"the model's input is {name}, but it was read as {self.network.integers}")
+            return
         dtype = ELEMENTS.get(name)
         if dtype is None:
             raise UnsupportedError(f"the model's {what} is {name}; only float and double are supported")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mucg4.errors import InputError
+from mucg4.errors import InputError, UnsupportedError
 from mucg4.limits.foreign import inflate, read_limited
-from mucg4.model.network import Original
-from mucg4.model.query import Query
+from mucg4.model.network import LARGEST_WHOLE, Network, Original
+from mucg4.model.query import Case, Query
 from mucg4.read.normal import ProductError, UnboundedError
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
@@ -168,11 +168,23 @@ def query_of(
 
             cases, limited = open_cases(prop, network, str(error))
         except ProductError:
+            if network.integers:
+                raise
             from mucg4.read.products import query_of_products
 
             return query_of_products(network, prop, text)
+    with _blaming(onnx):
+        _look_at_integers(network, cases)
     source = hashlib.sha256(text.encode()).hexdigest()
     return Query((network,), cases, source_hash=source, text=text, limited=limited)
+
+
+def _look_at_integers(network: Network, cases: Sequence[Case]) -> None:
+    """Raises where inputs that are whole numbers may be so large that the model rounds them."""
+    if network.integers and any(
+        bool((case.box.lo < -LARGEST_WHOLE).any() or (case.box.hi > LARGEST_WHOLE).any()) for case in cases
+    ):
+        raise UnsupportedError(f"inputs of type {network.integers} beyond {LARGEST_WHOLE}, which float32 rounds")
 
 
 def _is_version_2(text: str) -> bool:

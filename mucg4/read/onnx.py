@@ -35,6 +35,7 @@ from mucg4.read.protobuf import (
     BOOL,
     DOUBLE,
     FLOAT,
+    INT32,
     INT64,
     OnnxGraph,
     OnnxNode,
@@ -52,6 +53,7 @@ RESIZING = ("Resize", "Upsample")
 COMPARISONS = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
+INTEGER_TYPES = {INT32: "int32", INT64: "int64"}  # of inputs that the model makes float32 numbers of
 ALL_HANDLERS = {
     **HANDLERS,
     **FUNCTION_HANDLERS,
@@ -100,6 +102,7 @@ def read_network(
         original=original,
         inputs=tuple((t.name, shape) for t, shape in zip(*reading.inputs[:2], strict=True)),
         note=reading.inputs.note,
+        integers=reading.integers,
     )
 
 
@@ -191,7 +194,8 @@ class _Reading:
 
     def __init__(self, graph: OnnxGraph, inputs: Inputs) -> None:
         self.graph, self.inputs = graph, inputs
-        self.element_type = inputs.tensors[0].element_type
+        given = inputs.tensors[0].element_type
+        self.element_type, self.integers = (FLOAT, INTEGER_TYPES[given]) if given in INTEGER_TYPES else (given, "")
         alone = len(inputs.tensors) == 1
         self.builder = Builder(inputs.tensors[0].name if alone else "", inputs.shapes[0] if alone else (inputs.size,))
         first = Variable(0, self.builder.drafts[0].shape)
@@ -202,7 +206,7 @@ class _Reading:
             value = first if alone else self.builder.move(first, lambda a, cut=(start, end, shape): _cut(a, *cut))  # type: ignore[misc]
             self.builder.name_parts(at, {} if alone else {value.draft: tensor.name})
             self.values[tensor.name], start = value, end
-        self.kinds = dict.fromkeys(self.values, self.element_type)
+        self.kinds = dict.fromkeys(self.values, given)
         self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
         self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
@@ -316,6 +320,10 @@ class _Reading:
         """A Cast of values that depend on the input: read where it changes no value."""
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
+        if source in INTEGER_TYPES:
+            if target != FLOAT:
+                raise node.unsupported(f"a cast of integers that depend on the input to element type {target}")
+            return x
         if BOOL in (source, target):
             if target not in (BOOL, *ELEMENT_TYPES):
                 raise node.unsupported(f"a cast of truth values to element type {target}")

@@ -20,6 +20,7 @@ NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
 NUMBERS = FLOATS + INTEGERS
 TRUTHS = (FLOAT, DOUBLE, BOOL)
+CAST = (*TRUTHS, *INTEGERS)  # the latter of the network's inputs
 STORED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13, BFLOAT16, 21, 22)  # every type a tensor can be decoded from
 MOVED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13)
 
@@ -278,10 +279,10 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("Shape", 1, 14, (1, 1), FLOATS, MOVED)
     yield _row("Shape", 15, new, (1, 1), FLOATS, MOVED, start=_INT, end=_INT)
     wide = (*MOVED, BFLOAT16)
-    yield _row("Cast", 6, 12, (1, 1), TRUTHS, MOVED, to=_of("int", *MOVED))
-    yield _row("Cast", 13, 18, (1, 1), TRUTHS, wide, to=_of("int", *wide))
-    yield _row("Cast", 19, 20, (1, 1), TRUTHS, wide, to=_of("int", *wide), saturate=_FLAG)
-    yield _row("Cast", 21, new, (1, 1), TRUTHS, STORED, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 6, 12, (1, 1), CAST, MOVED, to=_of("int", *MOVED))
+    yield _row("Cast", 13, 18, (1, 1), CAST, wide, to=_of("int", *wide))
+    yield _row("Cast", 19, 20, (1, 1), CAST, wide, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 21, new, (1, 1), CAST, STORED, to=_of("int", *wide), saturate=_FLAG)
     yield _row("Constant", 1, 11, (0, 0), (), MOVED, value=_TENSOR)
     lists = {"value_int": _INT, "value_ints": _INTS, "value_float": _any("float"), "value_floats": _any("floats")}
     yield _row("Constant", 12, 12, (0, 0), (), MOVED, value=_TENSOR, **lists)

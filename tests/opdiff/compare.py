@@ -116,6 +116,8 @@ def _points(case: Case, chance: random.Random) -> np.ndarray:
     points[1] *= 10
     if case.positive:
         points = abs(points) + 0.1
+    if case.kind in (INT32, INT64):
+        return np.rint(points * 3).astype(np.int32 if case.kind == INT32 else np.int64)
     return points.astype(np.float32 if case.kind == FLOAT else np.float64)
 
 

@@ -24,7 +24,7 @@ from mucg4.gate.agreement import agreement
 from mucg4.gate.joint import satisfied
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import holds
-from mucg4.model.query import Query
+from mucg4.model.query import Box, Query
 from mucg4.read.instance import query_of, read_query, read_text
 from mucg4.read.onnx import read_network, read_operators
 from mucg4.settings import Settings
@@ -871,6 +871,57 @@ def test_what_an_output_depends_on() -> None:
         built([node("Conv", "x w", "y")], {"x": [1, 1, 4, 4]}, "y", {"w": np.array([[[[0, 1.0], [0, 0]]]], np.float32)})
     )
     assert [i for i in range(16) if not conv.reads([i])] == [0, 4, 8, 12, 13, 14, 15]
+
+
+# --- inputs of integers ----------------------------------------------------------------------------------------
+
+
+def counted(kind: int, dims: list[object], target: int = F) -> bytes:
+    """`y = relu(x w)` of integers."""
+    nodes = [node("Cast", "x", "f", to=target), node("MatMul", "f w", "g"), node("Relu", "g", "y")]
+    model = onnx.load_model_from_string(built(nodes, {"x": dims}, "y", {"w": np.float32([[1, -1], [2, 0.5]])}))
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    return model.SerializeToString()
+
+
+def counts(more: str, low: str = "0", high: str = "5") -> str:
+    sides = "".join(f"(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))" for i in range(2))
+    return "".join(f"(declare-const {n} Real)" for n in ("X_0", "X_1", "Y_0", "Y_1")) + sides + f"(assert {more})"
+
+
+@pytest.mark.parametrize(("kind", "dims"), [(7, [1, 2]), (6, ["N", 2]), (7, [2])])
+def test_inputs_of_integers(kind: int, dims: list[object]) -> None:
+    data = counted(kind, dims)
+    query = query_of(data, counts("(>= Y_0 14)"))
+    assert query.network.integers == ("int64" if kind == 7 else "int32")
+    assert agreement(query).problem is None and confirm(data, query.network) == replace(
+        confirm(data, query.network), problem=None, fallback=()
+    )
+    for formula, low, high, word in (
+        ("(>= Y_0 14)", "0", "5", "sat"),
+        ("(>= Y_0 14.5)", "0.2", "5.4", "sat"),  # only at (5, 5)
+        ("(>= Y_0 15.5)", "0", "5", "unsat"),
+        ("(and (>= Y_0 14.2) (<= Y_0 14.8))", "0", "5", "unknown"),  # at real numbers, but at no integers
+    ):
+        found = verify(query_of(data, counts(formula, low, high)), Settings(timeout=4.0))
+        assert found.word == word or (word == "unknown" and found.word == "timeout")
+        if word == "sat":
+            assert np.array_equal(found.witness.x, np.rint(found.witness.x))
+
+
+def test_integers_that_the_model_rounds_or_casts_otherwise_are_refused() -> None:
+    data = counted(7, [1, 2])
+    with pytest.raises(InputError, match="beyond 16777216"):
+        query_of(data, counts("(>= Y_0 14)", high="16777218"))
+    for other in (counted(7, [1, 2], 11), counted(13, [1, 2])):
+        with pytest.raises(InputError, match="element type (11|13)"):
+            read_network(other)
+    query = query_of(data, counts("(>= Y_0 14)"))
+    real = replace(query.network, integers="")
+    assert confirm(data, real).problem is not None and covers(query.text, query) is None
+    far = Box((Fraction(0),) * 2, (Fraction(2**25),) * 2)
+    loose = replace(query, cases=tuple(replace(case, box=far) for case in query.cases))
+    assert covers(query.text, loose) == "whole numbers that float32 does not have"
 
 
 # --- operators made of others ----------------------------------------------------------------------------------
