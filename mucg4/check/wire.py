@@ -244,9 +244,18 @@ def decode(data: bytes) -> Graph:
         tuple(nodes),
         stored,
         tuple(d for d in declared if d.name not in stored),
-        tuple(_declared(fields(_bytes(part))) for part in graph[12]),
+        tuple(_declared(part) for part in _asked(graph[12])),
         opsets.get("", 0),
     )
+
+
+def _asked(outputs: Sequence[Any]) -> list[Field]:
+    """The outputs that a property can speak of: none of other than floating-point numbers at the end."""
+    found = [fields(_bytes(part)) for part in outputs]
+    kinds = [_message(part, 2) for part in found]
+    real = [not (set(k) - {1}) and _integer(_message(k, 1), 1) in (0, FLOAT, FLOAT16, DOUBLE) for k in kinds]
+    last = max((i for i, fine in enumerate(real) if fine), default=len(found) - 1)
+    return found[: last + 1]
 
 
 def _opsets(found: Field, number: int) -> dict[str, int]:

@@ -171,7 +171,9 @@ class Runtime:
 
     def _inspect(self, session: Any) -> None:
         """Learn how to call a session. Raises when its ends are not those that were read."""
-        inputs, outputs = session.get_inputs(), session.get_outputs()
+        inputs, outputs = session.get_inputs(), list(session.get_outputs())
+        while len(outputs) > 1 and outputs[-1].type not in ELEMENTS:  # behind all that a property speaks of
+            outputs.pop()
         shapes = dict(self.network.inputs)
         if not shapes and len(inputs) != 1:
             raise UnsupportedError(f"the model has {len(inputs)} inputs, not one")

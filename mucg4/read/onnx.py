@@ -397,7 +397,9 @@ class _Reading:
         assert value is not None
         kind = value.kind if isinstance(value, Constant) else self.kinds[name]
         if kind not in ELEMENT_TYPES:
-            raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
+            raise UnsupportedError(
+                f"the network's output {shortened(name)} has element type {kind}; labels may stand behind numbers only"
+            )
         if not prod(value.shape):
             raise InputError(f"the network's output {shortened(name)} is empty")
         return value

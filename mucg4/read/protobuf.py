@@ -179,6 +179,12 @@ def decode_value(value: Any) -> Tensor:
     return Tensor(text_of(value.name), tensor.elem_type, dims)
 
 
+def declares_numbers(value: Any) -> bool:
+    """Whether an output is a tensor of floating-point numbers, as far as the file says what it is."""
+    kind = value.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type in (0, FLOAT, DOUBLE, FLOAT16))
+
+
 def decode_attribute(attribute: Any) -> Any:
     """The value; None for the kinds that no supported operator has (`mucg4.read.table` refuses those by name)."""
     kind = attribute.type

@@ -355,6 +355,11 @@ for _entry in TABLE:
     _BY_NAME[_entry.op] = (*_BY_NAME.get(_entry.op, ()), _entry)
 
 
+# parts of the names of operators that compute in few bits, but for DequantizeLinear, which is read
+QUANTISING = ("QuantizeLinear", "QLinear", "Integer", "Quantize", "QGemm", "NBits", "QAttention", "FusedQuant")
+QUANTISED = "activations in few bits are not read so far, weights in few bits are (DequantizeLinear)"
+
+
 def lookup(node: OnnxNode) -> Row:
     """The row of a node, its operator set, number of inputs and attributes checked.
 
@@ -362,7 +367,8 @@ def lookup(node: OnnxNode) -> Row:
     """
     rows = _BY_NAME.get(node.op)
     if rows is None:
-        raise node.unsupported()
+        word = node.op.rpartition("::")[2]
+        raise node.unsupported(QUANTISED if any(part in word for part in QUANTISING) else "")
     row = next((r for r in rows if r.opsets[0] <= node.opset <= r.opsets[1]), None)
     if row is None:
         raise node.unsupported(f"operator set {node.opset}")
