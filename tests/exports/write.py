@@ -91,15 +91,18 @@ def _sklearn() -> Iterator[tuple[str, Any]]:
     value, several = np.sin(x[:, 0]) + x[:, 1], (x[:, :3].argmax(axis=1)).astype(np.int64)
     models = {
         **{
-            f"regressor_{a}": (MLPRegressor((8, 6), activation=a, max_iter=300), value)
+            f"regressor_{a}": (MLPRegressor(hidden_layer_sizes=(8, 6), activation=a, max_iter=300), value)
             for a in ("relu", "tanh", "logistic", "identity")
         },
-        "regressor_two": (MLPRegressor((8,), max_iter=300), np.stack([value, x[:, 2]], axis=1)),
-        "regressor_scaled": (make_pipeline(StandardScaler(), MLPRegressor((8,), max_iter=300)), value),
-        "regressor_ranged": (make_pipeline(MinMaxScaler(), MLPRegressor((8,), max_iter=300)), value),
+        "regressor_two": (MLPRegressor(hidden_layer_sizes=(8,), max_iter=300), np.stack([value, x[:, 2]], axis=1)),
+        "regressor_scaled": (
+            make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=300)),
+            value,
+        ),
+        "regressor_ranged": (make_pipeline(MinMaxScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=300)), value),
         "linear": (LinearRegression(), value),
-        "classifier": (MLPClassifier((8, 6), max_iter=300), several),
-        "classifier_two": (MLPClassifier((8,), max_iter=300), several > 0),
+        "classifier": (MLPClassifier(hidden_layer_sizes=(8, 6), max_iter=300), several),
+        "classifier_two": (MLPClassifier(hidden_layer_sizes=(8,), max_iter=300), several > 0),
         "logistic": (LogisticRegression(), several),
     }
     for name, (model, target) in models.items():

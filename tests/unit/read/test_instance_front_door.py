@@ -54,9 +54,11 @@ class Words:
             op = pick(("<=", ">=", "<", ">", "=", "!=", "distinct", "<=", "<"))
             count = 2 if op == "!=" else pick((2, 2, 3))
             return (op, *(self.term() for _ in range(count)))
-        op = pick(("and", "or", "not", "=>", "xor", "ite"))
-        count = {"not": 1, "xor": 2, "ite": 3}.get(op, pick((1, 2, 3)) if op != "=>" else pick((2, 3)))
-        return (op, *(self.formula(depth - 1) for _ in range(count)))
+        op = pick(("and", "or", "not", "=>", "xor", "ite", "iff", "differ"))
+        count = {"not": 1, "xor": 2, "ite": 3, "iff": 2, "differ": 2}.get(op)
+        count = count or (pick((1, 2, 3)) if op != "=>" else pick((2, 3)))
+        deeper = depth - 1 if op not in ("iff", "differ") else 0  # each part is written out twice
+        return (op, *(self.formula(deeper) for _ in range(count)))
 
     def term(self) -> object:
         pick = self.chance.choice
@@ -68,6 +70,8 @@ class Words:
 
 
 def written(part: object) -> str:
+    if isinstance(part, tuple) and part[0] in ("iff", "differ"):  # of formulas
+        part = ("=" if part[0] == "iff" else "distinct", *part[1:])
     return part if isinstance(part, str) else "(" + " ".join(map(written, part)) + ")"  # type: ignore[arg-type]
 
 
@@ -90,7 +94,7 @@ def value(part: object, point: dict[str, Fraction]) -> bool:
     if isinstance(part, str):
         return part == "true"
     op, *rest = part  # type: ignore[misc]
-    if op in ("and", "or", "not", "=>", "xor", "ite"):
+    if op in ("and", "or", "not", "=>", "xor", "ite", "iff", "differ"):
         v = [value(p, point) for p in rest]
         return {
             "and": all(v),
@@ -98,6 +102,8 @@ def value(part: object, point: dict[str, Fraction]) -> bool:
             "not": not v[0],
             "=>": not all(v[:-1]) or v[-1],
             "xor": v[0] != v[-1],
+            "iff": len(set(v)) == 1,
+            "differ": v[0] != v[-1],
             "ite": v[1 % len(v)] if v[0] else v[-1],
         }[op]
     t = [number_of(p, point) for p in rest]
