@@ -1,4 +1,4 @@
-"""Second reading: operators of the set `com.microsoft`, by the formulas on onnxruntime's page of contrib operators."""
+"""Second reading: operators of the sets `com.microsoft` and `ai.onnx.ml`, by the formulas on their pages."""
 
 from __future__ import annotations
 
@@ -115,9 +115,31 @@ def _skip(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [out, total, total, total]
 
 
+def _scaler(r: Reading, node: Node, xs: Values) -> list[Value]:
+    """`(x - offset) * scale`, one for all features or one for each."""
+    x = given(xs, 0)
+    offset, scale = (np.array(node.attributes.get(k, ()), dtype=np.float64) for k in ("offset", "scale"))
+    if not x.shape or {len(offset), len(scale)} - {1, x.shape[-1]} or len(offset) != len(scale):
+        raise Fallback("offsets and scales that do not fit")
+    return [r.n.multiply(r.n.add(x, Value(offset, x.kind), -1), Value(scale, x.kind))]
+
+
+def _linear(r: Reading, node: Node, xs: Values) -> list[Value]:
+    """`x W + b`; a target's coefficients follow each other."""
+    x, a = given(xs, 0), node.attributes
+    targets = a.get("targets", 1)
+    weight, shift = (np.array(a.get(k, ()), dtype=np.float64) for k in ("coefficients", "intercepts"))
+    if a.get("post_transform", "NONE") != "NONE" or len(x.shape) != 2 or len(weight) != targets * x.shape[1]:
+        raise Fallback("coefficients that do not fit, or a transformation")
+    out = product(r, x, Value(weight.reshape(targets, x.shape[1]).T.copy(), x.kind))
+    return [out if not len(shift) else r.n.add(out, Value(shift, x.kind))]
+
+
 _SET = "com.microsoft::"
 _GEMM, _CONV = SUMS["Gemm"][1], SLIDES["Conv"][1]
 FUSED: dict[str, tuple[Meaning, str]] = {
+    "ai.onnx.ml::Scaler": (_scaler, "offset scale"),
+    "ai.onnx.ml::LinearRegressor": (_linear, "coefficients intercepts post_transform targets"),
     f"{_SET}FusedGemm": (_gemm, f"{_GEMM} activation activation_alpha activation_beta activation_gamma"),
     f"{_SET}FusedConv": (_conv, f"{_CONV} activation activation_params"),
     f"{_SET}FusedMatMul": (_matmul, "alpha transA transB transBatchA transBatchB"),

@@ -28,6 +28,7 @@ from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
 from mucg4.read.fused import FUSED_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
+from mucg4.read.learned import LEARNED_HANDLERS
 from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
@@ -62,8 +63,9 @@ ALL_HANDLERS = {
     **MASK_HANDLERS,
     **FUSED_HANDLERS,
     **RECURRENT_HANDLERS,
+    **LEARNED_HANDLERS,
 }
-ROUNDING_UNKNOWN = OTHERWISE | FUSED_HANDLERS.keys() | RECURRENT_HANDLERS.keys()
+ROUNDING_UNKNOWN = OTHERWISE | FUSED_HANDLERS.keys() | RECURRENT_HANDLERS.keys() | LEARNED_HANDLERS.keys()
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,

@@ -173,6 +173,10 @@ def _rows() -> Iterator[Row]:
     yield from _constants(new)
     yield from _recurrent(new)
     yield from _fused()
+    floats = {"coefficients": _any("floats"), "intercepts": _any("floats"), "targets": _at_least("int", 1)}
+    plain = _of("string", "NONE")
+    yield _row("ai.onnx.ml::LinearRegressor", 1, 5, (1, 1), SINGLE, (), **floats, post_transform=plain)
+    yield _row("ai.onnx.ml::Scaler", 1, 5, (1, 1), SINGLE, (), offset=_any("floats"), scale=_any("floats"))
 
 
 def _windows(new: int) -> Iterator[Row]:

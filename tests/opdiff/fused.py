@@ -120,8 +120,23 @@ def skipped(m: Maker) -> Case:
     return m.case(m.node(m.row.op, names, "z", **m.some(0.8, epsilon=m.pick(1e-5, 1e-3))), shape)
 
 
+def learned(m: Maker) -> Case:
+    """Scaler and LinearRegressor."""
+    assert m.row
+    if m.row.op.endswith("Scaler"):
+        shape = m.shape(2, 2)
+        size = m.pick(1, shape[-1])
+        at = {k: m.draw([size]).tolist() for k in ("offset", "scale")}
+        return m.case(m.node(m.row.op, ["x"], "z", **at), shape)
+    shape, targets = [1, m.whole(1, 4)], m.whole(1, 3)
+    at = {"coefficients": m.draw([targets * shape[1]]).tolist(), "targets": targets}
+    at |= {"intercepts": m.draw([targets]).tolist()} if m.likely(0.7) else {}
+    return m.case(m.node(m.row.op, ["x"], "z", **at, **m.some(post_transform="NONE")), shape)
+
+
 _SET = "com.microsoft::"
 GENERATORS = {
+    learned: "ai.onnx.ml::Scaler ai.onnx.ml::LinearRegressor",
     fused_gemm: f"{_SET}FusedGemm",
     fused_conv: f"{_SET}FusedConv",
     fused_matmul: f"{_SET}FusedMatMul",

@@ -149,6 +149,7 @@ class Maker:
         y = helper.make_tensor_value_info(output, kind, None)
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.tensors)
         sets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        sets.append(helper.make_opsetid("ai.onnx.ml", 1))
         data = helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
         where = f"{self.row} opset {self.opset} kind {self.kind} {'variable' if self.variable else 'constant'}"
         text = f"{where} input {shape}: " + "; ".join(_text(n) for n in self.nodes)
