@@ -27,7 +27,7 @@ import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
 from mucg4.check.literals import RANGES
-from mucg4.check.reading import ELEMENT_TYPES, Reading
+from mucg4.check.reading import ELEMENT_TYPES, WHOLE_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value, fractions
 from mucg4.check.wire import BOOL
 from mucg4.errors import InputError
@@ -46,6 +46,9 @@ MODEST = 1e100  # a number below it cannot be next to an overflow; not measured
 # of free numbers; a negative row mirrors; not measured
 SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)
 FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
+# operators whose outputs may be computed from each other
+_SKIP = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
+TIED = frozenset(("RNN", "GRU", "LSTM", *_SKIP))
 HALVES = 2  # the row of halves of integers; given: the row of SIZES without a mirror
 MOST_WHOLE = 2.0**10  # free integers are no larger, so that sums and products of some stay in range; not measured
 ALIKE = 5  # steps the first reader follows two factors back; not measured, above the depth of the gates it knows
@@ -96,6 +99,8 @@ def confirm(
     if network.element_type != ELEMENT_TYPES[reading.input.kind]:
         problem = f"the input is {ELEMENT_TYPES[reading.input.kind]}, not {network.element_type}"
         return Confirmation(problem, (), 0)
+    if network.integers != WHOLE_TYPES.get(reading.input.kind, ""):
+        return Confirmation(f"the input is not {network.integers or 'of real numbers'}", (), 0)
     if walk.twice:
         return Confirmation(f"two nodes of the network are called {walk.twice!r}", (), 0)
     try:
@@ -130,7 +135,9 @@ class Walk:
         self.true, self.free = plan
         self.compared = 0
         self.unseen: list[str] = []
-        names = reading.names
+        # the first reader may compute one output of a node from another, so none of several takes free values
+        several = [node for node in reading.nodes if node.op in TIED and sum(map(bool, node.outputs)) > 1]
+        names = reading.names.difference(*(node.outputs for node in several))
         helper = re.compile(r"(.+)#\d+'*$", re.DOTALL)
         self.cuts: dict[str, int] = {}
         self.twice = ""  # a tensor that two nodes claim to compute: one of them would not be compared

@@ -77,6 +77,9 @@ def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
         if kind == DOUBLE or x.kind not in narrower.get(kind, ()):
             return [replace(x, kind=kind, held=x.held or x.kind)]
         return [replace(x, kind=kind, held=0) if kind == x.held else _rounded(r, x, kind)]
+    # the comparison of a text with its query sees to it that inputs of integers are small enough
+    if x.is_whole and kind == FLOAT and node.inputs[0] in {d.name for d in r.inputs}:
+        return [replace(x, kind=kind)]
     if x.rows and x.kind == BOOL and kind in (FLOAT, DOUBLE, BOOL):
         return [replace(x, kind=kind)]
     if x.rows and kind in RANGES:

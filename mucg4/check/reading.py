@@ -1,8 +1,8 @@
 """The checker's own reading of a model: ONNX bytes evaluated node by node, without `mucg4.read`.
 
-`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums` and `slide` say what operators mean;
-`values` computes. Here nodes are walked in file order. What is not known is not guessed: a node without a meaning
-makes its outputs unknown, and all that reads them, and is named in `fallback`.
+`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums`, `slide`, `composed`, `fused` and
+`recurrent` say what operators mean; `values` computes. Here nodes are walked in file order. What is not known is not
+guessed: a node without a meaning makes its outputs unknown, and all that reads them, and is named in `fallback`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,36 @@ from math import prod
 import numpy as np
 
 from mucg4.check.composed import COMPOSED
+from mucg4.check.fused import FUSED
 from mucg4.check.literals import LITERALS, in_range, stored
 from mucg4.check.meaning import MEANINGS
 from mucg4.check.moves import LARGEST, MOVES, Meaning
+from mucg4.check.recurrent import RECURRENT
 from mucg4.check.slide import SLIDES
 from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
-from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inner, Node, decode, tensor
+from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, Declared, Graph, Inner, Node, decode, tensor
 from mucg4.errors import InputError
 from mucg4.ops.arrays import AnyArray
 
-TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES, **COMPOSED}
+TABLE: dict[str, tuple[Meaning, str]] = {
+    **MOVES,
+    **LITERALS,
+    **MEANINGS,
+    **SUMS,
+    **SLIDES,
+    **COMPOSED,
+    **FUSED,
+    **RECURRENT,
+}
 # operators whose meaning on integers that depend on the input is that of real numbers, or movement
 WHOLE = frozenset(
     "Add Sub Mul Neg Abs Sign Max Min ReduceSum ReduceMax ReduceMin Equal Less Greater LessOrEqual GreaterOrEqual "
     "Where Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Split Expand Tile Concat "
     "Shape".split()
 )
-ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
+ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16", INT32: "float32", INT64: "float32"}
+WHOLE_TYPES = {INT32: "int32", INT64: "int64"}  # of inputs; the first thing that is done is to make them float32
 MOST_MADE = 2**27  # numbers of all values together; not measured
 MOST_LINES = 20  # of `fallback`, the last one says that there are more; not measured
 ALL = ""  # the name of several inputs together, which no tensor has

@@ -54,7 +54,7 @@ _SILENT = frozenset(
         *("get-unsat-core", "get-unsat-assumptions", "get-objectives"),
     )
 )
-_KEPT = frozenset(("not", "=>", "xor", "ite"))  # what stands in them is read when they are closed
+_KEPT = frozenset(("not", "=>", "xor", "ite", "=", "distinct"))  # what stands in them is read when they are closed
 _OPPOSITE = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "!=": "=", "=": "!=", "==": "!="}
 
 
@@ -159,6 +159,12 @@ def directed(form: Iterable[tuple[int, Fraction]]) -> tuple[Direction, Fraction]
     pairs = sorted((v, c) for v, c in form if c)
     scale = abs(pairs[0][1])
     return tuple((v, c / scale) for v, c in pairs), scale
+
+
+def _truth_value(item: Any) -> bool:
+    """Whether words and lists stand for a formula."""
+    head = item[0] if isinstance(item, tuple) and item else item
+    return head in _OPPOSITE or head in ("true", "false", "and", "or", "not", "=>", "xor", "ite", "distinct")
 
 
 # --- text -> atoms ---------------------------------------------------------------------------------------------
@@ -409,9 +415,20 @@ class Reader:
             off = self.formula(self.settle(c, no))
             yes = self.formula(self.settle(a, False))
             return self.one_of([self.all_of([yes, on]), self.all_of([self.formula(self.settle(a, True)), off])])
+        if args and head in ("=", "==", "!=", "distinct") and all(map(_truth_value, args)):
+            return self.alike(head in ("=", "=="), args, no)
         if head in _OPPOSITE or head == "distinct":
             return self.relation(head, [self.worth(a) for a in args], no)
         raise Refusal(f"{_shown(head)} stands for a formula")
+
+    def alike(self, equal: bool, args: Sequence[Any], no: bool) -> Any:
+        """Truth values that are all the same, or that all differ, which more than two never do."""
+        if len(args) < 2:
+            raise Refusal("a comparison of one formula")
+        if not equal:
+            return no if len(args) > 2 else self.settle(("xor", *args), no)
+        parts = [self.formula(self.settle(("xor", a, b), not no)) for a, b in zip(args, args[1:], strict=False)]
+        return self.one_of(parts) if no else self.all_of(parts)
 
     def worth(self, item: Any) -> _Term:
         """A term that was kept as words and lists."""

@@ -41,7 +41,7 @@ class Runtime:
     Options are the default ones (a scorer's) with one thread. Raises `InputError` (one line) when onnxruntime cannot
     load or run the model, or ends or does not return on it, `UnsupportedError` when the model has an element type other
     than float32 and float64. Several inputs and outputs are one behind the other (`Network.inputs`); inputs that the
-    network does not hold, because nothing reads them, are zeros.
+    network does not hold, because nothing reads them, are zeros. Inputs of integers get the nearest ones.
     """
 
     def __init__(self, network: Network) -> None:
@@ -143,7 +143,8 @@ class Runtime:
         out = dict(self._rest)
         for name, start, end, shape in self._feeds:
             stacked = (len(points) * shape[0], *shape[1:]) if shape else ()
-            out[name] = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
+            part = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
+            out[name] = np.rint(part).astype(self.network.integers) if self.network.integers else part
         return out
 
     def _run(self, session: Any, names: Sequence[str], point: FloatArray) -> list[Any]:
@@ -188,7 +189,9 @@ class Runtime:
 
     def _inspect(self, session: Any) -> None:
         """Learn how to call a session. Raises when its ends are not those that were read."""
-        inputs, outputs = session.get_inputs(), session.get_outputs()
+        inputs, outputs = session.get_inputs(), list(session.get_outputs())
+        while len(outputs) > 1 and outputs[-1].type not in ELEMENTS:  # behind all that a property speaks of
+            outputs.pop()
         shapes = dict(self.network.inputs)
         if not shapes and len(inputs) != 1:
             raise UnsupportedError(f"the model has {len(inputs)} inputs, not one")
@@ -216,6 +219,10 @@ class Runtime:
         self._outputs = [made.name for made in outputs]
 
     def _type(self, name: str, what: str) -> None:
+        if what == "input" and self.network.integers:
+            if name != f"tensor({self.network.integers})":
+                raise InputError(f"the model's input is {name}, but it was read as {self.network.integers}")
+            return
         dtype = ELEMENTS.get(name)
         if dtype is None:
             raise UnsupportedError(f"the model's {what} is {name}; only float and double are supported")

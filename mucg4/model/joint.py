@@ -101,6 +101,11 @@ class Joint:
     assertions: tuple[Formula, ...] = field(default=(), repr=False)
 
     @property
+    def version1(self) -> bool:
+        """True for a text of version 1.0 (with products of variables), which names no network."""
+        return not self.declared.networks[0].name
+
+    @property
     def plain(self) -> bool:
         """True when the query's network is the only part itself."""
         return not self.places

@@ -41,6 +41,9 @@ class Original:
     files: tuple[tuple[str, bytes], ...] = field(repr=False)
 
 
+LARGEST_WHOLE = 2**24  # given: float32 has all whole numbers up to this one
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """Nodes in topological order; node 0 is the input, the last node is the output.
@@ -51,7 +54,9 @@ class Network:
     onnxruntime, with the weights of other files put in; `original` is there in such a case, and is what onnxruntime
     gets. `tensors` tells which tensors of the file have the value of which node, `inputs` which inputs of the file
     with which shapes node 0 holds one behind the other (empty: the only one), `note` what about them was found by
-    counting. Several outputs are one behind the other too. Concrete evaluation here
+    counting. `integers` is the type of the file's inputs where that is one of integers ("int64"): the network is what
+    the file computes at whole numbers up to `LARGEST_WHOLE` in size, and something in between elsewhere. Several
+    outputs are one behind the other too. Concrete evaluation here
     is in the precision of `backend`, where the operators' arrays live: float64 in NumPy on the stored weights, unless
     the network was made by `cast`.
     """
@@ -66,6 +71,7 @@ class Network:
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     note: str = ""
     narrowest: str = ""
+    integers: str = ""
     origin: Network | None = field(default=None, repr=False)  # what `cast` was called on
 
     def __post_init__(self) -> None:

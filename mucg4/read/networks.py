@@ -132,6 +132,8 @@ def _part(declared: Declared, k: int, model: Model, hidden: tuple[str, ...]) -> 
     if len(graph.inputs) == len(inputs):
         shapes = {t.name: v.shape for t, v in zip(graph.inputs, inputs, strict=True) if _leaves_open(t, v.shape)}
     network = read_network(data, original, sum(v.size for v in inputs), shapes)
+    if network.integers:
+        raise UnsupportedError(f"inputs of type {network.integers} in a 2.0 query")
     outputs = declared.of(k, False)
     if len(outputs) != len(ends) + len(hidden):
         raise InputError(f"it has {len(ends)} outputs, but {len(outputs) - len(hidden)} are declared")

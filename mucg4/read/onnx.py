@@ -26,8 +26,10 @@ from mucg4.read.constant import Constant
 from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
+from mucg4.read.fused import FUSED_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
-from mucg4.read.integers import HELD, RANGES, largest, truncation
+from mucg4.read.integers import HELD, RANGES, WHOLE, largest, truncation
+from mucg4.read.learned import LEARNED_HANDLERS
 from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
@@ -35,11 +37,13 @@ from mucg4.read.protobuf import (
     BOOL,
     DOUBLE,
     FLOAT,
+    INT32,
     INT64,
     OnnxGraph,
     OnnxNode,
     shortened,
 )
+from mucg4.read.recurrent import RECURRENT_HANDLERS
 from mucg4.read.roundoff import magnitude
 from mucg4.read.simplify import separate, simplify
 from mucg4.read.table import check_types, lookup
@@ -51,7 +55,18 @@ RESIZING = ("Resize", "Upsample")
 COMPARISONS = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS, **COMPOSED_HANDLERS, **MASK_HANDLERS}
+INTEGER_TYPES = {INT32: "int32", INT64: "int64"}  # of inputs that the model makes float32 numbers of
+ALL_HANDLERS = {
+    **HANDLERS,
+    **FUNCTION_HANDLERS,
+    **WINDOW_HANDLERS,
+    **COMPOSED_HANDLERS,
+    **MASK_HANDLERS,
+    **FUSED_HANDLERS,
+    **RECURRENT_HANDLERS,
+    **LEARNED_HANDLERS,
+}
+ROUNDING_UNKNOWN = OTHERWISE | FUSED_HANDLERS.keys() | RECURRENT_HANDLERS.keys() | LEARNED_HANDLERS.keys()
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,
@@ -92,6 +107,7 @@ def read_network(
         inputs=tuple((t.name, shape) for t, shape in zip(*reading.inputs[:2], strict=True)),
         note=reading.inputs.note,
         narrowest=reading.narrowest,
+        integers=reading.integers,
     )
 
 
@@ -183,7 +199,8 @@ class _Reading:
 
     def __init__(self, graph: OnnxGraph, inputs: Inputs) -> None:
         self.graph, self.inputs = graph, inputs
-        self.element_type = inputs.tensors[0].element_type
+        given = inputs.tensors[0].element_type
+        self.element_type, self.integers = (FLOAT, INTEGER_TYPES[given]) if given in INTEGER_TYPES else (given, "")
         alone = len(inputs.tensors) == 1
         self.builder = Builder(inputs.tensors[0].name if alone else "", inputs.shapes[0] if alone else (inputs.size,))
         first = Variable(0, self.builder.drafts[0].shape)
@@ -194,14 +211,15 @@ class _Reading:
             value = first if alone else self.builder.move(first, lambda a, cut=(start, end, shape): _cut(a, *cut))  # type: ignore[misc]
             self.builder.name_parts(at, {} if alone else {value.draft: tensor.name})
             self.values[tensor.name], start = value, end
-        self.kinds = dict.fromkeys(self.values, self.element_type)
+        self.kinds = dict.fromkeys(self.values, given)
         self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
         self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
         self.narrowest = ""  # the coarser type that values are rounded to on the way
         self.wide: OnnxNode | None = None  # an operator that computes in double with what depends on the input
-        self.sizes: dict[str, int] = {}  # of integers that depend on the input: none of the tensor's is larger
+        # of integers that depend on the input: none of the tensor's is larger; of inputs that is not known here
+        self.sizes: dict[str, int] = dict.fromkeys(self.values if self.integers else (), WHOLE)
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -222,7 +240,7 @@ class _Reading:
         kinds = [self.kinds[name] for name in node.inputs if name]
         check_types(node, row, kinds, variable)
         builder, start = self.builder, len(self.builder.drafts)
-        builder.current = node.outputs[0]
+        builder.current = node.result
         try:
             outputs = self._evaluate(node, inputs, variable)
         except FAULTS as error:
@@ -297,6 +315,8 @@ class _Reading:
         self.folded[node.outputs[0]] = count if count == count else inf
 
     def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
+        if self.integers and any(t.name in node.inputs for t in self.inputs.tensors):
+            return [self._real(node, inputs[0])]
         if node.op == "Shape":
             return [self._shape(node, inputs)]
         if node.op in RESIZING and node.attributes.get("mode") == "linear":
@@ -318,7 +338,7 @@ class _Reading:
             self.wide = node
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
-        if node.op in OTHERWISE:
+        if node.op in ROUNDING_UNKNOWN:
             self.folded[node.outputs[0]] = inf
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
@@ -343,7 +363,8 @@ class _Reading:
                 raise node.unsupported(
                     f"a cast of integers beyond {HELD[target]} to element type {target}, which rounds"
                 )
-            self.narrow.add(x.draft)
+            if self.sizes.get(node.inputs[0], 1) <= HELD[FLOAT]:
+                self.narrow.add(x.draft)
             return x
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
@@ -351,6 +372,15 @@ class _Reading:
             self.narrowest, self.folded[node.outputs[0]] = ELEMENT_TYPES[FLOAT], inf
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
             raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
+        return x
+
+    def _real(self, node: OnnxNode, x: Value | None) -> Variable:
+        """What reads an input of integers: a cast to float32, which has all that a property may ask about."""
+        if node.op != "Cast":
+            raise node.unsupported("on inputs of integers before they are cast to float32")
+        if node.attributes["to"] != FLOAT:
+            raise node.unsupported(f"a cast of inputs of integers to element type {node.attributes['to']}")
+        assert isinstance(x, Variable)
         return x
 
     def _shape(self, node: OnnxNode, inputs: list[Value | None]) -> Constant:
@@ -425,7 +455,9 @@ class _Reading:
                     f"the network's output {shortened(name)} may be an integer beyond {HELD[self.element_type]}"
                 )
         elif kind not in ELEMENT_TYPES:
-            raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
+            raise UnsupportedError(
+                f"the network's output {shortened(name)} has element type {kind}; labels may stand behind numbers only"
+            )
         if not prod(value.shape):
             raise InputError(f"the network's output {shortened(name)} is empty")
         if isinstance(value, Variable) and self.builder.voids(value) is not None:

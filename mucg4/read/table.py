@@ -20,7 +20,7 @@ NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
 NUMBERS = FLOATS + INTEGERS
 TRUTHS = (FLOAT, DOUBLE, BOOL)
-MOVABLE = (*TRUTHS, INT32, INT64)  # on what depends on the input
+MOVABLE = (*TRUTHS, *INTEGERS)  # on what depends on the input
 WHOLE = (*range(2, 8), 12, 13)  # integers
 STORED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13, BFLOAT16, 21, 22)  # every type a tensor can be decoded from
 MOVED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13)
@@ -55,7 +55,7 @@ class Row:
         return f"{self.op} {self.opsets[0]}-{self.opsets[1]}"
 
 
-KINDS = {"float": 1, "int": 2, "string": 3, "tensor": 4, "floats": 6, "ints": 7}
+KINDS = {"float": 1, "int": 2, "string": 3, "tensor": 4, "floats": 6, "ints": 7, "strings": 8}
 
 
 def _any(kind: str) -> Rule:
@@ -172,6 +172,12 @@ def _rows() -> Iterator[Row]:
     yield from _normalisations(new)
     yield from _movements(new, many)
     yield from _constants(new)
+    yield from _recurrent(new)
+    yield from _fused()
+    floats = {"coefficients": _any("floats"), "intercepts": _any("floats"), "targets": _at_least("int", 1)}
+    plain = _of("string", "NONE")
+    yield _row("ai.onnx.ml::LinearRegressor", 1, 5, (1, 1), SINGLE, (), **floats, post_transform=plain)
+    yield _row("ai.onnx.ml::Scaler", 1, 5, (1, 1), SINGLE, (), offset=_any("floats"), scale=_any("floats"))
 
 
 def _windows(new: int) -> Iterator[Row]:
@@ -211,8 +217,10 @@ def _reductions(new: int, many: int) -> Iterator[Row]:
 
 def _normalisations(new: int) -> Iterator[Row]:
     epsilon, axis = {"epsilon": _NONNEGATIVE}, {"axis": _INT}
-    yield _row("LayerNormalization", 17, new, (2, 3), FLOATS, (), **epsilon, **axis, stash_type=_of("int", 1))
-    yield _row("RMSNormalization", 23, new, (2, 2), FLOATS, (), **epsilon, **axis, stash_type=_of("int", 1))
+    stash = {"stash_type": _of("int", 1)}
+    yield _row("LayerNormalization", 1, new, (2, 3), FLOATS, (), **epsilon, **axis, **stash)  # onnxruntime's before 17
+    yield _row("SimplifiedLayerNormalization", 1, new, (2, 2), FLOATS, (), **epsilon, **axis, **stash)
+    yield _row("RMSNormalization", 23, new, (2, 2), FLOATS, (), **epsilon, **axis, **stash)
     yield _row("InstanceNormalization", 6, new, (3, 3), SINGLE, (), **epsilon)
     groups = {"num_groups": _at_least("int", 1)}
     yield _row("GroupNormalization", 18, 20, (3, 3), SINGLE, (), **epsilon, **groups)
@@ -308,10 +316,53 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("Range", 11, new, (3, 3), (), INTEGERS)
 
 
+def _recurrent(new: int) -> Iterator[Row]:
+    more: dict[str, tuple[int, dict[str, Rule]]] = {
+        "RNN": (6, {}),
+        "GRU": (6, {"linear_before_reset": _FLAG}),
+        "LSTM": (8, {"input_forget": _of("int", 0)}),
+    }
+    for op, (most, extra) in more.items():
+        shared = {
+            "direction": _of("string", "forward", "reverse", "bidirectional"),
+            "hidden_size": _at_least("int", 1),
+            "activations": _any("strings"),  # its handler knows which
+        }
+        yield _row(op, 7, 13, (3, most), SINGLE, (), **shared, **extra)
+        yield _row(op, 14, new, (3, most), SINGLE, (), **shared, **extra, layout=_of("int", 0))
+
+
+def _fused() -> Iterator[Row]:
+    """What onnxruntime's optimiser writes, in its own operator set."""
+    gemm = {"alpha": _FLOAT, "beta": _FLOAT, "transA": _FLAG, "transB": _FLAG}
+    name = "activation"
+    some = ("", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
+    functions = _of("string", *some, "Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu")
+    numbers = {f"{name}_{k}": _FLOAT for k in ("alpha", "beta", "gamma")}
+    yield _row("com.microsoft::FusedGemm", 1, 1, (2, 3), SINGLE, (), **gemm, **numbers, **{name: functions})
+    conv = {**_DILATED, "group": _at_least("int", 1), f"{name}_params": _any("floats")}
+    clipped = _of("string", *some, "Clip")
+    yield _row("com.microsoft::FusedConv", 1, 1, (2, 4), SINGLE, (), **conv, **{name: clipped})
+    turns = {"alpha": _FLOAT, **dict.fromkeys(("transA", "transB", "transBatchA", "transBatchB"), _FLAG)}
+    yield _row("com.microsoft::FusedMatMul", 1, 1, (2, 2), SINGLE, (), **turns)
+    yield _row("com.microsoft::Gelu", 1, 1, (1, 1), SINGLE)
+    yield _row("com.microsoft::BiasGelu", 1, 1, (2, 2), SINGLE)
+    yield _row("com.microsoft::FastGelu", 1, 1, (1, 2), SINGLE)
+    yield _row("com.microsoft::QuickGelu", 1, 1, (1, 1), SINGLE, (), alpha=_FLOAT)
+    epsilon = {"epsilon": _NONNEGATIVE}
+    yield _row("com.microsoft::SkipLayerNormalization", 1, 1, (3, 5), SINGLE, (), **epsilon)
+    yield _row("com.microsoft::SkipSimplifiedLayerNormalization", 1, 1, (3, 4), SINGLE, (), **epsilon)
+
+
 TABLE: tuple[Row, ...] = tuple(_rows())
 _BY_NAME: dict[str, tuple[Row, ...]] = {}
 for _entry in TABLE:
     _BY_NAME[_entry.op] = (*_BY_NAME.get(_entry.op, ()), _entry)
+
+
+# parts of the names of operators that compute in few bits, but for DequantizeLinear, which is read
+QUANTISING = ("QuantizeLinear", "QLinear", "Integer", "Quantize", "QGemm", "NBits", "QAttention", "FusedQuant")
+QUANTISED = "activations in few bits are not read so far, weights in few bits are (DequantizeLinear)"
 
 
 def lookup(node: OnnxNode) -> Row:
@@ -321,7 +372,8 @@ def lookup(node: OnnxNode) -> Row:
     """
     rows = _BY_NAME.get(node.op)
     if rows is None:
-        raise node.unsupported()
+        word = node.op.rpartition("::")[2]
+        raise node.unsupported(QUANTISED if any(part in word for part in QUANTISING) else "")
     row = next((r for r in rows if r.opsets[0] <= node.opset <= r.opsets[1]), None)
     if row is None:
         raise node.unsupported(f"operator set {node.opset}")
@@ -358,5 +410,5 @@ def check_types(node: OnnxNode, row: Row, kinds: list[int], variable: bool) -> N
 MIXED = frozenset(
     "Reshape Squeeze Unsqueeze Slice Gather Split Expand Tile Upsample Resize Dropout Pow Pad Where DequantizeLinear "
     "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum "
-    "ReduceLogSumExp GatherND GatherElements ScatterND ScatterElements Trilu CumSum".split()
+    "ReduceLogSumExp GatherND GatherElements ScatterND ScatterElements Trilu CumSum LSTM GRU RNN".split()
 )

@@ -101,7 +101,8 @@ class Maker:
         while names and not names[-1]:
             names.pop()
         outputs = [output] if isinstance(output, str) else list(output)
-        self.nodes.append(helper.make_node(op, names, outputs, name=f"n{len(self.nodes)}", **attributes))
+        domain, _, op = op.rpartition("::")
+        self.nodes.append(helper.make_node(op, names, outputs, name=f"n{len(self.nodes)}", domain=domain, **attributes))
         return outputs[0]
 
     def has(self, attribute: str) -> bool:
@@ -136,8 +137,8 @@ class Maker:
         rest = self.node("Mul", [self.node("Div", [whole, by], "quotient"), by], "rounded")
         return self.node("Sub", [whole, rest], "digits")
 
-    def case(self, output: str, shape: Sequence[int], kind: int | None = None) -> Case:
-        """The finished model. `kind` is the output's element type where it is not the operand's."""
+    def case(self, output: str, shape: Sequence[int], kind: int | None = None, source: int | None = None) -> Case:
+        """The finished model; `kind` and `source`: the element types of output and input where not the operand's."""
         kind = self.kind if kind is None else kind
         whole = self.variable and self.kind in WHOLE
         if kind in (INT32, INT64) and self.opset >= 7 and not whole and not self.computed and self.likely(0.7):
@@ -145,7 +146,7 @@ class Maker:
         if kind not in (FLOAT, DOUBLE):
             output = self.node("Cast", [output], "cast", to=FLOAT if kind in (FLOAT16, BFLOAT16, BOOL) else DOUBLE)
             kind = FLOAT if kind in (FLOAT16, BFLOAT16, BOOL) else DOUBLE
-        source = self.kind if self.variable and self.kind in (FLOAT, DOUBLE) else FLOAT
+        source = source or (self.kind if self.variable and self.kind in (FLOAT, DOUBLE) else FLOAT)
         shape = list(shape) if self.variable else [1, 2]
         if not self.variable and self.likely(0.3) and kind == FLOAT:
             self.node("ReduceSum", ["x"], "sum")
@@ -158,7 +159,8 @@ class Maker:
         x = helper.make_tensor_value_info("x", source, dims)
         y = helper.make_tensor_value_info(output, kind, None)
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.tensors)
-        sets = [helper.make_opsetid("", self.opset)]
+        sets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        sets.append(helper.make_opsetid("ai.onnx.ml", 1))
         data = helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
         where = f"{self.row} opset {self.opset} kind {self.kind} {'variable' if self.variable else 'constant'}"
         text = f"{where} input {shape}: " + "; ".join(_text(n) for n in self.nodes)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT64
+from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
 
 from .make import UNSIGNED, WHOLE, Case, Maker
 
@@ -172,6 +172,8 @@ def cast(m: Maker) -> Case:
         shape = m.shape(1, 3)
     how = m.some(saturate=m.pick(0, 1))
     low = 0.0 if m.likely(0.5) else -3.0
+    if m.variable and m.kind in (INT32, INT64) and m.likely(0.3):
+        return m.case(m.node("Cast", ["x"], "z", to=FLOAT, **how), shape, FLOAT, source=m.kind)
     if m.variable and (m.kind == BOOL or m.likely(0.3)):
         source = m.operand(shape) if m.kind == BOOL else m.node("Cast", ["x"], "t", to=BOOL)
         target = m.pick(FLOAT, 11, BOOL)
