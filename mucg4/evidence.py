@@ -88,7 +88,7 @@ def read_again(query: Query) -> Query:
     """The query read anew from the bytes of its files; itself when it has none. Raises `InputError`."""
     if not (query.text and query.executable):
         return query
-    if query.joint is not None:
+    if query.joint is not None and not query.joint.version1:
         from mucg4.read.networks import models_of, query_of_models
 
         made = query_of_models(models_of(query), query.text)
@@ -96,7 +96,7 @@ def read_again(query: Query) -> Query:
         return replace(made, cases=query.cases, finer=None) if made.finer and not query.finer else made
     from mucg4.read.instance import query_of
 
-    network = query.network
+    network = query.network if query.joint is None else query.joint.parts[0]
     return query_of(network.model_bytes, query.text, original=network.original, shapes=dict(network.inputs))
 
 

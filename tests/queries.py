@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from mucg4.model.formula import Apply, Compare, Constant, Formula, Term, Variable
+from mucg4.model.formula import Apply, Compare, Constant, Formula, ParsedProperty, Term, Variable, decimal
 from mucg4.model.joint import Joint
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Query
@@ -95,6 +95,26 @@ def random_term(random_: random.Random, names: list[str], depth: int, rough: flo
     if not polynomial and random_.random() < 0.4:
         return f"(* {random_.choice(LEVELS)} {random_.choice(names)})"
     return f"({op} {' '.join(parts)})"
+
+
+def as_version_2(prop: ParsedProperty, inputs: tuple[int, ...], outputs: tuple[int, ...], element: str = "real") -> str:
+    """The text of a property of version 1.0 in version 2.0; whole numbers get a fraction, as the grammar wants it."""
+    names: dict[bool, list[str]] = {True: list(components("X", inputs)), False: list(components("Y", outputs))}
+
+    def text(node: Term | Formula) -> str:
+        if isinstance(node, Constant):
+            digits = decimal(node.value)
+            return digits if "." in digits else digits + ".0"
+        if isinstance(node, Variable):
+            return names[node.is_input][node.index]
+        if isinstance(node, Compare):
+            return f"({node.op} {text(node.left)} {text(node.right)})"
+        return f"({node.op} {' '.join(map(text, node.args))})"
+
+    lines = ["(vnnlib-version <2.0>)", "(declare-network N"]
+    for kind, name, shape in (("input", "X", inputs), ("output", "Y", outputs)):
+        lines.append(f"  (declare-{kind} {name} {element} [{','.join(map(str, shape))}])")
+    return "\n".join([*lines, ")", *(f"(assert {text(f)})" for f in prop.assertions)]) + "\n"
 
 
 def query_of(text: str, element_type: str = "float32") -> Query:

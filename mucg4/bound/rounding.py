@@ -92,7 +92,7 @@ def gamma(n: int, unit: float = DOUBLE.unit) -> float:
     return HEADROOM * k / (1.0 - k) if k < 0.125 else np.inf
 
 
-EXACT = ("TwoPiece", "Sign", "Floor", "Round")  # their images are numbers that either side computes alike
+EXACT = ("TwoPiece", "Sign", "Floor", "Round", "Trunc")  # their images are numbers that either side computes alike
 BY_ENDS = ("Exp", "Reciprocal", "Square")  # each end of an image is off by a share of itself
 NO_NOISE = (*BY_ENDS, "Product", "Log", "Sqrt", "Softplus", "Elu")  # the others are off absolutely
 NONNEGATIVE = ("Exp", "Square", "Sqrt", "Softplus")

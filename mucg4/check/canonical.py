@@ -25,7 +25,7 @@ SLOPES = {
     "HardSwish": 1.6, "Gelu": 1.2, "GeluTanh": 1.2, "Silu": 1.2, "Mish": 1.2,
 }  # fmt: skip
 GATES = ("Gelu", "GeluTanh", "Silu", "Mish", "HardSwish")
-STEPS = ("Sign", "Floor", "Round")
+STEPS = ("Sign", "Floor", "Round", "Trunc")
 Known = tuple[FloatArray, "FloatArray | None"]  # values and their errors, each (points, n)
 
 

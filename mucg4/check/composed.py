@@ -322,6 +322,7 @@ def _labels(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[list[str
 COMPOSED: dict[str, tuple[Meaning, str]] = {
     "LayerNormalization": (_layer, "axis epsilon stash_type"),
     "RMSNormalization": (_layer, "axis epsilon stash_type"),
+    "SimplifiedLayerNormalization": (_layer, "axis epsilon stash_type"),
     "InstanceNormalization": (_instance, "epsilon"),
     "GroupNormalization": (_group, "epsilon num_groups stash_type"),
     "LpNormalization": (_lp, "axis p"),

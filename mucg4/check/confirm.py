@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mucg4.check.canonical import Known, evaluate, work
-from mucg4.check.reading import ELEMENT_TYPES, Reading
+from mucg4.check.literals import RANGES
+from mucg4.check.reading import ELEMENT_TYPES, WHOLE_TYPES, Reading
 from mucg4.check.values import LEAST, UNIT, Value, fractions
 from mucg4.check.wire import BOOL
 from mucg4.errors import InputError
@@ -45,7 +46,11 @@ MODEST = 1e100  # a number below it cannot be next to an overflow; not measured
 # of free numbers; a negative row mirrors; not measured
 SIZES = (1.0, -1.0, 1.0, 0.1, -0.1, 1e3, -1e3, 1e15, -1e15, 1e30, -1e30)
 FLAT = ("Relu", "Clip", "HardSigmoid", "ThresholdedRelu")
+# operators whose outputs may be computed from each other
+_SKIP = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
+TIED = frozenset(("RNN", "GRU", "LSTM", *_SKIP))
 HALVES = 2  # the row of halves of integers; given: the row of SIZES without a mirror
+MOST_WHOLE = 2.0**10  # free integers are no larger, so that sums and products of some stay in range; not measured
 ALIKE = 5  # steps the first reader follows two factors back; not measured, above the depth of the gates it knows
 
 
@@ -94,6 +99,8 @@ def confirm(
     if network.element_type != ELEMENT_TYPES[reading.input.kind]:
         problem = f"the input is {ELEMENT_TYPES[reading.input.kind]}, not {network.element_type}"
         return Confirmation(problem, (), 0)
+    if network.integers != WHOLE_TYPES.get(reading.input.kind, ""):
+        return Confirmation(f"the input is not {network.integers or 'of real numbers'}", (), 0)
     if walk.twice:
         return Confirmation(f"two nodes of the network are called {walk.twice!r}", (), 0)
     try:
@@ -128,7 +135,9 @@ class Walk:
         self.true, self.free = plan
         self.compared = 0
         self.unseen: list[str] = []
-        names = reading.names
+        # the first reader may compute one output of a node from another, so none of several takes free values
+        several = [node for node in reading.nodes if node.op in TIED and sum(map(bool, node.outputs)) > 1]
+        names = reading.names.difference(*(node.outputs for node in several))
         helper = re.compile(r"(.+)#\d+'*$", re.DOTALL)
         self.cuts: dict[str, int] = {}
         self.twice = ""  # a tensor that two nodes claim to compute: one of them would not be compared
@@ -158,7 +167,7 @@ class Walk:
             raise Differs(f"the input has {value.v[0].size} numbers, not {self.network.nodes[0].size}")
         v = value.v.copy()
         if name not in self.bound:
-            v[self.true :] = self._bits(v[self.true :]) if value.kind == BOOL else self._free(v[: self.true])
+            v[self.true :] = self._freed(value)
         self.values[k] = v.reshape(len(v), -1), None
         return Value(v, value.kind, True)
 
@@ -179,6 +188,18 @@ class Walk:
         for name, k in self.cuts.items():
             if k not in self.values:
                 self.unseen.append(f"tensor {name!r} is not compared")
+
+    def _freed(self, value: Value) -> AnyArray:
+        """Random numbers of a tensor's kind for the points at which its values are free."""
+        if value.kind == BOOL:
+            return self._bits(value.v[self.true :])
+        free = self._free(value.v[: self.true])
+        if not value.is_whole:
+            return free
+        if free.dtype == object:
+            return fractions(np.array([int(x) for x in free.ravel()], dtype=object).reshape(free.shape))
+        least, most = RANGES[value.kind]
+        return np.clip(np.round(free), max(least / 4, -MOST_WHOLE), min(most / 4, MOST_WHOLE))
 
     def _bits(self, like: AnyArray) -> AnyArray:
         """Random truth values, as the numbers that they are here."""
@@ -237,6 +258,7 @@ class Walk:
         fine = np.isfinite(gap) & np.isfinite(allowed)
         # infinite on one side only, though nothing comes near an overflow
         torn = (np.isinf(mine) != np.isinf(other)) & (np.fmin(abs(mine), abs(other)) < MODEST) & np.isfinite(allowed)
+        torn |= np.isnan(other) & np.isfinite(mine) & np.isfinite(allowed)  # what an integer type does not hold
         wrong = (fine & (gap > allowed)) | torn
         if wrong.any() and self._rectified(name, k):
             some = wrong.any(axis=0)

@@ -22,7 +22,9 @@ asked for slopes only.
   below the line is smallest at an end.
 * Steps: `Sign` is constant left and right of 0, so f - s z has its extremes at the ends and on either side of 0, for
   any slope. `Floor` and `Round` take the slopes 0 (the values at the ends) and 1 (`-1 <= floor(z) - z <= 0`,
-  `|round(z) - z| <= 1/2`, sharper where f is constant).
+  `|round(z) - z| <= 1/2`, sharper where f is constant). `Trunc` is the floor right of 0 and minus that of -z left of
+  it, so `-1 <= trunc(z) - z` where z may be positive and `trunc(z) - z <= 1` where it may be negative, otherwise 0;
+  nothing is known where the box leaves the range in which it is the integer part.
 * Functions of convex, concave and straight pieces (`SHAPES`): where a piece is not convex f - s z is smallest at an
   end. A convex piece lies above its tangent at ANY point p, as above; p comes from a bisection. The upper line is the
   lower one of -f.
@@ -45,7 +47,7 @@ from mucg4.ops.piecewise import TwoPiece
 S_SHAPED = ("Sigmoid", "Tanh")
 PHASE = {"Sin": 0.0, "Cos": np.pi / 2}
 STEPS: dict[str, Any] = {"Floor": (np.floor, -1.0, 0.0), "Round": (np.round, -0.5, 0.5)}  # f, and the range of f(z) - z
-ONE_INPUT = (*S_SHAPED, *PHASE, *STEPS, "Sign", "Square", "Reciprocal", "Exp")
+ONE_INPUT = (*S_SHAPED, *PHASE, *STEPS, "Trunc", "Sign", "Square", "Reciprocal", "Exp")
 FAR = 1e6  # beyond it a wave is only known to be in [-1, 1]; not measured
 # absolute error of one evaluation of f or f' (|f| <= 1); not measured, libm's known errors are a few 2**-53
 LIBM = 2.0**-47
@@ -141,7 +143,7 @@ def enclose(op: Any, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Lines, A
     if op.kind == "Product":
         return _product(op, lo, hi)
     rules: dict[str, Any] = {"Square": _square, "Reciprocal": _reciprocal, "Exp": _exponential, "Sign": _sign}
-    for kinds, shared in ((PHASE, _wave), (S_SHAPED, _s_shaped), (STEPS, _stairs), (SHAPES, _pieces)):
+    for kinds, shared in ((PHASE, _wave), (S_SHAPED, _s_shaped), ((*STEPS, "Trunc"), _stairs), (SHAPES, _pieces)):
         rules.update(dict.fromkeys(kinds, shared))
     lines: tuple[Lines, Array, Array] = rules[op.kind](op, lo[0], hi[0])
     return lines
@@ -272,9 +274,14 @@ def _sign(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
 
 
 def _stairs(op: Nonlinear, lo: Array, hi: Array) -> tuple[Lines, Array, Array]:
-    f, behind, ahead = STEPS[op.kind]
-    first, last = f(lo), f(hi)
     known = np.isfinite(lo) & np.isfinite(hi)
+    if op.kind == "Trunc":
+        f, behind, ahead = np.trunc, np.where(hi > 0, -1.0, 0.0), np.where(lo < 0, 1.0, 0.0)
+        known &= (lo > op.least - 1) & (hi < op.most + 1)  # type: ignore[attr-defined]
+        first, last = np.where(known, f(lo), -np.inf), np.where(known, f(hi), np.inf)
+    else:
+        f, behind, ahead = STEPS[op.kind]
+        first, last = f(lo), f(hi)
     low, up = (np.where(known & (s > 0.5), 1.0, 0.0) for s in _proposed(op, [lo], [hi]))
     with np.errstate(invalid="ignore"):
         same = first == last

@@ -91,7 +91,7 @@ BELLS: dict[str, Any] = {  # derivatives that fall on both sides of zero, off by
     "Atan": lambda z: 1.0 / (1.0 + z * z),
 }
 Pair = tuple[Array, Array]
-STEPS = ("Floor", "Round", "Sign")
+STEPS = ("Floor", "Round", "Sign", "Trunc")
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ class Deviation:
         scales = [n.op for n in self.nodes if isinstance(n.op, Scale)]
         merged = any(bool(np.any(abs(op.scale) != 1)) or op.offset_magnitude is not None for op in scales)
         self.extra = (FUSED if merged else STORED) + roundings
+        self.certain = not roundings  # an execution has each constant exactly
         self.absolute = {k: _absolute(n.op) for k, n in enumerate(self.nodes) if isinstance(n.op, Affine)}
         self.counts = {k: _count(n.op) for k, n in enumerate(self.nodes) if isinstance(n.op, Affine)}
 
@@ -199,6 +200,8 @@ class Deviation:
                 e, local, out.slopes[k] = self._curve(node.op, node.inputs, out, hulls)
             twin = self.twins[k]
             lo, hi = (lower[twin], upper[twin]) if twin >= 0 else self._hull(k, hulls)
+            if (zero := self._cancels(node.op, node.inputs, out, hulls)) is not None:
+                lo, hi, e, local = (np.where(zero, 0.0, a) for a in (lo, hi, e, local))
             far = np.maximum(abs(lo), abs(hi)) + e
             e = np.where(far < self.arithmetic.limit, e, inf)
             largest = np.maximum(largest, far.max(axis=1, keepdims=True, initial=0.0))
@@ -223,12 +226,26 @@ class Deviation:
         local = a.gamma(n) * size + a.flush * (1 + n) * (1 + largest) * (1 + _largest_weight(op))
         return (carried + local) * ROOM, np.where(size < a.limit, local, inf)
 
+    def _cancels(self, op: Any, inputs: tuple[int, ...], out: _Errors, hulls: list[Pair]) -> Array | None:
+        """Where a sum or difference of two numbers that every execution has is 0, which it is there, too.
+
+        That decides comparisons with inputs that are single numbers. None where no sum is of that kind.
+        """
+        plain = isinstance(op, Scale) and op.offset_magnitude is None and bool(np.all(abs(op.scale) == 1))
+        if not self.certain or not (plain or (isinstance(op, Sum) and len(inputs) == 2)):
+            return None
+        known = np.logical_and.reduce([(hulls[i][0] == hulls[i][1]) & (out.total[i] == 0) for i in inputs])
+        return known & (op.apply([hulls[i][0] for i in inputs]) == 0) if known.any() else None
+
     def _curve(
         self, op: Nonlinear, inputs: tuple[int, ...], out: _Errors, hulls: list[Pair]
     ) -> tuple[Array, Array, list[tuple[Array, Array]]]:
         """`(total, local)` error of an elementwise node, and its slopes."""
-        flush = self.arithmetic.flush
-        wide = [(hulls[i][0] - out.total[i] - flush, hulls[i][1] + out.total[i] + flush) for i in inputs]
+        flush, wide = self.arithmetic.flush, []
+        for i in inputs:
+            (lo, hi), e = hulls[i], out.total[i]
+            room = np.where((lo == 0) & (hi == 0) & (e == 0), 0.0, e + flush)  # a zero cannot be flushed
+            wide.append((lo - room, hi + room))
         if op.kind in STEPS:
             low, high = op.interval([w[0] for w in wide], [w[1] for w in wide])
             flat = np.zeros(low.shape)
@@ -377,7 +394,12 @@ def _two_piece(op: TwoPiece, lo: Array, hi: Array, unit: float) -> tuple[Slopes,
 
 
 def _function(op: Nonlinear, lo: Array, hi: Array, unit: float) -> tuple[Slopes, Array]:
-    """Functions with bounded slopes; sharper where the slope falls on both sides of zero."""
+    """Functions with bounded slopes; sharper where the slope falls on both sides of zero.
+
+    Softmax of two values is read as the Sigmoid s of their difference d. A runtime's quotient is off by s (1 - s) of
+    what both exponentials are relatively off, `LIBRARY + |d|` units, one of which is exp(0), and by a few roundings:
+    less than LIBRARY units. Likewise the Softplus of LogSoftmax, whose value is at least |d| where |d| counts.
+    """
     least, most, gated = SLOPES[op.kind]
     low, high = op.interval([lo], [hi])
     size = 1 + np.maximum(abs(low), abs(high)) + (np.maximum(abs(lo), abs(hi)) if gated else 0.0)
@@ -406,7 +428,7 @@ def _product(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) ->
 
 
 def _exponential(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
-    """exp. Softmax is read as `1 / sum_j exp(x_j - x_i)`, a runtime divides exp(x_i - max x) by their sum.
+    """exp. Softmax is read as `1 / (1 + sum_j exp(x_j - x_i))`, a runtime divides exp(x_i - max x) by their sum.
 
     Its exponents are differences that are rounded, at most as large as the largest difference in the node: a relative
     error of u times that, twice. Within FARTHEST nothing underflows.
@@ -429,12 +451,19 @@ def _reciprocal(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float)
 
 
 def _logarithm(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
-    """log z where all z are positive. LogSoftmax is `-log sum_j exp(x_j - x_i)`, which is at least max x - x_i and at
-    least the logarithm of a runtime's sum."""
+    """log z where all z are positive. LogSoftmax is `-log(1 + sum_j exp(x_j - x_i))`, which is at least max x - x_i and
+    at least the logarithm of a runtime's sum."""
     lo, hi = wide[0]
     size = 1 + np.maximum(abs(np.log(lo)), abs(np.log(hi)))
     first, last = (1 - 1e-9) / hi, np.where(lo > 0, (1 + 1e-9) / lo, inf)
     return [(np.where(lo > 0, first, -inf), last)], np.where(lo > 0, LIBRARY * unit * size, inf)
+
+
+def _root(op: Nonlinear, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
+    """sqrt(z') - sqrt(z) = (z' - z) / (sqrt z' + sqrt z), where all of both are positive."""
+    lo, top = wide[0][0], np.sqrt(np.maximum(wide[0][1], 0.0))
+    first, last = 0.5 * (1 - 1e-9) / top, np.where(lo > 0, 0.5 * (1 + 1e-9) / np.sqrt(lo), inf)
+    return [(np.where(lo > 0, first, -inf), last)], np.where(lo > 0, LIBRARY * unit * top, inf)
 
 
 def _elu(op: Any, wide: list[Pair], hulls: list[Pair], unit: float) -> tuple[Slopes, Array]:
@@ -450,6 +479,7 @@ _RULES: dict[str, Any] = {
     "Exp": _exponential,
     "Reciprocal": _reciprocal,
     "Log": _logarithm,
+    "Sqrt": _root,
     "Elu": _elu,
 }
 

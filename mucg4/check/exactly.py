@@ -9,9 +9,10 @@ Sums of products are sums of integers over one denominator (`mucg4.check.values.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from mucg4.check.canonical import Known, work
 from mucg4.check.confirm import Differs, Walk
 from mucg4.check.reading import Reading
-from mucg4.check.values import fractions, scaled
+from mucg4.check.values import OPAQUE, fractions, opaque, scaled
 from mucg4.errors import InputError
 from mucg4.model.network import Network
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
@@ -32,13 +33,15 @@ PER_PRODUCT = 100  # operations of the second reading, as `Reading` counts them;
 # largest numerator and the denominator; every other point mirrors the one before it; not measured
 POINTS = ((2**20, 2**10), (2**20, 2**10), (2**60, 2**10), (2**60, 2**10), (2**20, 1), (2**20, 1))
 FEWEST = 2  # points at least; not measured
+WHOLE: dict[str, Callable[[Fraction], int]] = {"Floor": floor, "Round": round, "Trunc": int}
 
 
 def exactly_equal(data: bytes, network: Network, products: int = MOST_PRODUCTS) -> str | None:
     """None when the canonical network equals the network in the ONNX bytes `data` over the rationals, else why not.
 
-    Piecewise linear networks (and products) only. Work is limited to so many `products` of integers, counted: the
-    answer is the same everywhere and every time. Never raises for a bad model.
+    Functions without rational values are compared as what they are called: see `mucg4.check.values.opaque`. Work is
+    limited to so many `products` of integers, counted: the answer is the same everywhere and every time. Never raises
+    for a bad model.
     """
     points = min(len(POINTS), products // (2 * work(network)))
     if points < FEWEST:
@@ -91,12 +94,13 @@ def evaluate_exactly(op: Op, xs: Sequence[Array]) -> Array:
         return xs[0] * xs[1]
     if op.kind == "Square":
         return xs[0] * xs[0]
+    if op.kind in OPAQUE and not op.parameters():
+        return opaque(op.kind, xs[0])
     if op.kind == "Sign":
         one: Any = Fraction(1)
         return one * (xs[0] > 0) - one * (xs[0] < 0)
-    if op.kind in ("Floor", "Round"):
-        out = np.empty(xs[0].shape, dtype=object)
-        step: Any = (lambda x: x.numerator // x.denominator) if op.kind == "Floor" else round
+    if op.kind in WHOLE:
+        out, step = np.empty(xs[0].shape, dtype=object), WHOLE[op.kind]
         out.ravel()[:] = [Fraction(step(x)) for x in xs[0].ravel()]
         return out
     v = _linear(op, xs)

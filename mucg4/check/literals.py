@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,14 @@ from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
+
+
+# of the integer types of values that depend on the input, as far as doubles hold all integers
+RANGES: dict[int, tuple[float, float]] = {
+    kind: (max(float(np.iinfo(STORED[kind][0]).min), -(2.0**53)), min(float(np.iinfo(STORED[kind][0]).max), 2.0**53))
+    for kind in (2, 3, 4, 5, 6, INT64, 12, 13)
+}
+EXACT = {FLOAT: 2.0**24, DOUBLE: 2.0**53}  # up to which a type holds all integers; given
 
 
 def _constant(v: AnyArray, kind: int = INT64) -> list[Value]:
@@ -64,12 +73,20 @@ def _range(r: Reading, node: Node, xs: Values) -> list[Value]:
 def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
     x, kind = given(xs, 0), node.attributes.get("to", 0)
     narrower = {FLOAT: (DOUBLE,), FLOAT16: (FLOAT, DOUBLE, BFLOAT16), BFLOAT16: (FLOAT, DOUBLE, FLOAT16)}
-    if x.is_float and kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):
+    if x.is_float and not x.is_whole and kind in (FLOAT, DOUBLE, FLOAT16, BFLOAT16):
         if kind == DOUBLE or x.kind not in narrower.get(kind, ()):
             return [replace(x, kind=kind, held=x.held or x.kind)]
         return [replace(x, kind=kind, held=0) if kind == x.held else _rounded(r, x, kind)]
+    # the comparison of a text with its query sees to it that inputs of integers are small enough
+    if x.is_whole and kind == FLOAT and node.inputs[0] in {d.name for d in r.inputs}:
+        return [replace(x, kind=kind)]
     if x.rows and x.kind == BOOL and kind in (FLOAT, DOUBLE, BOOL):
         return [replace(x, kind=kind)]
+    if x.rows and kind in RANGES:
+        return [_whole(r, x, kind)]
+    if x.is_whole and kind in (FLOAT, DOUBLE):
+        held = x.v if r.n.exact else np.where(abs(x.v) <= EXACT[kind], x.v, np.nan)
+        return [Value(held, kind, True, x.e)]
     if x.rows and x.is_float and kind == BOOL:
         near = None if x.e is None else np.where(abs(x.v) <= x.e, np.inf, 0.0)
         v = (x.v != 0).astype(np.float64)
@@ -84,8 +101,31 @@ def _cast(r: Reading, node: Node, xs: Values) -> list[Value]:
     return [Value((x.v != 0) if kind == BOOL else x.v.astype(STORED[kind][0]), kind)]
 
 
+def _whole(r: Reading, x: Value, kind: int) -> Value:
+    """To an integer type: the integer part, where the type has it; what becomes of other numbers is not known."""
+    if x.kind == BOOL or x.is_whole:
+        return in_range(replace(x, kind=kind))
+    x = r.n.real(x)
+    if r.n.exact:
+        out = np.empty(x.v.shape, dtype=object)
+        out.ravel()[:] = [Fraction(int(y)) for y in x.v.ravel()]
+        return replace(x, v=out, kind=kind)
+    return in_range(replace(r.n.step(np.trunc, x), kind=kind))
+
+
+def in_range(x: Value) -> Value:
+    """Integers at points; nan without an error stands for those that the type does not hold."""
+    if x.kind not in RANGES or not x.rows or x.v.dtype == object:
+        return x
+    least, most = RANGES[x.kind]
+    off = 0.0 if x.e is None else x.e
+    inside, sure = (x.v - off >= least) & (x.v + off <= most), np.asarray(off == 0)
+    v = np.where(inside | ~sure, x.v, np.nan)
+    return replace(x, v=v, e=None if x.e is None else np.where(inside | sure, off, np.inf))
+
+
 def _rounded(r: Reading, x: Value, kind: int) -> Value:
-    """To a narrower type, to nearest; a computed constant keeps its real value, and that it may be rounded."""
+    """To a narrower type, to nearest; what is computed keeps its real value, and that it may be rounded."""
     if x.v.dtype == object:
         raise Fallback("no exact evaluation")
     with np.errstate(over="ignore", under="ignore"):
@@ -96,10 +136,10 @@ def _rounded(r: Reading, x: Value, kind: int) -> Value:
             bits = v.view(np.uint32).astype(np.uint64)
             v = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
     v = v.astype(np.float64)
-    if x.e is None or x.rows:
-        jump = None if x.e is None else x.e + abs(v - x.v)
-        return Value(v, kind, x.rows, jump)
-    return Value(x.v, kind, False, x.e + abs(v - x.v))
+    off = abs(v - x.v) if x.e is None else x.e + abs(v - x.v)
+    if x.rows and (kind != FLOAT or r.computes_double):
+        return Value(v, kind, True, None if x.e is None else off)
+    return Value(v, kind) if x.e is None and not x.rows else Value(x.v, kind, x.rows, off)
 
 
 def _dequantize(r: Reading, node: Node, xs: Values) -> list[Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import erf, pi
+from math import erf, pi, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,8 @@ from mucg4.ops.arrays import AnyArray
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading
+
+MOST_POWERS = 64  # different exponents of one node; not measured
 
 
 def _integers(*xs: Value) -> bool:
@@ -129,15 +131,17 @@ def _pick(mask: AnyArray, a: AnyArray, b: AnyArray) -> AnyArray:
 def _where(r: Reading, node: Node, xs: Values) -> list[Value]:
     a, b = given(xs, 1), given(xs, 2)
     if given(xs, 0).rows:
-        if not (a.is_float and b.is_float):
-            raise Fallback("a choice of integers")
+        if BOOL in (a.kind, b.kind):
+            raise Fallback("a choice of truth values")
         m, a, b = r.n.line_up(given(xs, 0), a, b)
         out = r.n.made((m, a, b), np.where(m.v > 0, a.v, b.v), m.e, a.e, b.e)
         return [replace(out, kind=a.kind)]
     mask = fixed(xs, 0)
     if mask is None:
         raise Fallback("no condition")
-    if not a.is_float:
+    if not (a.is_float or b.is_float):
+        if a.rows or b.rows:
+            raise Fallback("a choice of truth values")
         return [replace(a, v=_pick(mask, a.v, b.v))]
     a, b, m = r.n.line_up(a, b, replace(a, v=mask, rows=False, e=None, kind=INT64))
     return [r.n.choose(m.v != 0, a, b)]
@@ -212,7 +216,7 @@ def _hard_swish(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 def _function(f: Callable[[AnyArray], AnyArray], slope: float | None = None, units: float = 16.0) -> Meaning:
     def meaning(r: Reading, node: Node, xs: Values) -> list[Value]:
-        return [r.n.call(f, given(xs, 0), slope, units)]
+        return [r.n.call(f, given(xs, 0), slope, units, node.op)]
 
     return meaning
 
@@ -298,7 +302,10 @@ def _elu(r: Reading, node: Node, xs: Values) -> list[Value]:
 
 
 def _power(r: Reading, node: Node, xs: Values) -> list[Value]:
-    x, exponent = given(xs, 0), fixed(xs, 1)
+    x = given(xs, 0)
+    if given(xs, 1).rows:
+        return [_exponential(r, x, given(xs, 1))]
+    exponent = fixed(xs, 1)
     if exponent is None or exponent.size == 0:
         raise Fallback("no exponent")
     if not x.is_float:
@@ -306,15 +313,40 @@ def _power(r: Reading, node: Node, xs: Values) -> list[Value]:
         if x.rows or np.any(exponent < 0) or np.any(abs(real) > 2.0**53) or np.any(real != np.rint(real)):
             raise Fallback("powers of integers that are no small integers")
         return [replace(x, v=real.astype(x.v.dtype))]
-    p = float(exponent.ravel()[0])
-    if np.any(exponent != p) or exponent.ndim > len(x.shape):
-        raise Fallback("exponents that differ")
+    shape = np.broadcast_shapes(x.shape, exponent.shape)
+    x = x.map(lambda a: np.broadcast_to(a, shape))
+    x, e = r.n.line_up(x, replace(x, v=exponent, rows=False, e=None, kind=INT64))
+    powers, out = np.unique(exponent).tolist(), None
+    if len(powers) > MOST_POWERS:
+        raise Fallback("too many exponents that differ")
+    for p in powers:
+        one = _raised(r, x, float(p))
+        out = one if out is None else r.n.choose(e.v == p, *r.n.line_up(one, out))
+    assert out is not None
+    return [out]
+
+
+def _raised(r: Reading, x: Value, p: float) -> Value:
     if p == round(p) and 0 < p <= 8:
         out = x
         for _ in range(int(p) - 1):
             out = r.n.multiply(out, x)
-        return [out]
-    return [r.n.call(lambda v: np.power(v, p), x, None, 64.0)]
+        return out
+    if p == 0:
+        return r.n.made((x,), fractions(np.ones(x.v.shape)) if r.n.exact else np.ones(x.v.shape))
+    return r.n.call(lambda v: np.power(v, p), x, None, 64.0)
+
+
+def _exponential(r: Reading, x: Value, y: Value) -> Value:
+    """x to y of which the latter depends on the input."""
+    if not (x.is_float and y.is_float):
+        raise Fallback("powers of integers")
+    if x.rows or x.e is not None:
+        return replace(r.n.call(np.exp, r.n.multiply(r.n.call(np.log, x), y)), kind=x.kind)
+    base, y = r.n.line_up(x, y)
+    if not np.all(base.v > 0):
+        raise Fallback("a base that is not positive")
+    return replace(r.n.call(lambda v: np.power(base.v, v), y, None, 64.0), kind=x.kind)
 
 
 def _softmax(r: Reading, node: Node, xs: Values) -> list[Value]:
@@ -325,7 +357,13 @@ def _softmax(r: Reading, node: Node, xs: Values) -> list[Value]:
     axes = (axis,) if r.opset >= 13 else tuple(range(axis, rank))
     x = r.n.real(x)
     if x.v.dtype == object:
-        raise Fallback("no exact evaluation")
+        if prod(x.shape[a] for a in axes) != 2:
+            raise Fallback("no exact evaluation")
+        other = x.map(lambda v: np.flip(v, axes))
+        if node.op == "Softmax":
+            return [r.n.call(_logistic, r.n.add(x, other, -1), kind="Sigmoid")]
+        total = r.n.call(_softplus, r.n.add(other, x, -1), kind="Softplus")
+        return [r.n.multiply(total, r.n.number(-1.0, total))]
     top = Value(x.v.max(axis=tuple(a + x.rows for a in axes), keepdims=True), x.kind, x.rows)  # any shift will do
     moved = r.n.add(x, top, -1)
     powers = r.n.call(np.exp, moved)

@@ -65,6 +65,10 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
         with np.errstate(all="ignore"):
             reader.run(budget)
             Comparison(reader, query, budget or Budget()).run()
+            if query.networks[0].integers and any(
+                np.any(abs(end) > 1 << 24) for case in query.cases for end in (case.box.lo, case.box.hi)
+            ):
+                return "whole numbers that float32 does not have"
     except Refusal as refusal:
         return str(refusal)
     except OverflowError:

@@ -1,8 +1,8 @@
 """The checker's own reading of a model: ONNX bytes evaluated node by node, without `mucg4.read`.
 
-`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums` and `slide` say what operators mean;
-`values` computes. Here nodes are walked in file order. What is not known is not guessed: a node without a meaning
-makes its outputs unknown, and all that reads them, and is named in `fallback`.
+`mucg4.check.wire` decodes the file; `moves`, `literals`, `meaning`, `sums`, `slide`, `composed`, `fused` and
+`recurrent` say what operators mean; `values` computes. Here nodes are walked in file order. What is not known is not
+guessed: a node without a meaning makes its outputs unknown, and all that reads them, and is named in `fallback`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,36 @@ from math import prod
 import numpy as np
 
 from mucg4.check.composed import COMPOSED
-from mucg4.check.literals import LITERALS, stored
+from mucg4.check.fused import FUSED
+from mucg4.check.literals import LITERALS, in_range, stored
 from mucg4.check.meaning import MEANINGS
 from mucg4.check.moves import LARGEST, MOVES, Meaning
+from mucg4.check.recurrent import RECURRENT
 from mucg4.check.slide import SLIDES
 from mucg4.check.sums import SUMS
 from mucg4.check.values import Arithmetic, Fallback, Value
-from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, Declared, Graph, Inner, Node, decode, tensor
+from mucg4.check.wire import BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, Declared, Graph, Inner, Node, decode, tensor
 from mucg4.errors import InputError
 from mucg4.ops.arrays import AnyArray
 
-TABLE: dict[str, tuple[Meaning, str]] = {**MOVES, **LITERALS, **MEANINGS, **SUMS, **SLIDES, **COMPOSED}
-ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16"}
+TABLE: dict[str, tuple[Meaning, str]] = {
+    **MOVES,
+    **LITERALS,
+    **MEANINGS,
+    **SUMS,
+    **SLIDES,
+    **COMPOSED,
+    **FUSED,
+    **RECURRENT,
+}
+# operators whose meaning on integers that depend on the input is that of real numbers, or movement
+WHOLE = frozenset(
+    "Add Sub Mul Neg Abs Sign Max Min ReduceSum ReduceMax ReduceMin Equal Less Greater LessOrEqual GreaterOrEqual "
+    "Where Cast Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Split Expand Tile Concat "
+    "Shape".split()
+)
+ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64", FLOAT16: "float16", INT32: "float32", INT64: "float32"}
+WHOLE_TYPES = {INT32: "int32", INT64: "int64"}  # of inputs; the first thing that is done is to make them float32
 MOST_MADE = 2**27  # numbers of all values together; not measured
 MOST_LINES = 20  # of `fallback`, the last one says that there are more; not measured
 ALL = ""  # the name of several inputs together, which no tensor has
@@ -55,6 +73,7 @@ class Reading:
         self.outputs = [d.name for d in self.graph.outputs]
         self.fallback: list[str] = []
         self._stored: dict[str, Value] = {}
+        self.computes_double = self._double()
 
     @property
     def names(self) -> set[str]:
@@ -80,6 +99,24 @@ class Reading:
                 wanted |= node.reads
                 out.append(node)
         return out[::-1]
+
+    def _double(self) -> bool:
+        """Whether an operator other than casts and movement takes numbers in double that depend on the input.
+
+        Where none does, casts from double to float32 stand around a model in float32, and are its rounding.
+        """
+        double = {d.name for d in self.inputs if d.kind == DOUBLE}
+        known = {d.name for d in self.inputs}
+        for node in self.nodes:
+            reads = node.reads & known
+            known.update(node.outputs if reads else ())
+            if node.op == "Cast" and reads and node.attributes.get("to") == DOUBLE:
+                double.update(node.outputs)
+            elif node.op not in ("Cast", "Shape") and reads & double:
+                if node.op not in MOVES:
+                    return True
+                double.update(node.outputs)
+        return False
 
     def _read_names(self) -> set[str]:
         return {d.name for d in self.graph.outputs}.union(*(node.reads for node in self.nodes))
@@ -236,5 +273,9 @@ class Reading:
         for key in node.attributes:
             if key not in known.split():
                 raise Fallback(f"attribute {key!r}")
+        some = [x for x in xs if x is not None and x.is_whole]
+        if some and node.op not in WHOLE:
+            raise Fallback("integers that depend on the input")
         with np.errstate(all="ignore"):
-            return meaning(self, node, xs)
+            made = meaning(self, node, xs)
+        return [in_range(v) for v in made] if some else made

@@ -16,9 +16,12 @@ the region's; those of maps of the input alone are derived anew, exactly. Chords
 their slope is a float and the offset is exact for that slope; lower slopes are floats. All are legal choices, so none
 of them is believed.
 
+What is asked at the very end of a function's image (a probability below 0) no line around it decides: there the row
+is pulled back to the last functions only, whose images are exact numbers (`IMAGES`).
+
 Search and checker share this module: the search asks before it splits a region for ever, the checker on its own bounds.
-Networks are of two-piece neurons and small (`MOST_CELLS`); for others nothing is decided here. All limits are counts,
-so a proof is accepted or not, whatever the machine and its load.
+Networks are small (`MOST_CELLS`), of two-piece neurons or, where images are asked, of functions that have one; for
+others nothing is decided here. All limits are counts, so a proof is accepted or not, whatever the machine and its load.
 """
 
 from __future__ import annotations
@@ -34,12 +37,26 @@ import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.model.query import Conjunction
-from mucg4.ops.base import Affine, Array
+from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
 
 MOST_CELLS = 1 << 17  # numbers in all matrices together; not measured
 # of integers, in the comparison with the stored network: about a second; not measured as a choice
 MOST_PRODUCTS = 4_000_000
+# the least and the largest value that a function comes near, where that is a number; given
+IMAGES: dict[str, tuple[int | None, int | None]] = {
+    "Sigmoid": (0, 1),
+    "Tanh": (-1, 1),
+    "Erf": (-1, 1),
+    "Softsign": (-1, 1),
+    "Sin": (-1, 1),
+    "Cos": (-1, 1),
+    "Sign": (-1, 1),
+    "Softplus": (0, None),
+    "Exp": (0, None),
+    "Sqrt": (0, None),
+    "Square": (0, None),
+}
 EXACT_CHORDS = 16  # per row and node: their denominators multiply; not measured
 
 
@@ -111,10 +128,10 @@ class ExactNetwork:
 
     @staticmethod
     def of(network: Network) -> ExactNetwork | None:
-        """None for networks that are too large, not of two-piece neurons, or hold numbers that were computed."""
+        """None for networks that are too large, of functions without image, or hold numbers that were computed."""
         cells = 0
         for node in network.nodes[1:]:
-            if not isinstance(node.op, (Affine, TwoPiece)):
+            if not isinstance(node.op, (Affine, TwoPiece)) and (node.op is None or node.op.kind not in IMAGES):
                 return None
             cells += node.size * sum(network.nodes[i].size for i in node.inputs) * isinstance(node.op, Affine)
         if cells > MOST_CELLS or not _is_stored(network):
@@ -123,6 +140,11 @@ class ExactNetwork:
             return ExactNetwork(network)
         except (ValueError, OverflowError):
             return None
+
+    @cached_property
+    def is_piecewise(self) -> bool:
+        """Whether `value` can be asked: there are two-piece neurons only."""
+        return all(isinstance(node.op, (Affine, TwoPiece)) for node in self.network.nodes[1:])
 
     @cached_property
     def work(self) -> int:
@@ -165,10 +187,8 @@ class ExactNetwork:
                 row, more = self._bend(k, op, row, box, bounds.get(inputs[0], box), slopes.get(k))
                 const, parts = const + more, [row]
             else:
-                matrices, q = self.maps[k]
-                if self.bias[k]:
-                    const += row.dot(self.bias[k])
-                parts = [Row(m @ row.top, row.bottom << q).reduced() for m in matrices]
+                more, parts = self._back(k, row)
+                const += more
             for i, part in zip(inputs, parts, strict=True):
                 pending[i] = pending[i].plus(part) if i in pending else part
         first = pending.get(0)
@@ -178,6 +198,36 @@ class ExactNetwork:
             ends = [corners[t < 0][j] for j, t in enumerate(first.top.tolist())]
             const += first.dot(ends)
         return const
+
+    def image(self, conjunction: Conjunction, weights: Sequence[float], box: tuple[Array, Array]) -> Fraction | None:
+        """A lower bound of `sum_i weights[i] g_i` by the images of the functions that come last; None: there is none.
+
+        `box (d,)` pair: the inputs, as far as they are read by nothing but affine maps.
+        """
+        nodes, (pending, const) = self.network.nodes, self._start(conjunction, weights, ())
+        for k in range(len(nodes) - 1, -1, -1):
+            row = pending.pop(k, None)
+            if row is None or not row.top.any():
+                continue
+            op = nodes[k].op
+            if isinstance(op, Affine):
+                more, parts = self._back(k, row)
+                const += more
+                for i, part in zip(nodes[k].inputs, parts, strict=True):
+                    pending[i] = pending[i].plus(part) if i in pending else part
+                continue
+            top = row.top.tolist()
+            ends = [_end(op, j, t < 0, box) if t else Fraction(0) for j, t in enumerate(top)]
+            if None in ends:
+                return None
+            const += row.dot([e or Fraction(0) for e in ends])
+        return const
+
+    def _back(self, k: int, row: Row) -> tuple[Fraction, list[Row]]:
+        """A row on an affine node: what its bias adds, and rows on its inputs."""
+        matrices, q = self.maps[k]
+        more = row.dot(self.bias[k]) if self.bias[k] else Fraction(0)
+        return more, [Row(m @ row.top, row.bottom << q).reduced() for m in matrices]
 
     def _start(
         self, conjunction: Conjunction, weights: Sequence[float], literals: Sequence[Literal]
@@ -251,6 +301,18 @@ class ExactNetwork:
                 low, up = low + min(ends), up + max(ends)
             lo, hi = low if lo is None else max(lo, low), up if hi is None else min(hi, up)
         return lo, hi
+
+
+def _end(op: Op | None, j: int, upper: bool, box: tuple[Array, Array]) -> Fraction | None:
+    """The least or (`upper`) the largest value of component j of an input or a function; None where there is none."""
+    if op is None:
+        end = float(box[upper][j])
+        return Fraction(end) if isfinite(end) else None
+    if isinstance(op, TwoPiece):
+        ends = (0 if op.left <= 0 <= op.right else None), (0 if op.right <= 0 <= op.left else None)
+    else:
+        ends = IMAGES[op.kind]
+    return None if ends[upper] is None else Fraction(ends[upper])  # type: ignore[arg-type]
 
 
 def _is_stored(network: Network) -> bool:

@@ -8,6 +8,7 @@ section 3.3): every operation adds its own rounding to what its arguments bring 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -15,7 +16,7 @@ from math import lcm, prod
 
 import numpy as np
 
-from mucg4.check.wire import DOUBLE, FLOAT
+from mucg4.check.wire import BOOL, DOUBLE, FLOAT
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray
 
 UNIT = 2.0**-53  # unit roundoff of a double; given
@@ -50,7 +51,13 @@ class Value:
 
     @property
     def is_float(self) -> bool:
-        return self.kind in FLOATS
+        """True for numbers that are computed with as real ones, which integers at points are, too."""
+        return self.kind in FLOATS or self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """True for integers that depend on the input."""
+        return self.rows and self.kind not in (*FLOATS, BOOL)
 
     def map(self, f: Callable[[AnyArray], AnyArray]) -> Value:
         """The same numbers, moved; `f` sees the ONNX shape only."""
@@ -103,6 +110,21 @@ def _plus(*parts: AnyArray | None) -> AnyArray | None:
 
 def _times(a: AnyArray | None, b: AnyArray) -> AnyArray | None:
     return None if a is None else a * b
+
+
+# functions without rational values that both readings know by one name; given
+OPAQUE = frozenset("Sigmoid Tanh Erf Atan Softsign Softplus Sin Cos Exp Log Sqrt".split())
+
+
+def opaque(kind: str, x: AnyArray) -> AnyArray:
+    """Stands for a function that has no rational values where fractions `x` are compared exactly.
+
+    Equal numbers get equal values and others do not, so what is equal with it is so with the function itself.
+    """
+    out = np.empty(x.shape, dtype=object)
+    drawn = (hashlib.blake2b(f"{kind} {v}".encode(), digest_size=8).digest() for v in x.ravel().tolist())
+    out.ravel()[:] = [Fraction(int.from_bytes(d, "little"), 2**64) for d in drawn]
+    return out
 
 
 class Arithmetic:
@@ -159,7 +181,10 @@ class Arithmetic:
         """`a + sign b`."""
         a, b = self.line_up(a, b)
         v = a.v + b.v if sign > 0 else a.v - b.v
-        return self.made((a, b), v, a.e, b.e, None if self.exact else UNIT * abs(v))
+        if self.exact:
+            return self.made((a, b), v)
+        own = np.where(np.isinf(a.v) != np.isinf(b.v), 0.0, UNIT * abs(v))  # infinity plus a number is exact
+        return self.made((a, b), v, a.e, b.e, own)
 
     def multiply(self, a: Value, b: Value) -> Value:
         """`a b`."""
@@ -168,7 +193,8 @@ class Arithmetic:
         if self.exact:
             return self.made((a, b), v)
         both = None if a.e is None or b.e is None else a.e * b.e
-        return self.made((a, b), v, _times(a.e, abs(b.v)), _times(b.e, abs(a.v)), both, UNIT * abs(v))
+        out = self.made((a, b), v, _times(a.e, abs(b.v)), _times(b.e, abs(a.v)), both, UNIT * abs(v))
+        return self._masked(self._masked(out, a, b), b, a)
 
     def divide(self, a: Value, b: Value) -> Value:
         """`a / b`; where b may be 0 nothing is known."""
@@ -183,7 +209,16 @@ class Arithmetic:
             carried = _plus(a.e, _times(b.e, abs(v)))
             spread = None if carried is None else carried / size
             unknown = np.where(size > 0, 0.0, np.inf)
-        return self.made((a, b), v, spread, UNIT * abs(v), unknown)
+        return self._masked(self.made((a, b), v, spread, UNIT * abs(v), unknown), a, b)
+
+    @staticmethod
+    def _masked(out: Value, a: Value, b: Value) -> Value:
+        """A product or quotient of an infinite number, which a mask has put there, and one that is not 0: exact."""
+        masked = np.isinf(a.v) & np.isfinite(b.v)
+        if out.e is None or not masked.any():
+            return out
+        sure = masked & (abs(b.v) > (0.0 if b.e is None else b.e)) & np.isfinite(0.0 if a.e is None else a.e)
+        return replace(out, e=np.where(sure, 0.0, out.e))
 
     def choose(self, mask: BoolArray, a: Value, b: Value) -> Value:
         """`a` where the mask holds, else `b`; the arrays must be lined up."""
@@ -200,15 +235,24 @@ class Arithmetic:
         return self.made((a, b), v, known[0] if len(known) == 1 else np.maximum(*known) if known else None)
 
     def call(
-        self, f: Callable[[AnyArray], AnyArray], x: Value, slope: float | None = None, units: float = ULPS
+        self,
+        f: Callable[[AnyArray], AnyArray],
+        x: Value,
+        slope: float | None = None,
+        units: float = ULPS,
+        kind: str = "",
     ) -> Value:
         """A function of each number, `f` good to `units` units in the last place of its value.
 
-        `slope` bounds |f'|; without it f has to be monotone near each number.
+        `slope` bounds |f'|; without it f has to be monotone near each number. In exact mode it is the opaque function
+        of its `kind`, which has to be one of `OPAQUE`.
         """
-        if self.exact:
-            raise Fallback("no exact evaluation")
         x = self.real(x)
+        if self.exact:
+            if kind not in OPAQUE:
+                raise Fallback("no exact evaluation")
+            self.spend(16 * x.v.size)
+            return self.made((x,), opaque(kind, x.v))
         self.spend(16 * x.v.size)
         with np.errstate(all="ignore"):
             v = f(x.v)

@@ -54,7 +54,7 @@ _SILENT = frozenset(
         *("get-unsat-core", "get-unsat-assumptions", "get-objectives"),
     )
 )
-_KEPT = frozenset(("not", "=>", "xor", "ite"))  # what stands in them is read when they are closed
+_KEPT = frozenset(("not", "=>", "xor", "ite", "=", "distinct"))  # what stands in them is read when they are closed
 _OPPOSITE = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "!=": "=", "=": "!=", "==": "!="}
 
 
@@ -91,6 +91,19 @@ def _total(parts: Iterable[Reach]) -> Reach:
         for i, c in part.inputs.items():
             inputs[i] = inputs.get(i, ZERO) + c
     return Reach(inputs, constant)
+
+
+def _is_zero(term: _Term) -> bool:
+    return not term.form and not term.size.inputs and not term.constant and not term.size.constant
+
+
+def _is_difference(term: _Term) -> bool:
+    """Whether a term is the difference of two inputs, each of which occurs once: its sign is exact.
+
+    With gradual underflow a difference rounds to 0 only where it is 0, and an overflow keeps the sign.
+    """
+    alike = {v: abs(c) for v, c in term.form.items()} == term.size.inputs
+    return alike and sorted(term.form.values()) == [-1, 1] and not term.constant and not term.size.constant
 
 
 NOWHERE = Reach({}, ZERO)
@@ -148,6 +161,12 @@ def directed(form: Iterable[tuple[int, Fraction]]) -> tuple[Direction, Fraction]
     return tuple((v, c / scale) for v, c in pairs), scale
 
 
+def _truth_value(item: Any) -> bool:
+    """Whether words and lists stand for a formula."""
+    head = item[0] if isinstance(item, tuple) and item else item
+    return head in _OPPOSITE or head in ("true", "false", "and", "or", "not", "=>", "xor", "ite", "distinct")
+
+
 # --- text -> atoms ---------------------------------------------------------------------------------------------
 
 
@@ -162,6 +181,8 @@ class Reader:
     named: list[Direction] = field(default_factory=list)
     atoms: list[Atom] = field(default_factory=list)  # hold in every disjunct
     factors: list[list[tuple[Atom, ...]]] = field(default_factory=list)  # of each, one holds
+    # of equations, by the identity of their rows' `peak`: that, and the inputs that they read on one side only
+    equations: dict[int, tuple[Reach, set[int]]] = field(default_factory=dict)
     ends: dict[str, tuple[float, bool, float, bool]] = field(default_factory=dict)
     written: int = 0  # atoms that were written out
     kept: int = 0  # open lists whose content is kept as it stands
@@ -394,9 +415,20 @@ class Reader:
             off = self.formula(self.settle(c, no))
             yes = self.formula(self.settle(a, False))
             return self.one_of([self.all_of([yes, on]), self.all_of([self.formula(self.settle(a, True)), off])])
+        if args and head in ("=", "==", "!=", "distinct") and all(map(_truth_value, args)):
+            return self.alike(head in ("=", "=="), args, no)
         if head in _OPPOSITE or head == "distinct":
             return self.relation(head, [self.worth(a) for a in args], no)
         raise Refusal(f"{_shown(head)} stands for a formula")
+
+    def alike(self, equal: bool, args: Sequence[Any], no: bool) -> Any:
+        """Truth values that are all the same, or that all differ, which more than two never do."""
+        if len(args) < 2:
+            raise Refusal("a comparison of one formula")
+        if not equal:
+            return no if len(args) > 2 else self.settle(("xor", *args), no)
+        parts = [self.formula(self.settle(("xor", a, b), not no)) for a, b in zip(args, args[1:], strict=False)]
+        return self.one_of(parts) if no else self.all_of(parts)
 
     def worth(self, item: Any) -> _Term:
         """A term that was kept as words and lists."""
@@ -567,6 +599,10 @@ class Reader:
         for v, c in right.form.items():
             form[v] = form.get(v, ZERO) - c
         form = {v: c for v, c in form.items() if c}
+        if _is_zero(right) and _is_difference(left):
+            left = left._replace(error=NOWHERE, peak=left.size, worked=False)
+        elif _is_zero(left) and _is_difference(right):
+            right = right._replace(error=NOWHERE, peak=right.size, worked=False)
         less = left._replace(
             form=form,
             constant=left.constant - right.constant,
@@ -576,6 +612,8 @@ class Reader:
             worked=left.worked or right.worked,
         )
         more = less._replace(form={v: -c for v, c in form.items()}, constant=-less.constant)
+        if op in ("=", "=="):
+            self.equations[id(less.peak)] = less.peak, left.size.inputs.keys() ^ right.size.inputs.keys()
         if op in ("<=", "<"):
             return self.atom(less, op == "<")
         if op in (">=", ">"):

@@ -288,6 +288,56 @@ class Reader2(Reader):
         return super().atom(term._replace(form=form), strict)
 
 
+@dataclass
+class Reader1(Reader2):
+    """A 1.0 text with products of variables: one network without a name, of `width` outputs."""
+
+    width: int = 0
+
+    run, shift, command, open_still = Reader.run, Reader.shift, Reader.command, Reader.open_still
+    codes = Reader.codes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.networks = [("", "", "")]
+
+    def positions(self, inputs: bool) -> int:
+        stated = self.sizes()[0 if inputs else 1]
+        return stated if inputs else max(stated, self.width)
+
+    def sizes(self) -> tuple[int, int]:
+        """By names: the codes of inputs may be those of free ones."""
+        names = [(name[0], int(name[2:])) for name in self.declared]
+        counts = [max((i + 1 for kind, i in names if kind == end), default=0) for end in "XY"]
+        if sum(kind == "X" for kind, _ in names) != counts[0]:
+            raise Refusal("some inputs are not declared, but ones with a higher number are")
+        return counts[0], counts[1]
+
+    def of(self, network: int, inputs: bool) -> list[int]:
+        return list(range(self.positions(inputs)))
+
+    def exposed(self, network: int) -> bytes:
+        return b""
+
+    def declare(self, name: Any, sort: Any) -> None:
+        super().declare(name, sort)
+        code = self.declared[name]
+        if code >= 0 and self.links is not None:
+            if code >= len(self.links):
+                raise Refusal("the query has fewer inputs than the text")
+            self.declared[name] = self.links[code]
+
+    def variable(self, name: str) -> int:
+        return Reader.variable(self, name)
+
+
+def _reader(text: str, element_type: str, links: Sequence[int] | None, width: int) -> Reader2:
+    """The reader of a text's version: 2.0 texts declare networks, 1.0 texts constants."""
+    if "declare-network" in text:
+        return Reader2(text, element_type, links=links)
+    return Reader1(text, element_type, links=links, width=width)
+
+
 def _fewer(factors: Sequence[list[tuple[Atom, ...]]]) -> list[list[tuple[Atom, ...]]]:
     """Some of the disjunctions of which one choice each holds: the shortest, so that there are not too many choices.
 
@@ -312,7 +362,7 @@ def denies(text: str, element_type: str, x: FloatArray, y: FloatArray) -> str | 
     Constraints on inputs may be off by what evaluating them may: the witness gate evaluates them.
     """
     try:
-        reader = Reader2(text, element_type)
+        reader = _reader(text, element_type, None, len(y))
         with np.errstate(all="ignore"):
             reader.run(None)
         sizes = reader.positions(True), reader.positions(False)
@@ -356,7 +406,8 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
             return "the query does not say how its network is made"
         network = query.networks[0]
         with np.errstate(all="ignore"):
-            reader = _linked(text, network.element_type, joint.links, joint.free, budget)
+            width = sum(part.output_size for part in joint.parts)
+            reader = _linked(text, network.element_type, joint.links, joint.free, width, budget)
             outputs = _outputs(reader, query)
             _Comparison2(reader, query, budget or Budget(), values=outputs).run()
     except Refusal as refusal:
@@ -366,18 +417,20 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
     return None
 
 
-def _linked(text: str, element_type: str, links: Sequence[int], free: int, budget: Budget | None) -> Reader2:
+def _linked(
+    text: str, element_type: str, links: Sequence[int], free: int, width: int, budget: Budget | None
+) -> Reader2:
     """The text read with free inputs, which its equations have to allow."""
     if set(links) != set(range(free)):
         raise Refusal("the free inputs of the query are not all in use")
     if list(links) == list(range(free)):
-        reader = Reader2(text, element_type)
+        reader = _reader(text, element_type, None, width)
         reader.run(budget)
     else:
-        first = Reader2(text, element_type)
+        first = _reader(text, element_type, None, width)
         first.run(budget)
         _equal_inputs(first, links)
-        reader = Reader2(text, element_type, links=links)
+        reader = _reader(text, element_type, links, width)
         reader.run(budget)
     if reader.positions(True) != len(links):
         raise Refusal("the text declares another number of inputs")
@@ -471,8 +524,8 @@ class _Comparison2(Comparison):
         self.most = float(self.reader.most)  # no input is beyond
 
     def complete(self) -> None:
-        """Bounds that follow from exact rows of inputs that hold everywhere."""
-        rows = [r for r in self.common.rows if r.direction != NOTHING and not r.error.constant and not r.error.inputs]
+        """Bounds that follow from rows of inputs that hold everywhere."""
+        rows = [r for r in self.common.rows if r.direction != NOTHING]
         for _ in range(min(8, len(rows))):
             if not any([self.follow(row) for row in rows]):
                 break
@@ -481,23 +534,59 @@ class _Comparison2(Comparison):
         self.ends[1][self.unlimited[1]] = self.most
 
     def follow(self, row: Row) -> bool:
-        """Whether an input got a bound from a row whose other inputs have one, or are limited by their type."""
+        """Whether an input that is evaluated alone, so that it does not overflow, got a bound from a row.
+
+        The other inputs of the row have one, or are limited by their type.
+        """
         pairs = self.reader.named[row.direction]
         found = False
         if len(pairs) < 2 or pairs[0][0] < 0 or pairs[-1][0] >= FIRST:
             return found
+        exact = not row.error.constant and not any(row.error.inputs.values())
         for v, c in pairs:
             if isfinite(self.ends[int(c > 0), v]):
+                continue
+            slope = self.slope(row, v, c)
+            if slope is None:
                 continue
             low = row.constant
             for w, d in pairs:
                 if w != v:
-                    known = float(self.ends[int(d < 0), w])
-                    low += d * Fraction(known if isfinite(known) else self.most if d < 0 else -self.most)
-            end, _ = _outward(-low / c, c > 0)
+                    low += d * Fraction(self.known_end(w, d < 0))
+            if not exact:
+
+                def far(w: int, v: int = v) -> Fraction:
+                    ends = (abs(Fraction(self.known_end(w, upper))) for upper in (False, True))
+                    return ZERO if w == v else max(ends)
+
+                if (
+                    any(w >= FIRST for w in (*row.error.inputs, *row.peak.inputs))
+                    or row.peak.at(far) > self.reader.most
+                ):
+                    continue
+                low -= row.error.at(far)
+            end, _ = _outward(-low / (slope[low > 0] if c > 0 else -slope[low > 0]), c > 0)
             self.ends[int(c > 0), v] = end
             found = True
         return found
+
+    def known_end(self, i: int, upper: bool) -> float:
+        """The end of an input's side, the largest number of its type where it has none yet."""
+        end = float(self.ends[int(upper), i])
+        return end if isfinite(end) else self.most if upper else -self.most
+
+    def slope(self, row: Row, v: int, c: Fraction) -> tuple[Fraction, Fraction] | None:
+        """What `|c|` is at least and at most with the part of the error that grows with v; None: nothing is known.
+
+        An input that is compared as it is does not overflow. Where an equation has it on one side only an overflow
+        there makes the equation false: the other side is finite.
+        """
+        grows = row.error.inputs.get(v, ZERO)
+        alone = row.peak.inputs.get(v, ONE) == ONE and not grows
+        apart = v in self.reader.equations.get(id(row.peak), (row.peak, set()))[1]
+        if not (alone or apart) or grows >= abs(c):
+            return None
+        return abs(c) - grows, abs(c) + grows
 
     def tightest(self, rows: Sequence[Row], own: dict[Side, End]) -> dict[int, tuple[Fraction, bool]]:
         out: dict[int, tuple[Fraction, bool]] = {}

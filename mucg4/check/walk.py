@@ -67,6 +67,7 @@ LEAST_SHARED = 1e9  # where the work left is more than so many multiplications (
 # smaller ones are not within a relative rounding of their nearest doubles; given: the least normal double
 LEAST_NUMBER = Fraction(2) ** -1022
 LOST = "a part of the check was lost"  # no reason to call what is left unexamined merely late
+MOST_IMAGES = 1024  # sets of weights that are asked about images; not measured
 GRACE = 0.1  # seconds that processes get to send what they came to after the deadline; not measured
 LEAVES_EACH = 4  # at least, of a tree below the regions that are shared out; not measured
 LEAST_SHARE = 0.4  # of the leaves must be established for a walk with patience to go on; not measured
@@ -518,6 +519,8 @@ class _Walk:
     constraints: list[_Constraints] = field(default_factory=list)
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
+    # which conjunctions, by which weights, the images of functions refute on the whole box
+    by_image: dict[tuple[int, tuple[float, ...]], bool] = field(default_factory=dict)
     unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
     begun: bool = False
     kept: Kept | None = None  # given: regions that stay open are kept there
@@ -878,6 +881,8 @@ class _Walk:
             if frame.slack is None:
                 for row in self.enclosure.near(rows, value):
                     closed[row] = self._holds_exactly(batch, frame, rows, row, int(region[row]), table[int(group[row])])
+                for row in np.flatnonzero(~closed).tolist():
+                    closed[row] = self._holds_by_image(table[int(group[row])])
             batch.open[region[closed], conjunction] = False
 
     def _rows_of(self, group: Array, region: Array, conjunction: int, frame: Frame) -> Rows:
@@ -908,7 +913,7 @@ class _Walk:
     def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
         """Whether a refutation on region b whose bound is near 0 holds exactly, see `mucg4.check.ties`."""
         network, tree, parent = self.enclosure.rational, self.plan.tree, self.plan.parent
-        if network is None or r.cuts is not None:
+        if network is None or not network.is_piecewise or r.cuts is not None:
             return False
         self.budget.poll(network.work)
         literals = []
@@ -926,6 +931,21 @@ class _Walk:
         except (OverflowError, ValueError):  # a bound that is not finite
             return False
         return refutes(case, r.weights, value)
+
+    def _holds_by_image(self, r: Refutation) -> bool:
+        """Whether the image of the last functions refutes on the whole box, see `mucg4.check.ties`."""
+        case, network = self.plan.case.conjunctions[r.conjunction], self.enclosure.rational
+        if network is None or not case.strict.any():
+            return False
+        key = r.conjunction, tuple(r.weights)
+        if key not in self.by_image:
+            if len(self.by_image) >= MOST_IMAGES:
+                return False
+            self.budget.poll(network.work)
+            box = self.plan.case.box
+            least = network.image(case, r.weights, (box.lo, box.hi))
+            self.by_image[key] = least is not None and refutes(case, r.weights, least)
+        return self.by_image[key]
 
     def _functional(self, g: _Constraints, weights: Array, region: Array, frame: Frame) -> Rows:
         """Rows `sum_i weights[:, i] g_i`. The coefficients are nearest doubles: one more rounding each."""

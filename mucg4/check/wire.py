@@ -24,7 +24,7 @@ MOST_ENTRIES = 2**28  # numbers in one tensor; not measured
 MOST_NODES = 50_000  # in functions that are called; not measured
 DEEPEST = 32  # functions within functions, graphs within graphs; not measured
 FLOAT, DOUBLE, FLOAT16, BFLOAT16, BOOL, INT64 = 1, 11, 10, 16, 9, 7  # TensorProto.DataType of onnx.proto; given
-UINT4, INT4 = 21, 22  # the same; given
+INT32, UINT4, INT4 = 6, 21, 22  # the same; given
 # element type -> (type of the stored bytes, field of numbers where there are no raw bytes)
 STORED: dict[int, tuple[str, int]] = {
     FLOAT: ("<f4", 4),
@@ -244,9 +244,18 @@ def decode(data: bytes) -> Graph:
         tuple(nodes),
         stored,
         tuple(d for d in declared if d.name not in stored),
-        tuple(_declared(fields(_bytes(part))) for part in graph[12]),
+        tuple(_declared(part) for part in _asked(graph[12])),
         opsets.get("", 0),
     )
+
+
+def _asked(outputs: Sequence[Any]) -> list[Field]:
+    """The outputs that a property can speak of: none of other than floating-point numbers at the end."""
+    found = [fields(_bytes(part)) for part in outputs]
+    kinds = [_message(part, 2) for part in found]
+    real = [not (set(k) - {1}) and _integer(_message(k, 1), 1) in (0, FLOAT, FLOAT16, DOUBLE) for k in kinds]
+    last = max((i for i, fine in enumerate(real) if fine), default=len(found) - 1)
+    return found[: last + 1]
 
 
 def _opsets(found: Field, number: int) -> dict[str, int]:
@@ -397,6 +406,8 @@ def _attribute(found: Field) -> Any:
         return tuple(float(v) for v in _numbers(found.get(7, []), "<f4"))
     if kind == 7:
         return tuple(int(v) for v in _integers(found.get(8, [])))
+    if kind == 8:
+        return tuple(_decoded(v) for v in found.get(9, ()))
     return None
 
 

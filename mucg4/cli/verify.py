@@ -130,10 +130,10 @@ def _as_declared(query: Any, options: Settings) -> Settings:
 
 def _assignment(args: argparse.Namespace, answer: Answer, query: Any, witness: Any) -> str:
     """The witness in the grammar of the property's version; empty where it goes into a folder."""
-    if query.joint is None:
+    if query.joint is None or query.joint.version1:
         from mucg4.cli.report import witness_text
 
-        return witness_text(witness.x, witness.y)
+        return witness_text(*(witness.values or (witness.x, witness.y)))
     from mucg4.gate.assignment import assignment_text, write_assignment
 
     if args.serialise_assignments is None:

@@ -25,18 +25,27 @@ from mucg4.errors import InputError
 from mucg4.gate.allowance import TRIALS, evaluate, local_error
 from mucg4.gate.runtime import Runtime, Tensors
 from mucg4.gate.wire import Skeleton, Slice
-from mucg4.gate.witness import snap
+from mucg4.gate.witness import snap, whole
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import BoolArray, FloatArray
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.ops.steps import Trunc
 
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison; not measured
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured
 OTHERWISE = "; the operators agree one by one: default options that change the function, or rounding that adds up"
 TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time; not measured
-RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "Clip", "Max"}  # operators that may be zero on negative values
+RECTIFIERS = {
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Clip",
+    "Max",
+    "FusedGemm",
+    "FusedConv",
+}  # operators that may be zero on negative values
 HELPER = Slice(1, 1, frozenset())  # of the file that a node without a tensor stands for
 SMALL = 2_000  # neurons of a network on which a round takes about a millisecond; not measured
 LEAST_ROUNDS, MOST_ROUNDS = 2, 200  # of points of one run; not measured
@@ -86,6 +95,7 @@ def agreement(
             inner, until = runtime.inner, 0.0 if runtime.compared else until
             for turn in range(MOST_ROUNDS):
                 x, inside = _points(cases[turn % len(cases)], turn, visited, random, network.element_type)
+                x = whole(network, x)
                 done = _round(done, network, x, inside, runtime, inner)
                 enough = turn + 1 >= LEAST_ROUNDS or network.size > SMALL
                 if done.problem is not None or (enough and time.monotonic() >= until):
@@ -179,8 +189,8 @@ def _outputs(
         with np.errstate(all="ignore"):
             off = abs(ours - theirs[part])
             judged = fine[:, None] & finite  # far outside a step between may overflow
-            bad = judged & ~(off <= allowed)
-            used = np.where(judged, off / allowed, 0.0)
+            bad = judged & ~(off <= allowed) & (off != 0)  # an allowance may be nan; equal numbers need none
+            used = np.where(judged & (off != 0), off / allowed, 0.0)
         if np.any(bad):
             k, j = np.argwhere(bad)[0].tolist()
             return _text(f"output {j}", ours[k, j], theirs[at + k, j], allowed[k, j]), worst
@@ -254,7 +264,7 @@ class _Inner:
         self.passed = _passed(network, file, self.at)
         self.rectified = {k for k in self.at if _rectified(network, k) and self.passed[k].ops & RECTIFIERS}
         self.last_use = [max(users, default=k) for k, users in enumerate(network.users)]
-        self.unit = float(np.finfo(network.element_type).eps) / 2
+        self.unit = network.unit
 
     def compare(self, x: FloatArray, inside: BoolArray) -> tuple[str | None, float]:
         """The first tensor that differs by more than its own rounding at the points `x`; how much of it was used.
@@ -293,6 +303,8 @@ class _Inner:
             known[k] = Known(value, error, False) if k else Known(value, 0.0, True)
             for name in self.at.get(k, ()):
                 other = theirs[name].astype(np.float64)
+                if isinstance(node.op, Trunc):  # what becomes of numbers beyond an integer type says nothing
+                    other = np.where(np.isnan(value), np.nan, other)
                 bad, used = self._judge(k, inputs, value, other, error, size, inside)
                 if bad is not None:
                     point, j = bad
@@ -322,7 +334,7 @@ class _Inner:
         Points where an input is not finite say nothing; a value that overflows in the model's type may be
         infinite or nan there, and outside the box so may one behind several operators of the file.
         """
-        largest = float(np.finfo(self.network.element_type).max)
+        largest = self.network.largest
         fine = np.ones(len(ours), dtype=bool)
         for i in inputs:
             fine &= np.isfinite(i.value).all(axis=1) if i.given else True
@@ -330,12 +342,12 @@ class _Inner:
         with np.errstate(all="ignore"):
             a, b = (np.maximum(v, 0.0) for v in (ours, theirs)) if k in self.rectified else (ours, theirs)
             off = abs(a - b)
-            near = off <= error
+            near = (off <= error) | (a == b)
             near |= (size >= largest / 4) & ~np.isfinite(theirs)
             if self.passed[k].nodes > 1:
                 near |= ~inside[:, None] & ~np.isfinite(theirs)
             if direct:
-                near |= (a == b) | (np.isnan(a) & np.isnan(b))
+                near |= np.isnan(a) & np.isnan(b)
             else:  # a step between may leave the range of numbers where onnxruntime's does not
                 near |= ~np.isfinite(ours) | ~np.isfinite(error)
             bad = fine[:, None] & ~near

@@ -55,8 +55,7 @@ def evaluate(
     type, and no argument of a periodic function is off by a good part of the period. `merged` tells which part of
     the file stands behind a node, where that is known.
     """
-    info = np.finfo(network.element_type)
-    unit, largest = float(info.eps) / 2, float(info.max) / 16
+    unit, largest = network.unit, network.largest / 16
     if any(isinstance(node.op, Nonlinear) and not node.op.continuous for node in network.nodes):
         trials = max(trials, STEP_TRIALS)
     own = np.zeros_like(x)

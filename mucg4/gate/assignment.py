@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from mucg4.errors import InputError
-from mucg4.model.joint import Declaration, Declared
+from mucg4.model.joint import INTEGERS, Declaration, Declared
 from mucg4.model.query import Query, Witness
 from mucg4.ops.base import Array
 
-TENSOR_TYPES = {"float32": 1, "float16": 10, "float64": 11}  # TensorProto.DataType
+TENSOR_TYPES = {"float32": 1, "float16": 10, "float64": 11, **INTEGERS}  # TensorProto.DataType
 
 
 def assignment_text(query: Query, witness: Witness) -> str:
@@ -26,7 +26,8 @@ def assignment_text(query: Query, witness: Witness) -> str:
     lines = []
     for variable, values in _assigned(joint.declared, *witness.values):
         lines.append(f"{variable.name} {variable.element} [{','.join(map(str, variable.shape))}]")
-        lines.extend(repr(v) for v in values.astype(np.float64).tolist())
+        whole = variable.element in INTEGERS
+        lines.extend(str(int(v)) if whole else repr(v) for v in values.astype(np.float64).tolist())
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ speak of inputs alone and take no more than comparing, and equations of inputs, 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import reduce
 from typing import Any
@@ -119,10 +119,17 @@ def satisfied(assertions: Sequence[Formula], x: FloatArray, y: FloatArray) -> Fr
     return Fraction(0) if worst is None else worst
 
 
+def value_at(atom: Compare, inputs: Mapping[int, Fraction]) -> Fraction:
+    """Left minus right of a comparison of inputs at the declared ones, exactly."""
+    judge = _Judge(inputs, {})
+    left, right = (judge.value(t, Fraction, Fraction) for t in (atom.left, atom.right))
+    return Fraction(left - right)
+
+
 class _Judge:
     """Evaluates formulas at one point."""
 
-    def __init__(self, x: FloatArray, y: FloatArray) -> None:
+    def __init__(self, x: Any, y: Any) -> None:
         self.x, self.y = x, y
 
     def margin(self, formula: Formula) -> Fraction | bool | None:

@@ -28,6 +28,7 @@ OTHERS = {
     "bool": "bool",
     **{f"{u}int{n}": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
 }
+INTEGERS = frozenset(f"tensor({name})" for name in OTHERS.values() if "int" in name)
 THREADS = 12  # the other number of threads a scorer uses; given
 REMEMBERED = 16  # points; not measured
 MESSAGE = 160  # characters of onnxruntime's own words that are passed on; not measured
@@ -40,7 +41,7 @@ class Runtime:
     Options are the default ones (a scorer's) with one thread. Raises `InputError` (one line) when onnxruntime cannot
     load or run the model, or ends or does not return on it, `UnsupportedError` when the model has an element type other
     than float32 and float64. Several inputs and outputs are one behind the other (`Network.inputs`); inputs that the
-    network does not hold, because nothing reads them, are zeros.
+    network does not hold, because nothing reads them, are zeros. Inputs of integers get the nearest ones.
     """
 
     def __init__(self, network: Network) -> None:
@@ -86,7 +87,7 @@ class Runtime:
                 self._batched = False
             else:
                 if sum(map(np.size, ys)) == len(points) * self.network.output_size:
-                    return np.concatenate([np.asarray(y).reshape(len(points), -1) for y in ys], axis=1)
+                    return np.concatenate([self._floats(y).reshape(len(points), -1) for y in ys], axis=1)
                 self._batched = False
         return self.single(points)
 
@@ -126,15 +127,24 @@ class Runtime:
             size = sum(map(np.size, ys))
             if size != out.shape[1]:
                 raise InputError(f"onnxruntime returns {size} values, but the network has {out.shape[1]} outputs")
-            out[i] = np.concatenate([np.ravel(y) for y in ys])
+            out[i] = np.concatenate([np.ravel(self._floats(y)) for y in ys])
         return out
+
+    def _floats(self, y: Any) -> FloatArray:
+        """One output's values; integers that the element type may not hold are nan."""
+        values = np.asarray(y)
+        if values.dtype.kind not in "iu":
+            return values
+        most = 2.0 ** (np.finfo(self.dtype).nmant + 1)
+        return np.where(abs(values.astype(np.float64)) <= most, values.astype(self.dtype), np.nan).astype(self.dtype)
 
     def _feed(self, points: FloatArray) -> dict[str, FloatArray]:
         """What the model is given: one point, or several along a dynamic first dimension."""
         out = dict(self._rest)
         for name, start, end, shape in self._feeds:
             stacked = (len(points) * shape[0], *shape[1:]) if shape else ()
-            out[name] = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
+            part = np.ascontiguousarray(points[:, start:end]).reshape(stacked)
+            out[name] = np.rint(part).astype(self.network.integers) if self.network.integers else part
         return out
 
     def _run(self, session: Any, names: Sequence[str], point: FloatArray) -> list[Any]:
@@ -179,7 +189,9 @@ class Runtime:
 
     def _inspect(self, session: Any) -> None:
         """Learn how to call a session. Raises when its ends are not those that were read."""
-        inputs, outputs = session.get_inputs(), session.get_outputs()
+        inputs, outputs = session.get_inputs(), list(session.get_outputs())
+        while len(outputs) > 1 and outputs[-1].type not in ELEMENTS:  # behind all that a property speaks of
+            outputs.pop()
         shapes = dict(self.network.inputs)
         if not shapes and len(inputs) != 1:
             raise UnsupportedError(f"the model has {len(inputs)} inputs, not one")
@@ -202,10 +214,15 @@ class Runtime:
             text = str(dims[0]) if len(dims) == 1 else f"{dims[:8]}"
             raise InputError(f"the model's input shape {text} does not hold {self.network.input_size} values")
         for made in outputs:
-            self._type(made.type, "output")
+            if made.type not in INTEGERS:
+                self._type(made.type, "output")
         self._outputs = [made.name for made in outputs]
 
     def _type(self, name: str, what: str) -> None:
+        if what == "input" and self.network.integers:
+            if name != f"tensor({self.network.integers})":
+                raise InputError(f"the model's input is {name}, but it was read as {self.network.integers}")
+            return
         dtype = ELEMENTS.get(name)
         if dtype is None:
             raise UnsupportedError(f"the model's {what} is {name}; only float and double are supported")

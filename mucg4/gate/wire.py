@@ -17,9 +17,10 @@ import numpy as np
 from mucg4.errors import InputError
 
 OWN = {"BatchNormalization": 8}  # roundings beside those of its products and sums; of any other operator 2 at most
-ADDING = {"Add", "Sub", "Sum", "BatchNormalization"}
+ADDING = {"Add", "Sub", "Sum", "BatchNormalization", "BiasGelu", "FastGelu", "SkipLayerNormalization"}
 SCALING = {"Mul", "Div", "BatchNormalization"}
-PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
+PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN"}
+PRODUCTS |= {"FusedGemm", "FusedConv", "FusedMatMul"}
 ORDINARY_MODEL = {1, 2, 3, 4, 5, 6, 7, 8, 14}  # fields of ModelProto without functions and training
 ORDINARY_GRAPH = {1, 2, 5, 10, 11, 12}  # fields of GraphProto that say nothing about tensors within
 ORDINARY_NODE = {1, 2, 3, 4, 5, 6, 7, 9}

@@ -9,8 +9,9 @@ time), with 1 and with 12 threads, since sums in another order differ in their l
   stated numbers, and in double, and in the element type's own arithmetic, summed one term after the
   other and as positive against negative terms; strict ones strictly.
 
-Anything that is not finite fails. Another machine's onnxruntime may round otherwise, so of several candidates that
-hold the one with the largest margin is taken, and one that holds by a hair is moved inward if that is easy.
+Anything that is not finite fails, and so do inputs that are not whole where the file takes integers. Another machine's
+onnxruntime may round otherwise, so of several candidates that hold the one with the largest margin is taken, and one
+that holds by a hair is moved inward if that is easy.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.runtimes import runtime_of
+from mucg4.model.network import LARGEST_WHOLE, Network
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
 
@@ -63,6 +65,13 @@ def snap(box: Box, x: FloatArray, element_type: str = "float32") -> FloatArray:
         return np.asarray(np.clip(np.asarray(x).astype(element_type), lo, hi))
 
 
+def whole(network: Network, x: FloatArray) -> FloatArray:
+    """The nearest points that the file's inputs can hold: of whole numbers, none too large for float32, or x itself."""
+    if not network.integers:
+        return x
+    return np.asarray(np.clip(np.rint(x), -LARGEST_WHOLE, LARGEST_WHOLE), dtype=x.dtype)
+
+
 def replay_witness(query: Query, x: FloatArray, runtime: Runtime | None = None, ranked: bool = False) -> Witness | None:
     """The best of the candidates `x` (`(n,)` or `(batch, n)`) that onnxruntime confirms, or None.
 
@@ -73,8 +82,13 @@ def replay_witness(query: Query, x: FloatArray, runtime: Runtime | None = None, 
     """
     network = query.network
     with np.errstate(over="ignore", invalid="ignore"):
-        points = np.asarray(x).reshape(-1, network.input_size).astype(network.element_type)
+        points = whole(network, np.asarray(x).reshape(-1, network.input_size).astype(network.element_type))
     points = points[np.all(np.isfinite(points), axis=1)]
+    if query.joint is not None:
+        from mucg4.gate.relations import Relations
+
+        relations = Relations.of(query.joint)
+        points = points if relations is None else relations.settled(points)
     inside = _inside(query.cases, points, network.element_type)
     points, inside = points[inside.any(axis=1)], inside[inside.any(axis=1)]
     if not len(points):
@@ -106,6 +120,8 @@ def _best(query: Query, points: FloatArray, inside: BoolArray, runtime: Runtime)
 
 def _held(query: Query, x: FloatArray, inside: BoolArray, runtime: Runtime) -> Held | None:
     """A candidate in the cases marked `inside`, confirmed with one thread and with many."""
+    if not np.array_equal(whole(query.network, x), x):
+        return None
     y = runtime.single(x[None])[0]
     if query.joint is not None:
         return _held_as_declared(query, query.joint, x, inside, y, runtime)

@@ -17,6 +17,8 @@ from mucg4.model.network import Network
 
 Monomial = tuple[int, ...]  # sorted codes: a free input i is i, a declared output j is -1 - j; at least two
 
+# TensorProto.DataType of declared integers, which outputs may be
+INTEGERS = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "uint32": 12, "uint64": 13}
 FLOATS = {"real": "", "float16": "float16", "float32": "float32", "float64": "float64"}  # and what they ask of a model
 
 
@@ -97,6 +99,11 @@ class Joint:
     monomials: tuple[Monomial, ...] = ()
     places: tuple[tuple[int, ...], ...] = ()
     assertions: tuple[Formula, ...] = field(default=(), repr=False)
+
+    @property
+    def version1(self) -> bool:
+        """True for a text of version 1.0 (with products of variables), which names no network."""
+        return not self.declared.networks[0].name
 
     @property
     def plain(self) -> bool:

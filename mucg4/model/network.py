@@ -41,16 +41,22 @@ class Original:
     files: tuple[tuple[str, bytes], ...] = field(repr=False)
 
 
+LARGEST_WHOLE = 2**24  # given: float32 has all whole numbers up to this one
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """Nodes in topological order; node 0 is the input, the last node is the output.
 
     `source_hash` identifies the ONNX file's bytes (hex SHA-256), `element_type` the dtype the model
-    itself computes in ("float32" or "float64"). `model_bytes` are the (decompressed) ONNX bytes, kept for
+    itself computes in ("float32" or "float64"); `narrowest` is the coarser one that values pass through on the way,
+    where there is one. `model_bytes` are the (decompressed) ONNX bytes, kept for
     onnxruntime, with the weights of other files put in; `original` is there in such a case, and is what onnxruntime
     gets. `tensors` tells which tensors of the file have the value of which node, `inputs` which inputs of the file
     with which shapes node 0 holds one behind the other (empty: the only one), `note` what about them was found by
-    counting. Several outputs are one behind the other too. Concrete evaluation here
+    counting. `integers` is the type of the file's inputs where that is one of integers ("int64"): the network is what
+    the file computes at whole numbers up to `LARGEST_WHOLE` in size, and something in between elsewhere. Several
+    outputs are one behind the other too. Concrete evaluation here
     is in the precision of `backend`, where the operators' arrays live: float64 in NumPy on the stored weights, unless
     the network was made by `cast`.
     """
@@ -64,6 +70,8 @@ class Network:
     original: Original | None = field(default=None, repr=False)
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     note: str = ""
+    narrowest: str = ""
+    integers: str = ""
     origin: Network | None = field(default=None, repr=False)  # what `cast` was called on
 
     def __post_init__(self) -> None:
@@ -72,6 +80,16 @@ class Network:
         for k, node in enumerate(self.nodes[1:], 1):
             if node.op is None or not node.inputs or max(node.inputs) >= k:
                 raise InputError(f"node {node.name!r} is not in topological order")
+
+    @property
+    def unit(self) -> float:
+        """Unit roundoff of the coarsest type that the model computes in."""
+        return float(np.finfo(self.narrowest or self.element_type).eps) / 2
+
+    @property
+    def largest(self) -> float:
+        """The largest number that each type holds which the model computes in."""
+        return float(np.finfo(self.narrowest or self.element_type).max)
 
     @property
     def input_size(self) -> int:

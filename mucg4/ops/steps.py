@@ -1,4 +1,4 @@
-"""Step functions: Sign, Floor, Round. They do not decrease, so the image of a box are the values at its ends, exactly.
+"""Step functions: Sign, Floor, Round, Trunc. They do not decrease: the image of a box is that of its ends.
 
 They jump, and bounds speak of closed boxes: on [l, 0] the sign is -1 or, at the point 0, 0, and its image is [-1, 0].
 No closed cover separates 0 from its neighbours, so a split at 0 does not make the sign constant as it makes a ReLU
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Step(Nonlinear):
     def relax(self, lo: Sequence[Array], hi: Sequence[Array]) -> Relaxation:
         a, b, m, p = lo[0], hi[0], xp(lo[0]), precision(lo[0])
         low, high = self.interval(lo, hi)
-        flat, finite = full(a.shape, 0.0, a), m.isfinite(a) & m.isfinite(b)
+        flat, finite = full(a.shape, 0.0, a), m.isfinite(a) & m.isfinite(b) & m.isfinite(low) & m.isfinite(high)
         with np.errstate(all="ignore"):
             below, under, above, over = self.lines(a, b, low, high)
             uses = finite & (low < high)
@@ -126,6 +127,42 @@ class Round(Floor):
 
     def value(self, x: Array) -> Array:
         return xp(x).round(x)
+
+
+@dataclass(frozen=True)
+class Trunc(Step):
+    """The integer part, towards zero, of numbers between `least - 1` and `most + 1`: `|f(x) - x| <= 1` and not farther
+    from zero than x. This is what a cast to an integer type does; what it makes of other numbers differs between
+    machines, so on boxes that hold any nothing is known, and values there are nan.
+    """
+
+    least: float = -(2.0**53)
+    most: float = 2.0**53
+    kind: str = field(default="Trunc", init=False)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"least": self.least, "most": self.most}
+
+    def value(self, x: Array) -> Array:
+        m = xp(x)
+        return m.where((x > self.least - 1) & (x < self.most + 1), m.trunc(x), full(x.shape, np.nan, x))
+
+    def interval(self, lo: Sequence[Array], hi: Sequence[Array]) -> tuple[Array, Array]:
+        a, b, m = lo[0], hi[0], xp(lo[0])
+        known, far = (a > self.least - 1) & (b < self.most + 1), full(a.shape, np.inf, a)
+        return m.where(known, m.trunc(a), -far), m.where(known, m.trunc(b), far)
+
+    def estimate(self, x: Array) -> Array:
+        return full(x.shape, 1.0, x)
+
+    def lines(self, lo: Array, hi: Array, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
+        a, b = coarse(lo, hi)
+        middle = a + (b - a) / 2
+        behind = choose(hi > 0, -1.0, 0.0, lo)
+        ahead = choose(lo < 0, 1.0, 0.0, lo)
+        below = choose(middle + behind > low, 1.0, 0.0, lo)
+        above = choose(middle + ahead < high, 1.0, 0.0, lo)
+        return below, behind, above, ahead
 
 
 SIGN = Sign()

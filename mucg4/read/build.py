@@ -2,6 +2,10 @@
 
 Data movement needs no case per operator: the positions `0 .. size-1` of a value are moved the way NumPy
 moves a constant, and what comes out is the index map (see `Builder.move`).
+
+A tensor may have *voids*, entries of minus infinity that a mask put there. Its draft holds some number in their place,
+and has no name, so nothing is compared with it. Movement and positive factors keep voids; maxima, Softmax and functions
+that vanish at minus infinity know them. Nothing else takes a tensor with voids.
 """
 
 from __future__ import annotations
@@ -12,12 +16,12 @@ from math import frexp, prod
 
 import numpy as np
 
-from mucg4.errors import InputError
+from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, Scale, Sum
-from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from mucg4.ops.base import Affine, Op
 from mucg4.ops.bilinear import PRODUCT
-from mucg4.ops.curves import SILU, SQUARE
+from mucg4.ops.curves import SILU, SQUARE, Exp
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
 from mucg4.read.constant import Constant
@@ -61,12 +65,49 @@ class Builder:
         self.current = ""
         self.entries = 0  # of all arrays made so far
         self._names = {name}
+        self._voids: dict[int, BoolArray] = {}  # drafts -> which of their entries are minus infinity
 
     def node(self, op: Op, inputs: Sequence[Variable], shape: tuple[int, ...]) -> Variable:
         """Append one node. The last node a handler appends computes the ONNX tensor `current`."""
+        void = self._kept_voids(op, inputs)
         self.count(prod(shape), NODE_ENTRIES)
         self.drafts.append(Draft(op, tuple(x.draft for x in inputs), self.current, shape))
-        return Variable(len(self.drafts) - 1, shape)
+        made = Variable(len(self.drafts) - 1, shape)
+        if void is None:
+            return made
+        if isinstance(op, Affine):
+            return self.hollow(made, void)
+        return self.times(made, Constant((~void).astype(np.float64).reshape(shape)))
+
+    def voids(self, x: Variable) -> BoolArray | None:
+        """Which entries of x are minus infinity, in its shape; None where none is."""
+        void = self._voids.get(x.draft)
+        return None if void is None else void.reshape(x.shape)
+
+    def hollow(self, x: Variable, void: BoolArray) -> Variable:
+        """x, whose draft no other value shares, with minus infinity for its entries where `void (x.size,)` is true."""
+        if void.any():
+            self._voids[x.draft] = void | self._voids.get(x.draft, np.False_)
+        return x
+
+    def _kept_voids(self, op: Op, inputs: Sequence[Variable]) -> BoolArray | None:
+        """The voids that a node's value has, or of its argument where they become zeros; None without any."""
+        voids = [self._voids.get(x.draft) for x in inputs]
+        known = [void for void in voids if void is not None]
+        if not known:
+            return None
+        if isinstance(op, Index):
+            void = known[0][op.index]
+            return void if void.any() else None
+        positive = isinstance(op, Scale) and bool(np.all(op.scale[known[0]] > 0))
+        added = isinstance(op, Sum) and all(s > 0 for s, void in zip(op.signs, voids, strict=True) if void is not None)
+        vanishes = isinstance(op, (Exp, Sigmoid)) or (isinstance(op, TwoPiece) and op.left == 0.0)
+        if not (positive or added or vanishes):
+            raise UnsupportedError(
+                f"tensor {shortened(self.current)}: minus infinity, which a mask has put there, is an argument of an "
+                f"operator that does not take it"
+            )
+        return np.asarray(np.logical_or.reduce(known))
 
     def name_parts(self, start: int, outputs: dict[int, str]) -> None:
         """Name the nodes appended since `start`: outputs by their tensor, helpers by tensor and number."""
@@ -184,6 +225,13 @@ class Builder:
 
     def maximum_over(self, x: Variable, windows: IntArray, shape: tuple[int, ...], largest: bool = True) -> Variable:
         """Extremum over positions: `windows (outputs, k)` index x's flat values; a tree of pairwise extrema."""
+        void = self.voids(x)
+        if void is not None and largest:  # of a window's entries those that are numbers, any of them twice
+            whole = ~void.ravel()[windows]
+            if not whole.any(axis=1).all():
+                raise UnsupportedError(f"tensor {shortened(self.current)}: a maximum of nothing but minus infinity")
+            first = np.take_along_axis(windows, whole.argmax(axis=1)[:, None], axis=1)
+            windows = np.where(whole, windows, first)
         count = windows.shape[1]
         parts = [self.pick(x, np.ascontiguousarray(windows[:, k])) for k in range(count)]
         while len(parts) > 1:

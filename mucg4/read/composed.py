@@ -36,8 +36,8 @@ from mucg4.read.protobuf import OnnxNode
 MOST_FACTORS = 256  # of one product over axes; not measured
 SINGLE_EPSILON = float(np.float32(1e-5))  # ONNX's default; given
 OTHERWISE = frozenset(
-    "LayerNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization ReduceL2 "
-    "ReduceLogSum ReduceLogSumExp ReduceProd Tan Shrink".split()
+    "LayerNormalization SimplifiedLayerNormalization InstanceNormalization GroupNormalization RMSNormalization "
+    "LpNormalization ReduceL2 ReduceLogSum ReduceLogSumExp ReduceProd Tan Shrink".split()
 )
 
 
@@ -72,7 +72,7 @@ def _scaled(b: Builder, node: OnnxNode, x: Variable, scale: Constant, shift: Con
 
 
 def _layer(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    """LayerNormalization and RMSNormalization: over all axes from `axis` on."""
+    """LayerNormalization, RMSNormalization and its older name: over all axes from `axis` on."""
     if any(node.outputs[1:]):
         raise node.unsupported("mean and deviation as outputs")
     x = variable(node, values)
@@ -353,6 +353,7 @@ def resize_linear(b: Builder, node: OnnxNode, values: Values) -> tuple[Value, bo
 COMPOSED_HANDLERS: dict[str, Handler] = {
     "LayerNormalization": _layer,
     "RMSNormalization": _layer,
+    "SimplifiedLayerNormalization": _layer,
     "InstanceNormalization": _instance,
     "GroupNormalization": _group,
     "LpNormalization": _lp,

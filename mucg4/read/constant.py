@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.ops.arrays import AnyArray, FloatArray
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray
 from mucg4.read import roundoff
 from mucg4.read.protobuf import (
     BOOL,
@@ -60,6 +60,13 @@ class Constant:
     def map(self, f: Callable[[AnyArray], AnyArray]) -> Constant:
         """The same numbers, moved."""
         return replace(self, value=f(self.value), error=None if self.error is None else f(self.error))
+
+    def hollowed(self) -> tuple[Constant, BoolArray]:
+        """The tensor with zeros where it holds minus infinity, and where that is."""
+        void = np.asarray(self.value == -np.inf) if self.is_float else np.zeros(self.shape, dtype=bool)
+        if not void.any():
+            return self, void
+        return replace(self, value=np.where(void, np.zeros((), self.value.dtype), self.value)), void
 
     def double(self) -> FloatArray:
         """The value in double."""

@@ -13,7 +13,7 @@ from math import prod
 from typing import NamedTuple
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.read.protobuf import DOUBLE, FLOAT, LARGEST_TENSOR, Tensor, shortened
+from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64, LARGEST_TENSOR, Tensor, shortened
 
 Shape = tuple[int, ...]
 Open = tuple[int | str | None, ...]
@@ -61,9 +61,9 @@ def chosen(
 
 def _checked(found: Inputs) -> Inputs:
     for t in found.tensors:
-        if t.element_type not in (FLOAT, DOUBLE):
+        if t.element_type not in (FLOAT, DOUBLE, INT32, INT64):
             raise UnsupportedError(
-                f"input {shortened(t.name)} has element type {t.element_type}, not float32 or float64"
+                f"input {shortened(t.name)} has element type {t.element_type}, not float32, float64, int32 or int64"
             )
         if t.element_type != found.tensors[0].element_type:
             raise UnsupportedError("the network's inputs have different element types")

@@ -13,6 +13,7 @@ from mucg4.errors import InputError, UnsupportedError
 from mucg4.read.protobuf import (
     OnnxGraph,
     OnnxNode,
+    declares_numbers,
     decode_attribute,
     decode_value,
     parse_model,
@@ -21,6 +22,7 @@ from mucg4.read.protobuf import (
 )
 
 MOST_NODES = 50_000  # in functions that are called; not measured
+STATES = frozenset(("RNN", "GRU", "LSTM"))  # whose last states alone may be of interest
 DEEPEST = 32  # calls within calls; not measured
 
 Functions = Mapping[tuple[str, str, str], Any]
@@ -189,7 +191,11 @@ def _body(call: Any, function: Any, scope: Scope) -> Iterator[OnnxNode]:
 
 def decode_model(data: bytes) -> OnnxGraph:
     """The main graph of ONNX bytes. Raises `InputError` when they are no complete model or their names contradict each
-    other, `UnsupportedError` for what is not read at all."""
+    other, `UnsupportedError` for what is not read at all.
+
+    Outputs behind the last one of floating-point numbers (labels, tables) are left out: no property speaks of them, and
+    Y_0, Y_1, ... are the same without them.
+    """
     model = parse_model(data)
     graph = model.graph
     opsets = {_domain(o.domain): o.version for o in model.opset_import}
@@ -213,10 +219,18 @@ def decode_model(data: bytes) -> OnnxGraph:
         tuple(expanded(graph.node, scope)),
         constants,
         tuple(decode_value(v) for v in graph.input if v.name not in constants),
-        tuple(decode_value(v) for v in graph.output),
+        tuple(decode_value(v) for v in graph.output[: _last_of_numbers(graph.output)]),
     )
     _check_names(out)
     return out
+
+
+def _last_of_numbers(outputs: Any) -> int:
+    """How many outputs there are up to the last one of floating-point numbers; all where there is none."""
+    count = len(outputs)
+    while count and not declares_numbers(outputs[count - 1]):
+        count -= 1
+    return count or len(outputs)
 
 
 def _check_names(graph: OnnxGraph) -> None:
@@ -230,7 +244,7 @@ def _check_names(graph: OnnxGraph) -> None:
             raise InputError(f"the network's input {shortened(tensor.name)} has no name of its own")
         known.add(tensor.name)
     for node in graph.nodes:
-        if not node.outputs[0]:
+        if not node.outputs[0] and not (node.op in STATES and node.result):
             raise node.invalid("its first output has no name")
         missing = next((i for i in (*node.inputs, *node.captured) if i and i not in known), None)
         if missing is not None:

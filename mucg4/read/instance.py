@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from mucg4.errors import InputError
+from mucg4.errors import InputError, UnsupportedError
 from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.formula import ParsedProperty
-from mucg4.model.network import Network, Original
+from mucg4.model.network import LARGEST_WHOLE, Network, Original
 from mucg4.model.query import Case, Query
-from mucg4.read.normal import UnboundedError
+from mucg4.read.normal import ProductError, UnboundedError
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
 
 LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
@@ -191,6 +191,12 @@ class Property:
                 from mucg4.read.unbounded import open_cases
 
                 cases, limited = open_cases(self._declared(network), network, str(error))
+            except ProductError:
+                if network.integers:
+                    raise
+                from mucg4.read.products import query_of_products
+
+                return query_of_products(network, self._declared(network), self.text)
         source = hashlib.sha256(self.text.encode()).hexdigest()
         return Query((network,), cases, source_hash=source, text=self.text, limited=limited)
 
@@ -234,7 +240,18 @@ class Model:
 
             with _blaming(self.name):
                 self._networks[inputs] = read_network(self.data, self.original, inputs, self.shapes)
-        return prop.of(self._networks[inputs])
+        query = prop.of(self._networks[inputs])
+        with _blaming(self.name):
+            _look_at_integers(self._networks[inputs], query.cases)
+        return query
+
+
+def _look_at_integers(network: Network, cases: Sequence[Case]) -> None:
+    """Raises where inputs that are whole numbers may be so large that the model rounds them."""
+    if network.integers and any(
+        bool((case.box.lo < -LARGEST_WHOLE).any() or (case.box.hi > LARGEST_WHOLE).any()) for case in cases
+    ):
+        raise UnsupportedError(f"inputs of type {network.integers} beyond {LARGEST_WHOLE}, which float32 rounds")
 
 
 def _is_version_2(text: str) -> bool:

@@ -30,7 +30,8 @@ def joined(joint: Joint) -> tuple[Network, Joint]:
     places = build.parts()
     build.outputs(places)
     digest = hashlib.sha256("|".join(p.source_hash for p in joint.parts).encode()).hexdigest()
-    network = Network(tuple(build.nodes), digest, joint.parts[0].element_type)
+    narrowest = next((part.narrowest for part in joint.parts if part.narrowest), "")
+    network = Network(tuple(build.nodes), digest, joint.parts[0].element_type, narrowest=narrowest)
     return network, replace(joint, places=places)
 
 

@@ -14,7 +14,7 @@ from mucg4.ops.steps import SIGN
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, number
 from mucg4.read.operators import Handler, Values, variable
-from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, OnnxNode
+from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64, OnnxNode
 
 
 def _numbers(x: Value) -> Value:
@@ -74,7 +74,7 @@ def _where(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         raise node.invalid("it needs three inputs")
     choice, x, y = (v for v in values if v is not None)
     kinds = {v.kind for v in (x, y) if isinstance(v, Constant)}
-    if not kinds <= {FLOAT, DOUBLE}:
+    if not kinds <= {FLOAT, DOUBLE, INT32, INT64}:
         raise node.unsupported(f"a choice of constants of the element types {sorted(kinds)}")
     shape = b.common(b.common(choice.shape, x.shape), y.shape)
     if isinstance(choice, Variable):
@@ -84,15 +84,19 @@ def _where(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         weighed = _weigh(b, choice, b.combine(x, y, -1.0))
         return [b.combine(b.expand(weighed, shape), y)]
     chosen = np.broadcast_to(choice.stated(node, "its condition"), shape).ravel()
+    (x, hollow), (y, empty) = (v.hollowed() if isinstance(v, Constant) else (v, np.False_) for v in (x, y))
+    void = np.where(chosen, *(np.broadcast_to(v, shape).ravel() for v in (hollow, empty)))
     parts = [_kept(b, x, shape, chosen), _kept(b, y, shape, ~chosen)]
     where = np.empty(len(chosen), dtype=np.int64)
     where[np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])] = np.arange(len(chosen))
     used = [p for p, kept in zip(parts, (chosen, ~chosen), strict=True) if kept.any()]
     if len(used) == 1 and isinstance(used[0], Constant):  # what depends on the input is never chosen
+        if void.any():
+            raise node.unsupported("minus infinity, and nothing that depends on the network's input")
         return [used[0].map(lambda a: a[where].reshape(shape))]
     joined = used[0] if len(used) == 1 else b.concat(used, 0)
     assert isinstance(joined, Variable)
-    return [b.move(joined, lambda a: a[where].reshape(shape))]
+    return [b.hollow(b.move(joined, lambda a: a[where].reshape(shape)), void)]
 
 
 def _kept(b: Builder, x: Value, shape: tuple[int, ...], kept: BoolArray) -> Value:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from math import prod
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.joint import FLOATS, Declared, Joint
+from mucg4.model.joint import FLOATS, INTEGERS, Declared, Joint
 from mucg4.model.network import Network, Original
 from mucg4.model.query import Query
 from mucg4.read.joint import joined
@@ -98,16 +98,17 @@ def _root(declared: Declared, name: str) -> str:
 
 
 def _parts(declared: Declared, models: Mapping[str, Model]) -> tuple[Network, ...]:
-    read: dict[tuple[str, tuple[str, ...]], Network] = {}
+    read: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Network] = {}
     parts = []
     for k, network in enumerate(declared.networks):
         name, hidden = _root(declared, network.name), declared.hidden(k)
-        if (name, hidden) not in read:
+        same = name, hidden, tuple(v.element for v in declared.of(k, False))
+        if same not in read:
             try:
-                read[name, hidden] = _part(declared, k, models[name], hidden)
+                read[same] = _part(declared, k, models[name], hidden)
             except InputError as error:
                 raise type(error)(f"network {name}: {error}") from error
-        parts.append(read[name, hidden])
+        parts.append(read[same])
         _fit(declared, k, parts[-1])
     return tuple(parts)
 
@@ -131,10 +132,15 @@ def _part(declared: Declared, k: int, model: Model, hidden: tuple[str, ...]) -> 
     if len(graph.inputs) == len(inputs):
         shapes = {t.name: v.shape for t, v in zip(graph.inputs, inputs, strict=True) if _leaves_open(t, v.shape)}
     network = read_network(data, original, sum(v.size for v in inputs), shapes)
+    if network.integers:
+        raise UnsupportedError(f"inputs of type {network.integers} in a 2.0 query")
     outputs = declared.of(k, False)
     if len(outputs) != len(ends) + len(hidden):
         raise InputError(f"it has {len(ends)} outputs, but {len(outputs) - len(hidden)} are declared")
     for tensor, v in zip(graph.outputs, outputs, strict=False):
+        if (v.element in INTEGERS or tensor.element_type in INTEGERS.values()) and v.element != "real":
+            if INTEGERS.get(v.element) != tensor.element_type:
+                raise InputError(f"output {tensor.name!r} has another element type than {v.name}, which is {v.element}")
         dims = tensor.dims or (None,)
         known = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(dims)]
         size = prod(d for d in known if isinstance(d, int))
@@ -165,6 +171,8 @@ def _fit(declared: Declared, k: int, network: Network) -> None:
             raise InputError(f"network {name} declares inputs of {stated} values, but those of its model have {sizes}")
         for v in variables:
             kind = FLOATS.get(v.element)
+            if v.element in INTEGERS and v.kind == "output":
+                continue
             if kind is None:
                 raise UnsupportedError(f"variable {v.name} is of type {v.element}, which is not supported")
             if kind and kind != network.element_type:

@@ -78,6 +78,10 @@ class UnboundedError(InputError):
     """An input has no bound on some side."""
 
 
+class ProductError(UnsupportedError):
+    """A product of variables."""
+
+
 def to_cases(
     prop: ParsedProperty,
     element_type: str = "float32",
@@ -89,9 +93,10 @@ def to_cases(
     Bounds of single inputs make the box, intersected with those asserted for all disjuncts; a strict one, or one
     with arithmetic, is relaxed in the box and stays as a row too. An empty box is kept. Every case has at
     least one conjunction and every conjunction at least one row (`0 <= 0` when nothing else is
-    asked). An input without a bound gets the one nearest to 0 where it is among the `ignored` (nothing reads them)
-    and no row speaks of it; else one `span` from its other bound, or from 0. Raises `UnboundedError` without a `span`,
-    `UnsupportedError` for products of variables and for more than a million disjuncts.
+    asked). An input without a bound gets one near 0 where it is among the `ignored` (nothing reads them)
+    and no row speaks of it, strict bounds apart; else one `span` from its other bound, or from 0. Raises
+    `UnboundedError` without a `span`, `ProductError` for products of variables, `UnsupportedError` for more than a
+    million disjuncts.
     """
     return _Normal(prop, element_type, ignored, span).cases()
 
@@ -125,7 +130,7 @@ class _Normal:
                 grouped.setdefault(key, {})[tuple(dict.fromkeys((*common.rows, *other.rows)))] = None
         _refuse_large(grouped, self.prop.inputs, self.prop.outputs)
         if self.ignored:
-            self.ignored -= {i for some in grouped.values() for rows in some for xs, *_ in rows for i, _ in xs}
+            self.ignored -= {i for some in grouped.values() for rows in some for row in rows for i in _tied(row)}
         cases = []
         gaps = limits.missing(self.prop.inputs)
         for key, conjunctions in grouped.items():
@@ -207,7 +212,8 @@ class _Normal:
         span = Fraction(0) if i in self.ignored else self.span
         if span is None:
             raise UnboundedError(f"input X_{i} has no {word} bound")
-        return max(other, span) if upper else min(other, -span)
+        room = int(i in self.ignored and other != 0)  # the bound on the other side may be strict
+        return max(other + room, span) if upper else min(other - room, -span)
 
     def conjunction(self, rows: tuple[Row, ...], box: Box, key: Key) -> Conjunction:
         """The rows on a box; those that need no box share one conjunction between all of them."""
@@ -229,10 +235,18 @@ class _Normal:
             if off is None or abs(constant - off) > _LARGEST:
                 return {}, {}, Fraction(0), False
             constant = Fraction(hull((constant - off,), -1, "float64")[0].item())
+        elif len(xs) == 1 and not ys and xs[0][0] in self.ignored:  # some value fulfils it: no matter which
+            return {}, {}, Fraction(0), False
         elif len(xs) == 1 and not ys:  # a strict bound: at the end of its hull
             slope = xs[0][1]
             constant = -slope * self.end(-constant / slope, slope > 0)
         return dict(xs), dict(ys), constant, strict
+
+
+def _tied(row: Row) -> list[int]:
+    """The inputs of a row, but for that of a plain strict bound, which the box has too."""
+    xs, ys, _, _, atom = row
+    return [] if len(xs) == 1 and not ys and atom is None else [i for i, _ in xs]
 
 
 def _factors(
@@ -353,7 +367,7 @@ def _linear(term: Term, atom: Compare) -> Linear:
         return minus[0] if len(forms) == 1 else _sum([forms[0], *minus[1:]])
     varying = [f for f in forms if f[0] or f[1]]
     if len(varying) > 1:
-        raise UnsupportedError(_at(atom, "a product of variables is not supported, only linear constraints are"))
+        raise ProductError(_at(atom, "a product of variables is not supported, only linear constraints are"))
     factor = Fraction(1)
     for form in forms:
         factor *= 1 if form[0] or form[1] else form[2]

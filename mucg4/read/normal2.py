@@ -40,11 +40,12 @@ from mucg4.read.normal import (
     _refuse_large,
     _too_many,
 )
-from mucg4.read.rounding import Kind, _fits, _growth, kind_of
+from mucg4.read.rounding import Kind, Rounding, _fits, _growth, kind_of, rounding_of
 from mucg4.read.vnnlib2 import ParsedQuery
 
 MOST_DEGREE = 16  # of a polynomial; not measured
 MOST_MONOMIALS = 10_000  # of a query; not measured
+MOST_ROUNDS = 8  # of following rows to bounds of inputs; not measured
 WRITTEN = 1024  # choices of several disjunctions that are written out; not measured
 ZERO, ONE = Fraction(0), Fraction(1)
 
@@ -54,12 +55,14 @@ Polynomial = dict[Monomial, Fraction]  # the empty monomial is the constant
 def links_of(parsed: ParsedQuery) -> tuple[tuple[int, ...], int]:
     """For every declared input its free input, and how many free inputs there are.
 
-    Inputs are linked by equalities of two inputs that hold everywhere. Free inputs are in the order in which the first
-    of their declared inputs stands.
+    Inputs are linked by equalities of two inputs that hold everywhere, however they are written. Free inputs are in the
+    order in which the first of their declared inputs stands.
     """
     count = parsed.declared.count(True)
-    equations = [f for f in _flatten(parsed.assertions, "and") if linking(f)]
-    if not equations:
+    stated = [(op, a, b) for op, a, b in map(_of_two, _flatten(parsed.assertions, "and")) if op]
+    below = {(a, b) if op == "<=" else (b, a) for op, a, b in stated if op != "=="}
+    equal = [(a, b) for op, a, b in stated if op == "==" or (op == "<=" and (b, a) in below)]
+    if not equal:
         return tuple(range(count)), count
     parent = list(range(count))
 
@@ -69,22 +72,49 @@ def links_of(parsed: ParsedQuery) -> tuple[tuple[int, ...], int]:
             i = parent[i]
         return i
 
-    for formula in equations:
-        assert isinstance(formula, Compare)
-        a, b = (root(v.index) for v in (formula.left, formula.right) if isinstance(v, Variable))
+    for a, b in equal:
+        a, b = root(a), root(b)
         parent[max(a, b)] = min(a, b)
     numbers: dict[int, int] = {}
     links = tuple(numbers.setdefault(root(i), len(numbers)) for i in range(count))
     return links, len(numbers)
 
 
-def linking(formula: Formula) -> bool:
-    """Whether a formula says that two inputs are equal."""
-    return (
-        isinstance(formula, Compare)
-        and formula.op in ("==", "=")
-        and all(isinstance(v, Variable) and v.is_input for v in (formula.left, formula.right))
-    )
+def _of_two(formula: Formula) -> tuple[str, int, int]:
+    """`<=`, `>=` or `==` and the two inputs that a formula compares; else no word.
+
+    A difference that is compared with 0 compares its two terms: with gradual underflow its sign is theirs.
+    """
+    if isinstance(formula, Compare) and formula.op in ("<=", ">=", "==", "="):
+        left, right = formula.left, formula.right
+        op = formula.op if formula.op in ("<=", ">=") else "=="
+        if isinstance(left, Constant) and left.value == 0:
+            left, right = right, left
+            op = {"<=": ">=", ">=": "<="}.get(op, op)
+        if isinstance(right, Constant) and right.value == 0:
+            left, right = _difference(left)
+        if isinstance(left, Variable) and isinstance(right, Variable) and left.is_input and right.is_input:
+            return op, left.index, right.index
+    return "", 0, 0
+
+
+def _difference(term: Term) -> tuple[Term, Term]:
+    """The terms of a difference of two; 0 behind another term."""
+    if isinstance(term, Apply) and len(term.args) == 2:
+        first, second = term.args
+        if term.op == "-":
+            return first, second
+        if term.op == "+":
+            for a, b in ((first, second), (second, first)):
+                if isinstance(b, Apply) and b.op == "-" and len(b.args) == 1:
+                    return a, b.args[0]
+    return term, Constant(ZERO)
+
+
+def _said(formula: Formula, links: Sequence[int]) -> bool:
+    """Whether a formula holds because of the links."""
+    op, a, b = _of_two(formula)
+    return bool(op) and links[a] == links[b]
 
 
 class Normalised(NamedTuple):
@@ -114,7 +144,7 @@ def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
     """
     links, free = links_of(parsed)
     stated = tuple(_flatten(parsed.assertions, "and"))
-    kept = tuple(f for f in stated if not linking(f))
+    kept = tuple(f for f in stated if not _said(f, links))
     same = links == tuple(range(free))
     renamed = kept if same else tuple(_renamed(f, links) for f in kept)
     bounds = parsed.lower, parsed.upper
@@ -209,7 +239,7 @@ class _Normal2(_Normal):
         if not missing:
             return
         usable = [row for row in rows if not row[1] and len(row[0]) > 1]
-        for _ in range(min(len(usable), 8)):
+        for _ in range(min(len(usable), MOST_ROUNDS)):
             found = len(limits.own)
             for row in usable:
                 self.follow(row, limits)
@@ -220,19 +250,42 @@ class _Normal2(_Normal):
             limits.own.setdefault((i, upper), (most if upper else -most, None))
 
     def follow(self, row: Row, limits: Limits) -> None:
-        """A bound for an input of a row whose other inputs have bounds; rows that are evaluated exactly only."""
+        """A bound for an input of a row whose other inputs have bounds, with what evaluating it may be off.
+
+        Of rows that are not evaluated exactly only for an input that cannot overflow where they hold.
+        """
         xs, _, constant, _, atom = row
-        if atom is not None:
+        if all(limits.get(v, c > 0) is not None for v, c in xs) or (atom is not None and id(atom) in self.products):
             return
+        rounding = None if atom is None else rounding_of(atom, self.element_type)
         for v, c in xs:
-            if limits.get(v, c > 0) is not None:
+            if limits.get(v, c > 0) is not None or (atom is not None and not _apart(atom, v)):
                 continue
             rest = [(j, s, limits.get(j, s < 0)) for j, s in xs if j != v]
             if any(side is None for *_, side in rest):
                 continue
             low = constant + sum((s * self.reached(side, s < 0) for _, s, side in rest if side is not None), ZERO)
             value = -low / c
+            if rounding is not None:
+                end = self.loosened(-low, abs(c), v, rounding, limits)
+                if end is None:
+                    continue
+                value = end if c > 0 else -end
             limits.own[v, c > 0] = (value, None)
+
+    def loosened(self, room: Fraction, slope: Fraction, v: int, rounding: Rounding, limits: Limits) -> Fraction | None:
+        """The largest t with `slope t <= room + error`, t the input v or its negative; None when there is none."""
+        far = {v: ZERO}
+        for i in rounding.inputs - {v}:
+            sides = [limits.get(i, upper) for upper in (False, True)]
+            if any(side is None for side in sides):
+                return None
+            far[i] = max(abs(self.reached(side, bool(u))) for u, side in enumerate(sides) if side is not None)
+        off = rounding.error.inputs.get(v, ZERO)
+        if rounding.peak.at(far) > rounding.most or off >= slope:
+            return None
+        room += rounding.error.at(far)
+        return room / (slope - off if room >= 0 else slope + off)
 
     def reached(self, side: Side, upper: bool) -> Fraction:
         value, end = side
@@ -288,6 +341,17 @@ class _Normal2(_Normal):
             return {}, {}, ZERO, False
         constant = Fraction(hull((constant - off,), -1, "float64")[0].item())
         return dict(xs), dict(ys), constant, strict
+
+
+def _apart(atom: Compare, v: int) -> bool:
+    """Whether the input v is read on one side only, and alone or in an equation.
+
+    Then no overflow makes the comparison hold: what overflowed does not become finite again, and the other side is.
+    """
+    for one, other in ((atom.left, atom.right), (atom.right, atom.left)):
+        if v in _inputs_of(one) and v not in _inputs_of(other):
+            return isinstance(one, Variable) or atom.op in ("==", "=")
+    return False
 
 
 def _conjuncts(formulas: Iterable[Formula]) -> list[Formula]:

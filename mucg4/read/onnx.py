@@ -26,7 +26,10 @@ from mucg4.read.constant import Constant
 from mucg4.read.ends import Inputs, Shape, chosen
 from mucg4.read.fold import FOLDERS, folded_shape
 from mucg4.read.functions import FUNCTION_HANDLERS
+from mucg4.read.fused import FUSED_HANDLERS
 from mucg4.read.inline import Subgraph, decode_model
+from mucg4.read.integers import HELD, RANGES, WHOLE, largest, truncation
+from mucg4.read.learned import LEARNED_HANDLERS
 from mucg4.read.masks import MASK_HANDLERS, truth
 from mucg4.read.movement import MOVERS, Mover
 from mucg4.read.operators import HANDLERS
@@ -34,11 +37,13 @@ from mucg4.read.protobuf import (
     BOOL,
     DOUBLE,
     FLOAT,
+    INT32,
     INT64,
     OnnxGraph,
     OnnxNode,
     shortened,
 )
+from mucg4.read.recurrent import RECURRENT_HANDLERS
 from mucg4.read.roundoff import magnitude
 from mucg4.read.simplify import separate, simplify
 from mucg4.read.table import check_types, lookup
@@ -50,7 +55,18 @@ RESIZING = ("Resize", "Upsample")
 COMPARISONS = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
 OUTPUTS = "outputs"  # the node that holds several is called `outputs#1`
 ELEMENT_TYPES = {FLOAT: "float32", DOUBLE: "float64"}
-ALL_HANDLERS = {**HANDLERS, **FUNCTION_HANDLERS, **WINDOW_HANDLERS, **COMPOSED_HANDLERS, **MASK_HANDLERS}
+INTEGER_TYPES = {INT32: "int32", INT64: "int64"}  # of inputs that the model makes float32 numbers of
+ALL_HANDLERS = {
+    **HANDLERS,
+    **FUNCTION_HANDLERS,
+    **WINDOW_HANDLERS,
+    **COMPOSED_HANDLERS,
+    **MASK_HANDLERS,
+    **FUSED_HANDLERS,
+    **RECURRENT_HANDLERS,
+    **LEARNED_HANDLERS,
+}
+ROUNDING_UNKNOWN = OTHERWISE | FUSED_HANDLERS.keys() | RECURRENT_HANDLERS.keys() | LEARNED_HANDLERS.keys()
 # what reading a contradictory file may raise inside handlers and NumPy: the file's fault, told as such
 FAULTS = (
     ArithmeticError,
@@ -79,7 +95,8 @@ def read_network(
     """
     reading, output = _read(data, count, shapes)
     simple, place = simplify(reading.builder.drafts, output.draft)
-    read = ((name, v.draft) for name, v in reading.values.items() if isinstance(v, Variable))
+    variables = {name: v for name, v in reading.values.items() if isinstance(v, Variable)}
+    read = ((name, v.draft) for name, v in variables.items() if reading.builder.voids(v) is None)
     return Network(
         simple,
         source_hash=hashlib.sha256(data).hexdigest(),
@@ -89,6 +106,8 @@ def read_network(
         original=original,
         inputs=tuple((t.name, shape) for t, shape in zip(*reading.inputs[:2], strict=True)),
         note=reading.inputs.note,
+        narrowest=reading.narrowest,
+        integers=reading.integers,
     )
 
 
@@ -180,7 +199,8 @@ class _Reading:
 
     def __init__(self, graph: OnnxGraph, inputs: Inputs) -> None:
         self.graph, self.inputs = graph, inputs
-        self.element_type = inputs.tensors[0].element_type
+        given = inputs.tensors[0].element_type
+        self.element_type, self.integers = (FLOAT, INTEGER_TYPES[given]) if given in INTEGER_TYPES else (given, "")
         alone = len(inputs.tensors) == 1
         self.builder = Builder(inputs.tensors[0].name if alone else "", inputs.shapes[0] if alone else (inputs.size,))
         first = Variable(0, self.builder.drafts[0].shape)
@@ -191,11 +211,15 @@ class _Reading:
             value = first if alone else self.builder.move(first, lambda a, cut=(start, end, shape): _cut(a, *cut))  # type: ignore[misc]
             self.builder.name_parts(at, {} if alone else {value.draft: tensor.name})
             self.values[tensor.name], start = value, end
-        self.kinds = dict.fromkeys(self.values, self.element_type)
+        self.kinds = dict.fromkeys(self.values, given)
         self.folded: dict[str, float] = {}  # constants that are computed -> roundings behind them, see `Operators`
         self.terms: dict[int, FloatArray] = {}  # drafts -> sizes of the terms that executions add up in offsets
         drafts = range(len(self.builder.drafts))
         self.narrow = set(drafts) if self.element_type == FLOAT else set()
+        self.narrowest = ""  # the coarser type that values are rounded to on the way
+        self.wide: OnnxNode | None = None  # an operator that computes in double with what depends on the input
+        # of integers that depend on the input: none of the tensor's is larger; of inputs that is not known here
+        self.sizes: dict[str, int] = dict.fromkeys(self.values if self.integers else (), WHOLE)
 
     def value(self, name: str, node: OnnxNode) -> Value | None:
         """A tensor by name; initialisers are decoded when first read."""
@@ -216,7 +240,7 @@ class _Reading:
         kinds = [self.kinds[name] for name in node.inputs if name]
         check_types(node, row, kinds, variable)
         builder, start = self.builder, len(self.builder.drafts)
-        builder.current = node.outputs[0]
+        builder.current = node.result
         try:
             outputs = self._evaluate(node, inputs, variable)
         except FAULTS as error:
@@ -227,8 +251,12 @@ class _Reading:
                 continue
             self.values[name] = value
             if isinstance(value, Variable):
-                names.setdefault(value.draft, name)
+                if builder.voids(value) is None:
+                    names.setdefault(value.draft, name)
                 self.kinds[name] = self._kind(node, kinds)
+                if self.kinds[name] in RANGES:
+                    both = kinds[0], self.kinds[name]
+                    self.sizes[name] = largest(node, both, self._sizes(node, inputs), inputs[0], value)
             else:
                 self.kinds[name] = value.kind
         builder.name_parts(start, names)
@@ -236,6 +264,15 @@ class _Reading:
             self._count(node, inputs)
         elif node.op == "BatchNormalization" and isinstance(outputs[0], Variable):
             self.terms[outputs[0].draft] = _shift_terms(outputs[0], inputs)
+
+    def _sizes(self, node: OnnxNode, inputs: list[Value | None]) -> list[int]:
+        """For each input how large its integers may be; 1 for truth values."""
+        found = []
+        for name, x in zip(node.inputs, inputs, strict=True):
+            whole = isinstance(x, Constant) and x.value.size and x.value.dtype.kind in "iu"
+            ends = (x.value.min(), x.value.max()) if isinstance(x, Constant) and whole else ()
+            found.append(max((abs(int(v)) for v in ends), default=self.sizes.get(name, 1)))
+        return found
 
     def _kind(self, node: OnnxNode, kinds: list[int]) -> int:
         """The element type of an output that depends on the input."""
@@ -278,6 +315,8 @@ class _Reading:
         self.folded[node.outputs[0]] = count if count == count else inf
 
     def _evaluate(self, node: OnnxNode, inputs: list[Value | None], variable: bool) -> list[Value]:
+        if self.integers and any(t.name in node.inputs for t in self.inputs.tensors):
+            return [self._real(node, inputs[0])]
         if node.op == "Shape":
             return [self._shape(node, inputs)]
         if node.op in RESIZING and node.attributes.get("mode") == "linear":
@@ -295,24 +334,53 @@ class _Reading:
             return [replace(folded, name=node.outputs[0]) if folded.error is not None else folded]
         if node.op == "Cast":
             return [self._cast(node, inputs[0])]
+        if any(self.kinds[name] == DOUBLE for name in node.inputs if name):
+            self.wide = node
         if node.op not in ALL_HANDLERS:
             raise node.unsupported()
-        if node.op in OTHERWISE:
+        if node.op in ROUNDING_UNKNOWN:
             self.folded[node.outputs[0]] = inf
         return ALL_HANDLERS[node.op](self.builder, node, inputs)
 
     def _cast(self, node: OnnxNode, x: Value | None) -> Variable:
-        """A Cast of values that depend on the input: read where it changes no value."""
+        """A Cast of values that depend on the input.
+
+        From double to float32 it rounds, as every operator does in a model that computes in float32 alone, with casts
+        at its ends. Where a model computes in double as well, what is rounded off may be all that it computes with.
+        """
         assert isinstance(x, Variable)
         source, target = self.kinds[node.inputs[0]], node.attributes["to"]
-        if BOOL in (source, target):
-            if target not in (BOOL, *ELEMENT_TYPES):
-                raise node.unsupported(f"a cast of truth values to element type {target}")
+        if target == BOOL:
             return x if source == BOOL else truth(self.builder, x)
+        if target in RANGES and source in ELEMENT_TYPES:
+            return truncation(self.builder, x, target)
+        if target in RANGES:
+            return x  # of what it holds, `largest` has seen to it
+        if source == BOOL or source in RANGES:
+            if target not in ELEMENT_TYPES:
+                raise node.unsupported(f"a cast of values of element type {source} to {target}")
+            if self.sizes.get(node.inputs[0], 1) > HELD[target]:
+                raise node.unsupported(
+                    f"a cast of integers beyond {HELD[target]} to element type {target}, which rounds"
+                )
+            if self.sizes.get(node.inputs[0], 1) <= HELD[FLOAT]:
+                self.narrow.add(x.draft)
+            return x
         if source == FLOAT and target in (FLOAT, DOUBLE):
             self.narrow.add(x.draft)
+        elif source == DOUBLE and target == FLOAT and x.draft not in self.narrow:
+            self.narrowest, self.folded[node.outputs[0]] = ELEMENT_TYPES[FLOAT], inf
         elif not (target == source or (target == FLOAT and x.draft in self.narrow)):
             raise node.unsupported(f"a cast of values of element type {source} to {target}, which rounds")
+        return x
+
+    def _real(self, node: OnnxNode, x: Value | None) -> Variable:
+        """What reads an input of integers: a cast to float32, which has all that a property may ask about."""
+        if node.op != "Cast":
+            raise node.unsupported("on inputs of integers before they are cast to float32")
+        if node.attributes["to"] != FLOAT:
+            raise node.unsupported(f"a cast of inputs of integers to element type {node.attributes['to']}")
+        assert isinstance(x, Variable)
         return x
 
     def _shape(self, node: OnnxNode, inputs: list[Value | None]) -> Constant:
@@ -342,6 +410,8 @@ class _Reading:
         """The outputs' values, one behind the other; one that depends on no input becomes a map with zero weights."""
         names = [t.name for t in self.graph.outputs]
         values = [self._end(name) for name in names]
+        if self.narrowest and self.wide is not None:
+            raise self.wide.unsupported("in double, in a model that casts to float32 as well, which rounds")
         builder = self.builder
         if len(names) > 1 and any(isinstance(v, Variable) for v in values):
             builder.current, start = OUTPUTS, len(builder.drafts)
@@ -374,13 +444,24 @@ class _Reading:
 
     def _end(self, name: str) -> Value:
         """One output's value."""
-        value = self.value(name, OnnxNode("output", name, (name,), (name,), {}, 0))
+        last = OnnxNode("output", name, (name,), (name,), {}, 0)
+        value = self.value(name, last)
         assert value is not None
         kind = value.kind if isinstance(value, Constant) else self.kinds[name]
-        if kind not in ELEMENT_TYPES:
-            raise UnsupportedError(f"the network's output {shortened(name)} has element type {kind}")
+        if kind in RANGES:
+            size = self._sizes(last, [value])[0]
+            if size > HELD[self.element_type]:
+                raise UnsupportedError(
+                    f"the network's output {shortened(name)} may be an integer beyond {HELD[self.element_type]}"
+                )
+        elif kind not in ELEMENT_TYPES:
+            raise UnsupportedError(
+                f"the network's output {shortened(name)} has element type {kind}; labels may stand behind numbers only"
+            )
         if not prod(value.shape):
             raise InputError(f"the network's output {shortened(name)} is empty")
+        if isinstance(value, Variable) and self.builder.voids(value) is not None:
+            raise UnsupportedError(f"the network's output {shortened(name)} holds minus infinity")
         return value
 
 

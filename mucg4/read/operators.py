@@ -13,13 +13,16 @@ from math import prod
 import numpy as np
 
 from mucg4.ops.affine import Dense, Reduce, RowDense
+from mucg4.ops.arrays import BoolArray
 from mucg4.ops.conv import Conv, Window
 from mucg4.ops.curves import (
     EXP,
     LOG,
     RECIPROCAL,
+    SOFTPLUS,
     SQRT,
 )
+from mucg4.ops.smooth import SIGMOID
 from mucg4.read import constant, roundoff
 from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, number
@@ -28,7 +31,8 @@ from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64, OnnxNode
 
 Values = Sequence[Value | None]
 Handler = Callable[[Builder, OnnxNode, Values], list[Value]]
-HIGHEST_POWER = 8  # larger exponents are refused; not measured
+HIGHEST_POWER = 64  # larger exponents are refused; not measured
+MOST_POWERS = 64  # different exponents of one node; not measured
 
 
 def variable(node: OnnxNode, values: Values, at: int = 0) -> Variable:
@@ -63,7 +67,15 @@ def _two(node: OnnxNode, values: Values) -> tuple[Value, Value]:
 
 def _add(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
     x, y = _two(node, values)
-    return [b.combine(x, y, -1.0 if node.op == "Sub" else 1.0)]
+    if node.op == "Sub":
+        return [b.combine(x, y, -1.0)]
+    if isinstance(x, Constant):
+        x, y = y, x
+    if isinstance(y, Variable):
+        return [b.combine(x, y)]
+    y, void = y.hollowed()
+    made = b.combine(x, y)
+    return [b.hollow(made, np.broadcast_to(void, made.shape).ravel()) if void.any() else made]
 
 
 def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
@@ -75,18 +87,51 @@ def _mul(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
 
 
 def _pow(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    given = required_constant(node, values, 1)
-    if given.kind not in (FLOAT, DOUBLE, INT32, INT64):
-        raise node.unsupported(f"an exponent of element type {given.kind}")
-    x, exponents = variable(node, values), np.unique(given.stated(node, "the exponent"))
-    size = abs(float(exponents[0]))
-    if len(exponents) != 1 or not 0 < size <= HIGHEST_POWER or (2 * size) % 1:
-        raise node.unsupported(f"exponents other than whole and half numbers from 1/2 to {HIGHEST_POWER} in size")
-    x = b.expand(x, b.common(x.shape, given.shape))
+    """Equal exponents of a constant have one power each; an exponent that depends on the input makes it exponential."""
+    x, y = _two(node, values)
+    if isinstance(y, Variable):
+        return [b.node(EXP, [z := _exponent(b, node, x, y)], z.shape)]
+    assert isinstance(x, Variable)
+    if y.kind not in (FLOAT, DOUBLE, INT32, INT64):
+        raise node.unsupported(f"an exponent of element type {y.kind}")
+    shape = b.common(x.shape, y.shape)
+    x, given = b.expand(x, shape), np.broadcast_to(y.stated(node, "the exponent"), shape).ravel()
+    exponents = np.unique(given)
+    if not np.all(abs(exponents) <= HIGHEST_POWER) or len(exponents) > MOST_POWERS:
+        raise node.unsupported(f"exponents beyond {HIGHEST_POWER}, or more than {MOST_POWERS} different ones")
+    if len(exponents) == 1:
+        return [_raised(b, x, float(exponents[0]))]
+    places = [np.flatnonzero(given == e) for e in exponents]
+    parts = [_raised(b, b.pick(x, at), float(e)) for e, at in zip(exponents, places, strict=True)]
+    where = np.argsort(np.concatenate(places))
+    return [b.move(b.concat(parts, 0), lambda a: a[where].reshape(shape))]
+
+
+def _exponent(b: Builder, node: OnnxNode, x: Value, y: Variable) -> Variable:
+    """`y log x`; of bases that may not be positive nothing is known."""
+    if isinstance(x, Variable):
+        return b.product(y, b.node(LOG, [x], x.shape))
+    base = x.offset()[0]
+    if not np.all(base > 2 * np.ravel(roundoff.size(x.error))):
+        raise node.unsupported("a base that is not positive")
+    value, error = roundoff.function(x.double(), np.log, np.where(base > 0, 2.0 / base, 0.0).reshape(x.shape), x.error)
+    if error is not None:
+        error = np.where((value == 0) & (roundoff.size(x.error) == 0), 0.0, error)
+    return b.times(y, Constant(value, x.name, x.kind, error, certain=False))
+
+
+def _raised(b: Builder, x: Variable, exponent: float) -> Variable:
+    """x to one exponent. Other than whole and half ones take a logarithm: of a base that may be 0 nothing is known."""
+    size = abs(exponent)
+    if not size:
+        return b.shift(b.times(x, number(0.0)), number(1.0))
+    if (2 * size) % 1:
+        z = b.times(b.node(LOG, [x], x.shape), number(exponent))
+        return b.node(EXP, [z], x.shape)
     if size % 1:
         x, size = b.node(SQRT, [x], x.shape), 2 * size
     x = _power(b, x, int(size))
-    return [x if exponents[0] > 0 else b.node(RECIPROCAL, [x], x.shape)]
+    return x if exponent > 0 else b.node(RECIPROCAL, [x], x.shape)
 
 
 def _power(b: Builder, x: Variable, exponent: int) -> Variable:
@@ -204,9 +249,10 @@ def _add_up(b: Builder, x: Variable) -> Variable:
 
 
 def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
-    """`1 / sum_j exp(x_j - x_i)`: no overflow where the result is not tiny, and every step has bounds.
+    """`1 / (1 + sum_j exp(x_j - x_i))` over the others; of two values it is the Sigmoid of their difference.
 
-    LogSoftmax is minus the logarithm of the sum.
+    No overflow where the result is not tiny, and every step has bounds. LogSoftmax is minus the logarithm of the sum,
+    of two values `-log(1 + exp(x_j - x_i))`.
     """
     x = variable(node, values)
     rank = len(x.shape)
@@ -216,15 +262,45 @@ def _softmax(b: Builder, node: OnnxNode, values: Values) -> list[Value]:
         raise node.invalid(f"axis {axis} of a tensor of rank {rank}")
     several = node.opset < 13 and prod(x.shape[axis + 1 :]) != 1  # over all axes from this one on
     last = b.move(x, lambda a: a.reshape(*a.shape[:axis], -1) if several else np.moveaxis(a, axis, -1))
-    square = (*last.shape, last.shape[-1])
-    others = b.expand(b.move(last, lambda a: a[..., None, :]), square)
-    own = b.expand(b.move(last, lambda a: a[..., :, None]), square)
-    total = _add_up(b, b.node(EXP, [b.combine(others, own, -1.0)], square))
-    if node.op == "LogSoftmax":
-        share = b.negate(b.node(LOG, [total], total.shape))
-    else:
-        share = b.node(RECIPROCAL, [total], total.shape)
+    void = b.voids(last)
+    if void is not None:
+        last = _filled(b, node, last, void)
+    share = _shares(b, last, node.op == "LogSoftmax", void)
+    if void is not None and node.op == "LogSoftmax":
+        share = b.hollow(share, void.ravel())
+    elif void is not None:
+        share = b.times(share, Constant((~void).astype(np.float64)))
     return [b.move(share, lambda a: a.reshape(x.shape) if several else np.moveaxis(a, -1, axis))]
+
+
+def _shares(b: Builder, x: Variable, log: bool, void: BoolArray | None) -> Variable:
+    """Softmax, or its logarithm, over the last axis; without the entries that are `void`, where its values are none."""
+    count = x.shape[-1]
+    if count == 1:
+        return b.times(x, number(0.0)) if log else b.shift(b.times(x, number(0.0)), number(1.0))
+    if count == 2 and void is None:
+        other = b.move(x, lambda a: a[..., ::-1])
+        if log:
+            return b.negate(b.node(SOFTPLUS, [b.combine(other, x, -1.0)], x.shape))
+        return b.node(SIGMOID, [b.combine(x, other, -1.0)], x.shape)
+    pairs = (*x.shape, count - 1)
+    which = np.array([[j for j in range(count) if j != i] for i in range(count)])
+    others = b.move(x, lambda a: a[..., which])
+    own = b.expand(b.move(x, lambda a: a[..., None]), pairs)
+    powers = b.node(EXP, [b.combine(others, own, -1.0)], pairs)
+    if void is not None:
+        powers = b.times(powers, Constant((~void[..., which]).astype(np.float64)))
+    total = b.shift(_add_up(b, powers), number(1.0))
+    return b.negate(b.node(LOG, [total], x.shape)) if log else b.node(RECIPROCAL, [total], x.shape)
+
+
+def _filled(b: Builder, node: OnnxNode, x: Variable, void: BoolArray) -> Variable:
+    """x with the first number of each row in the place of those that are minus infinity."""
+    if void.all(axis=-1).any():
+        raise node.unsupported("a row of nothing but minus infinity")
+    own = np.broadcast_to(np.arange(x.shape[-1]), x.shape)
+    at = np.where(void, (~void).argmax(axis=-1)[..., None], own)
+    return b.move(x, lambda a: np.take_along_axis(a, at, axis=-1))
 
 
 def _matrix(node: OnnxNode, c: Constant, inner: int, axis: int) -> tuple[np.ndarray, tuple[int, ...], int]:

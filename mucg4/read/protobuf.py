@@ -58,10 +58,15 @@ class OnnxNode:
     captured: tuple[str, ...] = ()  # what graphs in its attributes read
 
     @property
+    def result(self) -> str:
+        """The first of its outputs that has a name."""
+        return next((name for name in self.outputs if name), "")
+
+    @property
     def title(self) -> str:
         """How messages name this node."""
         op = self.op if self.op.isprintable() and len(self.op) < 100 else shortened(self.op)
-        return f"operator {op} (node {shortened(self.name or next((o for o in self.outputs if o), ''))})"
+        return f"operator {op} (node {shortened(self.name or self.result)})"
 
     def unsupported(self, detail: str = "") -> UnsupportedError:
         """The error that names this node."""
@@ -174,6 +179,12 @@ def decode_value(value: Any) -> Tensor:
     return Tensor(text_of(value.name), tensor.elem_type, dims)
 
 
+def declares_numbers(value: Any) -> bool:
+    """Whether an output is a tensor of floating-point numbers, as far as the file says what it is."""
+    kind = value.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type in (0, FLOAT, DOUBLE, FLOAT16))
+
+
 def decode_attribute(attribute: Any) -> Any:
     """The value; None for the kinds that no supported operator has (`mucg4.read.table` refuses those by name)."""
     kind = attribute.type
@@ -184,6 +195,8 @@ def decode_attribute(attribute: Any) -> Any:
     plain = {1: "f", 2: "i"}.get(kind)
     if plain:
         return getattr(attribute, plain)
+    if kind == 8:
+        return tuple(s.decode("utf-8", "replace") for s in attribute.strings)
     repeated = {6: "floats", 7: "ints"}.get(kind)
     return tuple(getattr(attribute, repeated)) if repeated else None
 

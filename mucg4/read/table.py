@@ -20,6 +20,8 @@ NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)
 NUMBERS = FLOATS + INTEGERS
 TRUTHS = (FLOAT, DOUBLE, BOOL)
+MOVABLE = (*TRUTHS, *INTEGERS)  # on what depends on the input
+WHOLE = (*range(2, 8), 12, 13)  # integers
 STORED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13, BFLOAT16, 21, 22)  # every type a tensor can be decoded from
 MOVED = (*range(1, 8), BOOL, FLOAT16, DOUBLE, 12, 13)
 
@@ -53,7 +55,7 @@ class Row:
         return f"{self.op} {self.opsets[0]}-{self.opsets[1]}"
 
 
-KINDS = {"float": 1, "int": 2, "string": 3, "tensor": 4, "floats": 6, "ints": 7}
+KINDS = {"float": 1, "int": 2, "string": 3, "tensor": 4, "floats": 6, "ints": 7, "strings": 8}
 
 
 def _any(kind: str) -> Rule:
@@ -113,14 +115,14 @@ def _row(
 def _rows() -> Iterator[Row]:
     new, many = NEWEST, 2**31
     for op in ("Add", "Sub", "Mul", "Div"):
-        yield _row(op, 7, new, (2, 2), FLOATS, NUMBERS)
-    yield _row("Neg", 6, new, (1, 1), FLOATS, NUMBERS)
-    yield _row("Abs", 6, new, (1, 1), FLOATS, NUMBERS)
+        yield _row(op, 7, new, (2, 2), FLOATS if op == "Div" else NUMBERS, NUMBERS)
+    yield _row("Neg", 6, new, (1, 1), NUMBERS, NUMBERS)
+    yield _row("Abs", 6, new, (1, 1), NUMBERS, NUMBERS)
     yield _row("Sum", 8, new, (1, many), FLOATS, FLOATS)
     yield _row("Max", 8, 11, (1, many), FLOATS, FLOATS)
-    yield _row("Max", 12, new, (1, many), FLOATS, NUMBERS)
+    yield _row("Max", 12, new, (1, many), NUMBERS, NUMBERS)
     yield _row("Min", 8, 11, (1, many), FLOATS, FLOATS)
-    yield _row("Min", 12, new, (1, many), FLOATS, NUMBERS)
+    yield _row("Min", 12, new, (1, many), NUMBERS, NUMBERS)
     yield _row("MatMul", 1, 8, (2, 2), FLOATS, FLOATS)
     yield _row("MatMul", 9, new, (2, 2), FLOATS, NUMBERS)
     gemm = {"alpha": _FLOAT, "beta": _FLOAT, "transA": _FLAG, "transB": _FLAG}
@@ -146,7 +148,7 @@ def _rows() -> Iterator[Row]:
     for op in ("Floor", "Ceil"):
         yield _row(op, 6, new, (1, 1), FLOATS, FLOATS)
     yield _row("Round", 11, new, (1, 1), FLOATS, FLOATS)
-    yield _row("Sign", 9, new, (1, 1), FLOATS, NUMBERS)
+    yield _row("Sign", 9, new, (1, 1), NUMBERS, NUMBERS)
     yield _row("Tan", 7, new, (1, 1), SINGLE)
     yield _row("Shrink", 9, new, (1, 1), SINGLE, (), lambd=_FLOAT, bias=_FLOAT)
     yield _row("Mean", 8, new, (1, many), SINGLE, SINGLE)
@@ -170,6 +172,12 @@ def _rows() -> Iterator[Row]:
     yield from _normalisations(new)
     yield from _movements(new, many)
     yield from _constants(new)
+    yield from _recurrent(new)
+    yield from _fused()
+    floats = {"coefficients": _any("floats"), "intercepts": _any("floats"), "targets": _at_least("int", 1)}
+    plain = _of("string", "NONE")
+    yield _row("ai.onnx.ml::LinearRegressor", 1, 5, (1, 1), SINGLE, (), **floats, post_transform=plain)
+    yield _row("ai.onnx.ml::Scaler", 1, 5, (1, 1), SINGLE, (), offset=_any("floats"), scale=_any("floats"))
 
 
 def _windows(new: int) -> Iterator[Row]:
@@ -192,7 +200,7 @@ def _windows(new: int) -> Iterator[Row]:
 
 def _reductions(new: int, many: int) -> Iterator[Row]:
     yield _row("ReduceSum", 1, 12, (1, 1), FLOATS, NUMBERS, **_REDUCE_OLD)
-    yield _row("ReduceSum", 13, new, (1, 2), FLOATS, NUMBERS, **_REDUCE)
+    yield _row("ReduceSum", 13, new, (1, 2), NUMBERS, NUMBERS, **_REDUCE)
     yield _row("ReduceMean", 1, 17, (1, 1), FLOATS, FLOATS, **_REDUCE_OLD)
     yield _row("ReduceMean", 18, new, (1, 2), FLOATS, FLOATS, **_REDUCE)
     for op in ("ReduceMax", "ReduceMin"):
@@ -209,8 +217,10 @@ def _reductions(new: int, many: int) -> Iterator[Row]:
 
 def _normalisations(new: int) -> Iterator[Row]:
     epsilon, axis = {"epsilon": _NONNEGATIVE}, {"axis": _INT}
-    yield _row("LayerNormalization", 17, new, (2, 3), FLOATS, (), **epsilon, **axis, stash_type=_of("int", 1))
-    yield _row("RMSNormalization", 23, new, (2, 2), FLOATS, (), **epsilon, **axis, stash_type=_of("int", 1))
+    stash = {"stash_type": _of("int", 1)}
+    yield _row("LayerNormalization", 1, new, (2, 3), FLOATS, (), **epsilon, **axis, **stash)  # onnxruntime's before 17
+    yield _row("SimplifiedLayerNormalization", 1, new, (2, 2), FLOATS, (), **epsilon, **axis, **stash)
+    yield _row("RMSNormalization", 23, new, (2, 2), FLOATS, (), **epsilon, **axis, **stash)
     yield _row("InstanceNormalization", 6, new, (3, 3), SINGLE, (), **epsilon)
     groups = {"num_groups": _at_least("int", 1)}
     yield _row("GroupNormalization", 18, 20, (3, 3), SINGLE, (), **epsilon, **groups)
@@ -219,30 +229,30 @@ def _normalisations(new: int) -> Iterator[Row]:
 
 
 def _movements(new: int, many: int) -> Iterator[Row]:
-    yield _row("Identity", 1, new, (1, 1), TRUTHS, MOVED)
+    yield _row("Identity", 1, new, (1, 1), MOVABLE, MOVED)
     yield _row("Dropout", 7, 11, (1, 1), FLOATS, FLOATS, ratio=_FLOAT)
     yield _row("Dropout", 12, new, (1, 3), FLOATS, FLOATS, seed=_INT)
-    yield _row("Reshape", 5, 13, (2, 2), TRUTHS, MOVED)
-    yield _row("Reshape", 14, new, (2, 2), TRUTHS, MOVED, allowzero=_FLAG)
+    yield _row("Reshape", 5, 13, (2, 2), MOVABLE, MOVED)
+    yield _row("Reshape", 14, new, (2, 2), MOVABLE, MOVED, allowzero=_FLAG)
     yield _row("Flatten", 1, 10, (1, 1), FLOATS, FLOATS, axis=_at_least("int", 0))
-    yield _row("Flatten", 11, new, (1, 1), FLOATS, MOVED, axis=_INT)
+    yield _row("Flatten", 11, new, (1, 1), MOVABLE, MOVED, axis=_INT)
     yield _row("Squeeze", 1, 10, (1, 1), FLOATS, MOVED, axes=_at_least("ints", 0))
     yield _row("Squeeze", 11, 12, (1, 1), FLOATS, MOVED, axes=_INTS)
-    yield _row("Squeeze", 13, new, (1, 2), TRUTHS, MOVED)
+    yield _row("Squeeze", 13, new, (1, 2), MOVABLE, MOVED)
     yield _row("Unsqueeze", 1, 10, (1, 1), FLOATS, MOVED, axes=_at_least("ints", 0))
     yield _row("Unsqueeze", 11, 12, (1, 1), FLOATS, MOVED, axes=_INTS)
-    yield _row("Unsqueeze", 13, new, (2, 2), TRUTHS, MOVED)
-    yield _row("Transpose", 1, new, (1, 1), TRUTHS, MOVED, perm=_at_least("ints", 0))
+    yield _row("Unsqueeze", 13, new, (2, 2), MOVABLE, MOVED)
+    yield _row("Transpose", 1, new, (1, 1), MOVABLE, MOVED, perm=_at_least("ints", 0))
     yield _row("Slice", 1, 9, (1, 1), FLOATS, MOVED, starts=_INTS, ends=_INTS, axes=_INTS)
-    yield _row("Slice", 10, new, (3, 5), TRUTHS, MOVED)
+    yield _row("Slice", 10, new, (3, 5), MOVABLE, MOVED)
     yield _row("Gather", 1, 10, (2, 2), FLOATS, MOVED, axis=_INT)
-    yield _row("Gather", 11, new, (2, 2), TRUTHS, MOVED, axis=_INT)
+    yield _row("Gather", 11, new, (2, 2), MOVABLE, MOVED, axis=_INT)
     yield _row("Split", 2, 12, (1, 1), FLOATS, MOVED, axis=_INT, split=_at_least("ints", 0))
-    yield _row("Split", 13, 17, (1, 2), FLOATS, MOVED, axis=_INT)
-    yield _row("Split", 18, new, (1, 2), FLOATS, MOVED, axis=_INT, num_outputs=_at_least("int", 1))
-    yield _row("Expand", 8, new, (2, 2), TRUTHS, MOVED)
-    yield _row("Tile", 6, new, (2, 2), FLOATS, MOVED)
-    yield _row("Concat", 4, new, (1, many), FLOATS, MOVED, axis=_INT)
+    yield _row("Split", 13, 17, (1, 2), MOVABLE, MOVED, axis=_INT)
+    yield _row("Split", 18, new, (1, 2), MOVABLE, MOVED, axis=_INT, num_outputs=_at_least("int", 1))
+    yield _row("Expand", 8, new, (2, 2), MOVABLE, MOVED)
+    yield _row("Tile", 6, new, (2, 2), MOVABLE, MOVED)
+    yield _row("Concat", 4, new, (1, many), MOVABLE, MOVED, axis=_INT)
     yield _row("DepthToSpace", 1, 10, (1, 1), FLOATS, (), blocksize=_at_least("int", 1))
     dcr = _of("string", "DCR", "CRD")
     yield _row("DepthToSpace", 11, new, (1, 1), FLOATS, (), blocksize=_at_least("int", 1), mode=dcr)
@@ -274,10 +284,10 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("Shape", 1, 14, (1, 1), FLOATS, MOVED)
     yield _row("Shape", 15, new, (1, 1), FLOATS, MOVED, start=_INT, end=_INT)
     wide = (*MOVED, BFLOAT16)
-    yield _row("Cast", 6, 12, (1, 1), TRUTHS, MOVED, to=_of("int", *MOVED))
-    yield _row("Cast", 13, 18, (1, 1), TRUTHS, wide, to=_of("int", *wide))
-    yield _row("Cast", 19, 20, (1, 1), TRUTHS, wide, to=_of("int", *wide), saturate=_FLAG)
-    yield _row("Cast", 21, new, (1, 1), TRUTHS, STORED, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 6, 12, (1, 1), (*TRUTHS, *WHOLE), MOVED, to=_of("int", *MOVED))
+    yield _row("Cast", 13, 18, (1, 1), (*TRUTHS, *WHOLE), wide, to=_of("int", *wide))
+    yield _row("Cast", 19, 20, (1, 1), (*TRUTHS, *WHOLE), wide, to=_of("int", *wide), saturate=_FLAG)
+    yield _row("Cast", 21, new, (1, 1), (*TRUTHS, *WHOLE), STORED, to=_of("int", *wide), saturate=_FLAG)
     yield _row("Constant", 1, 11, (0, 0), (), MOVED, value=_TENSOR)
     lists = {"value_int": _INT, "value_ints": _INTS, "value_float": _any("float"), "value_floats": _any("floats")}
     yield _row("Constant", 12, 12, (0, 0), (), MOVED, value=_TENSOR, **lists)
@@ -291,12 +301,12 @@ def _constants(new: int) -> Iterator[Row]:
     blocks = {"axis": _INT, "block_size": _at_least("int", 0)}
     yield _row("DequantizeLinear", 21, 22, (2, 3), (), (*quantised, 4, 5, 21, 22), **blocks)
     yield _row("DequantizeLinear", 23, new, (2, 3), (), (*quantised, 4, 5, 21, 22), **blocks, output_dtype=_INT)
-    yield _row("Equal", 7, 10, (2, 2), (), (BOOL, *INTEGERS))
-    yield _row("Equal", 11, new, (2, 2), FLOATS, (BOOL, *NUMBERS))
+    yield _row("Equal", 7, 10, (2, 2), INTEGERS, (BOOL, *INTEGERS))
+    yield _row("Equal", 11, new, (2, 2), NUMBERS, (BOOL, *NUMBERS))
     for op in ("Less", "Greater"):
         yield _row(op, 7, 8, (2, 2), FLOATS, FLOATS)
-        yield _row(op, 9, new, (2, 2), FLOATS, NUMBERS)
-        yield _row(f"{op}OrEqual", 12, new, (2, 2), FLOATS, NUMBERS)
+        yield _row(op, 9, new, (2, 2), NUMBERS, NUMBERS)
+        yield _row(f"{op}OrEqual", 12, new, (2, 2), NUMBERS, NUMBERS)
     yield _row("Not", 1, new, (1, 1), (BOOL,), (BOOL,))
     yield _row("And", 7, new, (2, 2), (BOOL,), (BOOL,))
     yield _row("Or", 7, new, (2, 2), (BOOL,), (BOOL,))
@@ -306,10 +316,53 @@ def _constants(new: int) -> Iterator[Row]:
     yield _row("Range", 11, new, (3, 3), (), INTEGERS)
 
 
+def _recurrent(new: int) -> Iterator[Row]:
+    more: dict[str, tuple[int, dict[str, Rule]]] = {
+        "RNN": (6, {}),
+        "GRU": (6, {"linear_before_reset": _FLAG}),
+        "LSTM": (8, {"input_forget": _of("int", 0)}),
+    }
+    for op, (most, extra) in more.items():
+        shared = {
+            "direction": _of("string", "forward", "reverse", "bidirectional"),
+            "hidden_size": _at_least("int", 1),
+            "activations": _any("strings"),  # its handler knows which
+        }
+        yield _row(op, 7, 13, (3, most), SINGLE, (), **shared, **extra)
+        yield _row(op, 14, new, (3, most), SINGLE, (), **shared, **extra, layout=_of("int", 0))
+
+
+def _fused() -> Iterator[Row]:
+    """What onnxruntime's optimiser writes, in its own operator set."""
+    gemm = {"alpha": _FLOAT, "beta": _FLOAT, "transA": _FLAG, "transB": _FLAG}
+    name = "activation"
+    some = ("", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
+    functions = _of("string", *some, "Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu")
+    numbers = {f"{name}_{k}": _FLOAT for k in ("alpha", "beta", "gamma")}
+    yield _row("com.microsoft::FusedGemm", 1, 1, (2, 3), SINGLE, (), **gemm, **numbers, **{name: functions})
+    conv = {**_DILATED, "group": _at_least("int", 1), f"{name}_params": _any("floats")}
+    clipped = _of("string", *some, "Clip")
+    yield _row("com.microsoft::FusedConv", 1, 1, (2, 4), SINGLE, (), **conv, **{name: clipped})
+    turns = {"alpha": _FLOAT, **dict.fromkeys(("transA", "transB", "transBatchA", "transBatchB"), _FLAG)}
+    yield _row("com.microsoft::FusedMatMul", 1, 1, (2, 2), SINGLE, (), **turns)
+    yield _row("com.microsoft::Gelu", 1, 1, (1, 1), SINGLE)
+    yield _row("com.microsoft::BiasGelu", 1, 1, (2, 2), SINGLE)
+    yield _row("com.microsoft::FastGelu", 1, 1, (1, 2), SINGLE)
+    yield _row("com.microsoft::QuickGelu", 1, 1, (1, 1), SINGLE, (), alpha=_FLOAT)
+    epsilon = {"epsilon": _NONNEGATIVE}
+    yield _row("com.microsoft::SkipLayerNormalization", 1, 1, (3, 5), SINGLE, (), **epsilon)
+    yield _row("com.microsoft::SkipSimplifiedLayerNormalization", 1, 1, (3, 4), SINGLE, (), **epsilon)
+
+
 TABLE: tuple[Row, ...] = tuple(_rows())
 _BY_NAME: dict[str, tuple[Row, ...]] = {}
 for _entry in TABLE:
     _BY_NAME[_entry.op] = (*_BY_NAME.get(_entry.op, ()), _entry)
+
+
+# parts of the names of operators that compute in few bits, but for DequantizeLinear, which is read
+QUANTISING = ("QuantizeLinear", "QLinear", "Integer", "Quantize", "QGemm", "NBits", "QAttention", "FusedQuant")
+QUANTISED = "activations in few bits are not read so far, weights in few bits are (DequantizeLinear)"
 
 
 def lookup(node: OnnxNode) -> Row:
@@ -319,7 +372,8 @@ def lookup(node: OnnxNode) -> Row:
     """
     rows = _BY_NAME.get(node.op)
     if rows is None:
-        raise node.unsupported()
+        word = node.op.rpartition("::")[2]
+        raise node.unsupported(QUANTISED if any(part in word for part in QUANTISING) else "")
     row = next((r for r in rows if r.opsets[0] <= node.opset <= r.opsets[1]), None)
     if row is None:
         raise node.unsupported(f"operator set {node.opset}")
@@ -356,5 +410,5 @@ def check_types(node: OnnxNode, row: Row, kinds: list[int], variable: bool) -> N
 MIXED = frozenset(
     "Reshape Squeeze Unsqueeze Slice Gather Split Expand Tile Upsample Resize Dropout Pow Pad Where DequantizeLinear "
     "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum "
-    "ReduceLogSumExp GatherND GatherElements ScatterND ScatterElements Trilu CumSum".split()
+    "ReduceLogSumExp GatherND GatherElements ScatterND ScatterElements Trilu CumSum LSTM GRU RNN".split()
 )

@@ -337,6 +337,8 @@ class _Parser:
         args = form.items[1:]
         if len(args) < 2 or (head == "!=" and len(args) > 2):
             raise self._error(form.offset, f"{head!r} takes two arguments, here are {len(args)}")
+        if all(self._is_formula(f) for f in args):
+            return self._equivalence(form, head, negated)
         if any(self._is_formula(f) for f in args):
             raise UnsupportedError(self._place(form.offset, f"{head!r} between formulas is not supported"))
         terms, line = [self._term(f) for f in args], self._line(form.offset)
@@ -347,6 +349,17 @@ class _Parser:
         pairs = list(pairwise(terms) if head != "distinct" else combinations(terms, 2))
         self.made += len(pairs)
         return Junction("or" if negated else "and", tuple([Compare(op, a, b, line) for a, b in pairs]))
+
+    def _equivalence(self, form: _List, head: str, negated: bool) -> Formula:
+        """`=`, `!=` and `distinct` of truth values: each pair `xor`, or not; three are never distinct."""
+        if head not in ("=", "==", "!=", "distinct"):
+            raise UnsupportedError(self._place(form.offset, f"{head!r} between formulas is not supported"))
+        equal, args = head in ("=", "=="), form.items[1:]
+        if not equal and len(args) > 2:
+            return self._formula(_Word("true" if negated else "false", form.offset))
+        pairs = [_List((_Word("xor", form.offset), a, b), form.offset) for a, b in pairwise(args)]
+        parts = tuple([self._logic(pair, "xor", negated != equal) for pair in pairs])
+        return parts[0] if len(parts) == 1 else Junction("or" if negated else "and", parts)
 
     def _is_formula(self, form: _Form) -> bool:
         return form.text in _TRUTH if isinstance(form, _Word) else bool(form.items) and _word(form.items[0]) in _LOGIC

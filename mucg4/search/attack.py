@@ -34,6 +34,11 @@ class Attack:
         self.query, self.case, self.runtime, self.statistics = query, case, runtime, statistics
         self.network = query.network
         self.objective = Objective(case)
+        self.relations = None
+        if query.joint is not None:
+            from mucg4.gate.relations import Relations
+
+            self.relations = Relations.of(query.joint)
         self.rng = np.random.default_rng(seed)
         self.best = np.inf
         self.refused = 0
@@ -47,6 +52,7 @@ class Attack:
 
     def offer(self, x: Array) -> Witness | None:
         """Screen points `x (N, d)`; the most promising are replayed. Returns a confirmed witness or None."""
+        x = x if self.relations is None else self.relations.onto(x)
         y = self.network(x)
         self.statistics.attack_points += len(x)
         return self._screen(x, y, self.violations(x, y))
@@ -74,6 +80,7 @@ class Attack:
         momentum = np.zeros_like(x)
         for step in range(steps + 1):
             budget.poll(2 * len(x) * self.network.size)
+            x = x if self.relations is None else self.relations.onto(x)
             values = self.network.values(x)
             self.statistics.attack_points += len(x)
             y = values[-1]
@@ -90,6 +97,8 @@ class Attack:
             slope = gradient(self.network, values, weights @ self.objective.y, leak)
             if self.objective.mixed:
                 slope = slope + weights @ self.objective.x
+            if self.relations is not None:
+                slope = self.relations.along(slope)
             momentum = 0.7 * momentum + slope / (np.abs(slope).sum(axis=1, keepdims=True) + 1e-300)
             x = np.clip(x - (FIRST_SHARE * decay**step) * (hi - lo) * np.sign(momentum), lo, hi)
         return None

@@ -26,6 +26,7 @@ from mucg4.search.region import Batch
 # share of a functional's terms within which ascent may be of a tie between several constraints; not measured
 CLOSE = 1e-3
 NEAR = 8.0  # charges for rounding that a bound may be away from 0; not measured
+MOST_IMAGES = 64  # conjunctions, and constraints of each, that are asked about images; not measured
 PATIENCE = 256  # failures beyond which only every so many-th question is asked; not measured
 
 
@@ -45,7 +46,8 @@ class Ties:
     def is_joint(self, conjunction: int) -> bool:
         """True when constraints of the conjunction may refute it together by equality."""
         strict = self.objective.conjunctions[conjunction].strict
-        return len(strict) > 1 and bool(np.any(strict)) and self.network is not None
+        several = len(strict) > 1 and bool(np.any(strict))
+        return several and self.network is not None and self.network.is_piecewise
 
     def worth_a_program(self, work: Batch, alive: Array, value: Array) -> Array:
         """Batch regions, `alive (B,)`, whose bound `value (B,)` by ascent may be a tie between several constraints."""
@@ -63,7 +65,7 @@ class Ties:
         Regions, conjunctions and constraints (counted inside their conjunction), `(R,)` each.
         """
         near = (value <= 0) & (value >= -NEAR * error) & np.isfinite(error)
-        found: dict[tuple[int, int], int] = {}
+        found = self._by_images(work, open_)
         for b, m in zip(*np.nonzero(near), strict=True):
             objective = self.objective
             k = int(objective.owner[m])
@@ -76,6 +78,21 @@ class Ties:
                 found[int(b), k] = own
         region, conjunctions = np.array(list(found), dtype=np.int64).reshape(-1, 2).T
         return region, conjunctions, np.array(list(found.values()), dtype=np.int64)
+
+    def _by_images(self, work: Batch, open_: Array) -> dict[tuple[int, int], int]:
+        """Of the root: the conjunctions that the image of its last functions refutes, and by which constraint."""
+        found: dict[tuple[int, int], int] = {}
+        for b in np.flatnonzero(work.ids == 0).tolist():
+            box = work.regions.lo[b], work.regions.hi[b]
+            for k in np.flatnonzero(open_[b]).tolist()[:MOST_IMAGES]:
+                conjunction = self.objective.conjunctions[k]
+                for own in np.flatnonzero(conjunction.strict).tolist()[:MOST_IMAGES]:
+                    weights = np.eye(len(conjunction))[own].tolist()
+                    least = None if self.network is None else self.network.image(conjunction, weights, box)
+                    if least is not None and refutes(conjunction, weights, least):
+                        found[b, k] = own
+                        break
+        return found
 
     def closed_by(self, work: Batch, conjunction: int, duals: Duals, value: Array, error: Array) -> Array:
         """`(B,)` which regions the duals (as they would be stored) refute although `value (B,)` does not exceed 0.
@@ -95,7 +112,11 @@ class Ties:
     def _holds(self, work: Batch, b: int, conjunction: Conjunction, weights: Array, duals: Duals | None) -> bool:
         """Whether the exact bound on region b refutes the conjunction; default slopes where `duals` is None."""
         self.asked += 1
-        if self.network is None or (self.failures > PATIENCE and self.asked % PATIENCE):
+        if (
+            self.network is None
+            or not self.network.is_piecewise
+            or (self.failures > PATIENCE and self.asked % PATIENCE)
+        ):
             return False
         bounder = self.bounder
         self.budget.poll(self.network.work)

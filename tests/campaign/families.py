@@ -259,14 +259,77 @@ def steps(rng: Rng) -> Graph:
     return chain(rng, activation, depth=2)
 
 
+def choices(rng: Rng) -> Graph:
+    """Comparisons, logic, choices, and integers that casts make, of a dense layer's outputs."""
+    n, m = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    net = Net((1, n), opset=int(pick(rng, 13, 16, 18)))
+    a, b = affine(net, rng, "x", n, m), affine(net, rng, "x", n, m)
+    limit = net.const(np.round(2 * rng.normal(size=m)) / 2)
+
+    def test(v: str) -> str:
+        other = pick(rng, limit, limit, b, net.const(0.0))
+        op = pick(rng, net.Greater, net.Less, net.GreaterOrEqual, net.LessOrEqual, net.Equal)
+        return op(*pick(rng, (v, other), (other, v)))
+
+    kind = rng.integers(6)
+    if kind == 0:
+        v = net.Where(test(a), a, pick(rng, b, limit, net.const(0.0)))
+    elif kind == 1:
+        both = pick(rng, net.And, net.Or, net.Xor)(test(a), net.Not(test(b)))
+        v = net.Where(both, pick(rng, a, limit), pick(rng, b, net.const(1.0)))
+    elif kind == 2:
+        v = net.Mul(a, net.Cast(test(b), to=1))
+    elif kind == 3:
+        v = net.Cast(net.Cast(net.Mul(a, net.const(pick(rng, 1.0, 3.0))), to=int(pick(rng, 6, 7, 3))), to=1)
+    elif kind == 4:
+        to = int(pick(rng, 6, 7))
+        i, j = net.Cast(a, to=to), net.Cast(net.Mul(b, net.const(2.0)), to=to)
+        k = net.const(rng.integers(-2, 3, size=m), np.int64 if to == 7 else np.int32)
+        i = pick(rng, net.Add, net.Sub, net.Mul)(i, pick(rng, j, k))
+        chosen = net.Where(pick(rng, net.Greater, net.Equal)(i, k), i, pick(rng, j, k))
+        v = net.Cast(pick(rng, i, chosen, net.Abs(net.Neg(i))), to=1)
+    else:
+        v = net.Mul(net.Cast(net.Cast(a, to=9), to=1), b)
+    return affine_end(net, rng, pick(rng, v, net.Add(v, a)), m)
+
+
+def masked(rng: Rng) -> Graph:
+    """Attention with a mask of minus infinity."""
+    n, rows = int(rng.integers(1, 3)), int(rng.integers(2, 4))
+    net = Net((1, n))
+    a, b = affine(net, rng, "x", n, rows), affine(net, rng, "x", n, rows)
+    scores = net.MatMul(net.Reshape(a, net.ints(rows, 1)), net.Reshape(b, net.ints(1, rows)))
+    mask = rng.random((rows, rows)) < 0.5
+    mask[np.arange(rows), np.arange(rows)] = False
+    if rng.random() < 0.5:
+        low = net.const(-np.inf)
+        scores = net.Where(net.const(mask, bool), low, scores)
+    else:
+        scores = net.Add(scores, net.const(np.where(mask, -np.inf, 0.0)))
+    kind = rng.integers(3)
+    if kind == 0:
+        v = net.MatMul(net.Softmax(scores, axis=-1), net.Reshape(a, net.ints(rows, 1)))
+    elif kind == 1:
+        v = net.ReduceMax(scores, axes=[1], keepdims=0)
+        v = net.Reshape(v, net.ints(1, rows))
+    else:
+        v = pick(rng, net.Relu, net.Exp, net.Sigmoid)(scores)
+    return flat_end(net, rng, v)
+
+
 def products(rng: Rng) -> Graph:
     """Products of variables, powers, quotients, Softmax."""
     n = int(rng.integers(1, 4))
     net = Net((1, n))
     a, b = affine(net, rng, "x", n, 2), affine(net, rng, "x", n, 2)
-    kind = rng.integers(5)
+    kind = rng.integers(7)
     if kind == 0:
         v = net.Mul(a, b)
+    elif kind == 5:
+        v = net.Pow(net.const(pick(rng, [2.0, 0.5], [1.0, 3.0])), a)
+    elif kind == 6:
+        positive = net.Add(net.Abs(a), net.const(0.5))
+        v = net.Pow(positive, net.const(rng.choice([0.0, 1.0, 2.0, -1.0, 0.5, 0.3, -1.5, 3.0], size=2)))
     elif kind == 1:
         v = net.Softmax(net.Concat(a, b, axis=1), axis=-1)
     elif kind == 2:
@@ -294,9 +357,9 @@ def exotic(rng: Rng) -> Graph:
         out, group = c * 2, pick(rng, 1, c)
         v = net.Conv("x", net.const(weights(rng, out, c // group, *k)), group=group, **spatial, **spread)
     elif kind == 1:
-        v = net.MaxPool("x", kernel_shape=k, **spatial, **spread)
+        v = net.MaxPool("x", kernel_shape=k, **_ceiling(rng, k, spatial), **spread)
     elif kind == 2:
-        v = net.AveragePool("x", kernel_shape=k, count_include_pad=int(rng.integers(2)), **spatial)
+        v = net.AveragePool("x", kernel_shape=k, count_include_pad=int(rng.integers(2)), **_ceiling(rng, k, spatial))
     elif kind in (3, 4):
         v = _resize(net, rng, (1, c, h, w))
     elif kind == 5:
@@ -321,6 +384,14 @@ def exotic(rng: Rng) -> Graph:
     if len(shape_of(net, v)) == 4 and rng.random() < 0.5:  # an end that fits whatever size somebody reads
         v = pick(rng, net.GlobalMaxPool, net.GlobalAveragePool)(v)
     return flat_end(net, rng, v)
+
+
+def _ceiling(rng: Rng, k: list[int], spatial: dict[str, Any]) -> dict[str, Any]:
+    """Explicit padding with `ceil_mode`, or the automatic one."""
+    if rng.random() < 0.4:
+        return spatial
+    pads = [int(rng.integers(0, n)) for n in (*k, *k)]
+    return {"strides": spatial["strides"], "pads": pads, "ceil_mode": int(rng.random() < 0.7)}
 
 
 def _resize(net: Net, rng: Rng, shape: tuple[int, ...]) -> str:
@@ -367,10 +438,21 @@ EXACT: dict[str, Callable[[Rng], Graph]] = {
 SAMPLED: dict[str, Callable[[Rng], Graph]] = {
     "smooth": smooth,
     "steps": steps,
+    "choices": choices,
+    "masked": masked,
     "products": products,
     "exotic": exotic,
     "casts": casts,
 }
 FAMILIES = {**EXACT, **SAMPLED}
 SHARE = {"dense": 4, "double": 1, "pieces": 3, "residual": 2, "conv": 1, "pools": 1, "cancel": 1.5}
-SHARE |= {"smooth": 1.5, "steps": 1.5, "products": 1, "exotic": 4, "folded": 1.5, "casts": 0.7}
+SHARE |= {
+    "smooth": 1.5,
+    "steps": 1.5,
+    "choices": 1.5,
+    "masked": 1,
+    "products": 1,
+    "exotic": 4,
+    "folded": 1.5,
+    "casts": 0.7,
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64
+from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
 
 from .make import NUMPY, Case, Maker
 
@@ -74,6 +74,8 @@ def _no_zero(m: Maker, names: list[str]) -> list[str]:
 
 def _variable(m: Maker, i: int, shape: list[int]) -> str:
     """Another value that depends on the input; positive where the input is."""
+    if m.kind in (INT32, INT64):
+        return m.node(m.pick("Abs", "Neg", "Identity"), [m.given()], f"v{i}")
     if m.likely(0.3):
         return "x"
     if m.likely(0.5):
@@ -90,16 +92,23 @@ def slopes(m: Maker) -> Case:
 
 
 def power(m: Maker) -> Case:
-    """Pow."""
+    """Pow: one exponent, several, or one that depends on the input."""
     shape, m.positive = m.shape(), True
     kind = m.kind if m.opset < 12 else m.pick(FLOAT, DOUBLE, INT32, INT64)
-    exponent = m.pick(0.5, 1.0, 2.0, 3.0, -1.0, -2.0, 1.5, 2.5, 7.0, 8.0, -0.5, -1.5)
+    whole, parts = (0.0, 1.0, 2.0, 3.0, -1.0, -2.0, 7.0, 8.0, 11.0), (0.5, 1.5, 2.5, -0.5, -1.5, 0.3, -1.2)
+    if m.variable and m.likely(0.3):
+        names = ["x", m.node("Neg", ["x"], "v") if m.likely(0.3) else "x"]
+        if m.likely(0.7):
+            names[0] = m.tensor("b", abs(m.draw(_other(m, shape))) + NUMPY_ONE[m.kind])
+        return m.case(m.node("Pow", names, "z"), shape)
     if not m.variable:
         kind = m.kind if m.kind in (INT32, INT64) else kind
         exponent = m.pick(0.0, 1.0, 2.0, 3.0, 0.3, -2.0) if m.kind in (FLOAT, DOUBLE) else m.pick(0, 1, 2, 3)
-    values = np.full(m.pick((), (1,), shape[-1:]), exponent).astype(NUMPY[kind])
-    if kind in (INT32, INT64) and m.variable and not np.any(values):
-        values = values + 1
+        values = np.full(m.pick((), (1,), shape[-1:]), exponent).astype(NUMPY[kind])
+    else:
+        form = _other(m, shape)
+        some = [m.pick(*whole, *(parts if kind in (FLOAT, DOUBLE) else ())) for _ in range(2)]
+        values = np.where(m.draw(form, BOOL), some[0], some[m.whole(0, 1)]).astype(NUMPY[kind])
     return m.case(m.node("Pow", [m.operand(shape, low=0.1), m.tensor("e", values)], "z"), shape)
 
 
@@ -179,7 +188,27 @@ def softmax(m: Maker) -> Case:
     shape, m.scale = m.shape(1, 4, 3), 2.0
     low = 0 if m.opset < 11 else -len(shape)
     attributes = m.some(0.8, axis=m.whole(low, len(shape) - 1))
-    return m.case(m.node(m.row.op, ["x"], "z", **attributes), shape)
+    if m.opset < 9 or m.likely(0.6):
+        return m.case(m.node(m.row.op, ["x"], "z", **attributes), shape)
+    z = m.node(m.row.op, [_masked(m, shape)], "z", **attributes)
+    return m.case(m.node("Exp", [z], "e") if m.row.op == "LogSoftmax" else z, shape)
+
+
+def _masked(m: Maker, shape: list[int]) -> str:
+    """The input with minus infinity, or a number far below it, in some places; moved, scaled or added to."""
+    far, form = -np.inf, m.pick(shape, shape[-1:])
+    mask = m.draw(form, BOOL)
+    if m.likely(0.5):
+        low = m.tensor("low", np.full(m.pick((), (1,), form), far).astype(NUMPY[m.kind]))
+        x = m.node("Where", [m.tensor("mask", mask), *m.pick((low, "x"), ("x", low))], "masked")
+    else:
+        names = ["x", m.tensor("low", np.where(mask, far, 0.5).astype(NUMPY[m.kind]))]
+        x = m.node("Add", m.pick(names, names[::-1]), "masked")
+    if m.likely(0.3):
+        x = m.node("Mul", [x, m.tensor("factor", np.array(0.5, NUMPY[m.kind]))], "scaled")
+    if m.likely(0.3):
+        x = m.node("Add", [x, m.node("Neg", ["x"], "minus")], "joined")
+    return m.node("Transpose", [m.node("Transpose", [x], "there")], "back") if m.likely(0.3) else x
 
 
 def reduction(m: Maker) -> Case:

@@ -17,16 +17,16 @@ import onnxruntime
 from mucg4.check.confirm import confirm
 from mucg4.errors import Mucg4Error
 from mucg4.read.onnx import read_network
-from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
+from mucg4.read.protobuf import DOUBLE, FLOAT, INT32, INT64
 from mucg4.read.table import TABLE, Row
 
-from . import arithmetic, chains, composed, images, moves, stored
+from . import arithmetic, chains, composed, fused, images, moves, recurrent, stored
 from .make import Case, Maker
 
 # which generator covers which operators of the table
 COVERS = {
     op: generator
-    for module in (arithmetic, images, moves, stored, composed)
+    for module in (arithmetic, images, moves, stored, composed, fused, recurrent)
     for generator, ops in module.GENERATORS.items()
     for op in ops.split()
 }
@@ -53,10 +53,10 @@ def make(chance: random.Random, target: Target | None, chain: Callable[[Maker], 
         m = Maker(chance, None, True, FLOAT, chance.randint(13, 18))
         return (chain or chance.choice(chains.GENERATORS))(m)
     row, variable, kind = target
-    first, last = row.opsets
-    first = max(9, first) if variable and kind == BOOL else first
+    first, last = row.opsets if "::" not in row.op else (13, 20)  # of the ordinary operators beside it
+    first = max(9, first) if variable and kind not in (FLOAT, DOUBLE) else first
     if (
-        not variable or row.op == "Shape" or kind == BOOL
+        not variable or row.op == "Shape" or kind not in (FLOAT, DOUBLE)
     ):  # a Cast follows, which is older than no operator set but the first ones
         first = min(max(first, 7), last)
     return COVERS[row.op](Maker(chance, row, variable, kind, chance.randint(first, last)))
@@ -116,6 +116,8 @@ def _points(case: Case, chance: random.Random) -> np.ndarray:
     points[1] *= 10
     if case.positive:
         points = abs(points) + 0.1
+    if case.kind in (INT32, INT64):
+        return np.rint(points * 3).astype(np.int32 if case.kind == INT32 else np.int64)
     return points.astype(np.float32 if case.kind == FLOAT else np.float64)
 
 

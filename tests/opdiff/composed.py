@@ -10,7 +10,7 @@ from .make import Case, Maker
 
 
 def layer(m: Maker) -> Case:
-    """LayerNormalization and RMSNormalization over one or more of the last axes."""
+    """LayerNormalization, RMSNormalization and its older name over one or more of the last axes."""
     assert m.row
     shape = m.shape(1, 4, 4)
     axis = m.whole(0, len(shape) - 1)
@@ -185,7 +185,7 @@ def mean(m: Maker) -> Case:
 
 
 GENERATORS = {
-    layer: "LayerNormalization RMSNormalization",
+    layer: "LayerNormalization RMSNormalization SimplifiedLayerNormalization",
     instance: "InstanceNormalization",
     group: "GroupNormalization",
     norm: "LpNormalization",

@@ -15,6 +15,8 @@ from mucg4.read.table import Row
 
 NUMPY = {1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
 FLOATING = (FLOAT, DOUBLE, FLOAT16, BFLOAT16)
+UNSIGNED = (2, 4, 12, 13)
+WHOLE = (3, 5, INT32, INT64, *UNSIGNED)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Maker:
     tensors: list[Any] = field(default_factory=list)
     scale: float = 1.0
     positive: bool = False
+    computed: bool = False  # the output is of integers that depend on the input, though the operand is not
 
     def pick(self, *values: Any) -> Any:
         return self.chance.choice(values)
@@ -71,7 +74,7 @@ class Maker:
         if kind in (21, 22):
             return rng.integers(0, 16, shape) - (8 if kind == 22 else 0)
         bounds = np.iinfo(NUMPY[kind])
-        if self.likely(0.6):
+        if self.likely(0.9 if self.variable else 0.6):
             return rng.integers(max(-9, bounds.min), 10, shape).astype(NUMPY[kind])
         return rng.integers(bounds.min, bounds.max, shape, dtype=NUMPY[kind], endpoint=True)
 
@@ -98,7 +101,8 @@ class Maker:
         while names and not names[-1]:
             names.pop()
         outputs = [output] if isinstance(output, str) else list(output)
-        self.nodes.append(helper.make_node(op, names, outputs, name=f"n{len(self.nodes)}", **attributes))
+        domain, _, op = op.rpartition("::")
+        self.nodes.append(helper.make_node(op, names, outputs, name=f"n{len(self.nodes)}", domain=domain, **attributes))
         return outputs[0]
 
     def has(self, attribute: str) -> bool:
@@ -111,9 +115,16 @@ class Maker:
 
     def operand(self, shape: Sequence[int], name: str = "x", **how: Any) -> str:
         """The operator's first input: the network's input, or a constant where constants are asked for."""
-        if self.variable and self.kind == BOOL:
+        return self.given(name) if self.variable else self.tensor(name + "c", self.draw(shape, **how), self.kind)
+
+    def given(self, name: str = "x") -> str:
+        """The network's input in the element type that is asked for."""
+        if self.kind == BOOL:
             return self.truth(name)
-        return name if self.variable else self.tensor(name + "c", self.draw(shape, **how), self.kind)
+        if self.kind in WHOLE:
+            source = self.node("Abs", [name], f"size{len(self.nodes)}") if self.kind in UNSIGNED else name
+            return self.node("Cast", [source], f"whole{len(self.nodes)}", to=self.kind)
+        return name
 
     def truth(self, name: str = "x", over: float = 0.5) -> str:
         """Where the network's input exceeds a number."""
@@ -126,15 +137,16 @@ class Maker:
         rest = self.node("Mul", [self.node("Div", [whole, by], "quotient"), by], "rounded")
         return self.node("Sub", [whole, rest], "digits")
 
-    def case(self, output: str, shape: Sequence[int], kind: int | None = None) -> Case:
-        """The finished model. `kind` is the output's element type where it is not the operand's."""
+    def case(self, output: str, shape: Sequence[int], kind: int | None = None, source: int | None = None) -> Case:
+        """The finished model; `kind` and `source`: the element types of output and input where not the operand's."""
         kind = self.kind if kind is None else kind
-        if kind in (INT32, INT64) and self.opset >= 7 and self.likely(0.7):
+        whole = self.variable and self.kind in WHOLE
+        if kind in (INT32, INT64) and self.opset >= 7 and not whole and not self.computed and self.likely(0.7):
             output = self.last_digits(output, kind)
         if kind not in (FLOAT, DOUBLE):
             output = self.node("Cast", [output], "cast", to=FLOAT if kind in (FLOAT16, BFLOAT16, BOOL) else DOUBLE)
             kind = FLOAT if kind in (FLOAT16, BFLOAT16, BOOL) else DOUBLE
-        source = self.kind if self.variable and self.kind != BOOL else FLOAT
+        source = source or (self.kind if self.variable and self.kind in (FLOAT, DOUBLE) else FLOAT)
         shape = list(shape) if self.variable else [1, 2]
         if not self.variable and self.likely(0.3) and kind == FLOAT:
             self.node("ReduceSum", ["x"], "sum")
@@ -147,7 +159,8 @@ class Maker:
         x = helper.make_tensor_value_info("x", source, dims)
         y = helper.make_tensor_value_info(output, kind, None)
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.tensors)
-        sets = [helper.make_opsetid("", self.opset)]
+        sets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        sets.append(helper.make_opsetid("ai.onnx.ml", 1))
         data = helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
         where = f"{self.row} opset {self.opset} kind {self.kind} {'variable' if self.variable else 'constant'}"
         text = f"{where} input {shape}: " + "; ".join(_text(n) for n in self.nodes)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mucg4.read.protobuf import BOOL, FLOAT, INT64
+from mucg4.read.protobuf import BOOL, DOUBLE, FLOAT, INT32, INT64
 
-from .make import Case, Maker
+from .make import UNSIGNED, WHOLE, Case, Maker
 
 
 def _finish(m: Maker, op: str, shape: list[int], names: list[str], **attributes: Any) -> Case:
@@ -136,7 +136,7 @@ def concat(m: Maker) -> Case:
         other = list(shape)
         other[axis] = m.whole(1, 3)
         if m.variable and m.likely(0.5):
-            names.append(m.node("Relu", ["x"], f"r{i}"))
+            names.append(m.node("Relu" if m.kind in (FLOAT, DOUBLE) else "Identity", [m.given()], f"r{i}"))
         else:
             names.append(m.tensor(f"c{i}", m.draw(other), m.kind))
     m.chance.shuffle(names)
@@ -172,10 +172,20 @@ def cast(m: Maker) -> Case:
         shape = m.shape(1, 3)
     how = m.some(saturate=m.pick(0, 1))
     low = 0.0 if m.likely(0.5) else -3.0
+    if m.variable and m.kind in (INT32, INT64) and m.likely(0.3):
+        return m.case(m.node("Cast", ["x"], "z", to=FLOAT, **how), shape, FLOAT, source=m.kind)
     if m.variable and (m.kind == BOOL or m.likely(0.3)):
         source = m.operand(shape) if m.kind == BOOL else m.node("Cast", ["x"], "t", to=BOOL)
         target = m.pick(FLOAT, 11, BOOL)
         return m.case(m.node("Cast", [source], "z", to=target, **how), shape, target)
+    if m.variable and (m.kind in WHOLE or m.likely(0.5)):
+        m.computed, target = True, m.pick(*WHOLE)
+        names = ["x"] if m.kind in (FLOAT, DOUBLE) else [m.given()]
+        if m.kind in (FLOAT, DOUBLE) and target in UNSIGNED:
+            names = [m.node("Abs", names, "size")]
+        if m.kind in WHOLE and m.likely(0.5):
+            target = m.pick(FLOAT, DOUBLE, BOOL)
+        return m.case(m.node("Cast", names, "z", to=target, **how), shape, target)
     if m.variable and m.likely(0.5):
         source = m.node("Cast", ["x"], "t", to=m.pick(FLOAT, 11))
         return m.case(m.node("Cast", [source], "z", to=m.pick(FLOAT, 11), **how), shape, m.kind)
@@ -183,7 +193,10 @@ def cast(m: Maker) -> Case:
         target = m.kind
     elif target == 16 and m.opset < 13:
         target = FLOAT
-    return m.case(m.node("Cast", [m.operand(shape, low=low, high=100.0)], "z", to=target, **how), shape, target)
+    source = m.operand(shape, low=low, high=100.0)
+    if m.variable and target in UNSIGNED:
+        source = m.node("Abs", [source], "size")
+    return m.case(m.node("Cast", [source], "z", to=target, **how), shape, target)
 
 
 GENERATORS = {

@@ -68,7 +68,7 @@ def compare(m: Maker) -> Case:
     if m.variable:
         shape = m.shape()
         other = m.tensor("c", np.round(m.draw(m.pick(shape, shape[-1:], []))))
-        names = ["x", m.pick(other, m.node("Neg", ["x"], "v"))]
+        names = [x := m.given(), m.pick(other, m.node("Neg", [x], "v"))]
         return m.case(m.node(m.row.op, m.pick(names, names[::-1]), "z"), shape, BOOL)
     shape = m.shape(0, 3)
     a = m.draw(shape)
@@ -96,9 +96,12 @@ def where(m: Maker) -> Case:
     if m.variable:
         shape = m.shape()
         mask = m.truth() if m.likely(0.6) else m.tensor("k", m.draw(shape, BOOL))
-        ways = ["x", m.tensor("a", m.draw(m.pick(shape, shape[-1:], []), FLOAT)), m.node("Neg", ["x"], "v")]
-        a, b = m.pick(*((p, q) for p in ways for q in ways if mask != "k" or "x" in (p, q)))
-        return m.case(m.node("Where", [mask, a, b], "z"), shape, FLOAT)
+        kind, x = m.pick(FLOAT, FLOAT, INT32, INT64), "x"
+        if kind != FLOAT:
+            m.computed, x = True, m.node("Cast", ["x"], "w", to=kind)
+        ways = [x, m.tensor("a", m.draw(m.pick(shape, shape[-1:], []), kind)), m.node("Neg", [x], "v")]
+        a, b = m.pick(*((p, q) for p in ways for q in ways if mask != "k" or x in (p, q)))
+        return m.case(m.node("Where", [mask, a, b], "z"), shape, kind)
     shape, kind = m.shape(0, 3), m.pick(FLOAT, DOUBLE, INT32, INT64)
     names = [m.tensor("k", m.draw(shape, BOOL)), m.tensor("a", m.draw(shape, kind))]
     names.append(m.tensor("b", m.draw(m.pick(shape, []), kind)))

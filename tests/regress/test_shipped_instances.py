@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from effort import effort
 
+from mucg4.cli.main import main
 from mucg4.lab.compress import compress
 from mucg4.read.instance import read_instances, read_query
 from mucg4.settings import Settings
@@ -90,6 +93,27 @@ def test_the_smt_engine_decides_the_small_ones() -> None:
                 verdict = verify(query, settings, store, effort())
                 assert verdict.word == known[row]
                 assert not method or verdict.statistics.reused_share > 0.7
+
+
+def block(page: str, name: str) -> str:
+    """The code that follows a mark on a page."""
+    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", (FOLDER.parent / "docs" / page).read_text(), re.DOTALL)
+    assert found, f"{page} has no {name}"
+    return found[1]
+
+
+def test_the_example_of_two_networks_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pair.vnnlib").write_text(block("vnnlib2.md", "example-query"))
+    tool, *words = shlex.split(block("vnnlib2.md", "example-command"))
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setenv("MUCG4_STORE", "off")
+    assert tool == "mucg4" and main([str(tmp_path / w) if w == "pair.vnnlib" else w for w in words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line == "sat" or " " in line] == [
+        "sat", "X real [1,5]", "Y real [1,3]", "U real [1,5]", "V real [1,3]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("folder", "onnx", "vnnlib"), list(unsat_rows()))

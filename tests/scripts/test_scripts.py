@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -131,6 +132,62 @@ def harness(tmp_path: Path) -> Harness:
 
 def leftovers(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir() if p.name.startswith(".")]
+
+
+PAIR = """(vnnlib-version <2.0>)
+(declare-network f (declare-input A float32 [1,2]) (declare-output B float32 [1,1]))
+(declare-network g {relation} (declare-input C float32 [1,2]) (declare-output D float32 [1,1]))
+(assert (and (>= A[0,0] -1.0) (<= A[0,0] 1.0) (>= A[0,1] -1.0) (<= A[0,1] 1.0)))
+(assert (and (== A[0,0] C[0,0]) (== A[0,1] C[0,1])))
+(assert (> (- D[0,0] B[0,0]) {bound}))
+"""
+
+
+def witness_of_pair(text: str) -> list[list[float]]:
+    """The values of A, B, C, D of a result file in the grammar of version 2.0."""
+    found = re.fullmatch(
+        r"sat\n"
+        + "".join(
+            rf"{name} float32 \[{shape}\]\n((?:\S+\n)+)"
+            for name, shape in (("A", "1,2"), ("B", "1,1"), ("C", "1,2"), ("D", "1,1"))
+        ),
+        text,
+    )
+    assert found, text
+    return [[float(v) for v in values.split()] for values in found.groups()]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_two_networks(harness: Harness, absolute: bool) -> None:
+    """The first argument is one Python list; paths in it are the caller's, with blanks, quotes and packed files."""
+    harness.tool(REAL)
+    folder = f"{harness.work}/" if absolute else "./"
+    stronger = [(LAYERS[0][0], [0.0, 0.0]), ([[1.5, 1.0]], [0.0])]  # by half of |x0 + x1|+, at most 1
+    (harness.work / "it's.onnx.gz").write_bytes(gzip.compress(layers_to_onnx(stronger)))
+    for bound, word in (("0.75", "sat"), ("1.25", "unsat")):
+        (harness.work / "pair.vnnlib").write_text(PAIR.format(relation="(isomorphic-to f)", bound=bound))
+        networks = repr([("f", f"{folder}net 1.onnx"), ("g", f"{folder}it's.onnx")])
+        assert harness.call("prepare_instance.sh", "v1", "c", networks, f"{folder}pair.vnnlib").returncode == 0
+        text = harness.run(networks, f"{folder}pair.vnnlib", f"{folder}out.txt")
+        assert text.split("\n")[0] == word
+        if word == "sat":
+            a, b, c, d = witness_of_pair(text)
+            assert a == c and d[0] - b[0] > 0.75
+    assert not leftovers(harness.work)
+
+
+@pytest.mark.parametrize("networks", ["[('f', './net 1.onnx'), ('g', './net 1.onnx')]", "[('f', './net 1.onnx')]"])
+def test_equal_networks_are_listed_or_not(harness: Harness, networks: str) -> None:
+    harness.tool(REAL)
+    (harness.work / "pair.vnnlib").write_text(PAIR.format(relation="(equal-to f)", bound="0.5"))
+    assert harness.run(networks, "pair.vnnlib") == "unsat\n"
+
+
+@pytest.mark.parametrize("networks", ["[('f', './net 1.onnx')", "[('f', './net 1.onnx'), ('f', './net 1.onnx')]", "[]"])
+def test_a_list_that_is_none(harness: Harness, networks: str) -> None:
+    harness.tool(REAL)
+    (harness.work / "pair.vnnlib").write_text(PAIR.format(relation="", bound="0.5"))
+    assert harness.run(networks, "pair.vnnlib") == "unknown\n"
 
 
 @pytest.mark.parametrize("absolute", [False, True])

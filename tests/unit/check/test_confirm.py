@@ -291,8 +291,8 @@ MISREADINGS = {
         model(_DIVIDED, [1], {"d": ints(int(float(2**62 + 12345) / 3.0))} | _FAR, kind=D),
     ),
     "a cast to float32 taken for nothing": (
-        model([("Cast", "x", "c", {"to": F}), ("Cast", "c", "y", {"to": D})], [1, 3], kind=D),
-        model([("Identity", "x", "y", {})], [1, 3], kind=D),
+        model([("Cast", "x", "c", {"to": F}), ("Cast", "c", "d", {"to": D}), ("Sub", "x d", "y", {})], [1, 3], kind=D),
+        model([("Sub", "x x", "y", {})], [1, 3], kind=D),
     ),
     # others
     "an infinite limit on the wrong side": (operator("Clip", "x lo", {"lo": np.float32(np.inf)}), operator("Identity")),

@@ -273,6 +273,7 @@ FUNCTIONS = (
     "Exp",
     "Log",
     "Reciprocal",
+    "Sqrt",
     "Softmax",
     "LogSoftmax",
 )
@@ -282,7 +283,11 @@ FUNCTIONS = (
 def test_functions_of_onnxruntime_stay_within_the_bound(op):
     random = np.random.default_rng(len(op))
     w = random.normal(size=(4, 4)).astype(np.float32)
-    lo, hi = (np.full(4, 0.5), np.full(4, 3.0)) if op in ("Log", "Reciprocal") else (np.full(4, -3.0), np.full(4, 5.0))
+    lo, hi = (
+        (np.full(4, 0.5), np.full(4, 3.0))
+        if op in ("Log", "Reciprocal", "Sqrt")
+        else (np.full(4, -3.0), np.full(4, 5.0))
+    )
     nodes = [(op, ["x"], "a", {}), ("MatMul", ["a", "w"], "y", {})]
     assert onnxruntime_stays_within(model(nodes, {"w": w}), lo, hi, 2000) <= 0.7
 

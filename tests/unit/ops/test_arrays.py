@@ -28,7 +28,7 @@ from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.ops.curves import GELU, GELU_TANH, HARD_SWISH, MISH, SILU, SOFTPLUS, Elu
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import ATAN, ERF, SIGMOID, SOFTSIGN, TANH
-from mucg4.ops.steps import FLOOR, ROUND, SIGN
+from mucg4.ops.steps import FLOOR, ROUND, SIGN, Trunc
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
 from unit.ops.test_base import AFFINE, boxes
@@ -111,7 +111,7 @@ SMOOTH = [SOFTPLUS, ERF, SOFTSIGN, ATAN, Elu(0.3), Elu(1.7), HARD_SWISH, GELU, G
 
 @pytest.mark.parametrize(
     "op",
-    [SIGMOID, TANH, RELU, TwoPiece(0.1, 1.0), TwoPiece(-1.0, 1.0), SIGN, FLOOR, ROUND, *SMOOTH],
+    [SIGMOID, TANH, RELU, TwoPiece(0.1, 1.0), TwoPiece(-1.0, 1.0), SIGN, FLOOR, ROUND, Trunc(), *SMOOTH],
     ids=str,
 )
 @pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])

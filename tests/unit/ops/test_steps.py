@@ -17,17 +17,18 @@ from mucg4.errors import UnsupportedError
 from mucg4.gate.gradient import gradient
 from mucg4.model.proof import Proof
 from mucg4.ops.arrays import NUMPY, Backend
-from mucg4.ops.steps import FLOOR, ROUND, SIGN
+from mucg4.ops.steps import FLOOR, ROUND, SIGN, Trunc
 from mucg4.read.onnx import read_network
 from mucg4.settings import Settings
 from mucg4.verify import verify
 from unit.read.test_onnx import agrees, model
 
-STEPS = [SIGN, FLOOR, ROUND]
+STEPS = [SIGN, FLOOR, ROUND, Trunc(-1e31, 1e31)]
 EXACT = {
     "Sign": lambda x: (x > 0) - (x < 0),
     "Floor": lambda x: x.numerator // x.denominator,
     "Round": round,  # of a Fraction: half to even
+    "Trunc": int,
 }
 
 
@@ -92,7 +93,29 @@ def test_unbounded_boxes(op):
     assert not any(np.isnan(v).any() for v in (own.low, own.up, own.low_offset, own.up_offset))
 
 
+@pytest.mark.parametrize("least, most", [(-128, 127), (0, 255), (-(2**24), 2**24)])
+def test_nothing_is_known_of_integer_parts_beyond_their_type(least, most):
+    op, below, above = Trunc(least, most), np.nextafter(least - 1, 0), np.nextafter(most + 1.0, 0)
+    lo = np.array([[least - 1, 0.0, below, 0.5, least - 50.0]])
+    hi = np.array([[0.0, most + 1, above, above, most + 50.0]])
+    lines, (low, up) = op.relax([lo], [hi]), op.interval([lo], [hi])
+    own, first, last = enclose(op, [lo], [hi])
+    known = [False, False, True, True, False]
+    for least_, most_ in (
+        (low, up),
+        (first, last),
+        (lines.lower_offset, lines.upper_offset),
+        (own.low_offset, own.up_offset),
+    ):
+        assert (np.isfinite(least_) & np.isfinite(most_))[0].tolist() == known
+        assert np.all(least_[0, ~np.array(known)] == -np.inf) and np.all(most_[0, ~np.array(known)] == np.inf)
+    values = op.apply([np.array([[least - 1.0, below, -0.5, above, most + 1.0]])])[0]
+    assert np.array_equal(values, [np.nan, least, 0, most, np.nan], equal_nan=True)
+
+
 CASES = [
+    ([("Cast", "x", "i", {"to": 7}), ("Cast", "i", "y", {"to": 1})], {}),
+    ([("Cast", "x", "i", {"to": 3}), ("Cast", "i", "y", {"to": 1})], {}),
     ([("Sign", "x", "y", {})], {}),
     ([("Floor", "x", "y", {})], {}),
     ([("Ceil", "x", "y", {})], {}),

@@ -17,16 +17,19 @@ import pytest
 from mucg4.check.confirm import confirm
 from mucg4.check.property import covers, denies
 from mucg4.check.reading import Reading
+from mucg4.check.vnnlib2 import denies as denies_products
 from mucg4.cli.main import main
 from mucg4.errors import InputError
 from mucg4.gate.agreement import agreement
+from mucg4.gate.joint import satisfied
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import holds
-from mucg4.model.query import Query
+from mucg4.model.query import Box, Query
 from mucg4.read.instance import query_of, read_query, read_text
-from mucg4.read.onnx import read_network, read_operators
+from mucg4.read.onnx import read_network
 from mucg4.settings import Settings
 from mucg4.verify import verify
+from tests.graphs import B, F, answer, built, fused, node, property_of, read_twice, weights
 from tests.handmade import model_bytes
 
 PLAIN = model_bytes([(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3))])  # y = (x0, x1, x0 + x1)
@@ -40,8 +43,8 @@ BOX = NAMES + "".join(f"(assert (>= X_{i} -4))(assert (<= X_{i} 4))" for i in ra
 class Words:
     """Random formulas as nested tuples; `value` says whether one holds, by plain recursion on what was written."""
 
-    def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, seed: int, products: bool = False) -> None:
+        self.chance, self.products = random.Random(seed), products
 
     def formula(self, depth: int) -> object:
         pick = self.chance.choice
@@ -51,18 +54,24 @@ class Words:
             op = pick(("<=", ">=", "<", ">", "=", "!=", "distinct", "<=", "<"))
             count = 2 if op == "!=" else pick((2, 2, 3))
             return (op, *(self.term() for _ in range(count)))
-        op = pick(("and", "or", "not", "=>", "xor", "ite"))
-        count = {"not": 1, "xor": 2, "ite": 3}.get(op, pick((1, 2, 3)) if op != "=>" else pick((2, 3)))
-        return (op, *(self.formula(depth - 1) for _ in range(count)))
+        op = pick(("and", "or", "not", "=>", "xor", "ite", "iff", "differ"))
+        count = {"not": 1, "xor": 2, "ite": 3, "iff": 2, "differ": 2}.get(op)
+        count = count or (pick((1, 2, 3)) if op != "=>" else pick((2, 3)))
+        deeper = depth - 1 if op not in ("iff", "differ") else 0  # each part is written out twice
+        return (op, *(self.formula(deeper) for _ in range(count)))
 
     def term(self) -> object:
         pick = self.chance.choice
         name = pick(("X_0", "X_1", "Y_0", "Y_1", "Y_2"))
         number = pick(("1", "-2", "0.5", "(/ 1 2)", "(/ -3 4)", "(- 1)", "(/ 6.0 4 3)", "0"))
+        if self.products and self.chance.random() < 0.5:
+            return ("*", *(pick(("X_0", "X_1", "Y_1", "(- 1)", ("+", "Y_2", "1"))) for _ in range(pick((2, 2, 3)))))
         return pick((name, name, number, ("*", number, name), ("/", name, "4"), ("+", name, number)))
 
 
 def written(part: object) -> str:
+    if isinstance(part, tuple) and part[0] in ("iff", "differ"):  # of formulas
+        part = ("=" if part[0] == "iff" else "distinct", *part[1:])
     return part if isinstance(part, str) else "(" + " ".join(map(written, part)) + ")"  # type: ignore[arg-type]
 
 
@@ -85,7 +94,7 @@ def value(part: object, point: dict[str, Fraction]) -> bool:
     if isinstance(part, str):
         return part == "true"
     op, *rest = part  # type: ignore[misc]
-    if op in ("and", "or", "not", "=>", "xor", "ite"):
+    if op in ("and", "or", "not", "=>", "xor", "ite", "iff", "differ"):
         v = [value(p, point) for p in rest]
         return {
             "and": all(v),
@@ -93,6 +102,8 @@ def value(part: object, point: dict[str, Fraction]) -> bool:
             "not": not v[0],
             "=>": not all(v[:-1]) or v[-1],
             "xor": v[0] != v[-1],
+            "iff": len(set(v)) == 1,
+            "differ": v[0] != v[-1],
             "ite": v[1 % len(v)] if v[0] else v[-1],
         }[op]
     t = [number_of(p, point) for p in rest]
@@ -126,6 +137,56 @@ def test_logic_means_what_it_says_to_both_readers(seed: int) -> None:
         right = value(tree, point)
         assert unsafe(query, x, y) == right, text
         assert not right or denies(text, "float32", x, y) is None, text
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_products_of_variables_mean_what_they_say(seed: int) -> None:
+    words, points = Words(seed, products=True), np.random.default_rng(seed)
+    tree = ("and", ("<=", ("*", "X_0", "Y_1"), "3.5"), words.formula(2))
+    text = BOX + f"(assert {written(tree)})"
+    query = query_of(PLAIN, text)
+    joint = query.joint
+    assert joint is not None and joint.version1 and covers(text, query) is None
+    for x in points.integers(-8, 9, (40, 2)).astype(np.float32) / 2:
+        y = np.array([x[0], x[1], x[0] + x[1]], dtype=np.float32)
+        names = zip(("X_0", "X_1", "Y_0", "Y_1", "Y_2"), (*x, *y), strict=True)
+        right = value(tree, {name: Fraction(float(v)) for name, v in names})
+        if joint.links == (0, 1):  # else an equation of inputs is no assertion any more
+            assert (satisfied(joint.assertions, x, y) is not None) == (right and bool(np.all(abs(x) <= 4))), text
+        assert not right or denies_products(text, "float32", x, y) is None, text
+
+
+@pytest.mark.parametrize(
+    ("formula", "word"),
+    [
+        ("(>= (* Y_0 Y_1) 15)", "sat"),
+        ("(>= (* Y_0 Y_1) 16.5)", "unsat"),
+        ("(and (= X_0 X_1) (< (* Y_0 X_1) -0.1))", "unsat"),
+        ("(or (<= (* X_0 X_0 X_0) -70) (and (> (* X_0 Y_2) 19) (= (* X_0 X_1) 0.25)))", "unsat"),
+        ("(<= (+ (* X_0 X_0) (* -1 X_0 X_1) (* Y_1 Y_1)) -0.5)", "unsat"),
+        ("(not (< (- (* Y_2 Y_2) (* X_0 X_1)) 47))", "sat"),
+    ],
+)
+def test_products_of_variables_are_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], formula: str, word: str
+) -> None:
+    files = [str(p) for p in stored_in(tmp_path, PLAIN, BOX + f"(assert {formula})")]
+    proof = str(tmp_path / "proof.json")
+    assert main(["verify", *files, "--store", "off", "--timeout", "60", "--proof", proof]) == 0
+    said = capsys.readouterr().out.split()
+    assert said[0] == word
+    if said[0] == "sat":
+        assert said[1] == "((X_0" and "(Y_2" in said  # in the grammar of version 1.0
+    if said[0] == "unsat":
+        assert main(["check", *files, proof]) == 0 and "both files read twice" in capsys.readouterr().out
+
+
+def test_products_that_the_query_lacks_are_missed() -> None:
+    text = BOX + "(assert (>= (* Y_0 Y_1) 15))"
+    query, other = query_of(PLAIN, text), BOX + "(assert (>= (* Y_0 Y_2) 15))"
+    assert covers(other, query) is not None and covers(text, query_of(PLAIN, other)) is not None
+    assert covers(BOX.replace("4", "5") + "(assert (>= (* Y_0 Y_1) 15))", query) is not None
+    assert covers(BOX + "(assert (>= (* Y_0 Y_1) 14))", query) is not None
 
 
 def test_a_case_is_missed_when_a_negation_is_read_as_nothing() -> None:
@@ -340,63 +401,34 @@ def test_every_message_names_its_file(
 
 # --- models ----------------------------------------------------------------------------------------------------
 
-F, B = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+
+def test_outputs_behind_the_numbers_are_left_out() -> None:
+    nodes = [
+        node("MatMul", "x w", "s"),
+        node("Softmax", "s", "y"),
+        node("ArgMax", "y", "label", axis=1),
+        node("Greater", "y k", "t"),
+    ]
+    constants = {"w": weights(4, 3), "k": np.float32(0.5)}
+    model = onnx.load_model_from_string(built(nodes, {"x": [1, 4]}, "y label t", constants))
+    for i, kind in ((1, onnx.TensorProto.INT64), (2, B)):
+        model.graph.output[i].type.tensor_type.elem_type = kind
+    query = read_twice(model.SerializeToString())
+    assert query.network.output_size == 3 and answer(query, "(assert (>= Y_1 1.01))") == "unsat"
+    assert answer(query, "(assert (>= Y_1 0.4))") == "sat"
+    with pytest.raises(InputError, match="declares 4 outputs, but the network has 3"):
+        query_of(model.SerializeToString(), property_of(4, 4))
+    model.graph.output.insert(0, model.graph.output.pop(1))  # in front of the numbers it would be Y_0
+    with pytest.raises(InputError, match="ArgMax"):
+        query_of(model.SerializeToString(), property_of(4, 3))
 
 
-def node(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
-    """`-` stands for an absent input."""
-    domain = {"domain": attributes.pop("domain")} if "domain" in attributes else {}
-    names = [n if n != "-" else "" for n in inputs.split()]
-    return onnx.helper.make_node(op, names, outputs.split(), name=f"n_{outputs.split()[0]}", **domain, **attributes)
-
-
-def built(
-    nodes: list[onnx.NodeProto],
-    inputs: dict[str, list[object] | None],
-    outputs: str,
-    constants: dict[str, np.ndarray] | None = None,
-    opset: int = 17,
-    **more: object,
-) -> bytes:
-    """An ONNX model; `more`: functions, sparse."""
-    ends = [onnx.helper.make_tensor_value_info(n, F, s) for n, s in inputs.items()]
-    made = [onnx.helper.make_tensor_value_info(n, F, None) for n in outputs.split()]
-    stored = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
-    graph = onnx.helper.make_graph(nodes, "g", ends, made, stored, sparse_initializer=more.get("sparse", []))
-    sets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("local", 1)]
-    functions = more.get("functions", [])
-    return onnx.helper.make_model(graph, opset_imports=sets, ir_version=10, functions=functions).SerializeToString()
-
-
-def weights(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def property_of(inputs: int, outputs: int, more: str = "") -> str:
-    names = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
-    text = "".join(f"(declare-const {n} Real)" for n in names)
-    text += "".join(f"(assert (>= X_{i} -1))(assert (<= X_{i} 1))" for i in range(inputs))
-    return text + (more or "(assert (<= Y_0 -1e6))")
-
-
-def read_twice(data: bytes, count: int | None = None, partly: bool = False, **more: object) -> Query:
-    """The query, after both readers, onnxruntime and the analysis of executions agreed on the model."""
-    network = read_network(data, count=count, **more)
-    text = property_of(network.input_size, network.output_size)
-    query = query_of(data, text, **more)
-    found = confirm(data, query.network)
-    assert found.problem is None and (partly or not found.fallback), found
-    assert agreement(query).problem is None
-    read_operators(data, dict(network.inputs), network.input_size)
-    return query
-
-
-def answer(query: Query, more: str, seconds: float = 20.0) -> str:
-    """The verdict on the query's own box with another condition on the outputs."""
-    text = property_of(query.network.input_size, query.network.output_size, more)
-    network = query.network
-    asked = query_of(network.model_bytes, text, original=network.original, shapes=dict(network.inputs))
-    return verify(asked, Settings(timeout=seconds)).word
+@pytest.mark.parametrize("op", ["QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "com.microsoft.QGemm"])
+def test_activations_in_few_bits_are_refused_by_that_name(op: str) -> None:
+    domain, _, name = op.rpartition(".")
+    data = built([node(name, "x s", "y", domain=domain)], {"x": [1, 2]}, "y", {"s": np.float32(0.5)})
+    with pytest.raises(InputError, match=f"{name}.*activations in few bits are not read so far"):
+        read_network(data)
 
 
 @pytest.mark.parametrize(
@@ -767,7 +799,11 @@ SIDES = "(assert (>= X_0 -1))(assert (<= X_0 1))(assert (>= X_2 -1))(assert (<= 
     [
         (SIDES + "(assert (>= Y_0 50))", "unsat"),
         (SIDES + "(assert (>= X_1 7))(assert (>= Y_0 50))", "unsat"),
-        (SIDES + "(assert (< X_1 7))(assert (>= Y_0 50))", "unknown"),  # a strict bound is a row as well
+        (SIDES + "(assert (< X_1 7))(assert (>= Y_0 50))", "unsat"),
+        (SIDES + "(assert (> X_1 7))(assert (>= Y_0 0.25))", "sat"),
+        (SIDES + "(assert (< X_1 -5))(assert (> -3 X_1))(assert (>= Y_0 0.25))", "sat"),
+        (SIDES + "(assert (or (and (> X_1 2) (>= Y_0 50)) (and (< X_1 1) (<= Y_0 -50))))", "unsat"),
+        (SIDES + "(assert (< (* 3 X_1) 7))(assert (>= Y_0 50))", "unknown"),  # evaluated with rounding
         (SIDES + "(assert (or (and (<= X_1 7) (>= Y_0 50)) (and (>= X_1 9) (<= Y_0 -50))))", "unsat"),
         (SIDES + "(assert (>= Y_0 0.25))", "sat"),
         (SIDES + "(assert (>= X_1 X_0))(assert (>= Y_0 50))", "unknown"),
@@ -811,6 +847,57 @@ def test_what_an_output_depends_on() -> None:
     assert [i for i in range(16) if not conv.reads([i])] == [0, 4, 8, 12, 13, 14, 15]
 
 
+# --- inputs of integers ----------------------------------------------------------------------------------------
+
+
+def counted(kind: int, dims: list[object], target: int = F) -> bytes:
+    """`y = relu(x w)` of integers."""
+    nodes = [node("Cast", "x", "f", to=target), node("MatMul", "f w", "g"), node("Relu", "g", "y")]
+    model = onnx.load_model_from_string(built(nodes, {"x": dims}, "y", {"w": np.float32([[1, -1], [2, 0.5]])}))
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    return model.SerializeToString()
+
+
+def counts(more: str, low: str = "0", high: str = "5") -> str:
+    sides = "".join(f"(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))" for i in range(2))
+    return "".join(f"(declare-const {n} Real)" for n in ("X_0", "X_1", "Y_0", "Y_1")) + sides + f"(assert {more})"
+
+
+@pytest.mark.parametrize(("kind", "dims"), [(7, [1, 2]), (6, ["N", 2]), (7, [2])])
+def test_inputs_of_integers(kind: int, dims: list[object]) -> None:
+    data = counted(kind, dims)
+    query = query_of(data, counts("(>= Y_0 14)"))
+    assert query.network.integers == ("int64" if kind == 7 else "int32")
+    assert agreement(query).problem is None and confirm(data, query.network) == replace(
+        confirm(data, query.network), problem=None, fallback=()
+    )
+    for formula, low, high, word in (
+        ("(>= Y_0 14)", "0", "5", "sat"),
+        ("(>= Y_0 14.5)", "0.2", "5.4", "sat"),  # only at (5, 5)
+        ("(>= Y_0 15.5)", "0", "5", "unsat"),
+        ("(and (>= Y_0 14.2) (<= Y_0 14.8))", "0", "5", "unknown"),  # at real numbers, but at no integers
+    ):
+        found = verify(query_of(data, counts(formula, low, high)), Settings(timeout=4.0))
+        assert found.word == word or (word == "unknown" and found.word == "timeout")
+        if word == "sat":
+            assert np.array_equal(found.witness.x, np.rint(found.witness.x))
+
+
+def test_integers_that_the_model_rounds_or_casts_otherwise_are_refused() -> None:
+    data = counted(7, [1, 2])
+    with pytest.raises(InputError, match="beyond 16777216"):
+        query_of(data, counts("(>= Y_0 14)", high="16777218"))
+    for other in (counted(7, [1, 2], 11), counted(13, [1, 2])):
+        with pytest.raises(InputError, match="element type (11|13)"):
+            read_network(other)
+    query = query_of(data, counts("(>= Y_0 14)"))
+    real = replace(query.network, integers="")
+    assert confirm(data, real).problem is not None and covers(query.text, query) is None
+    far = Box((Fraction(0),) * 2, (Fraction(2**25),) * 2)
+    loose = replace(query, cases=tuple(replace(case, box=far) for case in query.cases))
+    assert covers(query.text, loose) == "whole numbers that float32 does not have"
+
+
 # --- operators made of others ----------------------------------------------------------------------------------
 
 ONE = {"x": [1, 6]}
@@ -818,6 +905,7 @@ TWO = {"x": [2, 3]}
 IMAGE = {"x": [1, 4, 4, 4]}
 PLACES, QUARTER = np.array([[0, 1, 2], [3, 2, 0]]), {"k": np.float32(0.25)}
 SOLID = {"x": [1, 2, 3, 3, 3]}
+STEPS = {"x": [3, 1, 2]}
 COMPOSED = {
     "layer": ([node("LayerNormalization", "x s b", "y", axis=-1)], ONE, {"s": weights(6), "b": weights(6, seed=1)}, 17),
     "rms": ([node("RMSNormalization", "x s", "y", epsilon=1e-3)], ONE, {"s": weights(6)}, 23),
@@ -861,6 +949,46 @@ COMPOSED = {
     "batch": ([node("Conv", "x w", "h"), node("Relu", "h", "y")], {"x": [2, 1, 3, 3]}, {"w": weights(2, 1, 2, 2)}, 13),
     "greater": ([node("Greater", "x k", "c"), node("Cast", "c", "f", to=F), node("Mul", "f x", "y")], ONE, QUARTER, 13),
     "where": ([node("LessOrEqual", "x k", "c"), node("Where", "c x k", "y")], ONE, QUARTER, 13),
+    "lstm": (
+        [node("LSTM", "x w r b", "y", hidden_size=2, direction="bidirectional")], STEPS,
+        {"w": weights(2, 8, 2), "r": weights(2, 8, 2), "b": weights(2, 16)}, 14,
+    ),
+    "lstm2": (
+        [node("LSTM", "x w r - - h c", "- - y", hidden_size=2)], STEPS,
+        {"w": weights(1, 8, 2), "r": weights(1, 8, 2), "h": weights(1, 1, 2), "c": weights(1, 1, 2)}, 13,
+    ),
+    "gru": (
+        [node("GRU", "x w r b", "t y", hidden_size=2, linear_before_reset=1)], STEPS,
+        {"w": weights(1, 6, 2), "r": weights(1, 6, 2), "b": weights(1, 12)}, 14,
+    ),
+    "gru2": (
+        [node("GRU", "x w r", "y", hidden_size=2)], STEPS, {"w": weights(1, 6, 2), "r": weights(1, 6, 2)}, 14,
+    ),
+    "rnn": (
+        [node("RNN", "x w r", "y", hidden_size=2, activations=["Relu"], direction="reverse")], STEPS,
+        {"w": weights(1, 2, 2), "r": weights(1, 2, 2)}, 14,
+    ),
+    "fusedgemm": (
+        [fused("FusedGemm", "x w b", "y", activation="LeakyRelu", activation_alpha=0.25, transB=1)], ONE,
+        {"w": weights(3, 6), "b": weights(3)}, 13,
+    ),
+    "fusedconv": (
+        [fused("FusedConv", "x w b x", "y", activation="Clip", activation_params=[-1.0, 2.0], pads=[1, 1, 1, 1])],
+        IMAGE, {"w": weights(4, 4, 3, 3), "b": weights(4)}, 13,
+    ),
+    "fusedmatmul": ([fused("FusedMatMul", "x w", "y", alpha=0.5, transB=1)], TWO, {"w": weights(4, 3)}, 13),
+    "gelu": ([fused("Gelu", "x", "y")], ONE, {}, 13),
+    "biasgelu": ([fused("BiasGelu", "x b", "y")], ONE, {"b": weights(6)}, 13),
+    "fastgelu": ([fused("FastGelu", "x b", "y")], ONE, {"b": weights(6)}, 13),
+    "quickgelu": ([fused("QuickGelu", "x", "y", alpha=1.5)], ONE, {}, 13),
+    "skip": (
+        [node("Neg", "x", "t"), fused("SkipLayerNormalization", "x t g b c", "s - - y", epsilon=1e-3)],
+        {"x": [1, 2, 3]}, {"g": weights(3), "b": weights(3), "c": weights(3)}, 13,
+    ),
+    "skip2": (
+        [fused("SkipSimplifiedLayerNormalization", "x k g", "y", epsilon=1e-3)], {"x": [1, 2, 3]},
+        {"g": weights(3), "k": weights(1, 2, 3)}, 13,
+    ),
     "mask": ([node("Where", "c x k", "y")], ONE, {"c": weights(1, 6) > 0, "k": np.float32(-2)}, 13),
 }  # fmt: skip
 

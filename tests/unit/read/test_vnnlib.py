@@ -266,7 +266,7 @@ def test_bad_text_is_an_input_error(text: str, words: str) -> None:
         ("(vnnlib-version <3.0>)\n(declare-network f)", "VNN-LIB 3.0 is not supported"),
         (BOXED + "(assert (<= (* X_0 X_1) Y_0))", "line 3: a product of variables"),
         (BOXED + "(assert (forall (<= X_0 Y_0)))", "operator 'forall' is not supported"),
-        (BOXED + "(assert (= (<= X_0 Y_0) true))", "'=' between formulas is not supported"),
+        (BOXED + "(assert (<= (<= X_0 Y_0) true))", "'<=' between formulas is not supported"),
         (BOXED + "(assert (<= (/ X_0 X_1) Y_0))", "a division by a variable"),
         (BOXED + "(assert (<= (/ X_0 0.1) Y_0))", "divided by other than one whole number"),
         (BOXED + "(assert " + "(xor (<= Y_0 0) " * 150 + "(<= Y_0 0)" + ")" * 151, "too large once it is written out"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from handmade import model_bytes
-from queries import in_cases, query_of, random_point, random_text, unsafe
+from queries import in_cases, query_of, random_point, random_text, true, unsafe, value
 
 from mucg4.check.vnnlib2 import covers, denies
 from mucg4.errors import InputError, UnsupportedError
@@ -21,6 +21,7 @@ from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Verdict
 from mucg4.read.capabilities import supports
 from mucg4.read.instance import read_query
+from mucg4.read.onnx import read_network
 from mucg4.read.vnnlib2 import is_version_2, parse_query
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -109,8 +110,6 @@ def test_what_passes_when_evaluated_is_proved(seed: int, element_type: str) -> N
 
 
 def unsafe_in_type(assertions, x) -> bool:  # type: ignore[no-untyped-def]
-    from queries import true
-
     with np.errstate(all="ignore"):
         return all(true(f, x, [], float) for f in assertions)
 
@@ -192,6 +191,65 @@ def test_inputs_are_not_equal_by_half_an_equation() -> None:
     assert covers(text, query) is None
     linked = replace(query.joint, links=(0, 1, 0, 2), free=3)
     assert covers(text, replace(query, joint=linked)) is not None
+
+
+EQUAL = [  # other ways to say that X[0] and U[0] are equal
+    "(== (- X[0] U[0]) 0.0)",
+    "(== 0.0 (- U[0] X[0]))",
+    "(== (+ X[0] (- U[0])) 0.0)",
+    "(and (<= X[0] U[0]) (>= X[0] U[0]))",
+    "(and (>= 0.0 (- X[0] U[0])) (<= U[0] X[0]))",
+]
+NOT_EQUAL = ["(== (- X[0] U[0]) 0.1)", "(== (* 2.0 X[0]) U[0])", "(== (+ X[0] U[0]) 0.0)", "(<= (- X[0] U[0]) 0.0)"]
+
+
+@pytest.mark.parametrize("formula", EQUAL + NOT_EQUAL)
+def test_equal_inputs_however_it_is_written(formula: str) -> None:
+    text = PAIR.replace("(== X[0] U[0])", f"(and {formula} (>= U[0] -2.0) (<= U[0] 2.0))")
+    query = query_of(text)
+    assert query.joint is not None and (query.joint.links == (0, 1, 0, 2)) == (formula in EQUAL)
+    assert covers(text, query) is None
+    if formula in NOT_EQUAL:
+        linked = replace(query.joint, links=(0, 1, 0, 2), free=3)
+        assert covers(text, replace(query, joint=linked)) is not None
+
+
+@pytest.mark.parametrize("element_type", ["float32", "float64"])
+@pytest.mark.parametrize("term", ["(+ X[0] 0.1)", "(* 0.3 X[0])", "(- (* 1.7 X[0]) 0.7)", "(* -3.0 (+ X[0] X[1]))"])
+def test_equations_bound_the_inputs_that_they_give(term: str, element_type: str) -> None:
+    """As far as evaluating them may reach: what passes in the element type is proved, and no more by much."""
+    text = PAIR.replace("(== X[0] U[0])", f"(== U[0] {term})")
+    query = query_of(text, element_type)
+    assert covers(text, query) is None
+    box = query.cases[0].box
+    assert max(abs(box.lo[2]), abs(box.hi[2])) < 7
+    random_, kind = random.Random(len(term)), np.dtype(element_type).type
+    equation = next(f for f in parse_query(text).assertions if "U" in str(f) and "==" in str(f))
+    for k in range(60):
+        x = [kind(random_.choice((-1.0, 1.0)) if k % 2 else random_.uniform(-1, 1)) for _ in range(2)]
+        u = kind(value(equation.right, x, [], kind))  # type: ignore[union-attr]
+        point = [Fraction(float(v)) for v in (*x, u, x[1])]
+        assert in_cases(query, point, [Fraction(0), Fraction(1)], stated=False)
+    tight = replace(box, upper=(*box.upper[:2], box.upper[2] - 1, *box.upper[3:]))
+    smaller = replace(query, cases=(replace(query.cases[0], box=tight),))
+    assert covers(text, smaller) is not None
+
+
+@pytest.mark.parametrize(
+    "formula, far",
+    [
+        ("(<= (* 3.0 U[0]) (* 2.0 U[0]))", True),
+        ("(== (* 3.0 U[0]) (* 2.0 U[0]))", True),
+        ("(and (<= (* 3.0 U[0]) X[0]) (>= U[0] -1.0))", True),
+        ("(== (* 3.0 U[0]) X[0])", False),
+        ("(and (<= U[0] (* 3.0 X[0])) (>= U[0] -1.0))", False),
+    ],
+)
+def test_an_input_that_may_overflow_has_no_bound(formula: str, far: bool) -> None:
+    """`inf <= inf` holds: twice a large number is infinite on both sides."""
+    query = query_of(PAIR.replace("(== X[0] U[0])", formula))
+    assert bool(query.cases[0].box.hi[2] > 1e38) == far
+    assert covers(query.text, query) is None
 
 
 # --- texts ------------------------------------------------------------------------------------------------------
@@ -324,6 +382,38 @@ def test_two_networks_side_by_side(tmp_path: Path, level: str) -> None:
     grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 0.25, 41)]), -1).reshape(-1, 2)
     most = float(np.abs(f(grid) - g(grid)).max())
     assert verdict.word == ("sat" if most > float(level) else "unsat")
+
+
+@pytest.mark.parametrize(
+    "relations, shift, scale",
+    [
+        ("(== U[0] (+ X[0] 0.1)) (== U[1] X[1])", 0.1, 1.0),
+        ("(== (* 2.0 X[0]) (- U[0] 0.5)) (== 0.0 (- X[1] U[1]))", 0.5, 2.0),
+        ("(== U[0] (- (* 0.3 X[0]) 0.7)) (== U[1] (+ X[1] (* 0.0 U[0])))", -0.7, 0.3),
+    ],
+)
+def test_networks_whose_inputs_are_linearly_related(tmp_path: Path, relations: str, shift: float, scale: float) -> None:
+    """Both answers; a witness meets the equations as a scorer evaluates them."""
+    layers = [(rng.normal(size=(b, a)), 0.3 * rng.normal(size=b)) for rng in [np.random.default_rng(5)]
+              for a, b in pairwise((2, 5, 4, 1))]  # fmt: skip
+    moved = [(w + 0.05 * np.sign(w), b) for w, b in layers]
+    grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 41)]), -1).reshape(-1, 2)
+    models = {"f": model_bytes(layers), "g": model_bytes(moved)}
+    f, g = (read_network(data) for data in models.values())
+    most = float((g(grid * [scale, 1.0] + [shift, 0.0]) - f(grid)).max())
+    for level, word in ((most - 0.05, "sat"), (most + 0.3, "unsat")):
+        text = f"""(vnnlib-version <2.0>)
+        (declare-network f (declare-input X real [2]) (declare-output Y real [1]))
+        (declare-network g (declare-input U real [2]) (declare-output V real [1]))
+        (assert (and (>= X[0] -1.0) (<= X[0] 1.0) (>= X[1] -1.0) (<= X[1] 1.0) {relations}))
+        (assert (> (- V[0] Y[0]) {level:.6f}))
+        """
+        query, verdict = answer(tmp_path, text, **models)
+        assert verdict.word == word
+        if word == "sat":
+            x, y = verdict.witness.values  # type: ignore[attr-defined]
+            assert query.joint is not None and y[1] - y[0] > level
+            assert all(true(a, list(x), list(y), np.float32) for a in parse_query(text).assertions)
 
 
 def test_products_of_inputs_and_outputs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from examples import dense, model, query_of, text
 
+from mucg4.check.exactly import exactly_equal
 from mucg4.check.ties import ExactNetwork
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, StuckError
@@ -192,6 +193,54 @@ def test_the_checker_asks_for_a_strict_weight():
     found = answer(strict)
     assert isinstance(found, list) and accepted(strict, found).accepted
     assert not accepted(weak, found).accepted
+
+
+def curve(*nodes, inputs=2, outputs=2):
+    """Functions of the inputs: nodes `(op, inputs, output, attributes)`."""
+    tensors = {"t": [2.0], "c": [0.1], "o": [1.0]}
+    return model(
+        [(op, names, out, attributes or None) for op, names, out, attributes in nodes], tensors, inputs, outputs
+    )
+
+
+FAR = [(-1000, 1000), (-1000, 1000)]
+ENDS = [  # a function, what its image excludes, and the same asked without strictness or a little inside
+    (curve(("Softmax", "x", "y", {"axis": 1})), ("(or (< Y_0 0) (> Y_1 1))", "(> (- Y_0 Y_1) 2)"), "(>= Y_0 1)"),
+    (curve(("Sigmoid", "x", "y", {})), ("(< Y_0 0)", "(> (+ Y_0 Y_1) 2)"), "(<= Y_0 0)"),
+    (curve(("Tanh", "x", "h", {}), ("Mul", "h t", "y", {})), ("(> Y_0 2)", "(< Y_1 -2)"), "(> Y_0 1.999)"),
+    (curve(("Tanh", "x", "h", {}), ("Relu", "h", "y", {})), ("(< Y_0 0)",), "(<= Y_0 0)"),
+    (curve(("Softmax", "x", "s", {"axis": 1}), ("Sub", "o s", "y", {})), ("(< Y_0 0)", "(> Y_0 1)"), "(< Y_0 0.001)"),
+]
+
+
+@pytest.mark.parametrize("onnx, beyond, inside", ENDS)
+def test_images_refute_what_lies_beyond_them(onnx, beyond, inside):
+    for stated in beyond:
+        query = query_of(onnx, text(FAR, 2, stated))
+        found = answer(query)
+        assert isinstance(found, list) and accepted(query, found).accepted
+        weaker = query_of(onnx, text(FAR, 2, inside))
+        assert not isinstance(answer(weaker), list) and not accepted(weaker, found).accepted
+
+
+def test_images_count_only_where_nothing_was_rounded():
+    """`0.1 + 0.1 s(x)` of a bias that is no double: its end is not the decimal that is stated."""
+    onnx = curve(("Sigmoid", "x", "h", {}), ("Mul", "h c", "m", {}), ("Add", "m c", "y", {}))
+    assert ExactNetwork.of(query_of(onnx, text(FAR, 2, "(> Y_0 9)")).network) is not None
+    assert not isinstance(answer(query_of(onnx, text(FAR, 2, "(> Y_0 0.2)"))), list)
+    products = [("Mul", "h c", "m", {}), ("Mul", "m c", "n", {}), ("Mul", "n c", "y", {})]
+    chain = curve(("Sigmoid", "x", "h", {}), *products)
+    assert ExactNetwork.of(query_of(chain, text(FAR, 2, "(> Y_0 9)")).network) is None
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Exp", "Softplus", "Sqrt"])
+def test_functions_without_rational_values_are_compared_by_their_names(op):
+    attributes = {"axis": 1} if op.endswith("max") else {}
+    nodes = [("Mul", "x t", "m", {}), (op, "m", "h", attributes), ("Mul", "h t", "y", {})]
+    network = query_of(curve(*nodes), text(FAR, 2, "(> Y_0 9)")).network
+    assert exactly_equal(curve(*nodes), network) is None
+    for k, other in ((0, ("Mul", "x c", "m", {})), (1, ("Cos", "m", "h", {})), (2, ("Mul", "h c", "y", {}))):
+        assert exactly_equal(curve(*nodes[:k], other, *nodes[k + 1 :]), network) is not None
 
 
 @pytest.mark.parametrize("second", [0.5, 1.0, -0.75])

@@ -1,0 +1,152 @@
+"""Equations between inputs that hold everywhere: points that meet them, which nothing finds by chance.
+
+Each equation gives one input in terms of the others (a triangular system). In double this moves a point onto all of
+them and a gradient along them. In the element type's arithmetic, in which a scorer evaluates the equation as it is
+written, the nearest values are tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from mucg4.gate.joint import satisfied, value_at
+from mucg4.model.formula import Apply, Compare, Formula, Junction, Term, Variable
+from mucg4.model.joint import Joint
+from mucg4.ops.arrays import FloatArray
+from mucg4.ops.base import Array
+
+STEPS = 4  # neighbours of a value that are tried on either side; not measured
+MOST_POINTS = 256  # of one batch that are settled; not measured
+MOST_EQUATIONS = 256  # that are looked at; not measured
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """`x[target] = coeffs . x + constant` over free inputs `(d,)`; `coeffs[target]` is 0."""
+
+    atom: Compare
+    target: int
+    coeffs: FloatArray
+    constant: float
+
+
+@dataclass(frozen=True, eq=False)
+class Relations:
+    """The equations of a query's free inputs, each after those that give what it reads."""
+
+    joint: Joint
+    relations: tuple[Relation, ...]
+    matrix: FloatArray  # (d, d) and (d,): the point on all equations is `matrix @ x + shift`
+    shift: FloatArray
+
+    @staticmethod
+    def of(joint: Joint | None) -> Relations | None:
+        """None where there are none."""
+        atoms = [] if joint is None else _equations(joint.assertions)
+        if joint is None or not atoms:
+            return None
+        found: list[Relation] = []
+        used: set[int] = set()
+        for atom in atoms[:MOST_EQUATIONS]:
+            form = _linear(atom, joint)
+            free = [] if form is None else [i for i, c in form[0].items() if c and i not in used]
+            if form is None or not free:
+                continue
+            target, slope = free[-1], form[0][free[-1]]
+            coeffs = np.zeros(joint.free)
+            for i, c in form[0].items():
+                coeffs[i] = float(-c / slope) if i != target else 0.0
+            found.append(Relation(atom, target, coeffs, float(-form[1] / slope)))
+            used.update(form[0])
+        matrix, shift = np.eye(joint.free), np.zeros(joint.free)
+        for r in found:
+            matrix[r.target], shift[r.target] = r.coeffs @ matrix, r.coeffs @ shift + r.constant
+        return Relations(joint, tuple(found), matrix, shift) if found else None
+
+    def onto(self, x: Array) -> Array:
+        """Points `(N, d)` with the inputs that equations give, in double."""
+        return x @ self.matrix.T + self.shift
+
+    def along(self, slope: Array) -> Array:
+        """Gradients `(N, d)` with respect to the inputs that no equation gives; 0 for the others."""
+        out: Array = slope @ self.matrix
+        return out
+
+    def settled(self, points: FloatArray) -> FloatArray:
+        """Element-type points `(N, d)`, the first of which meet the equations as a scorer evaluates them, if that is
+        possible near by."""
+        out: FloatArray = points.copy()
+        for x in out[:MOST_POINTS]:
+            for r in self.relations:
+                if not self._meets(r, x):
+                    self._settle(r, x)
+        return out
+
+    def _meets(self, r: Relation, x: FloatArray) -> bool:
+        return satisfied([r.atom], x[list(self.joint.links)], x[:0]) is not None
+
+    def _settle(self, r: Relation, x: FloatArray) -> None:
+        old = x[r.target]
+        with np.errstate(over="ignore"):
+            middle = x.dtype.type(r.coeffs @ x.astype(np.float64) + r.constant)
+        low = high = middle
+        tried = [middle]
+        for _ in range(STEPS):
+            low, high = np.nextafter(low, x.dtype.type(-np.inf)), np.nextafter(high, x.dtype.type(np.inf))
+            tried += [low, high]
+        for value in tried:
+            x[r.target] = value
+            if np.isfinite(value) and self._meets(r, x):
+                return
+        x[r.target] = old
+
+
+def _equations(assertions: tuple[Formula, ...]) -> list[Compare]:
+    """The equations among nested conjunctions."""
+    out: list[Compare] = []
+    todo = list(reversed(assertions))
+    while todo:
+        f = todo.pop()
+        if isinstance(f, Junction):
+            todo.extend(reversed(f.args) if f.op == "and" or len(f.args) == 1 else ())
+        elif f.op in ("==", "="):
+            out.append(f)
+    return out
+
+
+def _linear(atom: Compare, joint: Joint) -> tuple[dict[int, Fraction], Fraction] | None:
+    """Left minus right over free inputs, in their order, and its constant; None where it is not that."""
+    read = sorted(_inputs(atom))
+    if read and read[0] < 0:
+        return None  # an output
+    groups: dict[int, list[int]] = {}
+    for i in read:
+        groups.setdefault(joint.links[i], []).append(i)
+
+    def at(values: dict[int, Fraction]) -> Fraction:
+        return value_at(atom, {i: v for k, v in values.items() for i in groups[k]})
+
+    zero = {k: Fraction(0) for k in groups}
+    constant = at(zero)
+    form = {k: at({**zero, k: Fraction(1)}) - constant for k in sorted(groups)}
+    for seed in (2, 5):  # polynomials differ from their linear part there
+        point = {k: Fraction(seed * n * n + 3 * n + 1, 7) for n, k in enumerate(form, 1)}
+        if at(point) != constant + sum((c * point[k] for k, c in form.items()), Fraction(0)):
+            return None
+    return form, constant
+
+
+def _inputs(atom: Compare) -> set[int]:
+    """Declared inputs that an equation reads; -1 for outputs."""
+    out: set[int] = set()
+    todo: list[Term] = [atom.left, atom.right]
+    while todo:
+        t = todo.pop()
+        if isinstance(t, Apply):
+            todo.extend(t.args)
+        elif isinstance(t, Variable):
+            out.add(t.index if t.is_input else -1)
+    return out
