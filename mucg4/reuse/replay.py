@@ -24,14 +24,16 @@ from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.ops.arrays import BoolArray
-from mucg4.reuse.fits import suited
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
 from mucg4.search.attack import Attack
+from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
+from mucg4.search.phases import PhaseWay
 from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_attack, solve, solve_case
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
+from mucg4.settings import Settings
 
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
 FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
@@ -90,6 +92,15 @@ def go_on(run: Run, examined: Examined) -> Witness | list[Tree] | Established:
         raise StuckError(f"the check cannot be taken up again: {report.reason}")
     statistics.stored_leaves += report.leaves
     statistics.rungs["checked"] += report.checked
+    try:
+        found = _searched(run, opens)
+    finally:  # a run that ends in time says how far it came, too
+        closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
+        statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
+    return found if isinstance(found, Witness) else Established(found, examined)
+
+
+def _searched(run: Run, opens: Sequence[Open]) -> Witness | list[Tree]:
     out: list[Tree] = []
     for number in range(len(run.query.cases)):
         own = [o for o in opens if o.tree.case == number]
@@ -103,9 +114,7 @@ def go_on(run: Run, examined: Examined) -> Witness | list[Tree] | Established:
             if isinstance(found, Witness):
                 return found
             out.append(found)
-    closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
-    statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
-    return Established(out, examined)
+    return out
 
 
 class ReplayedArm(Replayed):
@@ -208,6 +217,14 @@ class Part:
         regions, phases = regions_of(state.bounder, o, state.way.refreshes), phases_of(state.bounder, o)
         work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
         self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, self.mask))
+
+
+def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
+    """The case in the way in which the stored tree was searched, where settings and network allow that."""
+    phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
+    way = PhaseWay if phases else state.way if len(tree) == 1 else InputWay
+    possible = way.possible(state.bounder, state.root)
+    return state.by(way) if possible and settings.split in ("auto", way.name) else state
 
 
 def granted(size: int, o: Open, search: Search) -> float:

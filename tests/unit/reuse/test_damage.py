@@ -1,31 +1,34 @@
-"""What a stored tree must not say: each damage to one that fits is seen, and nothing else is."""
+"""What a stored tree must not say: the checker sees each damage to one that is whole, and then nothing is reused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from handmade import chain, one, random_layers
 
-from mucg4.bound.objective import Objective
-from mucg4.bound.propagate import Bounder
+from mucg4.evidence import Examined
+from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree
+from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
-from mucg4.reuse.fits import fits
 from unit.reuse.test_translate import rich_tree
 
 SIZES = (2, 6, 6, 2)
+NONE = np.zeros(0, dtype=np.int32)
 
 
-def state() -> Any:
+def query() -> Query:
     network = chain(random_layers(0, SIZES))
-    query = one(network, [0, 0], [1, 1], [({}, {0: 1}, 0, False), ({}, {1: 1}, 0, False)])
-    bounder = Bounder(network, np.zeros(2), np.ones(2))
-    return SimpleNamespace(number=0, bounder=bounder, objective=Objective(query.cases[0]))
+    return one(network, [0, 0], [1, 1], [({}, {0: 1}, 0, False), ({}, {1: 1}, 0, False)])
+
+
+def is_whole(tree: Tree) -> bool:
+    """Whether the checker knows, of each leaf, if it holds."""
+    return Examined(query(), [tree], Budget()).open() is not None
 
 
 def fitting() -> Tree:
@@ -36,7 +39,8 @@ def fitting() -> Tree:
         alpha = tuple(a for a in r.alpha if a.node != 5)
         refutations.append(replace(r, weights=(0.5, 0.25), alpha=alpha))
     cuts = tuple(replace(c, shares=tuple(replace(s, node=2) for s in c.shares)) for c in tree.cuts)
-    return replace(tree, refutations=tuple(refutations), cuts=cuts)
+    tightenings = [replace(t, literals=NONE, beta=np.zeros((len(t.index), 0))) for t in tree.tightenings]
+    return replace(tree, refutations=tuple(refutations), cuts=cuts, tightenings=tuple(tightenings))
 
 
 def table(change: Callable[[Refutations], dict[str, Any]]) -> Callable[[Tree], Tree]:
@@ -77,18 +81,24 @@ DAMAGES: dict[str, Callable[[Tree], Tree]] = {
     ),
     "node of a tightening": tightening(node=2),
     "conjunction of a tightening": tightening(conjunction=1),
-    "literal of a tightening": tightening(literals=np.array([0, 1, 99], dtype=np.int32)),
+    "literal of a tightening": lambda tree: replace(
+        tree,
+        tightenings=tuple(
+            replace(t, literals=np.array([99], dtype=np.int32), beta=np.ones((len(t.index), 1)))
+            for t in tree.tightenings
+        ),
+    ),
     "answers for a conjunction that does not exist": lambda tree: replace(tree, conjunctions=(1,)),
     "cut of an affine node": lambda tree: replace(tree, cuts=(replace(tree.cuts[0], node=1), *tree.cuts[1:])),
 }
 
 
-def test_what_fits_fits() -> None:
-    assert fits(fitting(), state())
+def test_what_is_whole_is_examined() -> None:
+    assert is_whole(fitting())
     bare = replace(fitting(), refutations=(), tightenings=(), cuts=())
-    assert fits(bare, state()) and fits(replace(bare, conjunctions=None), state())
+    assert is_whole(bare) and is_whole(replace(bare, conjunctions=None))
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_seen(name: str) -> None:
-    assert not fits(DAMAGES[name](fitting()), state())
+    assert not is_whole(DAMAGES[name](fitting()))
