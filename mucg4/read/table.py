@@ -341,7 +341,7 @@ def _fused() -> Iterator[Row]:
     numbers = {f"{name}_{k}": _FLOAT for k in ("alpha", "beta", "gamma")}
     yield _row("com.microsoft::FusedGemm", 1, 1, (2, 3), SINGLE, (), **gemm, **numbers, **{name: functions})
     conv = {**_DILATED, "group": _at_least("int", 1), f"{name}_params": _any("floats")}
-    clipped = _of("string", *some, "Clip")
+    clipped = _of("string", *some[1:], "Clip")  # onnxruntime knows no function without a name here
     yield _row("com.microsoft::FusedConv", 1, 1, (2, 4), SINGLE, (), **conv, **{name: clipped})
     turns = {"alpha": _FLOAT, **dict.fromkeys(("transA", "transB", "transBatchA", "transBatchB"), _FLAG)}
     yield _row("com.microsoft::FusedMatMul", 1, 1, (2, 2), SINGLE, (), **turns)

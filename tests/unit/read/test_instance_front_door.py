@@ -1006,3 +1006,33 @@ def test_operators_made_of_others_are_read_twice_and_decided(name: str) -> None:
     low, high = float(y.min()), float(y.max())
     assert answer(query, f"(assert (>= Y_0 {low + 0.5 * (high - low):.6f}))") == "sat"
     assert answer(query, f"(assert (>= Y_0 {high + 30 * (high - low) + 1000:.6f}))") == "unsat"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [node("Add", "x x", "f"), node("Identity", "x", "f"), node("Gather", "w x", "f"), node("Cast", "x", "f", to=7)],
+)
+def test_inputs_of_integers_are_cast_to_float32_before_anything_else(first: onnx.NodeProto) -> None:
+    """Integers further on are followed by their size, which nobody knows of an input when the model is read."""
+    nodes = [first, node("Cast", "f", "y", to=F)]
+    model = onnx.load_model_from_string(built(nodes, {"x": [1, 2]}, "y", {"w": np.float32([1, 2])}))
+    model.graph.input[0].type.tensor_type.elem_type = 7
+    with pytest.raises(InputError, match="inputs of integers"):
+        read_network(model.SerializeToString())
+
+
+def test_inputs_of_integers_and_integers_further_on() -> None:
+    nodes = [
+        node("Cast", "x", "f", to=F),
+        node("Mul", "f w", "g"),
+        node("Cast", "g", "i", to=7),
+        node("Add", "i i", "j"),
+    ]
+    graph = built([*nodes, node("Cast", "j", "y", to=F)], {"x": [1, 2]}, "y", {"w": np.float32([0.7, -1.3])})
+    model = onnx.load_model_from_string(graph)
+    model.graph.input[0].type.tensor_type.elem_type = 7
+    data = model.SerializeToString()
+    for formula, word in (("(>= Y_0 5.9)", "sat"), ("(>= Y_0 6.1)", "unsat")):  # twice the integer part of 3.5
+        query = query_of(data, counts(formula))
+        assert agreement(query).problem is None and confirm(data, query.network).fallback == ()
+        assert verify(query, Settings(timeout=20.0)).word == word
