@@ -298,7 +298,7 @@ def assert_cuts(s: Sides) -> None:
         shares.append(Alpha(k, np.arange(size, dtype=np.int32), value))
     cuts = Cuts(user, index, tuple(shares), 0)
     planes, walk = derive(s.bounder, s.region, cuts, 0), s.walk()
-    walk._derive(cuts, s.frame)
+    walk._derive([cuts], s.frame)
     multipliers = abs(rng.normal(size=(2, len(index)))) * 10.0 ** rng.integers(-3, 4, size=(2, 1))
     weight, twice = abs(rng.normal(size=(2, m))), np.zeros(2, dtype=np.int64)
     ascent = Ascent(s.bounder, s.objective, s.region.take(twice), s.lines.take(twice), None, planes)

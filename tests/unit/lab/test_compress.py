@@ -147,7 +147,7 @@ def test_gemm_is_written_as_matmul(net: str) -> None:
 def test_methods_are_applied_one_after_the_other() -> None:
     data = gemm_net()
     assert compress(data, "prune30+int8", 3) == compress(compress(data, "prune30", 3), "int8", 3)
-    for method in ("prune30+", "+int8", "prune30+int9"):
+    for method in ("prune30+", "+int8", "prune30+int17"):
         with pytest.raises(InputError, match="unknown method"):
             compress(data, method)
 

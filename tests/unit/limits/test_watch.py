@@ -201,7 +201,7 @@ sys.exit(main({arguments!r}))
 """
 COMMANDS = {
     "check": ("import mucg4.read.instance as r; r.read_query = native", ["check", "n", "p", "f"]),
-    "store": ("import mucg4.cli.store as s; s._look_into_store = native", ["store", "--store", "x.sqlite", "list"]),
+    "store": ("import mucg4.cli.store as s; s._look = native", ["store", "--store", "x.sqlite", "list"]),
     "case": ("import mucg4.lab.case; mucg4.lab.case.run_case = native", ["case", "c.json"]),
     "compress": (
         "import mucg4.lab.compress as c, mucg4.read.instance as r; "
