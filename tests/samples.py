@@ -415,6 +415,7 @@ def _guard_replay(run: Run, x: np.ndarray, conjunction: int, tree: Tree) -> list
         return []
     arm = ReplayedArm(run, state, opens)
     arm.begin()
+    assert arm.stuck is None, run.statistics.warnings
     (search,) = (s for s, mask in zip(arm.searches, arm.masks, strict=True) if mask[conjunction])
     for turn in range(GUARD_TURNS):
         if not holds_open(search, x, conjunction):

@@ -122,9 +122,9 @@ class ReplayedArm(Replayed):
 
     When it gives way. What is open may take the work that was saved, but no more before an arm from the root has had
     its chance; once `patience` is spent, an outlook of more than that is enough. Checking a proof is a measure of
-    finding it: measured, a proof by phase splits takes about an eighth of its search to walk, most of which is dear
-    work at the root; the share of its leaves that were closed is saved. A proof by input splits takes about as much to
-    walk as to find, and beginning anew wins nothing there but other splits, so that several times as much is granted.
+    finding it: a proof by phase splits takes about an eighth of its search to walk (measured on the walk that the
+    search itself once made), most of which is dear work at the root; the share of its leaves that were closed is saved.
+    Beginning anew with input splits wins nothing but other splits, so that several times as much is granted there.
     """
 
     patience = TRIAL * FIRST

@@ -61,9 +61,9 @@ def phases_of(bounder: Bounder, o: Open) -> IntArray:
 
 
 def cut_planes(compute: Compute, o: Open) -> CutPlanes:
-    """The tree's cuts as the checker derived them."""
+    """The tree's cuts as the checker derived them; none where inputs are split, which use none (nor may: see `fold`)."""
     bounder, there, derived = compute.bounder, compute.backend, len(o.shift)
-    if not derived:
+    if not derived or compute.fold is not None:
         return CutPlanes.none(bounder.lo)
     nodes, neuron = bounder.network.nodes, []
     for c in o.tree.cuts:

@@ -1,7 +1,7 @@
 """From a query to trees or a witness: the first attack, and a portfolio of arms, ways to search a case, for each case.
 
-All searching is owned here. An arm begins at the root of its case (`Fresh`), or where a walk over stored trees left
-off (`mucg4.reuse.replay`); both go on alike, in turns that their outlooks decide.
+All searching is owned here. An arm begins at the root of its case (`Fresh`), or at the leaves of stored trees that the
+checker rejected (`mucg4.reuse.replay`); both go on alike, in turns that their outlooks decide.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Fresh(Arm):
 
 
 class Replayed(Arm):
-    """An arm that begins where a walk over stored trees leaves off; see `mucg4.reuse.replay`.
+    """An arm that begins where the check of stored trees leaves off; see `mucg4.reuse.replay`.
 
     `patience`: the work after which it is judged whether an arm from the root promises more. `is_fresh`: nothing that
     was stored is left in it, so that it is an arm from the root itself. Both are known once it has begun.

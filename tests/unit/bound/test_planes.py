@@ -241,6 +241,16 @@ def test_replay_re_establishes_cuts_on_a_variant(solved):
         assert check(proof_of(q, found), q).accepted
 
 
+@pytest.mark.parametrize("split", ["input", "phase"])
+def test_a_tree_with_cuts_that_fails_goes_on_in_either_way(solved, split):
+    """Splits of inputs use no cuts, and number neurons in their own way where the network is folded."""
+    query, proof = solved
+    bare = replace(proof.trees[0], refutations=(), conjunctions=(0,))
+    run = run_of(query, split, 60.0)
+    assert check(proof_of(query, *replayed(run, [bare])), query).accepted
+    assert not run.statistics.warnings and run.statistics.from_root == 0
+
+
 def test_compaction_keeps_cuts_valid(solved):
     query, proof = solved
     smaller = compact(run_of(query, "phase", 60.0), proof, 100.0)
