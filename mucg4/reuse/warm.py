@@ -61,7 +61,7 @@ def phases_of(bounder: Bounder, o: Open) -> IntArray:
 
 
 def cut_planes(compute: Compute, o: Open) -> CutPlanes:
-    """The tree's cuts as the checker derived them; none where inputs are split, which use none (nor may: see `fold`)."""
+    """The tree's cuts as the checker derived them; none where the network is folded: splits of inputs use none."""
     bounder, there, derived = compute.bounder, compute.backend, len(o.shift)
     if not derived or compute.fold is not None:
         return CutPlanes.none(bounder.lo)
