@@ -83,7 +83,8 @@ class _Known:
         old, n = self.tree, len(self.tree)
         if self.regions is None or tree.case != old.case or len(tree) < n or np.any(self.regions.at == 0):
             return False
-        answers = self.answers if tree.conjunctions is None else frozenset(tree.conjunctions)
+        every = range(self.regions.open.shape[1])
+        answers = frozenset(every if tree.conjunctions is None else tree.conjunctions)
         if answers != self.answers and (not answers < self.answers or old.clip.any() or old.tightenings):
             return False  # clips and tightenings work where one conjunction is open: they would have come to more
         if sum(len(c.index) for c in tree.cuts) != sum(len(c.index) for c in old.cuts):
@@ -111,12 +112,12 @@ class _Known:
 
     def walk(self, plan: _Plan, walk: _Walk) -> None:
         """Let the walk of a continuation begin where this one stopped."""
-        assert self.regions is not None
+        assert self.regions is not None and self.answers.issuperset(_answers(plan.tree, plan.case))
         regions, own = self.regions.take(slice(None)), np.zeros(self.regions.open.shape[1], dtype=bool)
         own[list(_answers(plan.tree, plan.case))] = True
         regions.open = regions.open & own
         alive = regions.open.any(axis=1)
-        walk.begun, walk.planes, walk.shift = True, self.kept.planes, self.kept.shift
+        walk.begun, walk.resumed, walk.planes, walk.shift = True, True, self.kept.planes, self.kept.shift
         walk.stack = [regions.take(np.flatnonzero(alive))] if alive.any() else []
         walk.checked = int(plan.leaves[0] - plan.leaves[regions.at[alive]].sum())
         walk.kept = Kept(root=self.kept.root, planes=self.kept.planes, shift=self.kept.shift)

@@ -523,6 +523,7 @@ class _Walk:
     by_image: dict[tuple[int, tuple[float, ...]], bool] = field(default_factory=dict)
     unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
     begun: bool = False
+    resumed: bool = False  # from where an earlier one stopped
     kept: Kept | None = None  # given: regions that stay open are kept there
     patience: int | None = None  # leaves after which the walk gives up, unless LEAST_SHARE of them were established
 
@@ -546,6 +547,8 @@ class _Walk:
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf)
         low, up = self.roots.get(self.plan.tree.case, (-far, far))
+        if self.enclosure.products:  # their lines at the root come with its bounds: each tree derives both
+            low, up = -far, far
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
         slack, at = np.full((1, sum(map(len, case.conjunctions))), np.inf), np.zeros(1, dtype=np.int64)
@@ -591,7 +594,7 @@ class _Walk:
         leaves = int(self.plan.leaves[0])
         enough = min(enough, max(1, leaves // LEAVES_EACH))
         case = self.plan.tree.case
-        if enough == 1 and case not in self.roots:
+        if enough == 1 and case not in self.roots and not self.enclosure.products:
             root, every = self.stack[0].take(np.zeros(1, dtype=np.int64)), np.ones(1, dtype=bool)
             self.enclosure.sweep((root.lo, root.hi), root.low, root.up, every, every)
             self.roots[case] = root.low, root.up
@@ -659,7 +662,12 @@ class _Walk:
         return Progress(self.checked - before, self.rejected, self.waiting(), stopped, self.kept)
 
     def states_evidence(self) -> bool:
-        """True when each leaf that was not examined has stated refutations of all that the tree answers for."""
+        """True when each leaf that was not examined has stated refutations of all that the tree answers for.
+
+        What a resumed walk has before it may have been examined in vain.
+        """
+        if self.resumed:
+            return not len(self.waiting() if self.unexamined is None else self.unexamined)
         if not self.begun:
             return _covered(self.plan, np.zeros(1, dtype=np.int64))
         return _covered(self.plan, self.waiting() if self.unexamined is None else self.unexamined)
@@ -669,7 +677,7 @@ class _Walk:
         tree = self.plan.tree
         piece = batch.depth > 0
         root = (batch.at == 0) & ~piece
-        fresh = root & (tree.case not in self.roots)
+        fresh = root & (bool(self.enclosure.products) or tree.case not in self.roots)
         refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
         leaves = np.flatnonzero(tree.left[batch.at] < 0)
         before = None if self.kept is None else batch.take(leaves)
