@@ -178,6 +178,7 @@ class ExactEnclosure(Enclosure):
         self.network, self.nodes = network, network.nodes
         self.scale = _scale(network, boxes)
         self.slot, self.width = {}, 0
+        self.products = set()  # piecewise linear networks have none
         for k in network.pre_activations:
             if k:
                 self.slot[k] = slice(self.width, self.width + self.nodes[k].size)
