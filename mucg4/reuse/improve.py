@@ -15,6 +15,7 @@ from mucg4.check.margins import Places
 from mucg4.model.proof import Refutation, Tree
 from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
+from mucg4.reuse.warm import placed
 from mucg4.search.record import Recorder
 from mucg4.search.run import CaseState
 
@@ -123,12 +124,9 @@ def literals_at(bounder: Bounder, tree: Tree, parents: IntArray, k: int) -> dict
 
 def regions_of(bounder: Bounder, places: Places, which: IntArray) -> Regions:
     """The regions as the search's bounds number them."""
-    low = np.full((len(which), bounder.width), -np.inf)
-    up = np.full((len(which), bounder.width), np.inf)
-    for k, own in bounder.slices.items():
-        there = (places.lo, places.hi) if k == 0 else (places.low[:, places.slot[k]], places.up[:, places.slot[k]])
-        low[:, own], up[:, own] = there[0][which], there[1][which]
-    return Regions(places.lo[which].copy(), places.hi[which].copy(), low, up)
+    own = places.take(which)
+    low, up = (placed(bounder, own.slot, *side) for side in ((own.lo, own.low), (own.hi, own.up)))
+    return Regions(own.lo, own.hi, low, up)
 
 
 def planes_of(bounder: Bounder, places: Places) -> CutPlanes:

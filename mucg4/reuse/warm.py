@@ -27,19 +27,24 @@ def regions_of(bounder: Bounder, o: Open, refreshed: bool) -> Regions:
     proof knows of no second time.
     """
     low, up = o.before if refreshed else (o.low, o.up)
-    return Regions(o.lo.copy(), o.hi.copy(), _placed(bounder, o, low), _placed(bounder, o, up))
+    return Regions(o.lo.copy(), o.hi.copy(), placed(bounder, o.slots, o.lo, low), placed(bounder, o.slots, o.hi, up))
 
 
 def root_of(state: CaseState, o: Open) -> Regions:
     """The case's box with bounds that hold in all regions of the tree."""
-    low, up = (_placed(state.bounder, o, side) for side in o.root)
+    ends = zip((state.root.lo, state.root.hi), o.root, strict=True)
+    low, up = (placed(state.bounder, o.slots, end, side) for end, side in ends)
     return Regions(state.root.lo, state.root.hi, np.maximum(low, state.root.low), np.minimum(up, state.root.up))
 
 
-def _placed(bounder: Bounder, o: Open, bounds: FloatArray) -> FloatArray:
+def placed(bounder: Bounder, slots: dict[int, slice], ends: FloatArray, bounds: FloatArray) -> FloatArray:
+    """One side of bounds `(B, width)` at the checker's `slots` as the search's bounder numbers neurons.
+
+    `ends (B, inputs)` is the same side of the boxes: an input may be a pre-activation, too.
+    """
     out = np.empty((len(bounds), bounder.width))
     for k, own in bounder.slices.items():
-        out[:, own] = bounds[:, o.slots[k]]
+        out[:, own] = bounds[:, slots[k]] if k else ends
     return out
 
 

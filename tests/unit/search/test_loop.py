@@ -117,6 +117,15 @@ def test_input_that_feeds_a_relu_is_split_to_an_end(split):
 
 
 @pytest.mark.parametrize("split", ["input", "phase"])
+def test_a_stored_tree_goes_on_where_an_input_feeds_a_relu(split):
+    net = random_network(3, 2, 4, 1, relu_first=True)
+    q = query(net, [-1] * 2, [1] * 2, [({0: -1}, largest(net, 2)[0] + 0.05)])
+    bare = [dataclasses.replace(t, refutations=()) for t in solve(run_of(q, split, 30))]
+    run = run_of(q, split, 30)
+    assert proved(q, replayed(run, bare)) and not run.statistics.warnings
+
+
+@pytest.mark.parametrize("split", ["input", "phase"])
 def test_point_within_rounding_ends_undecided(split):
     net = network(([[1.0, 0.1]], [0]), ([[1.0]], [0]))
     q = query(net, [F(1, 8)] * 2, [F(1, 8)] * 2, [({0: -1}, F(0.1) / 8 + F(1, 8))])
