@@ -80,7 +80,7 @@ def test_random_pairs(seed, factor):
             found = warm.statistics
             assert 0 <= found.reused_share <= 1 and found.replay_regions == found.smt.get("cores", 0)
             if isinstance(first, Safe) and isinstance(warm, Safe):
-                assert found.relation != "unrelated" and found.stored_leaves >= found.rungs["literals"]
+                assert found.relation != "unrelated" and found.stored_leaves >= found.rungs["cores"]
             assert not store.warnings
 
 
