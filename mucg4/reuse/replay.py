@@ -12,7 +12,7 @@ was reached of it becomes open regions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,16 +24,14 @@ from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.ops.arrays import BoolArray
-from mucg4.reuse.guard import guarded
+from mucg4.reuse.guard import GuardedArm, guarded
+from mucg4.reuse.structure import from_structure, suited
 from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
 from mucg4.search.attack import Attack
-from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
-from mucg4.search.phases import PhaseWay
-from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_attack, solve, solve_case
+from mucg4.search.portfolio import FIRST, TRIAL, first_attack, solve, solve_case
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
-from mucg4.settings import Settings
 
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
 FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
@@ -49,6 +47,8 @@ def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Establ
     """
     if not trees:
         return solve(run)
+    if run.settings.reuse_upto == "structure":
+        return from_structure(run, completed(run.query, trees))
     for case in run.query.cases:
         witness = first_attack(run, case)
         if witness is not None:
@@ -117,7 +117,7 @@ def _searched(run: Run, opens: Sequence[Open]) -> Witness | list[Tree]:
     return out
 
 
-class ReplayedArm(Replayed):
+class ReplayedArm(GuardedArm):
     """Searches of what the checker rejected of one case's stored trees; `accepted` are those without an open region.
 
     When it gives way. What is open may take the work that was saved, but no more before an arm from the root has had
@@ -161,14 +161,6 @@ class ReplayedArm(Replayed):
                 return part.search.witness
         return None
 
-    def _step(self, step: Callable[[], Witness | None]) -> Witness | None:
-        """As for every arm; what fails for another reason than that the run has to end is the store's fault, too."""
-        done = guarded(self.run, lambda: (super(ReplayedArm, self)._step(step),))
-        if done is None:
-            self._end(StuckError("stored results could not be used"))
-            return None
-        return done[0]
-
     @property
     def is_fresh(self) -> bool:
         """True when all trees were bare roots."""
@@ -201,7 +193,7 @@ class Part:
     """The open regions of one stored tree for the conjunctions `mask (K,)`, and their search."""
 
     def __init__(self, run: Run, state: CaseState, o: Open, mask: BoolArray, attack: Attack | None) -> None:
-        self.state, self.mask = state, mask
+        self.state, self.mask, self.ascends = state, mask, run.settings.reuse_upto == "ascent"
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
         chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
         self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
@@ -216,15 +208,8 @@ class Part:
             return
         regions, phases = regions_of(state.bounder, o, state.way.refreshes), phases_of(state.bounder, o)
         work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
-        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, self.mask))
-
-
-def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
-    """The case in the way in which the stored tree was searched, where settings and network allow that."""
-    phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
-    way = PhaseWay if phases else state.way if len(tree) == 1 else InputWay
-    possible = way.possible(state.bounder, state.root)
-    return state.by(way) if possible and settings.split in ("auto", way.name) else state
+        known = self.mask if self.ascends else self.mask & False
+        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, known))
 
 
 def granted(size: int, o: Open, search: Search) -> float:
