@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mucg4.errors import BudgetError, StuckError, UnsoundError
-from mucg4.model.query import Witness
-from mucg4.search.portfolio import Replayed
 from mucg4.search.run import Run
 
 T = TypeVar("T")
@@ -31,15 +29,3 @@ def guarded(run: Run, action: Callable[[], T], failed: Callable[[str], None] | N
         else:
             failed(why)
         return None
-
-
-class GuardedArm(Replayed):
-    """An arm made from stored results: where they fail it, it ends as one that is stuck, and others go on."""
-
-    def _step(self, step: Callable[[], Witness | None]) -> Witness | None:
-        """As for every arm; what fails for another reason than that the run has to end is the store's fault, too."""
-        done = guarded(self.run, lambda: (super(GuardedArm, self)._step(step),))
-        if done is None:
-            self._end(StuckError("stored results could not be used"))
-            return None
-        return done[0]

@@ -9,12 +9,14 @@ import pytest
 from effort import effort
 from handmade import chain, clauses, formula_layers, formula_query
 
+from mucg4.evidence import Examined
 from mucg4.gate.runtime import Runtime
+from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
-from mucg4.reuse.structure import StructuredArm, from_structure
+from mucg4.reuse.replay import ReplayedArm
+from mucg4.reuse.structure import outline, splits_phases
 from mucg4.search.loop import Search
-from mucg4.search.portfolio import solve
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
@@ -53,8 +55,8 @@ def test_each_stage_closes_what_it_may(parent):
         assert isinstance(verdict, Safe) and verdict.checked
         seen[stage] = verdict.statistics
     rungs = {stage: s.rungs for stage, s in seen.items()}
-    assert not any(rungs["structure"].values()) and seen["structure"].reused_share == 0.0
-    assert seen["structure"].stored_leaves == proof.leaves and seen["structure"].regions > 0
+    assert not rungs["structure"]["checked"] and seen["structure"].regions > 0
+    assert seen["structure"].stored_leaves == proof.leaves
     for stage in ("duals", "ascent"):
         assert rungs[stage]["checked"] == proof.leaves and not seen[stage].regions
 
@@ -79,13 +81,14 @@ def test_stored_duals_reach_the_search_in_the_last_stage_only(parent, monkeypatc
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_new_search_starts_in_the_stored_leaves(parent, workers):
-    """Its tree begins with the stored splits, and what is bounded next are the leaves that the box leaves possible."""
+@pytest.mark.parametrize("parent", ["phase"], indirect=True)
+def test_where_phases_are_split_the_root_is_worked_then_divided(parent, workers):
     query, proof, split = parent
-    other = variant_of(query)
-    run = run_of(other, split, workers)
-    arm = StructuredArm(run, open_case(run, 0), proof.trees)
-    assert arm.begin() is None and arm.is_open
+    run = run_of(variant_of(query), split, workers)
+    trees = [outline(tree) for tree in proof.trees]
+    assert [len(tree) for tree in trees] == [1] * len(trees)
+    arm = ReplayedArm(run, open_case(run, 0), Examined(run.query, trees, Budget()).open(), proof.trees)
+    assert arm.begin() is None and arm.is_open and arm.is_fresh
     for search, tree in zip(arm.searches, proof.trees, strict=True):
         for name in ("node", "index", "threshold"):
             assert sorted(search.recorder.arrays[name][: len(tree)]) == sorted(getattr(tree, name))
@@ -93,11 +96,18 @@ def test_the_new_search_starts_in_the_stored_leaves(parent, workers):
     assert run.statistics.replay_regions == proof.leaves
 
 
+@pytest.mark.parametrize("parent", ["input"], indirect=True)
+def test_where_inputs_are_split_the_checker_walks_the_tree_without_its_evidence(parent):
+    query, proof, split = parent
+    (tree,) = map(outline, proof.trees)
+    assert len(tree) == len(proof.trees[0])
+    assert not tree.refutations and not tree.tightenings and not tree.cuts and not splits_phases(tree)
+    verdict = replay(proof, query, Settings(workers=1, split=split, reuse_upto="structure"), effort())
+    assert verdict.statistics.replay_regions + verdict.statistics.rungs["checked"] == proof.leaves
+
+
 def test_a_tree_of_another_network_costs_no_verdict(parent):
     query, proof, split = parent
     wrong = [replace(t, index=np.where(t.left >= 0, 10**6, -1).astype(np.int32)) for t in proof.trees]
-    run = run_of(query, split)
-    arm = StructuredArm(run, open_case(run, 0), wrong)
-    arm.begin()
-    assert arm.stuck is not None and run.statistics.warnings
-    assert len(from_structure(run_of(query, split), wrong)) == len(solve(run_of(query, split)))
+    again = replay(replace(proof, trees=tuple(wrong)), query, Settings(workers=1, reuse_upto="structure"), effort())
+    assert isinstance(again, Safe) and again.checked and again.statistics.warnings
