@@ -17,14 +17,15 @@ from mucg4.bench.results import Record
 from mucg4.bench.table import DECIDED, geometric_mean
 from mucg4.errors import InputError
 
-WITHIN = 1.1, 0.1  # of the seconds from scratch, plus so many: what a row with the store may take
-BEYOND = 1.25, 0.2  # the same: no row should take more
+# a factor of the seconds from scratch, and seconds besides: what nearly every row with the store may take, and what
+# none should exceed; given
+WITHIN, BEYOND = (1.1, 0.1), (1.25, 0.2)
 CLOSING = ("checked", "cores")  # rungs that close a stored leaf with neither search nor ascent
 
 
 @dataclass(frozen=True)
 class Line:
-    """One variant row. `runs[mode]` holds its records, one per pair, in order; all modes have as many.
+    """One variant row. `runs[mode]` holds its records, one per pair, in order; stages may have but the first.
 
     `method` and `parent` are how the network was made and what its parent's row came to, empty where that was not run.
     """
@@ -50,12 +51,13 @@ class Line:
 
     def factor(self, mode: str) -> float:
         """Seconds from scratch over those of the mode, the median over the pairs."""
-        pairs = zip(self.runs["scratch"], self.runs[mode], strict=True)
+        pairs = zip(self.runs["scratch"], self.runs[mode], strict=False)
         return median(float(s["wall"]) / max(float(r["wall"]), 1e-9) for s, r in pairs)
 
-    def is_lost(self, mode: str = "store") -> bool:
+    @property
+    def is_lost(self) -> bool:
         """True when some pair was decided from scratch alone."""
-        pairs = zip(self.runs["scratch"], self.runs[mode], strict=True)
+        pairs = zip(self.runs["scratch"], self.runs["store"], strict=True)
         return any(s["verdict"] in DECIDED and r["verdict"] not in DECIDED for s, r in pairs)
 
     @property
@@ -77,7 +79,7 @@ class Line:
     def keeps(self, bound: tuple[float, float]) -> bool:
         """True when the store lost nothing and cost at most a factor of the seconds from scratch, plus some."""
         factor, more = bound
-        return not self.is_lost() and self.wall("store") <= factor * self.wall("scratch") + more
+        return not self.is_lost and self.wall("store") <= factor * self.wall("scratch") + more
 
     def closed(self, rungs: Sequence[str]) -> float | None:
         """The share of the stored leaves that these rungs closed, None where no stored proof was used."""
@@ -187,7 +189,7 @@ def figures(lines: Sequence[Line]) -> Figures:
         worst=min(factors, default=math.nan),
         within=sum(line.keeps(WITHIN) for line in lines) / len(lines) if lines else math.nan,
         beyond=sum(not line.keeps(BEYOND) for line in lines),
-        lost=sum(line.is_lost() for line in lines),
+        lost=sum(line.is_lost for line in lines),
         differing=sum(line.differs for line in lines),
         closed=weighted(lines, CLOSING),
         ascent=weighted(lines, ("ascent",)),

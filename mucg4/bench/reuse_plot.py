@@ -12,10 +12,10 @@ from mucg4.bench.plot import COLOURS, GREY, STYLE, label_seconds, new_panels, sa
 from mucg4.bench.reuse_figures import Line
 from mucg4.bench.table import geometric_mean
 
-FACTORS: tuple[tuple[int, Any], ...] = ((1, "-"), (10, ":"))  # diagonals
+FACTORS: tuple[tuple[int, Any], ...] = ((1, "-"), (10, ":"))  # diagonals; not measured
 MARKERS = ("o", "^", "s", "D", "v", "P")
 WAYS = "scratch", "store"  # across, up
-ACROSS = 4  # panels side by side
+ACROSS = 4  # panels side by side; not measured
 
 
 def draw(lines: Sequence[Line], out: Path) -> list[str]:

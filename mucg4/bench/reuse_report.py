@@ -37,11 +37,14 @@ class _InterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for besides the plans. `effort`: seconds of compacting each proof, None: none."""
+    """What is asked for besides the plans.
+
+    `effort`: seconds of compacting each proof, None: none. `ablation`: in so many pairs, the first ones.
+    """
 
     pairs: int
     effort: float | None
-    ablation: bool
+    ablation: int
     accumulate: bool
 
 
@@ -163,7 +166,7 @@ def _pair(source: Source, lent: Lent, wanted: Wanted, number: int, console: Any)
         if not plan.resume or not store.exists():
             out.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(lent.store, store)
-    stages = [Mode(s, str(lent.plain), ("--reuse-upto", s), lent=True) for s in STAGES if wanted.ablation]
+    stages = [Mode(s, str(lent.plain), ("--reuse-upto", s), lent=True) for s in STAGES if number < wanted.ablation]
     found, whole = run_rows(
         replace(plan, out=out, store=str(store), lent=not wanted.accumulate, others=tuple(stages), turn=number), console
     )
@@ -180,7 +183,7 @@ def _lines(source: Source, lent: Lent, found: Sequence[Found]) -> list[Line]:
     out = []
     for row in source.plan.rows:
         variant = source.variants[row.onnx_text]
-        runs = {mode: tuple(pair[mode][row.index] for pair in found) for mode in found[0]}
+        runs = {mode: tuple(pair[mode][row.index] for pair in found if mode in pair) for mode in found[0]}
         parent = known.get((variant.parent, row.vnnlib_text), "")
         out.append(Line(source.plan.category, row.onnx_text, row.vnnlib_text, variant.method, parent, runs))
     return out

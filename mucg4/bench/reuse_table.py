@@ -115,7 +115,7 @@ def costs(lines: Sequence[Line]) -> Table:
 # rows to be named: the title, and whether a row is one of them
 NAMED: tuple[tuple[str, Callable[[Line], bool]], ...] = (
     ("Answers that differ: sat against unsat", lambda line: line.differs),
-    ("Lost: decided from scratch, not with the store", lambda line: line.is_lost()),
+    ("Lost: decided from scratch, not with the store", lambda line: line.is_lost),
     ("Beyond the limit of time", lambda line: line.is_decided("scratch") and not line.keeps(BEYOND)),
     ("Gained: decided with the store, not from scratch", lambda line: line.is_gained),
 )

@@ -191,8 +191,8 @@ def _add_reuse_report(p: argparse.ArgumentParser) -> None:
     text = "compact the parents' proofs, S seconds each, as `mucg4 store compact --effort S`"
     group.add_argument("--compact-effort", type=_amount, metavar="S", help=text)
     text = """run each row also with less reuse (structure only, + duals, + ascent), from proofs that are not compacted;
-    those of the report are (--compact-effort, default here: 60)"""
-    group.add_argument("--ablation", action="store_true", help=text)
+    those of the report are (--compact-effort, default here: 60); N: only in the first N pairs"""
+    group.add_argument("--ablation", type=_whole, nargs="?", default=0, const=sys.maxsize, metavar="N", help=text)
     text = "let the variants of a pair share one store, so that later ones borrow from earlier ones"
     group.add_argument("--accumulate", action="store_true", help=text)
     text = "bands of the seconds from scratch in which rows are counted (default: %(default)s)"

@@ -39,8 +39,8 @@ def test_the_factor_is_the_median_over_pairs_not_a_ratio_of_medians() -> None:
 def test_lost_gained_and_different_rows() -> None:
     late, no, yes = record("timeout", 61.0, claimed="sat"), record("timeout", 60.0), record("unsat", 1.0)
     lost, gained, apart = line([yes, no], [yes, yes]), line([yes, yes], [no, yes]), line([yes], [late])
-    assert (lost.is_lost(), lost.is_gained, lost.differs, lost.is_comparable) == (True, False, False, False)
-    assert (gained.is_lost(), gained.is_gained, gained.differs) == (False, True, False)
+    assert (lost.is_lost, lost.is_gained, lost.differs, lost.is_comparable) == (True, False, False, False)
+    assert (gained.is_lost, gained.is_gained, gained.differs) == (False, True, False)
     assert apart.differs and lost.verdict("store") == "unsat/timeout"
     assert not lost.keeps(WITHIN) and not lost.keeps(BEYOND)
     f = figures([lost, line([1.0], [5.0])])

@@ -126,8 +126,8 @@ def test_an_ablation_runs_the_stages_from_proofs_as_they_were(folder: Path) -> N
         "verify b~int8 p0 2 ascent",
     ]
     done = len(calls(folder))
-    report("some_family", "--ablation", "--compact-effort", "0.5")
-    assert len(calls(folder)) == done
+    report("some_family", "--ablation", "1", "--compact-effort", "0.5", "--pairs", "2")
+    assert [line.split()[-1] for line in calls(folder)[done:]] == ["compact"] * 4  # the second pair has no stages
     with pytest.raises(InputError, match="another plan"):  # other proofs were lent there
         report("some_family", "--compact-effort", "2")
 
