@@ -18,7 +18,7 @@ from typing import Any
 from mucg4.bench import run
 from mucg4.bench.child import Children
 from mucg4.bench.plan import Plan, Row
-from mucg4.bench.results import Record, read_manifest
+from mucg4.bench.results import STORE_FILES, Record, read_manifest
 from mucg4.bench.table import file_stem
 from mucg4.errors import InputError
 from mucg4.files import json_text, write_atomic
@@ -61,7 +61,8 @@ def snapshot(store: Path, target: Path) -> Path:
     """`target`, now one file with all that the store holds, whoever still writes to it. Raises `InputError`."""
     if not store.is_file():
         raise InputError(f"{store}: no store there")
-    target.unlink(missing_ok=True)
+    for suffix in STORE_FILES:  # a journal of what was there before would be taken for one of this file
+        Path(f"{target}{suffix}").unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)

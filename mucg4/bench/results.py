@@ -22,6 +22,7 @@ from mucg4.errors import InputError
 from mucg4.files import json_text, write_atomic
 
 Record = dict[str, Any]
+STORE_FILES = ("", "-wal", "-shm")  # endings of the files of one store
 UNFINISHED = "unfinished"  # in the run record: time ended before the checker did
 STAGES = ("structure", "duals", "ascent")  # modes in which less than everything is reused: `Settings.reuse_upto`
 FILES = {"store": "runs.jsonl", "scratch": "scratch.jsonl", **{stage: f"{stage}.jsonl" for stage in STAGES}}
@@ -48,7 +49,7 @@ def prepare_folder(plan: Plan) -> dict[str, dict[int, Record]]:
         for name in FILES.values():
             (plan.out / name).unlink(missing_ok=True)
         if plan.fresh:
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in STORE_FILES:
                 Path(plan.store + suffix).unlink(missing_ok=True)
         write_atomic(plan_file, json_text(identity, indent=1) + "\n")
     asked = {mode.name for mode in plan.modes}

@@ -170,8 +170,7 @@ def _work(plan: Plan, done: dict[str, dict[int, Record]], console: Any, children
 
 
 def run_rows(plan: Plan, console: Any) -> tuple[dict[str, dict[int, Record]], bool]:
-    """Run what the plan's folder does not hold yet: mode -> row -> record of the chosen rows, and whether it came to
-    its end.
+    """Run what the plan's folder does not hold yet: mode -> row -> record, and whether it came to its end.
 
     It did not when it was interrupted: call again to continue. `console` is a rich console for progress and alarms.
     """
