@@ -176,5 +176,11 @@ def test_options_that_do_not_go_together(folder: Path, options: list[str]) -> No
     with pytest.raises(InputError):
         report("some_family", *options)
     assert not (folder / "calls").exists()
+
+
+def test_several_lists_go_with_the_report_alone_and_have_different_names(folder: Path) -> None:
+    rows(folder, "unsat")
     with pytest.raises(InputError, match="same name"):
-        report("some_family", "some_family")
+        report("some_family", "some_family/instances.csv")
+    with pytest.raises(InputError, match="one folder at a time"):
+        command.run(make_parser().parse_args(["bench", "some_family", "other"]))
