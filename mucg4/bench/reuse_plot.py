@@ -76,7 +76,8 @@ def _frame(axes: Any, low: float, high: float) -> None:
 def _title(method: str, lines: Sequence[Line]) -> str:
     both = [line for line in lines if line.is_comparable]
     mean = geometric_mean([line.factor("store") for line in both])
-    return f"{method}: {len(both)} rows" + ("" if math.isnan(mean) else f", factor {mean:.1f}")
+    rows = f"{len(both)} row" if len(both) == 1 else f"{len(both)} rows"
+    return f"{method}: {rows}" + ("" if math.isnan(mean) else f", factor {mean:.1f}")
 
 
 def _legend(figure: Any, lists: Sequence[str], missed: bool) -> None:

@@ -66,5 +66,6 @@ def divide(search: Search, tree: Tree) -> int:
     waiting = parts[0]
     for part in parts[1:]:
         waiting = waiting.joined(part)
+    waiting.parent_value[:] = np.nan  # the root's bound is many splits away: it would pass for what one split gains
     search.take(({}, waiting))
     return len(waiting.ids)
