@@ -43,6 +43,12 @@ class Settings:
     )
     attack: bool = _option(True, "look for a witness before and during the search; off: only unsat can be concluded")
     reuse: bool = _option(True, "use proofs of related networks found in the store")
+    reuse_upto: str = _option(
+        "ascent",
+        "for measurements, how much of a related proof is used: structure: its regions, as the start of a new search; "
+        "duals: its evidence too, where the checker accepts it; ascent: all",
+        ("structure", "duals", "ascent"),
+    )
     compact: bool = _option(True, "make a proof smaller and its margins wider after the verdict, before it is stored")
     arithmetic: str = _option(
         "real",

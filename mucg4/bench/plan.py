@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Mode:
+    """A way in which every row is run, beside others: with a `store` (as for a plan) and further `options`.
+
+    `lent`: every run has a copy of the store, of which nothing comes back.
+    """
+
+    name: str
+    store: str
+    options: tuple[str, ...] = ()
+    lent: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be run.
 
-    `store` is a path, `off`, or empty for the default; `fresh`: start with an empty one. `memory`: bytes for a row,
-    None: what a run allows itself, divided among the jobs.
+    `store` is a path, `off`, or empty for the default; `fresh`: start with an empty one; `lent`: see `Mode`. `scratch`
+    and `others` are modes besides; which of them goes first changes from row to row and with `turn`. `memory`: bytes
+    for a row, None: what a run allows itself, divided among the jobs.
     Proofs of rows that took less than `check` seconds are checked; None: of no row.
     """
 
@@ -42,22 +57,38 @@ class Plan:
     check: float | None
     resume: bool
     options: tuple[str, ...]
+    lent: bool = False
+    others: tuple[Mode, ...] = ()
+    turn: int = 0
 
     @property
-    def modes(self) -> tuple[str, ...]:
-        return ("store", "scratch") if self.scratch else ("store",)
+    def modes(self) -> tuple[Mode, ...]:
+        """All modes, that with the store first."""
+        scratch = (Mode("scratch", "off"),) if self.scratch else ()
+        return (Mode("store", self.store, lent=self.lent), *scratch, *self.others)
 
 
-def make_plan(args: Namespace, options: list[str]) -> Plan:
-    """The plan of the command line's arguments. Raises `InputError`."""
+def read_rows(source: Path, cap: float | None = None) -> list[Row]:
+    """All rows of a list, longer timeouts cut to `cap` seconds. Raises `InputError`."""
     from mucg4.read.instance import read_instances
 
-    source: Path = args.source
-    folder = (source if source.is_dir() else source.parent).resolve()
-    rows = [
-        Row(k, str(i.onnx), str(i.vnnlib), i.onnx_text, i.vnnlib_text, _capped(i.timeout, args.timeout_cap))
+    return [
+        Row(k, str(i.onnx), str(i.vnnlib), i.onnx_text, i.vnnlib_text, _capped(i.timeout, cap))
         for k, i in enumerate(read_instances(source))
     ]
+
+
+def folder_of(source: Path) -> Path:
+    """The folder of a list that is named itself or by its folder."""
+    return (source if source.is_dir() else source.parent).resolve()
+
+
+def make_plan(
+    source: Path, args: Namespace, options: list[str], wanted: Callable[[Row], bool] = lambda row: True
+) -> Plan:
+    """The plan of the command line's arguments for the rows that are `wanted`. Raises `InputError`."""
+    folder = folder_of(source)
+    rows = [row for row in read_rows(source, args.timeout_cap) if wanted(row)]
     out = args.out or Path("bench-out") / folder.name
     store = str(out / "store.sqlite") if args.store == "fresh" else args.store or ""
     return Plan(

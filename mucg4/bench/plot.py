@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 STYLES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
 KINDS = {"unsat": ("#0072B2", "o"), "sat": ("#D55E00", "^")}
 GREY = "#888888"
+STYLE: dict[Any, Any] = {"svg.hashsalt": "mucg4", "svg.fonttype": "none", "font.size": 10, "axes.axisbelow": True}
 DPI = 160  # dots per inch of the PNGs; not measured
 
 
@@ -26,38 +27,56 @@ def draw_all(c: Comparison, out: Path) -> list[str]:
     import matplotlib
 
     names = []
-    style: dict[Any, Any] = {"svg.hashsalt": "mucg4", "svg.fonttype": "none", "font.size": 10, "axes.axisbelow": True}
-    with matplotlib.rc_context(style):
-        names += _save(_cactus(c), out, "cactus")
+    with matplotlib.rc_context(STYLE):
+        names += save_figure(_cactus(c), out, "cactus")
         first, *others = c.tools
         for other in others:
             if any(first in line.claims and other in line.claims for line in c.lines):
-                names += _save(_scatter(c, first, other), out, f"scatter-{_slug(first)}-{_slug(other)}")
+                names += save_figure(_scatter(c, first, other), out, f"scatter-{slug(first)}-{slug(other)}")
     return names
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_") or "tool"
 
 
-def _save(figure: Any, out: Path, name: str) -> list[str]:
+def save_figure(figure: Any, out: Path, name: str) -> list[str]:
+    """Write it as PNG and as SVG; the files' names."""
     for ending, more in (("png", {"dpi": DPI}), ("svg", {"metadata": {"Date": None}})):
         figure.savefig(out / f"{name}.{ending}", **more)
     return [f"{name}.png", f"{name}.svg"]
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """An empty figure of so many inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.grid(True, which="major", color="#E4E4E4", linewidth=0.7)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    _plain(axes)
     return figure, axes
 
 
-def _label_seconds(axis: Any) -> None:
+def new_panels(count: int, across: int) -> tuple[Any, list[Any]]:
+    """An empty figure with so many square axes, at most `across` side by side."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, across)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.7 * max(columns, 2) + 0.6, 2.9 * rows + 0.8), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, k + 1) for k in range(count)]
+    for axes in panels:
+        _plain(axes)
+    return figure, panels
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(True, which="major", color="#E4E4E4", linewidth=0.7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def label_seconds(axis: Any) -> None:
     """Plain numbers at the decades of a logarithmic axis of seconds."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -80,7 +99,7 @@ def _limit(lines: Sequence[Line]) -> tuple[float, str]:
 def _cactus(c: Comparison) -> Any:
     """Rows solved (across) when each may take at most so many seconds (up)."""
     lines = list(c.lines)
-    figure, axes = _figure(7.6, 4.8)
+    figure, axes = new_figure(7.6, 4.8)
     most, low = 1, math.inf
     ranked = sorted(c.tools, key=lambda tool: -sum(line.solved(tool) for line in lines))
     for tool in ranked:
@@ -106,7 +125,7 @@ def _cactus(c: Comparison) -> Any:
     axes.set_xlim(0, most * 1.02 + 0.5)
     axes.set_ylim(min(low, limit / 10) / 1.5, limit * 2)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _label_seconds(axes.yaxis)
+    label_seconds(axes.yaxis)
     axes.set_xlabel("rows solved")
     axes.set_ylabel("seconds for each of them, at most")
     axes.set_title(f"Rows solved within a time  ({_about(c, lines)})", loc="left", fontsize=11)
@@ -117,7 +136,7 @@ def _cactus(c: Comparison) -> Any:
 def _scatter(c: Comparison, first: str, other: str) -> Any:
     """One mark per row that both have: time of `first` across, of `other` up; what was not solved on the borders."""
     lines = [line for line in c.lines if first in line.claims and other in line.claims]
-    figure, axes = _figure(6.0, 6.2)
+    figure, axes = new_figure(6.0, 6.2)
     limit, word = _limit(lines)
     border = limit * 1.8
     counted = [line for line in lines if line.solved(first) or line.solved(other)]
@@ -147,7 +166,7 @@ def _scatter(c: Comparison, first: str, other: str) -> Any:
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
-        _label_seconds(axis)
+        label_seconds(axis)
     axes.annotate(f"not solved by {first}", (border, low), xytext=(7, 6), textcoords="offset points", rotation=90,
                   fontsize=8, color="#555555", va="bottom", ha="left")  # fmt: skip
     axes.annotate(f"not solved by {other}", (low, border), xytext=(6, 6), textcoords="offset points", fontsize=8,

@@ -1,9 +1,9 @@
 """The folder of results of a benchmark run, and whether they are right.
 
 `runs.jsonl` holds one line per instance: its run record with the wall time and peak memory measured outside;
-`scratch.jsonl` the same for the runs with the store off. `results.csv` and `results_scratch.csv` have the official
-layout `category,onnx,vnnlib,prepare_time,verdict,run_time`. `plan.json` tells what was asked for. A line is appended
-when its row is done, so that an interrupted run continues behind it.
+`scratch.jsonl` the same for the runs with the store off, and so on for every mode. `results.csv` and
+`results_scratch.csv` have the official layout `category,onnx,vnnlib,prepare_time,verdict,run_time`. `plan.json` tells
+what was asked for. A line is appended when its row is done, so that an interrupted run continues behind it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from mucg4.errors import InputError
 from mucg4.files import json_text, write_atomic
 
 Record = dict[str, Any]
+STORE_FILES = ("", "-wal", "-shm")  # endings of the files of one store
 UNFINISHED = "unfinished"  # in the run record: time ended before the checker did
-FILES = {"store": "runs.jsonl", "scratch": "scratch.jsonl"}
+STAGES = ("structure", "duals", "ascent")  # modes in which less than everything is reused: `Settings.reuse_upto`
+FILES = {"store": "runs.jsonl", "scratch": "scratch.jsonl", **{stage: f"{stage}.jsonl" for stage in STAGES}}
 
 
 def prepare_folder(plan: Plan) -> dict[str, dict[int, Record]]:
     """Make the output folder; returns the records already there. Raises `InputError` for those of another plan."""
     content = {**asdict(plan), "mucg4": __version__}
-    for key in ("resume", "jobs", "rows", "folder", "out", "scratch"):
+    for key in ("resume", "jobs", "rows", "folder", "out", "scratch", "lent", "others", "turn"):
         content.pop(key)
     identity = json.loads(json_text(content))
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -47,11 +49,13 @@ def prepare_folder(plan: Plan) -> dict[str, dict[int, Record]]:
         for name in FILES.values():
             (plan.out / name).unlink(missing_ok=True)
         if plan.fresh:
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in STORE_FILES:
                 Path(plan.store + suffix).unlink(missing_ok=True)
         write_atomic(plan_file, json_text(identity, indent=1) + "\n")
+    asked = {mode.name for mode in plan.modes}
     for mode, name in FILES.items():  # also cuts a half-written last line
-        write_atomic(plan.out / name, "".join(json_text(r) + "\n" for r in done[mode].values()))
+        if mode in asked or done[mode]:
+            write_atomic(plan.out / name, "".join(json_text(r) + "\n" for r in done[mode].values()))
     return done
 
 
@@ -97,9 +101,14 @@ def read_expected(folder: Path) -> dict[tuple[str, str], str]:
     return {(r[0], r[1]): r[2] for r in _csv_rows(folder / "expected.csv") if r[2] in ("sat", "unsat")}
 
 
+def read_manifest(folder: Path) -> dict[str, tuple[str, str]]:
+    """`manifest.csv` (onnx,parent,method): onnx -> parent, method; empty when there is none."""
+    return {r[0]: (r[1], r[2]) for r in _csv_rows(folder / "manifest.csv") if r[0] != "onnx"}
+
+
 def read_methods(folder: Path) -> dict[str, str]:
-    """`manifest.csv` (onnx,parent,method): onnx -> method; empty when there is none."""
-    return {r[0]: r[2] for r in _csv_rows(folder / "manifest.csv") if r[0] != "onnx"}
+    """onnx -> method, as `read_manifest`."""
+    return {onnx: method for onnx, (_, method) in read_manifest(folder).items()}
 
 
 def is_wrong(record: Record, expected: dict[tuple[str, str], str]) -> bool:

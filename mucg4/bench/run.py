@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 
 from mucg4.bench import table
 from mucg4.bench.child import Child, Children
-from mucg4.bench.plan import Plan, Row
+from mucg4.bench.plan import Mode, Plan, Row
 from mucg4.bench.results import (
     FILES,
     UNFINISHED,
@@ -44,16 +45,19 @@ def _row_memory(plan: Plan) -> float:
     return plan.memory if plan.memory is not None else SHARE * free_bytes() / plan.jobs / EARLIER
 
 
-def _run_row(plan: Plan, row: Row, mode: str, memory: float, children: Children) -> Record | None:
+def _run_row(plan: Plan, row: Row, mode: Mode, memory: float, children: Children) -> Record | None:
     """Run one row in a child; its record, or None when the benchmark was interrupted."""
     with tempfile.TemporaryDirectory(prefix="row-", dir=plan.out) as name:
         folder = Path(name)
-        proof = folder / "proof.json.gz" if plan.check is not None and mode == "store" else None
+        proof = folder / "proof.json.gz" if plan.check is not None and mode.name == "store" else None
         command = [*TOOL, "verify", row.onnx, row.vnnlib, "--caller", str(os.getpid())]  # they end with this process
         command += ["--timeout", str(row.timeout), "--json", str(folder / "record.json")]
-        command += ["--result", str(folder / "result.txt"), *plan.options]
+        command += ["--result", str(folder / "result.txt"), *plan.options, *mode.options]
         command += ["--memory", f"{EARLIER * memory / 2**30:.4f}"] if memory < float("inf") else []
-        store = plan.store if mode == "store" else "off"
+        store = mode.store
+        if mode.lent:
+            store = str(folder / "lent.sqlite")
+            shutil.copyfile(mode.store, store)
         command += (["--store", store] if store else []) + (["--proof", str(proof)] if proof else [])
         child = children.run(command, folder / "stderr.txt", row.timeout + KILL_AFTER, memory)
         if child.killed == "interrupt" or children.stopped:
@@ -114,7 +118,7 @@ class Board:
 
 
 @contextmanager
-def _stopping(children: Children) -> Iterator[None]:
+def stopping(children: Children) -> Iterator[None]:
     """SIGTERM and SIGINT end the children and then the loop."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -139,14 +143,15 @@ def _work(plan: Plan, done: dict[str, dict[int, Record]], console: Any, children
     memory = _row_memory(plan)
 
     def one(row: Row) -> None:
-        for mode in plan.modes if row.index % 2 == 0 else plan.modes[::-1]:
-            record = done[mode].get(row.index)
+        for mode in plan.modes if (row.index + plan.turn) % 2 == 0 else plan.modes[::-1]:
+            known = done[mode.name]
+            record = known.get(row.index)
             if record is None and not children.stopped:
                 record = _run_row(plan, row, mode, memory, children)
                 if record is not None:
-                    with lock, (plan.out / FILES[mode]).open("a") as file:
+                    with lock, (plan.out / FILES[mode.name]).open("a") as file:
                         file.write(json_text(record) + "\n")
-                    done[mode][row.index] = record
+                    known[row.index] = record
             if record is not None:
                 with lock:
                     wrong = is_wrong(record, expected)
@@ -164,18 +169,28 @@ def _work(plan: Plan, done: dict[str, dict[int, Record]], console: Any, children
                 list(pool.map(one, plan.rows))
 
 
+def run_rows(plan: Plan, console: Any) -> tuple[dict[str, dict[int, Record]], bool]:
+    """Run what the plan's folder does not hold yet: mode -> row -> record, and whether it came to its end.
+
+    It did not when it was interrupted: call again to continue. `console` is a rich console for progress and alarms.
+    """
+    done = prepare_folder(plan)
+    children = Children()
+    with stopping(children):
+        _work(plan, done, console, children)
+    names = [m.name for m in plan.modes]
+    chosen = {m: {r.index: done[m][r.index] for r in plan.rows if r.index in done[m]} for m in names}
+    for mode, records in chosen.items():
+        write_csv(plan, "results.csv" if mode == "store" else f"results_{mode}.csv", records)
+    return chosen, not children.stopped
+
+
 def run_bench(plan: Plan, console: Any, say: Callable[[str], None]) -> int:
     """Run the plan; 0 when no answer is wrong, 1 otherwise, 130 when interrupted (call again to continue).
 
     `console` is a rich console for progress and alarms, `say` takes the lines of the tables.
     """
-    done = prepare_folder(plan)
-    children = Children()
-    with _stopping(children):
-        _work(plan, done, console, children)
-    chosen = {m: {r.index: done[m][r.index] for r in plan.rows if r.index in done[m]} for m in plan.modes}
-    for mode, records in chosen.items():
-        write_csv(plan, "results.csv" if mode == "store" else "results_scratch.csv", records)
+    chosen, whole = run_rows(plan, console)
     if plan.scratch:
         for line in table.comparison(chosen["store"], chosen["scratch"], read_methods(plan.folder)):
             say(line)
@@ -184,7 +199,7 @@ def run_bench(plan: Plan, console: Any, say: Callable[[str], None]) -> int:
     alarms = find_alarms(plan, chosen)
     for text in alarms:
         console.print(text, style="bold red", markup=False, soft_wrap=True)
-    if children.stopped:
+    if not whole:
         console.print(f"interrupted; the same command continues in {plan.out}", markup=False, soft_wrap=True)
         return 130
     return 1 if alarms else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         put(text + "\n")
 
-    if args.source is None and args.compare is None:
+    if not args.sources and args.compare is None:
         raise InputError("a benchmark folder to run is needed, or result files to --compare")
+    if args.reuse_report:
+        return _reuse_report(args, Console(stderr=True), say)
+    if len(args.sources) > 1:
+        raise InputError("one folder at a time; several go with --reuse-report")
     theirs = _theirs(args)  # read before anything runs, so that a wrong file costs no time
-    if args.source is None:
+    if not args.sources:
         from mucg4.bench.claims import read_reference
         from mucg4.bench.side_by_side import run_compare
 
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--benchmarks goes with --compare without a folder to run")
     if args.engines and (theirs or args.engine != "bab" or args.store is not None):
         raise InputError("--engines runs both engines with stores of their own: no --engine, --store or --compare")
-    plan = make_plan(args, extra_options(args))
+    plan = make_plan(args.sources[0], args, extra_options(args))
     if args.engines:
         from mucg4.bench.engines import run_engines
 
@@ -59,7 +64,23 @@ def _theirs(args: argparse.Namespace) -> list[Any]:
     if args.plots:
         check_pictures()
     own = ["mucg4", *(["mucg4 scratch"] if args.with_scratch else [])]
-    return read_all(args.compare, [] if args.source is None else own)
+    return read_all(args.compare, own if args.sources else [])
+
+
+def _reuse_report(args: argparse.Namespace, console: Any, say: Callable[[str], None]) -> int:
+    """The report on reuse over one or more lists; the exit status."""
+    others = args.compare or args.benchmarks or args.engines or args.with_scratch or args.engine != "bab" or args.check
+    if others or args.store == "off" or not args.reuse or args.reuse_upto != "ascent":
+        raise InputError(
+            "--reuse-report runs rows with the store and with the store off: no --engines, --engine, --with-scratch, "
+            "--compare, --check, --store off, --no-reuse or --reuse-upto"
+        )
+    given = args.store not in (None, "fresh")
+    if given and (args.ablation or args.compact_effort is not None or args.parents_timeout is not None):
+        raise InputError("with --store the parents are as they are: no --parents-timeout, --compact-effort, --ablation")
+    from mucg4.bench.reuse_report import run_reuse_report
+
+    return run_reuse_report(args.sources, args, extra_options(args), console, say)
 
 
 def extra_options(args: argparse.Namespace) -> list[str]:

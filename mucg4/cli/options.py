@@ -138,9 +138,11 @@ def _add_verify(p: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(p: argparse.ArgumentParser) -> None:
-    text = "folder with instances.csv, or the list itself; may be missing with --compare"
-    p.add_argument("source", type=Path, nargs="?", metavar="DIR|CSV", help=text)
-    text = "where results go (default: bench-out/<name of the folder>, without one bench-out/compare)"
+    text = """folder with instances.csv, or the list itself; may be missing with --compare, and be several with
+    --reuse-report"""
+    p.add_argument("sources", type=Path, nargs="*", metavar="DIR|CSV", help=text)
+    text = """where results go (default: bench-out/<name of the folder>, without one bench-out/compare, for the report
+    on reuse bench-out/reuse)"""
     p.add_argument("--out", type=Path, metavar="DIR", help=text)
     p.add_argument("--store", default=None, metavar="PATH|off|fresh", help=STORE_HELP + "; fresh: a new one in --out")
     p.add_argument("--with-scratch", action="store_true", help="run each row also with the store off, and compare")
@@ -157,6 +159,7 @@ def _add_bench(p: argparse.ArgumentParser) -> None:
     text = "re-check proofs with the independent checker; S: only of rows that took under S seconds"
     p.add_argument("--check", type=_amount, nargs="?", const=float("inf"), metavar="S", help=text)
     _add_compare(p)
+    _add_reuse_report(p)
     text = "continue an interrupted run in --out (default: on)"
     p.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help=text)
     _add_settings(p, skip=OWN_TO_BENCH)
@@ -173,6 +176,29 @@ def _add_compare(p: argparse.ArgumentParser) -> None:
     group.add_argument("--benchmarks", nargs="+", type=Path, metavar="DIR", help=text)
     text = "draw pictures of the comparison; needs matplotlib (default: on)"
     group.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help=text)
+
+
+def _add_reuse_report(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("report on reuse: what stored proofs gain on compressed variants")
+    text = """solve the parents of the lists' variants into an empty store (--store PATH: they are in that one), run
+    every variant with a copy of it and from scratch, and report. --rows, --limit and --first-per-network choose among
+    the variants' rows. What is a variant say manifest.csv (onnx,parent,method), else names like parent~method.onnx"""
+    group.add_argument("--reuse-report", action="store_true", help=text)
+    text = "how often each row runs both ways (default: 1); medians over these count"
+    group.add_argument("--pairs", type=_whole, default=1, metavar="N", help=text)
+    text = "seconds for each row of a parent (default: as the list says)"
+    group.add_argument("--parents-timeout", type=_amount, metavar="S", help=text)
+    text = "compact the parents' proofs, S seconds each, as `mucg4 store compact --effort S`"
+    group.add_argument("--compact-effort", type=_amount, metavar="S", help=text)
+    text = """run each row also with less reuse (structure only, + duals, + ascent), from proofs that are not compacted;
+    those of the report are (--compact-effort, default here: 60); N: only in the first N pairs"""
+    group.add_argument("--ablation", type=_whole, nargs="?", default=0, const=sys.maxsize, metavar="N", help=text)
+    text = "let the variants of a pair share one store, so that later ones borrow from earlier ones"
+    group.add_argument("--accumulate", action="store_true", help=text)
+    text = "bands of the seconds from scratch in which rows are counted (default: %(default)s)"
+    group.add_argument("--bands", default="6:,2:6,2:,1:,0:", metavar="A:B,A:,...", help=text)
+    text = "methods to be counted together, over all lists; once for each such line"
+    group.add_argument("--group", action="append", metavar="METHOD,METHOD,...", help=text)
 
 
 def _add_store(p: argparse.ArgumentParser) -> None:

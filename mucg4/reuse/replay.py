@@ -25,15 +25,14 @@ from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.ops.arrays import BoolArray
 from mucg4.reuse.guard import guarded
+from mucg4.reuse.structure import divide, outline, suited
 from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
 from mucg4.search.attack import Attack
-from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
-from mucg4.search.phases import PhaseWay
+from mucg4.search.parallel import drive
 from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_attack, solve, solve_case
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
-from mucg4.settings import Settings
 
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
 FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
@@ -53,17 +52,18 @@ def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Establ
         witness = first_attack(run, case)
         if witness is not None:
             return witness
+    shapes = completed(run.query, trees)
+    bare = run.settings.reuse_upto == "structure"
+    known, patience = ([outline(tree) for tree in shapes], None) if bare else (shapes, SAMPLE)
     with run.stage("check"):
-        examined = guarded(
-            run, lambda: Examined(run.query, completed(run.query, trees), run.budget, run.workers, SAMPLE)
-        )
+        examined = guarded(run, lambda: Examined(run.query, known, run.budget, run.workers, patience))
     run.budget.poll()
     if examined is None or examined.open() is None:
         run.statistics.from_root += len(run.query.cases)
         if examined is not None:
             run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
         return solve(run)
-    return go_on(run, examined)
+    return go_on(run, examined, shapes if bare else ())
 
 
 def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
@@ -81,26 +81,27 @@ def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
     return out + [replace(single_leaf(), case=case, conjunctions=open_) for case, open_ in missing.items()]
 
 
-def go_on(run: Run, examined: Examined) -> Witness | list[Tree] | Established:
+def go_on(run: Run, examined: Examined, shapes: Sequence[Tree] = ()) -> Witness | list[Tree] | Established:
     """Search what the checker rejected of the trees it examined last. Raises as `solve_case`.
 
-    The trees it accepted, and those that are found, answer for all cases.
+    The trees it accepted, and those that are found, answer for all cases. `shapes`: for each of the trees the one whose
+    outline it is.
     """
     statistics, report = run.statistics, examined.report
     opens = examined.open()
     if opens is None:
         raise StuckError(f"the check cannot be taken up again: {report.reason}")
-    statistics.stored_leaves += report.leaves
+    statistics.stored_leaves += sum(len(tree.leaves) for tree in shapes) if shapes else report.leaves
     statistics.rungs["checked"] += report.checked
     try:
-        found = _searched(run, opens)
+        found = _searched(run, opens, shapes or [o.tree for o in opens])
     finally:  # a run that ends in time says how far it came, too
         closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
         statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
     return found if isinstance(found, Witness) else Established(found, examined)
 
 
-def _searched(run: Run, opens: Sequence[Open]) -> Witness | list[Tree]:
+def _searched(run: Run, opens: Sequence[Open], shapes: Sequence[Tree]) -> Witness | list[Tree]:
     out: list[Tree] = []
     for number in range(len(run.query.cases)):
         own = [o for o in opens if o.tree.case == number]
@@ -108,7 +109,7 @@ def _searched(run: Run, opens: Sequence[Open]) -> Witness | list[Tree]:
         if state is None:
             out += [o.tree for o in own]
             continue
-        arm = guarded(run, partial(ReplayedArm, run, state, own))
+        arm = guarded(run, partial(ReplayedArm, run, state, own, [s for s in shapes if s.case == number]))
         out += [] if arm is None else arm.accepted
         for found in solve_case(run, state, arm):
             if isinstance(found, Witness):
@@ -120,6 +121,8 @@ def _searched(run: Run, opens: Sequence[Open]) -> Witness | list[Tree]:
 class ReplayedArm(Replayed):
     """Searches of what the checker rejected of one case's stored trees; `accepted` are those without an open region.
 
+    `shapes` are the stored trees themselves, where the checker had no more than their outlines.
+
     When it gives way. What is open may take the work that was saved, but no more before an arm from the root has had
     its chance; once `patience` is spent, an outlook of more than that is enough. Checking a proof is a measure of
     finding it: a proof by phase splits takes about an eighth of its search to walk (measured on the walk that the
@@ -129,26 +132,26 @@ class ReplayedArm(Replayed):
 
     patience = TRIAL * FIRST
 
-    def __init__(self, run: Run, state: CaseState, opens: Sequence[Open]) -> None:
+    def __init__(self, run: Run, state: CaseState, opens: Sequence[Open], shapes: Sequence[Tree] = ()) -> None:
         self.accepted: list[Tree] = []
         self.parts: list[Part] = []
         attack = attack_of(run, state.case)
-        for o in opens:
-            self._take_up(run, state, o, attack)
+        for o, shape in zip(opens, shapes or [o.tree for o in opens], strict=True):
+            self._take_up(run, state, o, shape, attack)
         super().__init__(run, state.number, [p.search for p in self.parts], [p.mask for p in self.parts])
         self.granted = sum(granted(run.query.network.size, o, p.search) for p in self.parts for o in [p.open])
 
-    def _take_up(self, run: Run, state: CaseState, o: Open, attack: Attack | None) -> None:
+    def _take_up(self, run: Run, state: CaseState, o: Open, shape: Tree, attack: Attack | None) -> None:
         every = range(state.objective.count)
         answers = np.isin(every, every if o.tree.conjunctions is None else o.tree.conjunctions)
-        state = suited(run.settings, state, o.tree)
+        state = suited(run.settings, state, shape)
         if answers.sum() > 1 and not state.way.joint:  # what worked for one conjunction alone would work for each now
             o = replace(o, tree=replace(o.tree, clip=np.zeros(len(o.tree), dtype=bool), tightenings=()))
         left = o.open.any(axis=0) & answers
         masks = (
             [answers] if state.way.joint and left.any() else [np.arange(len(left)) == c for c in np.flatnonzero(left)]
         )
-        self.parts += [Part(run, state, o, mask, attack) for mask in masks]
+        self.parts += [Part(run, state, o, shape, mask, attack) for mask in masks]
         closed = answers & ~np.any([answers & False, *masks], axis=0)
         if closed.any():
             self.accepted.append(replace(o.tree, conjunctions=tuple(np.flatnonzero(closed).tolist())))
@@ -159,6 +162,19 @@ class ReplayedArm(Replayed):
             part.begin()
             if part.search.witness is not None:
                 return part.search.witness
+        return self._divide()
+
+    def _divide(self) -> Witness | None:
+        """Do the dear first turns of bare roots that are to be divided, then divide them."""
+        run, shaped = self.run, [part for part in self.parts if part.shape is not None]
+        waiting = [part.search for part in shaped if part.search.pending is not None]
+        for first in range(0, len(waiting), run.workers):
+            witness = drive(waiting[first : first + run.workers], run.workers, run.budget.work + 1)
+            if witness is not None:
+                return witness
+        for part in shaped:
+            if part.shape is not None and len(part.search.frontier):
+                run.statistics.replay_regions += divide(part.search, part.shape) - 1
         return None
 
     def _step(self, step: Callable[[], Witness | None]) -> Witness | None:
@@ -198,14 +214,20 @@ class ReplayedArm(Replayed):
 
 
 class Part:
-    """The open regions of one stored tree for the conjunctions `mask (K,)`, and their search."""
+    """The open regions of one stored tree for the conjunctions `mask (K,)`, and their search.
 
-    def __init__(self, run: Run, state: CaseState, o: Open, mask: BoolArray, attack: Attack | None) -> None:
-        self.state, self.mask = state, mask
+    `shape`: the stored tree where the checker had its root alone, which is to be divided like it; else None.
+    """
+
+    def __init__(
+        self, run: Run, state: CaseState, o: Open, shape: Tree, mask: BoolArray, attack: Attack | None
+    ) -> None:
+        self.state, self.mask, self.ascends = state, mask, run.settings.reuse_upto == "ascent"
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
         chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
         self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
         self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
+        self.shape = shape if self.is_bare and len(shape) > 1 else None
         self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
 
     def begin(self) -> None:
@@ -216,15 +238,8 @@ class Part:
             return
         regions, phases = regions_of(state.bounder, o, state.way.refreshes), phases_of(state.bounder, o)
         work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
-        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, self.mask))
-
-
-def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
-    """The case in the way in which the stored tree was searched, where settings and network allow that."""
-    phases = bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not tree.refresh[1:].any()
-    way = PhaseWay if phases else state.way if len(tree) == 1 else InputWay
-    possible = way.possible(state.bounder, state.root)
-    return state.by(way) if possible and settings.split in ("auto", way.name) else state
+        known = self.mask if self.ascends else self.mask & False
+        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, known))
 
 
 def granted(size: int, o: Open, search: Search) -> float:

@@ -91,7 +91,9 @@ def bench(*arguments: str) -> tuple[int, str]:
 
     args = make_parser().parse_args(["bench", *arguments])
     alarms, lines = io.StringIO(), []
-    status = bench_run.run_bench(make_plan(args, extra_options(args)), Console(file=alarms), lines.append)
+    status = bench_run.run_bench(
+        make_plan(args.sources[0], args, extra_options(args)), Console(file=alarms), lines.append
+    )
     return status, "\n".join(lines) + "\n" + alarms.getvalue()
 
 
@@ -289,7 +291,8 @@ def test_alarms_compare_rows_of_equal_content(folder: Path) -> None:
     from mucg4.bench.plan import make_plan
     from mucg4.cli.options import make_parser
 
-    plan = make_plan(make_parser().parse_args(["bench", "some_family"]), [])
+    args = make_parser().parse_args(["bench", "some_family"])
+    plan = make_plan(args.sources[0], args, [])
     found = {
         k: {"onnx": f"onnx/{n}.onnx", "vnnlib": f"vnnlib/p{k}.vnnlib", "verdict": v}
         for k, (n, v) in enumerate([("a", "unsat"), ("b", "sat")])
