@@ -135,7 +135,7 @@ class ReplayedArm(Replayed):
     def __init__(self, run: Run, state: CaseState, opens: Sequence[Open], shapes: Sequence[Tree] = ()) -> None:
         self.accepted: list[Tree] = []
         self.parts: list[Part] = []
-        attack = attack_of(run, state.case)
+        attack = self._attack = attack_of(run, state.case)
         for o, shape in zip(opens, shapes or [o.tree for o in opens], strict=True):
             self._take_up(run, state, o, shape, attack)
         super().__init__(run, state.number, [p.search for p in self.parts], [p.mask for p in self.parts])
@@ -187,8 +187,57 @@ class ReplayedArm(Replayed):
 
     @property
     def is_fresh(self) -> bool:
-        """True when all trees were bare roots."""
-        return all(part.is_bare for part in self.parts)
+        """True when all that is left begins at the root, with or without stored bounds."""
+        return all(part.begins_at_root for part in self.parts)
+
+    def prefers_root(self, entry: float) -> bool:
+        """See `Replayed`: leaves promise more regions than a root's own work costs, or took what they were granted."""
+        if self.stuck is not None or self.spent < self.patience:
+            return False
+        open_ = [self.parts[k].search for k in self._below_roots()]
+        dear = any(search.outlook() > np.log2(search.way.root_cost()) for search in open_)
+        return dear or (bool(open_) and self.gives_way(entry))
+
+    def _below_roots(self) -> list[int]:
+        """Parts that are open below a root on which more work may be done."""
+        return [
+            k
+            for k, part in enumerate(self.parts)
+            if not part.begins_at_root
+            and not part.tried_at_root
+            and part.search.is_open
+            and np.isfinite(part.search.way.root_cost())
+        ]
+
+    def return_to_root(self) -> Witness | None:
+        """See `Replayed`. Where the root promises less than the leaves did, these go on; either is asked but once."""
+        return self._step(self._return_to_root)
+
+    def _return_to_root(self) -> Witness | None:
+        which = self._below_roots()
+        for first in range(0, len(which), self.run.workers):
+            old = {k: self.parts[k] for k in which[first : first + self.run.workers]}
+            rooted = {k: part.at_root(self.run, self._attack) for k, part in old.items()}
+            witness = self._tried_out([part.search for part in rooted.values()])
+            if witness is not None:
+                return witness
+            for k, part in rooted.items():
+                old[k].tried_at_root = True
+                if part.search.outlook() < old[k].search.outlook():
+                    # what held below the root is not what closes the case now
+                    self.run.statistics.rungs["checked"] -= len(old[k].open.tree.leaves) - len(old[k].open.at)
+                    self.parts[k], self.searches[k] = part, part.search
+        return None
+
+    def _tried_out(self, searches: list[Search]) -> Witness | None:
+        """Search from roots until there is an outlook."""
+        run, waits = self.run, searches
+        while waits:
+            witness = drive(waits, run.workers, run.budget.work + self.patience)
+            if witness is not None:
+                return witness
+            waits = [search for search in waits if search.is_open and not search.pace.has_split]
+        return None
 
     def turn(self, entry: float) -> float:
         """As for every arm, but it is judged again when what it was granted is spent."""
@@ -227,6 +276,7 @@ class Part:
         chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
         self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
         self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
+        self.begins_at_root, self.tried_at_root = len(o.tree) == 1, False
         self.shape = shape if self.is_bare and len(shape) > 1 else None
         self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
 
@@ -240,6 +290,18 @@ class Part:
         work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
         known = self.mask if self.ascends else self.mask & False
         self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, known))
+
+    def at_root(self, run: Run, attack: Attack | None) -> Part:
+        """The same from the root of the tree, begun with the bounds and cuts that the checker has established there."""
+        o, state = self.open, self.state
+        tree = replace(single_leaf(refresh=bool(o.tree.refresh[0])), case=o.tree.case, conjunctions=o.tree.conjunctions)
+        tightenings = tuple(t for t in o.tree.tightenings if t.at == 0)
+        tree = replace(tree, tightenings=tightenings, cuts=o.tree.cuts)
+        box = {"lo": state.root.lo, "hi": state.root.hi, "low": o.root[0], "up": o.root[1]}
+        root = replace(o, tree=tree, at=np.zeros(1, dtype=o.at.dtype), open=self.mask[None], before=o.root, **box)
+        part = Part(run, state, root, tree, self.mask, attack)
+        part.begin()
+        return part
 
 
 def granted(size: int, o: Open, search: Search) -> float:

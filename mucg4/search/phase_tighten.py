@@ -49,6 +49,11 @@ HOPE = 0.1  # at the root a further round, with more steps, is expected to remov
 STALL = 0.01  # a round that removes less of the bound and of the widths is the last one at its region; not measured
 
 
+def round_regions(units: int) -> float:
+    """How many regions cost as much as one round of tightening where so many units are unstable."""
+    return 2 * min(units, TARGETS) * 2 * (LATER_STEPS + ROW_PASSES) / REGION_PASSES
+
+
 class Tightener:
     """Rounds of tightening on regions that a `PhaseBounder` left open, and what they have gained so far."""
 
@@ -225,11 +230,10 @@ class Tightener:
             return False
         units = found.reduced.positions
         low, up = found.work.regions.low[i, units], found.work.regions.up[i, units]
-        rows = 2 * min(int(np.count_nonzero((low < 0) & (up > 0))), TARGETS)
-        cost = rows * 2 * (LATER_STEPS + ROW_PASSES)
+        cost = round_regions(int(np.count_nonzero((low < 0) & (up > 0))))
         depth = min(STRETCH * -value / gain, 40.0)
         saved = 2.0**depth - 2.0 ** (depth * (1 - share))
-        return bool(saved * REGION_PASSES > cost)
+        return bool(saved > cost)
 
     # ---- one sweep over the layers of a region -------------------------------------------------
 

@@ -20,7 +20,7 @@ from mucg4.bound.reduced import Reduced, ReducedDuals
 from mucg4.ops.base import Array
 from mucg4.search.branch import strong_branching
 from mucg4.search.phase_bound import F, PhaseBounder, PhaseFindings
-from mucg4.search.phase_tighten import Tightener
+from mucg4.search.phase_tighten import Tightener, round_regions
 from mucg4.search.refuted import Refuted
 from mucg4.search.region import Batch, unstable_units
 from mucg4.search.split import Literals, split_widest
@@ -73,6 +73,11 @@ class PhaseWay(Way[PhaseFindings]):
     def prepared(compute: Compute, bounder: Bounder, root: Regions) -> Compute:
         """The compute of all inputs and neurons, which cuts and the reduced network number."""
         return compute
+
+    def root_cost(self) -> float:
+        """A round of tightening."""
+        reduced = self.bounding.reduced
+        return round_regions(reduced.units) if self.bounding.built else float("inf")
 
     # ---- one batch -----------------------------------------------------------------------------
 

@@ -196,6 +196,14 @@ class Replayed(Arm):
     def is_fresh(self) -> bool:
         return False
 
+    def prefers_root(self, entry: float) -> bool:
+        """True where what is stored of a root is likely to help more than what is stored below it."""
+        return False
+
+    def return_to_root(self) -> Witness | None:
+        """Go on from such roots."""
+        return None
+
 
 class Contest:
     """The arms of one case, and whose turn it is.
@@ -233,6 +241,8 @@ class Contest:
     def go_on(self) -> Witness | None:
         """One more step of one arm. Raises `StuckError` when none can go on."""
         newest = self.arms[-1]
+        if isinstance(newest, Replayed) and newest.prefers_root(self.entry):
+            return self._return(newest)
         if self.following is not None and newest.gives_way(self.entry):
             before = "stored trees" if newest.way is None else f"splits of {newest.way.name}"
             self.run.report(f"{before} do not come to an end: trying {self.following.name}")
@@ -249,6 +259,14 @@ class Contest:
                 if other is not one:
                     other.forget(one.closed & ~other.closed)
         return witness
+
+    def _return(self, replayed: Replayed) -> Witness | None:
+        """Let the replayed arm go on from the root."""
+        self.run.report("stored leaves do not come to an end: going on from their root")
+        self.run.statistics.from_root += 1
+        witness = replayed.return_to_root()
+        settled = witness is None and replayed.is_fresh and not replayed.stuck and replayed.way is not None
+        return self._settle(replayed.way) if settled and replayed.way is not None else witness
 
     def _enter(self) -> Witness | None:
         """An arm from the root, for what no arm has closed, and its first steps."""

@@ -142,7 +142,8 @@ class Recorder:
     def continuing(bounder: Bounder, sizes: list[int], tree: Tree) -> Recorder:
         """A recorder that goes on below a tree: its tree nodes, tightenings and cuts, which keep their numbers.
 
-        Without its refutations: see `mucg4.check.resume`, which puts them back.
+        Without its refutations: see `mucg4.check.resume`, which puts them back. Below a root alone nothing refers to
+        cuts that are not used any more.
         """
         own = Recorder(bounder, sizes)
         own._reserve(len(tree) - 1)
@@ -157,7 +158,7 @@ class Recorder:
         ):
             getattr(own, f)[: len(tree)] = a
         own.tightenings, own.cuts = list(tree.tightenings), list(tree.cuts)
-        own._kept_cuts = own.cut_count
+        own._kept_cuts = own.cut_count if len(tree) > 1 else 0
         return own
 
     def _reserve(self, more: int) -> None:

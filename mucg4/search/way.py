@@ -160,6 +160,10 @@ class Way(ABC, Generic[F]):
         """Regions below a root whose cuts are known, where duals of an earlier proof are; before any other batch."""
         return work
 
+    def root_cost(self) -> float:
+        """About how many regions cost as much as dear steps at a root where some were done; inf: there are none."""
+        return float("inf")
+
     @abstractmethod
     def bound(self, work: Batch) -> F | None:
         """Bound regions that are not empty; their bounds shrink in place. None where they all turn out empty."""
