@@ -223,7 +223,7 @@ class ReplayedArm(Replayed):
                 return witness
             for k, part in rooted.items():
                 old[k].tried_at_root = True
-                if part.search.outlook() < old[k].search.outlook():
+                if part.promises_less_than(old[k]):
                     # what held below the root is not what closes the case now
                     self.run.statistics.rungs["checked"] -= len(old[k].open.tree.leaves) - len(old[k].open.at)
                     self.parts[k], self.searches[k] = part, part.search
@@ -302,6 +302,10 @@ class Part:
         part = Part(run, state, root, tree, self.mask, attack)
         part.begin()
         return part
+
+    def promises_less_than(self, other: Part) -> bool:
+        """True where this search is expected to come to an end sooner."""
+        return self.search.outlook() < other.search.outlook()
 
 
 def granted(size: int, o: Open, search: Search) -> float:

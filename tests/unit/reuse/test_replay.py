@@ -19,8 +19,9 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
 from mucg4.model.verdict import RUNGS, Safe, Statistics
-from mucg4.reuse.replay import ReplayedArm, completed, replay_all
+from mucg4.reuse.replay import Part, ReplayedArm, completed, replay_all
 from mucg4.search import portfolio
+from mucg4.search.phases import PhaseWay
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
 from mucg4.verify import replay, verify
@@ -137,6 +138,21 @@ def test_only_the_same_literals_count_as_a_continuation(split):
     lying = replace(tree, refutations=tree.table.take(np.flatnonzero(tree.table.at == leaf)))
     report = examined.go_on([lying], Budget())
     assert report.accepted and check(report.proof, query).accepted  # the examined evidence was put back
+
+
+@pytest.mark.parametrize("prefer, workers", [("root", 2), ("leaves", 1)])
+def test_leaves_that_promise_too_much_go_on_from_their_root(prefer, workers, monkeypatch):
+    """The root is tried with the stored bounds; whichever promises less goes on, and the proof is whole."""
+    monkeypatch.setattr(PhaseWay, "root_cost", lambda self: 0.5)
+    monkeypatch.setattr(Part, "promises_less_than", lambda self, other: prefer == "root")
+    monkeypatch.setattr(ReplayedArm, "patience", 1.0)
+    query, formula, verdict = solved("phase")
+    run = run_of(moved(query, formula, 0.01), "phase", workers)
+    trees = replayed(run, list(verdict.proof.trees))
+    assert check(proof_of(run.query, *trees), run.query).accepted
+    s = run.statistics
+    assert s.from_root >= 1 and 0 < s.stored_leaves == verdict.proof.leaves
+    assert (s.rungs["checked"] == 0) == (prefer == "root")
 
 
 def test_trees_that_fit_no_network_are_a_miss():
