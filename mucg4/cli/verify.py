@@ -103,7 +103,7 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend
         say(f"mucg4: warning: {printable(text)}")
     proof = getattr(verdict, "proof", None)
     if args.proof is not None and proof is not None:
-        from mucg4.model.proof_text import write_proof
+        from mucg4.model.proof_file import write_proof
 
         try:
             write_proof(proof, args.proof, _enclosed(query) if args.proof_network else None)
