@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 
 from mucg4.check.resume import Open
+from mucg4.check.walk import stated
 from mucg4.errors import StuckError
 from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree, single_leaf
@@ -42,10 +43,11 @@ PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of 
 ROWS_PER_NEURON, ROWS = 2 / 3, 3
 
 
-def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Established:
+def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | list[Tree] | Established:
     """Let the checker examine translated trees, and search what it rejects; a witness, or trees for every case.
 
-    `trees` speak of this network's neurons (`translate`); whatever they say, what comes of them is sound.
+    `trees` speak of this network's neurons (`translate`); whatever they say, what comes of them is sound. `own`: they
+    are what an interrupted run of this very query left, in which few leaves hold where few had been closed.
     """
     if not trees:
         return solve(run)
@@ -53,17 +55,20 @@ def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Establ
         witness = first_attack(run, case)
         if witness is not None:
             return witness
+    patience = None if own else SAMPLE
     with run.stage("check"):
         examined = guarded(
-            run, lambda: Examined(run.query, completed(run.query, trees), run.budget, run.workers, SAMPLE)
+            run, lambda: Examined(run.query, completed(run.query, trees), run.budget, run.workers, patience)
         )
+    if examined is not None and run.budget.spent():
+        run.standing.examined(examined.report.checked, examined.report.leaves)
     run.budget.poll()
     if examined is None or examined.open() is None:
         run.statistics.from_root += len(run.query.cases)
         if examined is not None:
             run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
         return solve(run)
-    return go_on(run, examined)
+    return go_on(run, examined, own)
 
 
 def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
@@ -81,39 +86,42 @@ def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
     return out + [replace(single_leaf(), case=case, conjunctions=open_) for case, open_ in missing.items()]
 
 
-def go_on(run: Run, examined: Examined) -> Witness | list[Tree] | Established:
+def go_on(run: Run, examined: Examined, own: bool = False) -> Witness | list[Tree] | Established:
     """Search what the checker rejected of the trees it examined last. Raises as `solve_case`.
 
-    The trees it accepted, and those that are found, answer for all cases.
+    The trees it accepted, and those that are found, answer for all cases. `own`: see `replay_all`.
     """
     statistics, report = run.statistics, examined.report
     opens = examined.open()
     if opens is None:
         raise StuckError(f"the check cannot be taken up again: {report.reason}")
+    run.standing.take_up(opens, examined.whole)
     statistics.stored_leaves += report.leaves
     statistics.rungs["checked"] += report.checked
     try:
-        found = _searched(run, opens)
+        found = _searched(run, opens, own)
     finally:  # a run that ends in time says how far it came, too
         closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
         statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
     return found if isinstance(found, Witness) else Established(found, examined)
 
 
-def _searched(run: Run, opens: Sequence[Open]) -> Witness | list[Tree]:
+def _searched(run: Run, opens: Sequence[Open], is_own: bool) -> Witness | list[Tree]:
     out: list[Tree] = []
     for number in range(len(run.query.cases)):
-        own = [o for o in opens if o.tree.case == number]
-        state = open_case(run, number) if any(len(o.at) for o in own) else None
+        here = [o for o in opens if o.tree.case == number]
+        state = open_case(run, number) if any(len(o.at) for o in here) else None
         if state is None:
-            out += [o.tree for o in own]
+            out += [o.tree for o in here]
             continue
-        arm = guarded(run, partial(ReplayedArm, run, state, own))
-        out += [] if arm is None else arm.accepted
-        for found in solve_case(run, state, arm):
+        arm = guarded(run, partial(ReplayedArm, run, state, here, is_own))
+        accepted = [] if arm is None else arm.accepted
+        out += accepted
+        for found in solve_case(run, state, arm, accepted):
             if isinstance(found, Witness):
                 return found
             out.append(found)
+    run.standing.settle()
     return out
 
 
@@ -125,11 +133,15 @@ class ReplayedArm(Replayed):
     finding it: a proof by phase splits takes about an eighth of its search to walk (measured on the walk that the
     search itself once made), most of which is dear work at the root; the share of its leaves that were closed is saved.
     Beginning anew with input splits wins nothing but other splits, so that several times as much is granted there.
+
+    Trees that this query's own search left (`is_own`), and in which nothing failed that states evidence, are that
+    search itself: what comes after it is what would have come, not the same again.
     """
 
     patience = TRIAL * FIRST
 
-    def __init__(self, run: Run, state: CaseState, opens: Sequence[Open]) -> None:
+    def __init__(self, run: Run, state: CaseState, opens: Sequence[Open], is_own: bool = False) -> None:
+        self._is_own = is_own
         self.accepted: list[Tree] = []
         self.parts: list[Part] = []
         attack = attack_of(run, state.case)
@@ -171,8 +183,8 @@ class ReplayedArm(Replayed):
 
     @property
     def is_fresh(self) -> bool:
-        """True when all trees were bare roots."""
-        return all(part.is_bare for part in self.parts)
+        """True when all trees were bare roots, or this query's own with nothing wrong in them."""
+        return all(part.is_bare or (self._is_own and not part.has_failed) for part in self.parts)
 
     def turn(self, entry: float) -> float:
         """As for every arm, but it is judged again when what it was granted is spent."""
@@ -205,6 +217,8 @@ class Part:
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
         chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
         self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
+        region, conjunction = np.nonzero(self.open.open & mask)
+        self.has_failed = bool(stated(o.tree, self.open.at[region], conjunction).any())
         self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
         self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
 

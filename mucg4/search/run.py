@@ -27,6 +27,7 @@ from mucg4.search.loop import Search
 from mucg4.search.phases import PhaseWay
 from mucg4.search.record import Recorder
 from mucg4.search.region import Batch, Plan
+from mucg4.search.standing import Standing
 from mucg4.search.way import Context, Way
 from mucg4.settings import Settings
 
@@ -52,6 +53,7 @@ class Run:
     runtime: Runtime
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
+    standing: Standing = field(default_factory=Standing)
 
     def report(self, text: str) -> None:
         """Tell the user something in one line."""
@@ -67,6 +69,12 @@ class Run:
         finally:
             times = self.statistics.times
             times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether stored results of other queries went into what this run found, or a run that it goes on from."""
+        s = self.statistics
+        return self.standing.borrowed or (s.stored_leaves > 0 and s.resumed_seconds is None)
 
     @property
     def workers(self) -> int:
