@@ -57,8 +57,8 @@ def verify(
     verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
-    if run.standing.checkpoint is not None and not verdict.final:
-        run.standing.checkpoint.save(run)
+    if not verdict.final:
+        run.keep()
     if store is not None and isinstance(verdict, (Safe, Unsafe)) and verdict.final:
         try:
             _save(run, store, verdict)
@@ -80,12 +80,11 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established
         from mucg4.search.choices import refine
 
         refine(run)
-    if run.standing.checkpoint is not None:
-        trees = run.standing.checkpoint.read(run)
-        if trees:
-            from mucg4.reuse.replay import replay_all
+    kept = run.kept()
+    if kept:
+        from mucg4.reuse.replay import replay_all
 
-            return replay_all(run, trees, own=True)
+        return replay_all(run, kept, own=True)
     if store is None or not run.settings.reuse:
         return solve(run)
     from mucg4.reuse.lookup import look_up
@@ -143,8 +142,7 @@ def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]
     if not isinstance(verdict, Unknown):
         statistics.open_share = 0.0
     elif run.settings.engine != "smt":
-        run.standing.latest = run.standing.summary(run.query)
-        statistics.open_share, statistics.open_cases = run.standing.latest.values()
+        statistics.open_share, statistics.open_cases = run.standing.sum_up(run.query).values()
     return verdict
 
 

@@ -7,7 +7,6 @@ checker rejected (`mucg4.reuse.replay`); both go on alike, in turns that their o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,8 +84,7 @@ class Arm:
     def advance(self, work: float) -> Witness | None:
         """Search until nothing is open or so much more work is done."""
         until = self.run.budget.work + work
-        met = partial(self.run.standing.meet, self.run)
-        return self._step(lambda: drive(self.searches, self.run.workers, until, met))
+        return self._step(lambda: drive(self.searches, self.run.workers, until, self.run.meet))
 
     def turn(self, entry: float) -> float:
         """The work of the next turn: up to `entry`, at which this arm is judged, then as much as there was."""
@@ -345,7 +343,7 @@ def solve_case(
     """
     contest = Contest(run, state)
     witness = contest.begin(replayed)
-    run.standing.enter(contest, accepted)
+    run.standing.enter(state.number, contest, accepted)
     while witness is None:
         finished = list(contest.finished())
         run.standing.finish(finished)

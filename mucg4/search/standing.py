@@ -12,41 +12,21 @@ for what is closed has a positive one. The checker has examined neither.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mucg4.model.proof import Tree, upward
 from mucg4.model.query import Query
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
+from mucg4.search.checkpoint import Checkpoint, Rhythm
 
 if TYPE_CHECKING:
     from mucg4.check.resume import Open
-    from mucg4.search.checkpoint import Checkpoint
-    from mucg4.search.portfolio import Contest
-    from mucg4.search.run import Run
 
 FIRST_LOOK, LOOK_SHARE = 1.0, 0.01  # seconds until it is summed up, and the share of time for that; not measured
-
-
-@dataclass
-class Rhythm:
-    """When something is done again that costs time: first after `first` seconds, then within a `share` of the time."""
-
-    first: float
-    share: float
-    _next: float = -1.0
-
-    def due(self, elapsed: float) -> bool:
-        """Whether it is time, `elapsed` seconds after the run began."""
-        return elapsed >= max(self.first, self._next)
-
-    def took(self, seconds: float, elapsed: float) -> None:
-        """It was done, and took so long."""
-        self._next = elapsed + max(self.first, seconds / self.share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,22 +87,32 @@ def _answers(tree: Tree, count: int) -> BoolArray:
     return np.isin(every, every if tree.conjunctions is None else tree.conjunctions)
 
 
+class Searched(Protocol):
+    """A case that is being searched."""
+
+    def extents(self) -> list[Extent]:
+        """What is left open of it, in one or several ways to search it."""
+
+    def unfinished(self, left: BoolArray) -> list[Tree]:
+        """Trees as far as they go, for each of the conjunctions `left (K,)` one."""
+
+
 class Standing:
     """Kept by whatever searches, case by case; read for the run record, for progress, and for a checkpoint.
 
-    `latest` is what `summary` said last.
+    `latest` is what `sum_up` said last, `rhythm` when it is asked during the search.
     """
 
     def __init__(self, checkpoint: Checkpoint | None = None) -> None:
         self.checkpoint = checkpoint
         self.latest: dict[str, Any] = {}
         self.borrowed = False  # whether results of other queries went into the trees of the checkpoint
-        self._looks = Rhythm(FIRST_LOOK, LOOK_SHARE)
+        self.rhythm = Rhythm(FIRST_LOOK, LOOK_SHARE)
         self._examined = 0.0  # share of stored leaves that the checker had accepted when it was interrupted
         self._whole: Callable[[list[Tree]], list[Tree]] = list
         self._done: list[Tree] = []
         self._opens: list[Open] = []
-        self._contest: Contest | None = None
+        self._search: tuple[int, Searched] | None = None  # and which case that is
 
     # ---- told by who searches ------------------------------------------------------------------
 
@@ -132,12 +122,12 @@ class Standing:
 
     def take_up(self, opens: Sequence[Open], whole: Callable[[list[Tree]], list[Tree]]) -> None:
         """Everything begins where stored trees are `opens`. `whole` gives longer trees the evidence of those back."""
-        self._opens, self._whole, self._done, self._contest = list(opens), whole, [], None
+        self._opens, self._whole, self._done, self._search = list(opens), whole, [], None
 
-    def enter(self, contest: Contest, accepted: Iterable[Tree]) -> None:
+    def enter(self, number: int, search: Searched, accepted: Iterable[Tree]) -> None:
         """The search of a case has begun, where stored trees left off; those that are `accepted` have nothing open."""
-        self._opens = [o for o in self._opens if o.tree.case != contest.state.number]
-        self._contest = contest
+        self._opens = [o for o in self._opens if o.tree.case != number]
+        self._search = number, search
         self.finish(accepted)
 
     def finish(self, trees: Iterable[Tree]) -> None:
@@ -146,7 +136,7 @@ class Standing:
 
     def leave(self) -> None:
         """The case that was entered last is decided."""
-        self._contest = None
+        self._search = None
 
     def settle(self) -> None:
         """All cases are: what the checker knows of the stored trees may be given up."""
@@ -158,19 +148,19 @@ class Standing:
     @property
     def is_begun(self) -> bool:
         """True when there are trees."""
-        return bool(self._done or self._opens or self._contest)
+        return bool(self._done or self._opens or self._search)
 
     def trees(self, query: Query) -> list[Tree]:
         """All trees as far as they go, for each conjunction at most one: a leaf without refutations is open."""
         trees = [*self._done, *(o.tree for o in self._opens)]
-        if self._contest is not None:
-            number = self._contest.state.number
+        if self._search is not None:
+            number, search = self._search
             count = len(query.cases[number].conjunctions)
             done = [_answers(t, count) for t in trees if t.case == number]
-            trees += self._contest.unfinished(~np.any([np.zeros(count, dtype=bool), *done], axis=0))
+            trees += search.unfinished(~np.any([np.zeros(count, dtype=bool), *done], axis=0))
         return self._whole(trees)
 
-    def summary(self, query: Query) -> dict[str, Any]:
+    def sum_up(self, query: Query) -> dict[str, Any]:
         """`open_share` of the query, and `open_cases`: share and lowest bound of those that were begun."""
         by_case: dict[int, list[Extent]] = {}
         for tree in self._done:
@@ -178,8 +168,9 @@ class Standing:
             by_case.setdefault(tree.case, []).append(Extent.nothing(len(answers)).among(answers))
         for o in self._opens:
             by_case.setdefault(o.tree.case, []).append(_of_stored(o, query))
-        if self._contest is not None:
-            by_case.setdefault(self._contest.state.number, []).extend(self._contest.extents())
+        if self._search is not None:
+            number, search = self._search
+            by_case.setdefault(number, []).extend(search.extents())
         total, cases, open_cases = 0.0, 0, []
         for number, case in enumerate(query.cases):
             if case.box.empty or not case.conjunctions:
@@ -195,18 +186,8 @@ class Standing:
             if extent.share.any() or bound < np.inf:
                 known = bound if np.isfinite(bound) else None
                 open_cases.append({"case": number, "open_share": share, "bound": known})
-        return {"open_share": total / cases if cases else 0.0, "open_cases": open_cases}
-
-    def meet(self, run: Run) -> None:
-        """Between two steps of a search: sum up what is known, and keep it, both now and then."""
-        elapsed = run.budget.elapsed()
-        if self._looks.due(elapsed):
-            began = time.monotonic()
-            self.latest = self.summary(run.query)
-            run.report(spoken(self.latest))
-            self._looks.took(time.monotonic() - began, elapsed)
-        if self.checkpoint is not None and self.checkpoint.rhythm.due(elapsed):
-            self.checkpoint.save(run)
+        self.latest = {"open_share": total / cases if cases else 0.0, "open_cases": open_cases}
+        return self.latest
 
 
 def _of_stored(o: Open, query: Query) -> Extent:

@@ -20,8 +20,8 @@ from mucg4.model.proof_file import read_proof
 from mucg4.model.proof_packed import to_packed
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unknown, Verdict
-from mucg4.search.checkpoint import Checkpoint
-from mucg4.search.standing import Rhythm, Standing
+from mucg4.search.checkpoint import Checkpoint, Rhythm
+from mucg4.search.standing import Standing
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import verify
@@ -131,8 +131,8 @@ def test_written_during_the_search(tmp_path):
     query, path, seen = hard("phase"), tmp_path / "run.ck", []
 
     class Watched(Checkpoint):
-        def save(self, run):
-            super().save(run)
+        def write(self, proof, note):
+            super().write(proof, note)
             seen.append(len(read_proof(self.path).trees[0]))
 
     standing = Standing(Watched(path, Rhythm(0.0, float("inf"))))
