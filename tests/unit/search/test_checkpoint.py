@@ -155,9 +155,10 @@ def test_rhythm():
 def damaged(tree: Tree) -> dict[str, Tree]:
     """A tree that was tampered with."""
     table, inner = tree.table, tree.left >= 0
+    altered = replace(table, slope_value=255 - table.slope_value, beta=100 * table.beta)
     moved = np.where(inner & (np.arange(len(tree)) % 3 == 0), (tree.index + 1) % 3, tree.index)
     return {
-        "refutations altered": replace(tree, refutations=replace(table, weights=0 * table.weights)),
+        "refutations altered": replace(tree, refutations=altered),
         "refutations removed": replace(tree, refutations=table.take(np.arange(0, len(table), 2))),
         "refutations moved": replace(tree, refutations=replace(table, at=table.at[::-1].copy())),
         "other literals": replace(tree, index=moved.astype(np.int32)),
