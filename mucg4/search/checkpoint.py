@@ -15,8 +15,6 @@ from typing import Any
 from mucg4.errors import InputError, ProofError
 from mucg4.files import write_atomic
 from mucg4.model.proof import Proof
-from mucg4.model.proof_file import read_proof
-from mucg4.model.proof_packed import to_packed
 from mucg4.model.query import Query
 
 FIRST_SAVE, SAVE_SHARE = 10.0, 0.02  # seconds until the first one, and the share of time for all; given
@@ -55,6 +53,8 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
+        from mucg4.model.proof_file import read_proof  # most runs have no checkpoint
+
         try:
             proof = read_proof(self.path, poll)
         except ProofError as error:
@@ -75,6 +75,8 @@ class Checkpoint:
 
     def write(self, proof: Proof, note: dict[str, Any]) -> None:
         """Replace the file. Raises `OSError` and `ProofError`; the old one then stands."""
+        from mucg4.model.proof_packed import to_packed
+
         content = Proof(proof.network, proof.property, proof.trees, proof.source, {NOTE: note})
         write_atomic(self.path, to_packed(content, PACKING_LEVEL))
 
