@@ -19,7 +19,8 @@ class Budget:
     `deadline` is on the `time.monotonic` clock, `memory` are bytes of this process and its descendants; `inf` means
     no limit. `interrupted` is set by signal handlers and when the memory is used up, and read at the same single place.
     `work` counts what long loops say they did since they polled last, in numbers computed (rows times neurons): a clock
-    that shows the same on every machine, for decisions that must repeat exactly.
+    that shows the same on every machine, for decisions that must repeat exactly. `grace` are seconds after the deadline
+    in which processes that share the work may still send what they came to.
     """
 
     deadline: float = float("inf")
@@ -27,6 +28,7 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     memory: float = float("inf")
     work: int = 0
+    grace: float = 0.0
     parent: Budget | None = field(default=None, repr=False)  # whose interruption ends this one too
     _look: float = field(default=0.0, repr=False)  # the moment at which the memory is looked at next
 
@@ -62,6 +64,11 @@ class Budget:
         self._look_at_parent()
         self._look_at_memory()
         return bool(self.interrupted) or self.left() <= 0
+
+    def poll_late(self) -> None:
+        """As `poll`, but after the deadline only when the grace is over, too."""
+        if self.spent() and (self.interrupted or self.left() <= -self.grace):
+            self.poll()
 
     def poll(self, work: int = 0) -> None:
         """Count work; raise `BudgetError` when the run has to stop."""

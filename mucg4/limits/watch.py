@@ -67,8 +67,9 @@ def limits(timeout: float | None, headroom: float, start: float, ending: float =
     if timeout is None:
         return Budget(), float("inf")
     limit = timeout - min(headroom, timeout / 2)
-    soft = min(0.25, 0.05 * limit) + min(ending, 0.05 * limit)
-    return Budget(start + limit - soft), start + limit - min(0.1, 0.02 * limit)
+    ending = min(ending, 0.05 * limit)
+    soft = Budget(start + limit - min(0.25, 0.05 * limit) - ending, grace=ending / 2)
+    return soft, start + limit - min(0.1, 0.02 * limit)
 
 
 def birth(pid: int) -> str:

@@ -72,7 +72,7 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
     budget.poll()
     until = budget.work + (until - budget.work) / len(tasks)
     jobs = [_job(s, part, (turn, k), until) for k, (s, part) in enumerate(tasks)]
-    outcomes = forked(jobs, budget.poll, lambda outcome: outcome.witness is not None)
+    outcomes = forked(jobs, budget.poll_late, lambda outcome: outcome.witness is not None)
     stopped = None
     for (search, part), outcome in zip(tasks, outcomes, strict=True):
         if outcome is None:
