@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from mmap import mmap
 
 from mucg4.errors import BudgetError
 from mucg4.limits.memory import SOFT, family_bytes, pace, reached
 
 TIMEOUT = "timeout"  # why a run ends whose time is over
+INTERRUPTED = "interrupted"  # why a forked process ends whose run is interrupted; its parent knows better
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Budget:
     no limit. `interrupted` is set by signal handlers and when the memory is used up, and read at the same single place.
     `work` counts what long loops say they did since they polled last, in numbers computed (rows times neurons): a clock
     that shows the same on every machine, for decisions that must repeat exactly. `grace` are seconds after the deadline
-    in which processes that share the work may still send what they came to.
+    or an interruption in which forked processes that share the work may still send what they came to: they see that the
+    run is interrupted.
     """
 
     deadline: float = float("inf")
@@ -31,6 +34,12 @@ class Budget:
     grace: float = 0.0
     parent: Budget | None = field(default=None, repr=False)  # whose interruption ends this one too
     _look: float = field(default=0.0, repr=False)  # the moment at which the memory is looked at next
+    _flag: mmap | None = field(default=None, repr=False)  # one byte that forked processes share: the run is interrupted
+    _told: float = field(default=0.0, repr=False)  # the moment at which they were told
+
+    def __post_init__(self) -> None:
+        if self.grace:
+            self._flag = mmap(-1, 1)
 
     @staticmethod
     def seconds(limit: float | None, memory: float = float("inf")) -> Budget:
@@ -55,6 +64,8 @@ class Budget:
                 self.interrupted = self.interrupted or reached(self.memory)
 
     def _look_at_parent(self) -> None:
+        if self._flag is not None and self._flag[0]:
+            self.interrupted = self.interrupted or INTERRUPTED
         if self.parent is not None and not self.interrupted:
             self.parent._look_at_parent()
             self.interrupted = self.parent.interrupted
@@ -66,8 +77,13 @@ class Budget:
         return bool(self.interrupted) or self.left() <= 0
 
     def poll_late(self) -> None:
-        """As `poll`, but after the deadline only when the grace is over, too."""
-        if self.spent() and (self.interrupted or self.left() <= -self.grace):
+        """As `poll` for who waits for forked processes: these are told, and have the grace to end by themselves."""
+        if not self.spent():
+            return
+        if self.interrupted and self._flag is not None and not self._told:
+            self._flag[0], self._told = 1, time.monotonic()
+        over = time.monotonic() - self._told if self.interrupted else -self.left()
+        if over >= self.grace:
             self.poll()
 
     def poll(self, work: int = 0) -> None:

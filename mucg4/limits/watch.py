@@ -65,7 +65,7 @@ def limits(timeout: float | None, headroom: float, start: float, ending: float =
     they have something to write then.
     """
     if timeout is None:
-        return Budget(), float("inf")
+        return Budget(grace=ending / 2), float("inf")
     limit = timeout - min(headroom, timeout / 2)
     ending = min(ending, 0.05 * limit)
     soft = Budget(start + limit - min(0.25, 0.05 * limit) - ending, grace=ending / 2)

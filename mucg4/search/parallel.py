@@ -82,6 +82,7 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
         if outcome.witness is not None:
             return outcome.witness
     if stopped is not None:
+        budget.poll()  # the run knows better than a worker why it ends
         raise stopped
     searches[0].report(searches)
     return None
