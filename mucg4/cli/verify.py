@@ -48,7 +48,8 @@ def run(args: argparse.Namespace, lend: Lend | None = None, judge: Judge = lambd
 
     def leave(reason: str) -> int:
         if args.checkpoint is not None:
-            temporary_of(args.checkpoint).unlink(missing_ok=True)
+            with suppress(OSError):  # one that is being written
+                temporary_of(args.checkpoint).unlink(missing_ok=True)
         return max(answer.last_word(reason), judge(None))
 
     with Watch(budget, hard, leave, memory, GRACE + ending, args.caller):
@@ -122,7 +123,10 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend
     if not verdict.final:
         say(f"mucg4: {_left(args, verdict)}")
     elif standing.checkpoint is not None and not answer.failures:
-        standing.checkpoint.remove()
+        try:
+            standing.checkpoint.remove()
+        except OSError as error:
+            answer.failures.append(f"cannot remove {args.checkpoint}: {error.strerror or error}")
     return verdict
 
 
@@ -135,11 +139,13 @@ def _checkpoint(args: argparse.Namespace) -> Any:
 
 
 def _left(args: argparse.Namespace, verdict: Any) -> str:
-    """What is left to do, in one line."""
+    """Why there is no verdict, or none that was checked, and what is left to do, in one line."""
     from mucg4.search.standing import spoken
 
     s = verdict.statistics
-    parts = [] if s.open_share is None else [spoken({"open_share": s.open_share, "open_cases": s.open_cases})]
+    parts = [printable(getattr(verdict, "reason", "unchecked"))]
+    if s.open_share is not None:
+        parts.append(spoken({"open_share": s.open_share, "open_cases": s.open_cases}))
     if s.checker == "unfinished":
         parts.append(f"checked: {s.checked_leaves} of {s.leaves} leaves")
     if args.checkpoint is not None and args.checkpoint.exists():

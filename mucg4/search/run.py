@@ -75,9 +75,8 @@ class Run:
         """Between two steps of a search: sum up what is known, and keep it, both now and then."""
         standing, elapsed = self.standing, self.budget.elapsed()
         if standing.rhythm.due(elapsed):
-            began = time.monotonic()
             self.report(spoken(standing.sum_up(self.query)))
-            standing.rhythm.took(time.monotonic() - began, elapsed)
+            standing.rhythm.took(standing.took, elapsed)
         if standing.checkpoint is not None and standing.checkpoint.rhythm.due(elapsed):
             self.keep()
 
@@ -87,14 +86,14 @@ class Run:
         if checkpoint is None or not self.standing.is_begun:
             return
         began = time.monotonic()
-        note = {
-            "settings": asdict(self.settings),
-            "seconds": (statistics.resumed_seconds or 0.0) + self.budget.elapsed(),
-            "regions": statistics.regions,
-            "borrowed": self.borrows,
-            "open_share": self.standing.sum_up(query)["open_share"],
-        }
         try:
+            note = {
+                "settings": asdict(self.settings),
+                "seconds": (statistics.resumed_seconds or 0.0) + self.budget.elapsed(),
+                "regions": statistics.regions,
+                "borrowed": self.borrows,
+                "open_share": self.standing.sum_up(query)["open_share"],
+            }
             trees = tuple(self.standing.trees(query))
             proof = Proof(query.network.fingerprint, query.property_hash, trees, query.network.source_hash)
             checkpoint.write(proof, note)

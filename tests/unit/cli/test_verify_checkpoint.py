@@ -42,7 +42,7 @@ def test_a_signal_and_a_time_limit_leave_a_checkpoint(call: Call) -> None:  # no
         child.send_signal(signal.SIGTERM)
         out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (0, "unknown\n")
-    assert "mucg4: open: " in err and "--checkpoint run.ck goes on from here" in err
+    assert "mucg4: interrupted by SIGTERM; open: " in err and "--checkpoint run.ck goes on from here" in err
     first = json.loads(Path("run.json").read_text())
     assert first["reason"] == "interrupted by SIGTERM" and 0 < first["open_share"] < 1
     status, out, _ = call("check", *HARD, "run.ck")
