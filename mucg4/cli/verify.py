@@ -121,7 +121,7 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend
     if store is not None:
         store.close()
     if not verdict.final:
-        say(f"mucg4: {_left(args, verdict)}")
+        say(f"mucg4: {_left(standing, verdict)}")
     elif standing.checkpoint is not None and not answer.failures:
         try:
             standing.checkpoint.remove()
@@ -138,7 +138,7 @@ def _checkpoint(args: argparse.Namespace) -> Any:
     return Checkpoint(args.checkpoint)
 
 
-def _left(args: argparse.Namespace, verdict: Any) -> str:
+def _left(standing: Any, verdict: Any) -> str:
     """Why there is no verdict, or none that was checked, and what is left to do, in one line."""
     from mucg4.search.standing import spoken
 
@@ -148,8 +148,8 @@ def _left(args: argparse.Namespace, verdict: Any) -> str:
         parts.append(spoken({"open_share": s.open_share, "open_cases": s.open_cases}))
     if s.checker == "unfinished":
         parts.append(f"checked: {s.checked_leaves} of {s.leaves} leaves")
-    if args.checkpoint is not None and args.checkpoint.exists():
-        parts.append(f"--checkpoint {args.checkpoint} goes on from here")
+    if standing.checkpoint is not None and standing.checkpoint.path.exists():
+        parts.append(f"--checkpoint {standing.checkpoint.path} goes on from here")
     return "; ".join(parts)
 
 

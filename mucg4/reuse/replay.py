@@ -67,6 +67,8 @@ def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | 
         run.statistics.from_root += len(run.query.cases)
         if examined is not None:
             run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
+        if own:
+            run.leave_checkpoint()
         return solve(run)
     return go_on(run, examined, own)
 

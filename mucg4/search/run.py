@@ -104,6 +104,12 @@ class Run:
                 statistics.warnings.append(text)
         checkpoint.rhythm.took(time.monotonic() - began, self.budget.elapsed())
 
+    def leave_checkpoint(self) -> None:
+        """Leave a checkpoint that could not be used as it is: more work may stand in it than this run will do."""
+        if self.standing.checkpoint is not None:
+            path, self.standing.checkpoint = self.standing.checkpoint.path, None
+            self.statistics.warnings.append(f"the run begins anew and keeps no checkpoint: {path} is left as it is")
+
     def kept(self) -> tuple[Tree, ...]:
         """The trees in the checkpoint, none where there is none yet. Raises `InputError` for one of another query."""
         checkpoint, statistics = self.standing.checkpoint, self.statistics

@@ -13,6 +13,7 @@ import pytest
 from effort import effort
 from handmade import chain, clauses, formula_query, one, random_layers, satisfiable
 
+from mucg4.check import walk as walk_module
 from mucg4.check.walk import check
 from mucg4.errors import InputError
 from mucg4.model.proof import Proof, Tree
@@ -219,6 +220,18 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_verdict(tmp_path):
     assert isinstance(verdict, Safe)
     (warning,) = verdict.statistics.warnings
     assert "run.ck could not be written: No such file" in warning
+
+
+def test_what_cannot_be_used_is_not_overwritten(tmp_path, monkeypatch):
+    """Too many open regions to be kept: the run begins anew, and the work of the last one stays."""
+    path = tmp_path / "run.ck"
+    query = interrupted(path, "input")
+    before = path.read_bytes()
+    monkeypatch.setattr(walk_module, "MOST_KEPT", 0)
+    for work, kind in ((scratch("input")[2], Unknown), (1e9, Safe)):
+        verdict = run(query, path, settings("input"), work)
+        assert isinstance(verdict, kind) and path.read_bytes() == before
+        assert f"the run begins anew and keeps no checkpoint: {path} is left as it is" in verdict.statistics.warnings
 
 
 def test_the_time_from_scratch_counts_all_runs(tmp_path):
