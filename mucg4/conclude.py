@@ -14,6 +14,7 @@ from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Unknown, Unsafe, Verdict
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
+from mucg4.search.standing import Standing
 
 if TYPE_CHECKING:
     from mucg4.evidence import Established, Examined
@@ -84,7 +85,7 @@ def _examined(run: Run, found: list[Tree] | Established) -> Examined:
             if not examined.report.accepted:
                 examined.go_on(found.trees, run.budget, run.workers)
     statistics, report = run.statistics, examined.report
-    statistics.leaves = report.proof.leaves
+    statistics.leaves, statistics.checked_leaves = report.proof.leaves, report.checked
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)
     statistics.fallback = report.fallback
     out_of_time = report.late or (not report.failed and run.budget.spent())
@@ -139,7 +140,8 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
         return Unknown(f"float32: {found.word}", statistics)
     try:
         with run.stage("float32"):
-            trees = solve(replace(run, query=enlarged_query(run.query, deviation, settings.seed)))
+            enlarged = enlarged_query(run.query, deviation, settings.seed)
+            trees = solve(replace(run, query=enlarged, standing=Standing()))  # of another query
     except StuckError:
         return Unknown(f"float32: {found.word}", statistics)
     if isinstance(trees, Witness):

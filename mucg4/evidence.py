@@ -52,6 +52,10 @@ class Examined:
         """What each tree examined last leaves open, None when that is not known; see `mucg4.check.resume.Open`."""
         return None if self._examination is None else self._examination.open()
 
+    def whole(self, trees: Sequence[Tree]) -> list[Tree]:
+        """The trees, with the evidence that was examined where they continue what was examined last."""
+        return list(trees) if self._examination is None else self._examination.whole(trees)
+
     def _report(self, trees: Sequence[Tree], budget: Budget, workers: int, patience: int | None = None) -> CheckReport:
         query = self.query
         made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mucg4.bound.inner_loops import steady_allocator
 from mucg4.conclude import conclude
-from mucg4.errors import BudgetError
+from mucg4.errors import BudgetError, InputError
 from mucg4.gate.runtimes import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.limits.memory import limit_bytes
@@ -19,6 +19,7 @@ from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
+from mucg4.search.standing import Standing
 from mucg4.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,25 +36,30 @@ def verify(
     progress: Callable[[str], None] | None = None,
     announce: Callable[[Verdict], None] | None = None,
     runtime: Runtime | None = None,
+    standing: Standing | None = None,
 ) -> Verdict:
     """Decide a query.
 
     `store` lends proofs of related queries and receives this one's result; None uses none. `budget`
     replaces the one made from `settings.timeout`. `progress` is called with one-line texts; `announce` with
     the verdict as soon as it stands, before the store is written. `runtime` is onnxruntime with this very network,
-    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries).
+    None loads it (`mucg4.gate.runtimes.Runtimes` shares it among queries). `standing` can be asked meanwhile how far
+    the run has come, and holds the checkpoint where there is to be one: the run goes on from that file where it exists,
+    writes it now and then and when it ends undecided, and leaves its removal to the caller.
 
     Every `Unsafe` holds a witness that onnxruntime reproduced, every `Safe` a proof that the independent checker
     accepted (or had no time for, see `Safe.checked`); an exhausted budget (time or memory), a proof that the checker
     rejects or a disagreement between the network as read and onnxruntime gives `Unknown`. Raises `InputError`
-    for queries that cannot be solved (unsupported features, limits of an engine).
+    for queries that cannot be solved (unsupported features, limits of an engine), and for a checkpoint of another one.
     """
 
-    run = begin(query, settings, budget, progress, runtime)
+    run = begin(query, settings, budget, progress, runtime, standing)
     verdict = decide(run, lambda run: _answer(run, store))
     if announce is not None:
         announce(verdict)
-    if store is not None and (isinstance(verdict, Unsafe) or (isinstance(verdict, Safe) and verdict.checked)):
+    if not verdict.final:
+        run.keep()
+    if store is not None and isinstance(verdict, (Safe, Unsafe)) and verdict.final:
         try:
             _save(run, store, verdict)
         except MemoryError:
@@ -62,7 +68,10 @@ def verify(
 
 
 def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established:
-    """Related, relate, replay, search; before that, choices of many disjunctions are written out as far as needed."""
+    """Related, relate, replay, search; before that, choices of many disjunctions are written out as far as needed.
+
+    An interrupted run of the same query comes before related ones: it had looked them up.
+    """
     if run.settings.engine == "smt":
         from mucg4.smt.answer import answer
 
@@ -71,6 +80,11 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established
         from mucg4.search.choices import refine
 
         refine(run)
+    kept = run.kept()
+    if kept:
+        from mucg4.reuse.replay import replay_all
+
+        return replay_all(run, kept, own=True)
     if store is None or not run.settings.reuse:
         return solve(run)
     from mucg4.reuse.lookup import look_up
@@ -100,12 +114,20 @@ def begin(
     budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
     runtime: Runtime | None = None,
+    standing: Standing | None = None,
 ) -> Run:
-    """The run of a query. Raises `InputError` for a device that cannot be used, even where nothing needs bounding."""
+    """The run of a query.
+
+    Raises `InputError` for a device that cannot be used, even where nothing needs bounding, and for a checkpoint with
+    an engine that keeps none.
+    """
     steady_allocator()
     settings = settings or Settings()
     budget = budget or Budget.seconds(settings.timeout, limit_bytes(settings.memory))
-    run = Run(query, settings, budget, Statistics(), runtime or runtime_of(query), progress)
+    standing = standing or Standing()
+    if standing.checkpoint is not None and settings.engine == "smt":
+        raise InputError("the smt engine keeps no checkpoint")
+    run = Run(query, settings, budget, Statistics(), runtime or runtime_of(query), progress, standing=standing)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:
@@ -114,7 +136,17 @@ def begin(
 
 
 def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]) -> Verdict:
-    """Turn what `answer` finds into a verdict with its evidence."""
+    """Turn what `answer` finds into a verdict with its evidence, and say what is left where there is none."""
+    verdict = _decided(run, answer)
+    statistics = run.statistics
+    if not isinstance(verdict, Unknown):
+        statistics.open_share = 0.0
+    elif run.settings.engine != "smt":
+        statistics.open_share, statistics.open_cases = run.standing.at_the_end(run.query).values()
+    return verdict
+
+
+def _decided(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]) -> Verdict:
     settings = run.settings
     largest = max(node.size for net in run.query.networks for node in net.nodes)
     device = "" if settings.engine == "smt" else settings.device
@@ -133,10 +165,10 @@ def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]
 def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
     """Hand the result to the store: a proof that is a stored one re-established as a reference to that.
 
-    The from-scratch time is known when nothing was reused.
+    The from-scratch time is known when nothing was reused but what this query's own search had left.
     """
     statistics, settings = run.statistics, run.settings
-    scratch = statistics.times["solve"] if not statistics.stored_leaves else None
+    scratch = None if run.borrows else statistics.times["solve"] + (statistics.resumed_seconds or 0.0)
     if isinstance(verdict, Unsafe):
         x = verdict.witness.x
         statistics.saved = store.save(

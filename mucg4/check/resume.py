@@ -13,6 +13,7 @@ whose regions are walked from bounds that this checker derived.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,12 +141,18 @@ class Examination:
 
     def go_on(self, proof: Proof, budget: Budget, workers: int = 1) -> CheckReport:
         """The report on another proof of the same query, whose trees may continue those examined last."""
-        before = [next((k for k in self._known if k.continued_by(tree)), None) for tree in proof.trees]
-        pairs = zip(proof.trees, before, strict=True)
-        trees = tuple(tree if known is None else known.grafted(tree) for tree, known in pairs)
+        before = self._before(proof.trees)
         self._patience = None
+        trees = tuple(_grafted(proof.trees, before))
         self.report = self._examined(replace(proof, trees=trees), before, budget, workers)
         return self.report
+
+    def whole(self, trees: Sequence[Tree]) -> list[Tree]:
+        """The trees, with the evidence that was examined where they continue trees that were examined last."""
+        return _grafted(trees, self._before(trees))
+
+    def _before(self, trees: Sequence[Tree]) -> list[_Known | None]:
+        return [next((k for k in self._known if k.continued_by(tree)), None) for tree in trees]
 
     def _examined(self, proof: Proof, before: list[_Known | None], budget: Budget, workers: int) -> CheckReport:
         def make(plans: list[_Plan]) -> list[_Walk]:
@@ -177,10 +184,13 @@ class Examination:
             far = np.full((1, self._enclosure.width), np.inf)
             root = -far, far
         shift = np.zeros(0) if kept.shift is None else kept.shift
-        bounds = before.low, before.up
-        return Open(
-            known.tree, r.at, r.lo, r.hi, r.low, r.up, r.open, bounds, root, kept.planes, shift, self._enclosure.slot
-        )
+        box, bounds = (before.lo, before.hi), (before.low, before.up)  # refutations come before a tree node's clip
+        return Open(known.tree, r.at, *box, r.low, r.up, r.open, bounds, root, kept.planes, shift, self._enclosure.slot)
+
+
+def _grafted(trees: Sequence[Tree], before: Sequence[_Known | None]) -> list[Tree]:
+    pairs = zip(trees, before, strict=True)
+    return [tree if known is None else known.grafted(tree) for tree, known in pairs]
 
 
 def cut_back(plan: _Plan, at: Array) -> tuple[Tree, Array]:

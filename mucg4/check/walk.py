@@ -53,7 +53,7 @@ from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
 from mucg4.limits.processes import can_fork, forked
 from mucg4.model.network import Network
-from mucg4.model.proof import Cuts, Proof, Tightening, Tree
+from mucg4.model.proof import Cuts, Proof, Tightening, Tree, upward
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.refutations import Alpha, Refutation, Refutations
 from mucg4.model.verdict import CheckReport, Seal
@@ -131,8 +131,13 @@ def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) ->
     skipped = proof.leaves - checked - failed
     reason = problem
     if not reason and rejected:
-        number, leaf, conjunction = rejected[0]
-        reason = f"tree {number}: leaf {leaf} has no valid refutation of conjunction {conjunction}"
+        reason = f"incomplete: {failed} open {'leaf' if failed == 1 else 'leaves'}"
+        for number, walk in enumerate(walks):
+            leaves = np.array(walk.rejected, dtype=np.int64).reshape(-1, 2)
+            wrong = leaves[stated(walk.plan.tree, *leaves.T)]
+            if len(wrong):
+                reason = f"tree {number}: leaf {wrong[0, 0]} has no valid refutation of conjunction {wrong[0, 1]}"
+                break
     reason = reason or stopped
     accepted = not reason and not failed and not skipped
     time_alone = stopped == TIMEOUT and not problem and not failed and len(walks) == len(proof.trees)
@@ -344,6 +349,21 @@ def _covered(plan: _Plan, at: Array) -> bool:
         if np.any(wanted & (np.cumsum(ends[:-1]) <= 0)):
             return False
     return True
+
+
+def stated(tree: Tree, at: Array, conjunction: Array) -> Array:
+    """(B,) bool, which of the tree nodes `at (B,)`, or one above it, has a refutation of `conjunction (B,)`.
+
+    Whatever that is worth: of the others nothing is claimed, they were left open.
+    """
+    out = np.zeros(len(at), dtype=bool)
+    for one in distinct(conjunction).tolist():
+        has = np.zeros(len(tree), dtype=bool)
+        has[tree.table.at[tree.table.conjunction == one]] = True
+        own = np.flatnonzero(conjunction == one)
+        for which, node in upward(tree.parents(), at[own]):
+            out[own[which[has[node]]]] = True
+    return out
 
 
 def _demand(right: Array, at: Array, fault: str) -> None:

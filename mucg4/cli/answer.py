@@ -25,6 +25,7 @@ class Answer:
         self.standard = bool(args.network)  # the words of the VNN-LIB standard
         self.facts = {"onnx": args.paths[0], "vnnlib": args.paths[-1], "timeout": args.timeout}
         self.failures: list[str] = []
+        self.standing: Any = None  # once there is one: how far the run has come
         self._lock = threading.Lock()
         self._word: str | None = None
         self._recorded = False
@@ -51,7 +52,8 @@ class Answer:
     def last_word(self, reason: str) -> int:
         """The answer of a run that has to leave now; an answer already announced stands. Returns the exit status."""
         self.announce("timeout" if reason == "timeout" else "unknown")
-        self.record({"mucg4": __version__, "verdict": self._word, "reason": reason})
+        known = {} if self.standing is None else self.standing.latest
+        self.record({"mucg4": __version__, "verdict": self._word, "reason": reason, **known})
         return 0
 
     def write(self, write: Callable[[Path, str], None], path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     def recheck(budget: Budget) -> int:
         from mucg4.evidence import established
         from mucg4.limits.processes import usable_cores
-        from mucg4.model.proof_text import read_proof
+        from mucg4.model.proof_file import read_proof
         from mucg4.precision import settle
         from mucg4.read.instance import read_query
 

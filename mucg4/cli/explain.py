@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
             check_writable(args.plot, "--plot")
         query = query_of(args)
         if args.proof is not None:
-            from mucg4.model.proof_text import read_proof
+            from mucg4.model.proof_file import read_proof
 
             proof = read_proof(args.proof, budget.poll)
         else:

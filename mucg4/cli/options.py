@@ -118,6 +118,9 @@ def _add_files(p: argparse.ArgumentParser) -> None:
     p.add_argument("--proof", type=Path, metavar="FILE", help="write the proof of an unsat verdict; .gz compresses it")
     text = "put the network and the property into the --proof file too, so that recertify needs nothing else"
     p.add_argument("--proof-network", action="store_true", help=text)
+    text = """go on from this file where it exists; write it now and then, and when the run ends undecided; remove it
+    when the run has decided"""
+    p.add_argument("--checkpoint", type=Path, metavar="FILE", help=text)
     p.add_argument("--verbose", "-v", action="store_true", help="progress on stderr")
 
 

@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
 def _reused(verdict: Any, lent: Any, seconds: float) -> str:
     """One line on where the verdict comes from."""
     s = verdict.statistics
+    if s.resumed_seconds is not None:
+        closed = f"{s.rungs['checked']} of {s.stored_leaves} leaves of the checkpoint hold"
+        return f"{closed}; {s.regions} regions searched; {seconds:.2f} s"
     path = lent.files.get(s.related_proof or "")
     if path is None:
         return f"no proof was of use; {s.regions} regions searched; {seconds:.2f} s"

@@ -20,12 +20,14 @@ from mucg4.cli.report import run_record
 from mucg4.cli.store import open_store
 from mucg4.cli.streams import internal_error, one_line, printable, say
 from mucg4.errors import InputError, Mucg4Error, StoreError, UnsoundError
-from mucg4.files import check_writable, reserve_result, write_result
+from mucg4.files import check_writable, reserve_result, temporary_of, write_result
 from mucg4.limits.budget import Budget
 from mucg4.limits.loading import loading
 from mucg4.limits.memory import is_exhaustion, limit_bytes
-from mucg4.limits.watch import Watch, limits, started_ago
+from mucg4.limits.watch import GRACE, Watch, limits, started_ago
 from mucg4.settings import Settings
+
+SAVING = 7.0  # more seconds that a run gets to end where it has to write a checkpoint; not measured
 
 Lend = Callable[[Any, Budget], Any]  # (query, budget) -> the store that a run uses
 Judge = Callable[[Any], int]  # (verdict, None where there is none) -> the exit status of a run that ended well
@@ -39,14 +41,18 @@ def run(args: argparse.Namespace, lend: Lend | None = None, judge: Judge = lambd
     if args.result is not None:
         with suppress(OSError):  # the answer itself will tell
             reserve_result(args.result, "unknown\n")
-    budget, hard = limits(args.timeout, args.headroom, args.start)
+    ending = 0.0 if args.checkpoint is None else SAVING
+    budget, hard = limits(args.timeout, args.headroom, args.start, ending)
     memory = limit_bytes(args.memory)
     budget.memory = memory
 
     def leave(reason: str) -> int:
+        if args.checkpoint is not None:
+            with suppress(OSError):  # one that is being written
+                temporary_of(args.checkpoint).unlink(missing_ok=True)
         return max(answer.last_word(reason), judge(None))
 
-    with Watch(budget, hard, leave, memory, caller=args.caller):
+    with Watch(budget, hard, leave, memory, GRACE + ending, args.caller):
         try:
             verdict = _decide(args, answer, budget, lend)
         except Exception as error:  # the last line of defence: a bug must still leave a legal answer
@@ -68,12 +74,13 @@ def run(args: argparse.Namespace, lend: Lend | None = None, judge: Judge = lambd
 def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend | None) -> Any:
     """Read, decide, answer, write the run record; the verdict. Raises what the stages raise."""
     options = settings_of(args)
-    for path, what in ((args.json, "--json"), (args.proof, "--proof")):
+    for path, what in ((args.json, "--json"), (args.proof, "--proof"), (args.checkpoint, "--checkpoint")):
         if path is not None:
             check_writable(path, what)
     with loading():
         from mucg4.read.instance import read_query
         from mucg4.read.onnx import read_network  # noqa: F401
+        from mucg4.search.standing import Standing
         from mucg4.verify import verify
 
     onnx, vnnlib = _paths(args)
@@ -91,8 +98,9 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend
         witness = getattr(verdict, "witness", None)
         answer.announce(verdict.word, "" if witness is None else _assignment(args, answer, query, witness))
 
+    standing = answer.standing = Standing(_checkpoint(args))
     try:
-        verdict = verify(query, options, store, budget, say if args.verbose else None, announce)
+        verdict = verify(query, options, store, budget, say if args.verbose else None, announce, standing=standing)
     except InputError as error:  # of onnxruntime, which does not know what the file is called
         raise error if str(onnx) in str(error) else type(error)(f"{onnx}: {error}") from error
     announce(verdict)
@@ -103,7 +111,7 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend
         say(f"mucg4: warning: {printable(text)}")
     proof = getattr(verdict, "proof", None)
     if args.proof is not None and proof is not None:
-        from mucg4.model.proof_text import write_proof
+        from mucg4.model.proof_file import write_proof
 
         try:
             write_proof(proof, args.proof, _enclosed(query) if args.proof_network else None)
@@ -112,7 +120,37 @@ def _decide(args: argparse.Namespace, answer: Answer, budget: Budget, lend: Lend
     answer.record(record)
     if store is not None:
         store.close()
+    if not verdict.final:
+        say(f"mucg4: {_left(standing, verdict)}")
+    elif standing.checkpoint is not None and not answer.failures:
+        try:
+            standing.checkpoint.remove()
+        except OSError as error:
+            answer.failures.append(f"cannot remove {args.checkpoint}: {error.strerror or error}")
     return verdict
+
+
+def _checkpoint(args: argparse.Namespace) -> Any:
+    if args.checkpoint is None:
+        return None
+    from mucg4.search.checkpoint import Checkpoint
+
+    return Checkpoint(args.checkpoint)
+
+
+def _left(standing: Any, verdict: Any) -> str:
+    """Why there is no verdict, or none that was checked, and what is left to do, in one line."""
+    from mucg4.search.standing import spoken
+
+    s = verdict.statistics
+    parts = [printable(getattr(verdict, "reason", "unchecked"))]
+    if s.open_share is not None:
+        parts.append(spoken({"open_share": s.open_share, "open_cases": s.open_cases}))
+    if s.checker == "unfinished":
+        parts.append(f"checked: {s.checked_leaves} of {s.leaves} leaves")
+    if standing.checkpoint is not None and standing.checkpoint.path.exists():
+        parts.append(f"--checkpoint {standing.checkpoint.path} goes on from here")
+    return "; ".join(parts)
 
 
 def _enclosed(query: Any) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from mmap import mmap
 
 from mucg4.errors import BudgetError
 from mucg4.limits.memory import SOFT, family_bytes, pace, reached
 
 TIMEOUT = "timeout"  # why a run ends whose time is over
+INTERRUPTED = "interrupted"  # why a forked process ends whose run is interrupted; its parent knows better
 
 
 @dataclass
@@ -19,7 +21,9 @@ class Budget:
     `deadline` is on the `time.monotonic` clock, `memory` are bytes of this process and its descendants; `inf` means
     no limit. `interrupted` is set by signal handlers and when the memory is used up, and read at the same single place.
     `work` counts what long loops say they did since they polled last, in numbers computed (rows times neurons): a clock
-    that shows the same on every machine, for decisions that must repeat exactly.
+    that shows the same on every machine, for decisions that must repeat exactly. `grace` are seconds after the deadline
+    or an interruption in which forked processes that share the work may still send what they came to: they see that the
+    run is interrupted.
     """
 
     deadline: float = float("inf")
@@ -27,8 +31,15 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     memory: float = float("inf")
     work: int = 0
+    grace: float = 0.0
     parent: Budget | None = field(default=None, repr=False)  # whose interruption ends this one too
     _look: float = field(default=0.0, repr=False)  # the moment at which the memory is looked at next
+    _flag: mmap | None = field(default=None, repr=False)  # one byte that forked processes share: the run is interrupted
+    _told: float = field(default=0.0, repr=False)  # the moment at which they were told
+
+    def __post_init__(self) -> None:
+        if self.grace:
+            self._flag = mmap(-1, 1)
 
     @staticmethod
     def seconds(limit: float | None, memory: float = float("inf")) -> Budget:
@@ -53,6 +64,8 @@ class Budget:
                 self.interrupted = self.interrupted or reached(self.memory)
 
     def _look_at_parent(self) -> None:
+        if self._flag is not None and self._flag[0]:
+            self.interrupted = self.interrupted or INTERRUPTED
         if self.parent is not None and not self.interrupted:
             self.parent._look_at_parent()
             self.interrupted = self.parent.interrupted
@@ -62,6 +75,16 @@ class Budget:
         self._look_at_parent()
         self._look_at_memory()
         return bool(self.interrupted) or self.left() <= 0
+
+    def poll_late(self) -> None:
+        """As `poll` for who waits for forked processes: these are told, and have the grace to end by themselves."""
+        if not self.spent():
+            return
+        if self.interrupted and self._flag is not None and not self._told:
+            self._flag[0], self._told = 1, time.monotonic()
+        over = time.monotonic() - self._told if self.interrupted else -self.left()
+        if over >= self.grace:
+            self.poll()
 
     def poll(self, work: int = 0) -> None:
         """Count work; raise `BudgetError` when the run has to stop."""

@@ -2,7 +2,8 @@
 
 A child inherits everything by fork, so nothing has to be sent to it. Forking is safe here because the parent's other
 threads only sleep (`mucg4.limits.watch`) and onnxruntime sessions are made without thread pools. A child computes with
-one BLAS thread, and ends with its parent or when a parent that stops kills it.
+one BLAS thread, and ends with its parent or when a parent that stops kills it; to signals, which a terminal or a batch
+system sends to all, it is deaf.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _work(job: Callable[[], object], send: Connection, others: list[Connection],
     status = 1
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)  # its end is the parent's business, also when all are signalled
         signal.set_wakeup_fd(-1)  # the pipe is the parent's
         end_with_parent(parent)
         for connection in others:

@@ -57,16 +57,19 @@ def started_ago(epoch: float) -> float:
     return stated if age <= stated < age + 60 else age
 
 
-def limits(timeout: float | None, headroom: float, start: float) -> tuple[Budget, float]:
+def limits(timeout: float | None, headroom: float, start: float, ending: float = 0.0) -> tuple[Budget, float]:
     """The run's budget and the moment the process leaves; `start` and that moment on the `time.monotonic` clock.
 
     The process is to be gone `headroom` seconds before the timeout (half the timeout where that is shorter), and
-    the loops get a little less than that, so that they end by themselves.
+    the loops get a little less than that, so that they end by themselves; less by up to `ending` seconds more where
+    they have something to write then.
     """
     if timeout is None:
-        return Budget(), float("inf")
+        return Budget(grace=ending / 2), float("inf")
     limit = timeout - min(headroom, timeout / 2)
-    return Budget(start + limit - min(0.25, 0.05 * limit)), start + limit - min(0.1, 0.02 * limit)
+    ending = min(ending, 0.05 * limit)
+    soft = Budget(start + limit - min(0.25, 0.05 * limit) - ending, grace=ending / 2)
+    return soft, start + limit - min(0.1, 0.02 * limit)
 
 
 def birth(pid: int) -> str:

@@ -48,7 +48,7 @@ None of this is believed: `mucg4.check.walk` re-derives every bound. The file fo
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -227,6 +227,16 @@ class Tree:
         for k in np.flatnonzero(self.left >= 0).tolist():  # parents stand before children
             out[left[k]] = out[right[k]] = out[k] + 1
         return np.array(out, dtype=np.int64)
+
+
+def upward(parents: IntArray, at: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+    """From the tree nodes `at (B,)` up to the root, all at a time: entries of `at`, and where each has come to."""
+    which: IntArray = np.arange(len(at))
+    node: IntArray = at.astype(np.int64)
+    while len(which):
+        yield which, node
+        above = parents[node]
+        which, node = which[above >= 0], above[above >= 0]
 
 
 def keep_cuts(tree: Tree, keep: BoolArray) -> Tree:

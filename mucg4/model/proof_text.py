@@ -1,4 +1,4 @@
-"""The file format of proofs (`mucg4.model.proof`): what `--proof` files hold and `mucg4 check` reads.
+"""The text form of proofs (`mucg4.model.proof`): what `--proof` files hold.
 
 JSON (gzip when the name ends in .gz) with the fields of the dataclasses of a proof; flags are strings of
 0 and 1. The arrays of tightenings are base64 of zlib-compressed little-endian bytes, row by row: `index` and `literals`
@@ -10,11 +10,8 @@ LARGEST bytes of text and of unpacked arrays.
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import zlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +27,6 @@ from mucg4.limits.foreign import (
     member,
     number,
     numbers,
-    read_limited,
     shallow,
     text_of,
     whole,
@@ -232,11 +228,11 @@ def from_text(text: str | bytes, arrays: int = LARGEST) -> Proof:
     What comes back has arrays of the right rank, type and length, and whole numbers that fit int32; whether they mean
     something for a network is seen where they are used. All packed arrays together hold at most `arrays` bytes.
     """
-    return _parsed(text, arrays)[0]
+    return parsed(text, arrays)[0]
 
 
-def _parsed(text: str | bytes, arrays: int) -> tuple[Proof, dict[str, Any]]:
-    """The proof, and the whole object that states it."""
+def parsed(text: str | bytes, arrays: int) -> tuple[Proof, dict[str, Any]]:
+    """The proof in a text, and the whole object that states it; arguments and errors as for `from_text`."""
     try:
         data = json_value(text)
         if type(data) is not dict or data.get("format") != FORMAT:
@@ -265,28 +261,3 @@ def from_bytes(blob: bytes, most: int = LARGEST) -> Proof:
     except ValueError as error:
         raise ProofError(f"malformed proof: {error}") from error
     return from_text(text, most)
-
-
-def write_proof(proof: Proof, path: Path, more: dict[str, Any] | None = None) -> None:
-    """Write the file format, with `more` keys; gzip when the name ends in .gz."""
-    data = to_text(proof, more).encode()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
-
-
-def read_proof(path: Path, poll: Callable[[], None] | None = None) -> Proof:
-    """Read the file format; raises `ProofError` for malformed content, `OSError` when unreadable.
-
-    `poll` is called now and then while a gzip file is unpacked, and may raise.
-    """
-    return read_with_more(path, poll)[0]
-
-
-def read_with_more(path: Path, poll: Callable[[], None] | None = None) -> tuple[Proof, dict[str, Any]]:
-    """As `read_proof`, with the whole object in the file: other keys of it are whatever somebody wrote."""
-    try:
-        data = read_limited(path, LARGEST)
-        if data[:2] == b"\x1f\x8b":
-            data = inflate(data, LARGEST, gzip=True, poll=poll)
-    except ValueError as error:
-        raise ProofError(f"malformed proof: {error}") from error
-    return _parsed(data, LARGEST)

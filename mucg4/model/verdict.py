@@ -41,12 +41,16 @@ class Statistics:
     regions: int = 0  # regions bounded by the search
     from_root: int = 0  # cases with stored trees that were searched from the root after all
     second_mode: str = ""  # what was split besides when the first search stalled: "input" or "phase"
+    open_share: float | None = None  # of the query, 0 when decided, see `mucg4.search.standing`; None: not known
+    open_cases: list[dict[str, Any]] = field(default_factory=list)  # begun and not closed: share and lowest bound
+    resumed_seconds: float | None = None  # what the runs took whose checkpoint this one went on from
     leaves: int = 0  # leaves of the final proof
     max_depth: int = 0
     attack_points: int = 0  # points evaluated by the attack
     lp_calls: int = 0
     times: dict[str, float] = field(default_factory=dict)  # seconds per stage
     scratch_seconds: float | None = None  # stored from-scratch time of the related proof
+    checked_leaves: int = 0  # of these, the checker accepted
     checker: str = ""  # on the proof: accepted, unfinished (time ran out), or why it was rejected
     fallback: tuple[str, ...] = ()  # parts of the files that the checker's second reading does not cover
     reopened: int = 0  # leaves that the checker rejected at first, searched again
@@ -127,6 +131,11 @@ class Safe:
         """True when the checker accepted the whole proof."""
         return self.report.accepted
 
+    @property
+    def final(self) -> bool:
+        """True when nothing is left to do: see `checked`."""
+        return self.checked
+
 
 @dataclass(frozen=True, eq=False)
 class Unsafe:
@@ -135,6 +144,7 @@ class Unsafe:
     witness: Witness
     statistics: Statistics
     word = "sat"
+    final = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +153,7 @@ class Unknown:
 
     reason: str
     statistics: Statistics
+    final = False
 
     @property
     def word(self) -> str:

@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 
 from mucg4.check.resume import Open
+from mucg4.check.walk import stated
 from mucg4.errors import StuckError
 from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree, single_leaf
@@ -41,10 +42,11 @@ PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of 
 ROWS_PER_NEURON, ROWS = 2 / 3, 3
 
 
-def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Established:
+def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | list[Tree] | Established:
     """Let the checker examine translated trees, and search what it rejects; a witness, or trees for every case.
 
-    `trees` speak of this network's neurons (`translate`); whatever they say, what comes of them is sound.
+    `trees` speak of this network's neurons (`translate`); whatever they say, what comes of them is sound. `own`: they
+    are what an interrupted run of this very query left, in which few leaves hold where few had been closed.
     """
     if not trees:
         return solve(run)
@@ -53,17 +55,22 @@ def replay_all(run: Run, trees: Sequence[Tree]) -> Witness | list[Tree] | Establ
         if witness is not None:
             return witness
     shapes = completed(run.query, trees)
-    bare = run.settings.reuse_upto == "structure"
-    known, patience = ([outline(tree) for tree in shapes], None) if bare else (shapes, SAMPLE)
+    bare = run.settings.reuse_upto == "structure" and not own
+    known = [outline(tree) for tree in shapes] if bare else shapes
+    patience = None if bare or own else SAMPLE
     with run.stage("check"):
         examined = guarded(run, lambda: Examined(run.query, known, run.budget, run.workers, patience))
+    if examined is not None and run.budget.spent():
+        run.standing.examined(examined.report.checked, examined.report.leaves)
     run.budget.poll()
     if examined is None or examined.open() is None:
         run.statistics.from_root += len(run.query.cases)
         if examined is not None:
             run.statistics.warnings.append(f"stored results were not used: {examined.report.reason}")
+        if own:
+            run.leave_checkpoint()
         return solve(run)
-    return go_on(run, examined, shapes if bare else ())
+    return go_on(run, examined, shapes if bare else (), own)
 
 
 def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
@@ -81,40 +88,45 @@ def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
     return out + [replace(single_leaf(), case=case, conjunctions=open_) for case, open_ in missing.items()]
 
 
-def go_on(run: Run, examined: Examined, shapes: Sequence[Tree] = ()) -> Witness | list[Tree] | Established:
+def go_on(
+    run: Run, examined: Examined, shapes: Sequence[Tree] = (), own: bool = False
+) -> Witness | list[Tree] | Established:
     """Search what the checker rejected of the trees it examined last. Raises as `solve_case`.
 
     The trees it accepted, and those that are found, answer for all cases. `shapes`: for each of the trees the one whose
-    outline it is.
+    outline it is. `own`: see `replay_all`.
     """
     statistics, report = run.statistics, examined.report
     opens = examined.open()
     if opens is None:
         raise StuckError(f"the check cannot be taken up again: {report.reason}")
+    run.standing.take_up(opens, examined.whole)
     statistics.stored_leaves += sum(len(tree.leaves) for tree in shapes) if shapes else report.leaves
     statistics.rungs["checked"] += report.checked
     try:
-        found = _searched(run, opens, shapes or [o.tree for o in opens])
+        found = _searched(run, opens, shapes or [o.tree for o in opens], own)
     finally:  # a run that ends in time says how far it came, too
         closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
         statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
     return found if isinstance(found, Witness) else Established(found, examined)
 
 
-def _searched(run: Run, opens: Sequence[Open], shapes: Sequence[Tree]) -> Witness | list[Tree]:
+def _searched(run: Run, opens: Sequence[Open], shapes: Sequence[Tree], is_own: bool) -> Witness | list[Tree]:
     out: list[Tree] = []
     for number in range(len(run.query.cases)):
-        own = [o for o in opens if o.tree.case == number]
-        state = open_case(run, number) if any(len(o.at) for o in own) else None
+        here = [o for o in opens if o.tree.case == number]
+        state = open_case(run, number) if any(len(o.at) for o in here) else None
         if state is None:
-            out += [o.tree for o in own]
+            out += [o.tree for o in here]
             continue
-        arm = guarded(run, partial(ReplayedArm, run, state, own, [s for s in shapes if s.case == number]))
-        out += [] if arm is None else arm.accepted
-        for found in solve_case(run, state, arm):
+        arm = guarded(run, partial(ReplayedArm, run, state, here, [s for s in shapes if s.case == number], is_own))
+        accepted = [] if arm is None else arm.accepted
+        out += accepted
+        for found in solve_case(run, state, arm, accepted):
             if isinstance(found, Witness):
                 return found
             out.append(found)
+    run.standing.settle()
     return out
 
 
@@ -128,11 +140,17 @@ class ReplayedArm(Replayed):
     finding it: a proof by phase splits takes about an eighth of its search to walk (measured on the walk that the
     search itself once made), most of which is dear work at the root; the share of its leaves that were closed is saved.
     Beginning anew with input splits wins nothing but other splits, so that several times as much is granted there.
+
+    Trees that this query's own search left (`is_own`), and in which nothing failed that states evidence, are that
+    search itself: what comes after it is what would have come, not the same again.
     """
 
     patience = TRIAL * FIRST
 
-    def __init__(self, run: Run, state: CaseState, opens: Sequence[Open], shapes: Sequence[Tree] = ()) -> None:
+    def __init__(
+        self, run: Run, state: CaseState, opens: Sequence[Open], shapes: Sequence[Tree] = (), is_own: bool = False
+    ) -> None:
+        self._is_own = is_own
         self.accepted: list[Tree] = []
         self.parts: list[Part] = []
         attack = self._attack = attack_of(run, state.case)
@@ -187,12 +205,12 @@ class ReplayedArm(Replayed):
 
     @property
     def is_fresh(self) -> bool:
-        """True when all that is left begins at the root, with or without stored bounds."""
-        return all(part.begins_at_root for part in self.parts)
+        """True when all begins at a root, with or without stored bounds, or is this query's own with nothing wrong."""
+        return all(part.begins_at_root or (self._is_own and not part.has_failed) for part in self.parts)
 
     def prefers_root(self, entry: float) -> bool:
         """See `Replayed`: leaves promise more regions than a root's own work costs, or took what they were granted."""
-        if self.stuck is not None or self.spent < self.patience:
+        if self._is_own or self.stuck is not None or self.spent < self.patience:
             return False
         open_ = [self.parts[k].search for k in self._below_roots()]
         dear = any(search.outlook() > np.log2(search.way.root_cost()) for search in open_)
@@ -233,7 +251,7 @@ class ReplayedArm(Replayed):
         """Search from roots until there is an outlook."""
         run, waits = self.run, searches
         while waits:
-            witness = drive(waits, run.workers, run.budget.work + self.patience)
+            witness = drive(waits, run.workers, run.budget.work + self.patience, run.meet)
             if witness is not None:
                 return witness
             waits = [search for search in waits if search.is_open and not search.pace.has_split]
@@ -275,6 +293,8 @@ class Part:
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
         chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
         self.open = replace(o, **chosen, before=(o.before[0][which], o.before[1][which]))
+        region, conjunction = np.nonzero(self.open.open & mask)
+        self.has_failed = bool(stated(o.tree, self.open.at[region], conjunction).any())
         self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
         self.begins_at_root, self.tried_at_root = len(o.tree) == 1, False
         self.shape = shape if self.is_bare and len(shape) > 1 else None

@@ -13,6 +13,7 @@ from mucg4.bound.inner_loops import row_norms
 from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.check.resume import Open
+from mucg4.model.proof import upward
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from mucg4.search.run import CaseState
 from mucg4.search.way import Stored
@@ -51,17 +52,15 @@ def placed(bounder: Bounder, slots: dict[int, slice], ends: FloatArray, bounds: 
 def phases_of(bounder: Bounder, o: Open) -> IntArray:
     """(B, P) int8: +1 / -1 where a literal on the path fixes a phase."""
     tree, parents = o.tree, o.tree.parents()
-    out, at, every = np.zeros((len(o.at), bounder.width), dtype=np.int8), o.at.astype(np.int64), np.arange(len(o.at))
+    out = np.zeros((len(o.at), bounder.width), dtype=np.int8)
     start = np.zeros(len(bounder.network.nodes), dtype=np.int64)
     for k, own in bounder.slices.items():
         start[k] = own.start
-    while len(every):
+    for every, at in upward(parents, o.at):
         up = parents[at]
-        every, at, up = every[up >= 0], at[up >= 0], up[up >= 0]
-        phase = (tree.node[up] > 0) & (tree.threshold[up] == 0.0)
+        phase = (up >= 0) & (tree.node[up] > 0) & (tree.threshold[up] == 0.0)
         position = start[tree.node[up]] + tree.index[up]
         out[every[phase], position[phase]] = np.where(tree.right[up] == at, 1, -1)[phase]
-        at = up
     return out
 
 

@@ -35,6 +35,7 @@ from mucg4.search.leaf_lp import decide, wrong_side
 from mucg4.search.record import Outcome, Share
 from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch, apply_literals
+from mucg4.search.standing import Extent, shares
 from mucg4.search.way import STRETCH, Context, Findings, Kept, Stored, Way, at_first_sight
 
 FRONTIER_BYTES = 1 << 30  # of the open regions of one search; not measured
@@ -139,6 +140,20 @@ class Search:
         """Regions that are not bounded yet."""
         return 0 if self.pending is None else len(self.pending.ids)
 
+    def extent(self) -> Extent:
+        """What is open of the case."""
+        content, tree, parts = self.frontier.content(("ids", "lo", "hi", "open", "value")), self.recorder, []
+        if content:
+            parts.append(tuple(content[f] for f in ("ids", "lo", "hi", "open", "value")))
+        if self.pending is not None:
+            waiting = self.pending
+            parts.append((waiting.ids, waiting.regions.lo, waiting.regions.hi, waiting.open, waiting.parent_value))
+        if not parts:
+            return Extent.nothing(self.objective.count)
+        ids, lo, hi, open_, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+        box = self.bounder.lo, self.bounder.hi
+        return Extent.of(shares(box, lo, hi, ids, tree.arrays["node"], tree.parent), open_, value)
+
     def divisible(self, parts: int) -> bool:
         """True when the open regions can be shared out among so many workers."""
         return self.waiting != 1 and self.waiting + len(self.frontier) >= 2 * parts
@@ -231,7 +246,14 @@ class Search:
         return work
 
     def bound(self, work: Batch) -> None:
-        """Bound a batch; refuted regions are recorded, the others join the frontier."""
+        """Bound a batch; refuted regions are recorded, the others join the frontier. What is interrupted waits."""
+        try:
+            self._bound(work)
+        except BaseException:
+            self._stock(work if self.pending is None else work.joined(self.pending))
+            raise
+
+    def _bound(self, work: Batch) -> None:
         self.statistics.regions += len(work.ids)
         work = work.take(np.flatnonzero(~work.regions.empty()))
         found = self.way.bound(work) if len(work.ids) else None

@@ -23,11 +23,13 @@ TURNS, MOST_TURNS = 8, 64  # turns between two meetings: more where many regions
 OVERTIME = 1.0  # share of the work asked for that workers may do more, so that meetings are not forced; not measured
 
 
-def drive(searches: list[Search], workers: int, until: float = float("inf")) -> Witness | None:
+def drive(
+    searches: list[Search], workers: int, until: float = float("inf"), met: Callable[[], None] = lambda: None
+) -> Witness | None:
     """Run searches until nothing is open or the budget's work has reached `until`; a witness of any of them ends all.
 
     Workers meet when they have done their turns: where turns are long, before they would do OVERTIME more than was
-    asked for. Raises `BudgetError`.
+    asked for. `met` is called then. Raises `BudgetError`.
     """
     for search in searches:
         if search.witness is not None:
@@ -48,6 +50,7 @@ def drive(searches: list[Search], workers: int, until: float = float("inf")) -> 
             return witness
         open_[0].meetings += 1  # kept there: the attack's random points must not depend on where `until` lies
         open_ = [s for s in open_ if s.is_open]
+        met()
     return None
 
 
@@ -69,7 +72,7 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
     budget.poll()
     until = budget.work + (until - budget.work) / len(tasks)
     jobs = [_job(s, part, (turn, k), until) for k, (s, part) in enumerate(tasks)]
-    outcomes = forked(jobs, budget.poll, lambda outcome: outcome.witness is not None)
+    outcomes = forked(jobs, budget.poll_late, lambda outcome: outcome.witness is not None)
     stopped = None
     for (search, part), outcome in zip(tasks, outcomes, strict=True):
         if outcome is None:
@@ -79,6 +82,7 @@ def _round(searches: list[Search], workers: int, turn: int, until: float) -> Wit
         if outcome.witness is not None:
             return outcome.witness
     if stopped is not None:
+        budget.poll()  # the run knows better than a worker why it ends
         raise stopped
     searches[0].report(searches)
     return None

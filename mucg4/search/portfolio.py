@@ -29,6 +29,7 @@ from mucg4.search.run import (
     points,
     root_work,
 )
+from mucg4.search.standing import Extent
 from mucg4.search.way import Way
 
 AnyWay = type[Way[Any]]
@@ -66,6 +67,7 @@ class Arm:
         self.stuck: StuckError | None = None
         self._begun = False  # a search that has not begun has no open region, and has refuted nothing
         self._known: BoolArray = ~np.any(self.masks, axis=0)  # `closed` before the step that got stuck
+        self._undone = [mask & False for mask in self.masks]  # what each search answered for in vain
 
     def _begin(self) -> Witness | None:
         raise NotImplementedError
@@ -82,7 +84,7 @@ class Arm:
     def advance(self, work: float) -> Witness | None:
         """Search until nothing is open or so much more work is done."""
         until = self.run.budget.work + work
-        return self._step(lambda: drive(self.searches, self.run.workers, until))
+        return self._step(lambda: drive(self.searches, self.run.workers, until, self.run.meet))
 
     def turn(self, entry: float) -> float:
         """The work of the next turn: up to `entry`, at which this arm is judged, then as much as there was."""
@@ -104,6 +106,7 @@ class Arm:
 
     def _end(self, error: StuckError) -> None:
         self.stuck = error
+        self._undone = [mask & ~self._known for mask in self.masks]
         self.masks = [mask & self._known for mask in self.masks]
 
     @property
@@ -131,6 +134,7 @@ class Arm:
             if (closed & self.masks[k]).any():
                 search.forget(closed)
                 self.masks[k] = self.masks[k] & ~closed
+            self._undone[k] = self._undone[k] & ~closed
 
     @property
     def regions(self) -> int:
@@ -159,7 +163,27 @@ class Arm:
         for k, (search, mask) in enumerate(zip(self.searches, self.masks, strict=True)):
             if mask.any() and (rest or (self._begun and self.stuck is None and not search.is_open)):
                 self.masks[k] = np.zeros_like(mask)
-                yield search.recorder.tree(self.number, None if mask.all() else tuple(np.flatnonzero(mask).tolist()))
+                yield self._tree(search, mask)
+
+    def _tree(self, search: Search, mask: BoolArray) -> Tree:
+        return search.recorder.tree(self.number, None if mask.all() else tuple(np.flatnonzero(mask).tolist()))
+
+    def _asked(self) -> Iterator[tuple[Search, BoolArray]]:
+        """Searches that have begun, with the conjunctions that each is at, or was when it got stuck."""
+        if self._begun:
+            for search, mask, undone in zip(self.searches, self.masks, self._undone, strict=True):
+                yield search, mask | undone
+
+    def extent(self) -> Extent:
+        """What is open of the case, as far as this arm has come."""
+        own = [search.extent().among(mask) for search, mask in self._asked()]
+        return Extent.whole(len(self._known)).joined(own)
+
+    def unfinished(self, left: BoolArray) -> Iterator[tuple[Tree, BoolArray]]:
+        """Trees as far as they go, and the conjunctions `(K,)` each answers for: among those `left (K,)` only."""
+        for search, mask in self._asked():
+            if (mask & left).any():
+                yield self._tree(search, mask & left), mask & left
 
 
 class Fresh(Arm):
@@ -312,18 +336,38 @@ class Contest:
         for arm in self.arms:
             yield from arm.trees(rest)
 
+    def extents(self) -> list[Extent]:
+        """What each arm leaves open of the case."""
+        return [arm.extent() for arm in self.arms]
 
-def solve_case(run: Run, state: CaseState, replayed: Replayed | None = None) -> Iterator[Witness | Tree]:
+    def unfinished(self, left: BoolArray) -> list[Tree]:
+        """Trees as far as they go for the conjunctions `left (K,)`, of the arms that have least of them open."""
+        out = []
+        for arm in sorted(self.arms, key=lambda arm: float(arm.extent().share[left].sum())):
+            for tree, answers in arm.unfinished(left):
+                out.append(tree)
+                left = left & ~answers
+        return out
+
+
+def solve_case(
+    run: Run, state: CaseState, replayed: Replayed | None = None, accepted: Sequence[Tree] = ()
+) -> Iterator[Witness | Tree]:
     """Close one case, from its root or from where a replay left off: its trees as they are finished, or a witness.
 
-    A witness comes last; without one the trees answer, once, for every conjunction of the case, or of `replayed`.
-    Raises `BudgetError`, and `StuckError` when no arm can go on.
+    Stored trees of it that have no open region are `accepted`. A witness comes last; without one the trees answer,
+    once, for every conjunction of the case, or of `replayed`. Raises `BudgetError`, and `StuckError` when no arm can go
+    on.
     """
     contest = Contest(run, state)
     witness = contest.begin(replayed)
+    run.standing.enter(state.number, contest, accepted)
     while witness is None:
-        yield from contest.finished()
+        finished = list(contest.finished())
+        run.standing.finish(finished)
+        yield from finished
         if not contest.is_open:
+            run.standing.leave()
             return
         witness = contest.go_on()
     yield witness
@@ -362,6 +406,7 @@ def search(run: Run, replayed: ArmOf | None = None) -> Iterator[Witness | Tree]:
     if isinstance(done, Witness):
         yield done
         return
+    run.standing.finish(done.values())
     yield from done.values()
     left = [k for k in range(len(run.query.cases)) if k not in done]
     for number in left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from mucg4.bound.compute import Compute
 from mucg4.bound.folded import free_inputs
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
+from mucg4.errors import ProofError
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import usable_cores
-from mucg4.model.proof import Tree
+from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
@@ -27,6 +28,7 @@ from mucg4.search.loop import Search
 from mucg4.search.phases import PhaseWay
 from mucg4.search.record import Recorder
 from mucg4.search.region import Batch, Plan
+from mucg4.search.standing import Standing, spoken
 from mucg4.search.way import Context, Way
 from mucg4.settings import Settings
 
@@ -52,6 +54,7 @@ class Run:
     runtime: Runtime
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
+    standing: Standing = field(default_factory=Standing)
 
     def report(self, text: str) -> None:
         """Tell the user something in one line."""
@@ -67,6 +70,67 @@ class Run:
         finally:
             times = self.statistics.times
             times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
+
+    def meet(self) -> None:
+        """Between two steps of a search: sum up what is known, and keep it, both now and then."""
+        standing, elapsed = self.standing, self.budget.elapsed()
+        if standing.rhythm.due(elapsed):
+            self.report(spoken(standing.sum_up(self.query)))
+            standing.rhythm.took(standing.took, elapsed)
+        if standing.checkpoint is not None and standing.checkpoint.rhythm.due(elapsed):
+            self.keep()
+
+    def keep(self) -> None:
+        """Write the checkpoint, if there is anything to write. What goes wrong is a warning; an older file stands."""
+        checkpoint, statistics, query = self.standing.checkpoint, self.statistics, self.query
+        if checkpoint is None or not self.standing.is_begun:
+            return
+        began = time.monotonic()
+        try:
+            note = {
+                "settings": asdict(self.settings),
+                "seconds": (statistics.resumed_seconds or 0.0) + self.budget.elapsed(),
+                "regions": statistics.regions,
+                "borrowed": self.borrows,
+                "open_share": self.standing.sum_up(query)["open_share"],
+            }
+            trees = tuple(self.standing.trees(query))
+            proof = Proof(query.network.fingerprint, query.property_hash, trees, query.network.source_hash)
+            checkpoint.write(proof, note)
+        except (OSError, ProofError, MemoryError) as error:
+            why = getattr(error, "strerror", None) or str(error) or "out of memory"
+            text = f"the checkpoint {checkpoint.path} could not be written: {why}"
+            if text not in statistics.warnings:
+                statistics.warnings.append(text)
+        checkpoint.rhythm.took(time.monotonic() - began, self.budget.elapsed())
+
+    def leave_checkpoint(self) -> None:
+        """Leave a checkpoint that could not be used as it is: more work may stand in it than this run will do."""
+        if self.standing.checkpoint is not None:
+            path, self.standing.checkpoint = self.standing.checkpoint.path, None
+            self.statistics.warnings.append(f"the run begins anew and keeps no checkpoint: {path} is left as it is")
+
+    def kept(self) -> tuple[Tree, ...]:
+        """The trees in the checkpoint, none where there is none yet. Raises `InputError` for one of another query."""
+        checkpoint, statistics = self.standing.checkpoint, self.statistics
+        found = None if checkpoint is None else checkpoint.read(self.query, self.budget.poll)
+        if checkpoint is None or found is None:
+            return ()
+        proof, note = found
+        if proof.trees:
+            seconds, share = note.get("seconds"), note.get("open_share")
+            statistics.resumed_seconds = seconds if type(seconds) is float and 0 <= seconds < np.inf else 0.0
+            statistics.relation, statistics.relation_detail = "identical", "checkpoint"
+            self.standing.borrowed = note.get("borrowed") is not False
+            left = f", {100 * share:.3g} % open" if type(share) is float else ""
+            self.report(f"going on from {checkpoint.path}: {proof.leaves} leaves{left}")
+        return proof.trees
+
+    @property
+    def borrows(self) -> bool:
+        """Whether stored results of other queries went into what this run found, or a run that it goes on from."""
+        s = self.statistics
+        return self.standing.borrowed or (s.stored_leaves > 0 and s.resumed_seconds is None)
 
     @property
     def workers(self) -> int:

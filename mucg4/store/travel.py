@@ -19,7 +19,7 @@ from mucg4.errors import InputError, Mucg4Error, ProofError
 from mucg4.limits.foreign import fields_of, text_of
 from mucg4.model.network import Network
 from mucg4.model.proof import Proof
-from mucg4.model.proof_text import read_with_more
+from mucg4.model.proof_file import read_with_more
 from mucg4.model.query import Query
 from mucg4.read.instance import Model, Property
 from mucg4.store.codec import network_from_bytes, network_to_bytes

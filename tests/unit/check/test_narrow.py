@@ -22,8 +22,9 @@ from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network, Node
 from mucg4.model.proof import Alpha, Proof, Refutation, Tightening, single_leaf
+from mucg4.model.proof_file import read_proof, write_proof
 from mucg4.model.proof_packed import from_packed, to_packed
-from mucg4.model.proof_text import VERSION, from_text, read_proof, to_text, write_proof
+from mucg4.model.proof_text import VERSION, from_text, to_text
 from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece

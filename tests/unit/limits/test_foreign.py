@@ -25,7 +25,8 @@ from mucg4.cli.main import main
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.lab.case import run_case
 from mucg4.limits.budget import Budget
-from mucg4.model.proof_text import from_bytes, from_text, read_proof, to_text
+from mucg4.model.proof_file import read_proof
+from mucg4.model.proof_text import from_bytes, from_text, to_text
 from mucg4.read.case import save_case
 from mucg4.read.instance import read_bytes, read_text
 from mucg4.settings import Settings
@@ -196,7 +197,7 @@ def test_a_frame_holds_what_it_states_within_the_limit_or_is_refused() -> None:
 
 
 def test_a_bomb_takes_little_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("mucg4.model.proof_text.LARGEST", 1 << 20)
+    monkeypatch.setattr("mucg4.model.proof_file.LARGEST", 1 << 20)
     monkeypatch.setattr("mucg4.read.instance.LARGEST", 1 << 20)
     packed, archive = bomb(80), bomb(80, 31)
     path = tmp_path / "big.gz"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from mucg4.errors import BudgetError, InputError
-from mucg4.limits.processes import dealt, streamed
+from mucg4.limits.budget import Budget
+from mucg4.limits.processes import dealt, forked, streamed
 
 
 def nothing() -> None:
@@ -61,3 +63,26 @@ def test_a_killed_process_and_a_spent_budget_end_it() -> None:
 
     with pytest.raises(BudgetError, match="over"):
         list(streamed([dies], spent))
+
+
+def test_an_interrupted_process_sends_what_it_came_to() -> None:
+    """With a grace; the signal that interrupts may go to all processes."""
+    budget, plain = Budget(grace=60.0), Budget()
+    ready, told = os.pipe()
+
+    def works() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.write(told, b"x")
+        while not budget.spent():
+            time.sleep(0.001)
+        return budget.interrupted
+
+    def poll() -> None:
+        if not budget.interrupted and os.read(ready, 1):
+            budget.interrupted = "interrupted by SIGTERM"
+        budget.poll_late()
+
+    assert forked([works], poll) == ["interrupted"]
+    plain.interrupted = "interrupted by SIGTERM"
+    with pytest.raises(BudgetError, match="SIGTERM"):
+        forked([lambda: time.sleep(600)], plain.poll_late)

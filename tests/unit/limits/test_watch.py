@@ -18,7 +18,7 @@ DRIVER = """
 import ctypes, sys, types
 from mucg4.model.verdict import Statistics, Unknown
 from mucg4.cli.main import main
-def native(query, settings, store, budget, progress, announce):
+def native(query, settings, store, budget, progress, announce, standing):
     open({ready!r}, "w").close()
     {body}
     return Unknown(budget.interrupted or "timeout", Statistics())

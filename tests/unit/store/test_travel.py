@@ -12,7 +12,8 @@ from examples import text
 
 from mucg4.errors import InputError, ProofError
 from mucg4.lab.compress import compress
-from mucg4.model.proof_text import read_proof, to_text, write_proof
+from mucg4.model.proof_file import read_proof, write_proof
+from mucg4.model.proof_text import to_text
 from mucg4.model.verdict import Safe, Verdict
 from mucg4.read.case import layers_to_onnx
 from mucg4.read.instance import Model, Property, query_of
