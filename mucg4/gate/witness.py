@@ -145,7 +145,7 @@ def _held_as_declared(
     from mucg4.gate.joint import satisfied
 
     count = joint.declared.count(False)
-    declared = x[list(joint.links)]
+    declared = joint.declared_inputs(x[None])[0]
     held = satisfied(joint.assertions, declared, y[:count])
     if held is None:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from math import prod
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.joint import FLOATS, INTEGERS, Declared, Joint
+from mucg4.model.joint import FLOATS, INTEGERS, Declared
 from mucg4.model.network import Network, Original
 from mucg4.model.query import Query
 from mucg4.read.joint import joined
@@ -35,10 +35,10 @@ def query_of_models(models: Mapping[str, Model], text: str) -> Query:
     if len(kinds) != 1:
         raise UnsupportedError(f"networks of different types ({', '.join(sorted(kinds))}) in one query")
     normal = normalise(parsed, parts[0].element_type)
-    joint = Joint(declared, parts, normal.links, normal.free, normal.monomials, (), normal.assertions)
+    joint = normal.joint(declared, parts)
     network, joint = joined(joint)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Query((network,), normal.cases, source_hash=digest, text=text, joint=joint, finer=normal.choices)
+    return Query((network,), normal.cases, source_hash=digest, text=text, joint=joint, finer=normal.finer)
 
 
 def models_of(query: Query) -> dict[str, Model]:
