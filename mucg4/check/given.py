@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from mucg4.check.vnnlib import ONE, ZERO
+from mucg4.check.vnnlib import ONE, ZERO, Refusal
 from mucg4.model.joint import Derived
+
+MOST_TERMS = 1_000_000  # of all solutions; not measured
 
 Form = dict[int, Fraction]  # coefficients: x_i is i, the value of the left side of equation d is -1 - d
 Range = tuple[Fraction, Fraction]
@@ -50,16 +52,24 @@ class Given:
         return out, constant
 
     def solutions(self, equations: Mapping[int, Form]) -> dict[int, Form]:
-        """x_t for derived t over other inputs and the values of equations, `d -> form of inputs`, by elimination."""
-        out: dict[int, Form] = {}
+        """x_t for derived t over other inputs and the values of equations, `d -> form of inputs`, by elimination.
+
+        Raises `Refusal` where that takes too many terms.
+        """
+        last: dict[int, Form] = {}  # may speak of targets that come later
         for d, equation in equations.items():
-            form = _put({**equation, -1 - d: -ONE}, out)
+            form = _put({**equation, -1 - d: -ONE}, last)
             target = next((i for i in form if i in self.derived), None)
-            if target is None:
-                continue
-            slope = form.pop(target)
-            alone = {target: {i: -c / slope for i, c in form.items()}}
-            out = {t: _put(known, alone) if target in known else known for t, known in out.items()} | alone
+            if target is not None:
+                slope = form.pop(target)
+                last[target] = {i: -c / slope for i, c in form.items()}
+        out: dict[int, Form] = {}
+        count = 0
+        for target, form in reversed(last.items()):
+            out[target] = _put(form, out)
+            count += len(out[target])
+            if count > MOST_TERMS:
+                raise Refusal("the equations of inputs have too many terms once they are solved")
         return out
 
     def deviation(self, t: int, solutions: Mapping[int, Form], ends: Callable[[int], Range | None]) -> Range:
@@ -82,9 +92,11 @@ class Given:
 
 
 def _put(form: Form, known: Mapping[int, Form]) -> Form:
-    """A form with solutions in the place of the inputs that they give."""
-    out: Form = {}
-    for i, c in form.items():
-        for j, d in known.get(i, {i: ONE}).items():
-            out[j] = out.get(j, ZERO) + c * d
-    return {i: c for i, c in out.items() if c}
+    """A form with solutions in the place of the inputs that they give, as long as there are such inputs."""
+    while any(i in known for i in form):
+        out: Form = {}
+        for i, c in form.items():
+            for j, d in known.get(i, {i: ONE}).items():
+                out[j] = out.get(j, ZERO) + c * d
+        form = {i: c for i, c in out.items() if c}
+    return form

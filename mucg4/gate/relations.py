@@ -17,7 +17,7 @@ import numpy as np
 from mucg4.gate.joint import satisfied, value_at
 from mucg4.model.formula import Apply, Compare, Formula, Junction, Term, Variable
 from mucg4.model.joint import Derived, Joint, over_free
-from mucg4.ops.arrays import FloatArray
+from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.base import Array
 
 Form = tuple[Compare, dict[int, Fraction], Fraction]  # an equation, as affine form of free inputs and constant
@@ -39,6 +39,10 @@ class Relation:
     coeffs: FloatArray
     constant: float
     given: Derived | None = None
+
+    def met(self, declared: FloatArray) -> bool:
+        """Whether a scorer finds the equation to hold at declared inputs `(n,)`."""
+        return satisfied([self.atom], declared, declared[:0]) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,31 +72,36 @@ class Relations:
         """Element-type points `(N, d)`, the first of which meet the equations as a scorer evaluates them, if that is
         possible near by."""
         out: FloatArray = points.copy()
-        for x in out[:MOST_POINTS]:
+        links = np.array(self.joint.links)
+        for x, linked in zip(out[:MOST_POINTS], self.joint.linked(out[:MOST_POINTS]), strict=True):
             for r in self.relations:
-                if not self._meets(r, x):
-                    self._settle(r, x)
+                if not r.met(linked[links]):
+                    self._settle(r, x, linked, links)
         return out
 
-    def _meets(self, r: Relation, x: FloatArray) -> bool:
-        return satisfied([r.atom], self.joint.declared_inputs(x[None])[0], x[:0]) is not None
+    def _settle(self, r: Relation, x: FloatArray, linked: FloatArray, links: IntArray) -> None:
+        """Try the values next to the one that the others give; of a substituted input, deviations that lead there.
 
-    def _settle(self, r: Relation, x: FloatArray) -> None:
-        """Try the values next to the one that the others give; of a substituted input, deviations that lead there."""
-        kind, old = x.dtype.type, x[r.target]
+        `linked` follows x, in place like x.
+        """
+        kind, old, before = x.dtype.type, x[r.target], linked.copy()
         base = 0.0 if r.given is None else float(r.given.value(x[None])[0])
         with np.errstate(over="ignore", invalid="ignore"):
             middle = kind(base + (r.coeffs @ x.astype(np.float64) + r.constant))
-        low = high = middle
-        tried = [middle]
-        for _ in range(STEPS):
-            low, high = np.nextafter(low, kind(-np.inf)), np.nextafter(high, kind(np.inf))
-            tried += [low, high]
-        for value in tried:
-            x[r.target] = value if r.given is None else kind(float(value) - base)
-            if np.isfinite(value) and self._meets(r, x):
-                return
-        x[r.target] = old
+            low = high = middle
+            tried = [middle]
+            for _ in range(STEPS):
+                low, high = np.nextafter(low, kind(-np.inf)), np.nextafter(high, kind(np.inf))
+                tried += [low, high]
+            for value in tried:
+                x[r.target] = value if r.given is None else kind(float(value) - base)
+                if r.given is None:
+                    linked[:] = self.joint.linked(x[None])[0]
+                else:
+                    linked[r.target] = kind(base + float(x[r.target]))
+                if np.isfinite(value) and r.met(linked[links]):
+                    return
+        x[r.target], linked[:] = old, before
 
 
 @lru_cache(maxsize=2)

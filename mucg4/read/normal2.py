@@ -173,12 +173,35 @@ def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
     normal = _Normal2(sizes, element_type)  # type: ignore[arg-type]
     cases, choices = normal.cases(), normal.choices
     monomials = tuple(normal.monomials)
+    assertions = _as_equations(kept)
     substitution = Substitution.of(normal, normal.common, (case.box for case in cases))
     if substitution is None:
-        return Normalised(links, free, monomials, cases, kept, (), choices)
+        return Normalised(links, free, monomials, cases, assertions, (), choices)
     finer = None if choices is None else partial(substitution.finer, choices)
-    assertions = (*substitution.bounds(links), *kept)
+    assertions = (*substitution.bounds(links), *assertions)
     return Normalised(links, free, monomials, substitution.cases(cases), assertions, substitution.derived, finer)
+
+
+def _as_equations(formulas: Iterable[Formula]) -> tuple[Formula, ...]:
+    """The same with one equation in the place of two comparisons of the same terms, one each way.
+
+    In every arithmetic that means the same; but of an equation no margin is asked.
+    """
+    out: dict[int, Formula] = {}
+    below: dict[tuple[Term, Term], int] = {}  # where `left <= right` stands
+    for k, f in enumerate(formulas):
+        out[k] = f
+        if not isinstance(f, Compare) or f.op not in ("<=", ">="):
+            continue
+        if isinstance(f.left, Apply) or isinstance(f.right, Apply):
+            pair = (f.left, f.right) if f.op == "<=" else (f.right, f.left)
+            other = below.get(pair[::-1])
+            if other is None:
+                below.setdefault(pair, k)
+            elif other in out:
+                out[k] = replace(f, op="==")
+                del out[other]
+    return tuple(out.values())
 
 
 def _renamed(node: Any, links: Sequence[int]) -> Any:

@@ -25,6 +25,7 @@ from mucg4.read.normal import Coefficients, Row, _Normal
 
 MOST_EQUATIONS = 4096  # of a query; not measured
 MOST_ENTRIES = 1 << 25  # doubles in the matrices that map free inputs to those of networks: 256 MB; not measured
+MOST_TERMS = 100_000  # of all solutions: measured on chains of equations, 784 of which make 300 000 terms in 5 s
 ZERO = Fraction(0)
 
 Form = dict[int, Fraction]  # coefficients of linked inputs; in solutions -1 - k is what equation k leaves
@@ -71,33 +72,38 @@ def equations_of(rows: Iterable[Row]) -> list[Equation]:
 def solved(equations: Sequence[Equation]) -> dict[int, tuple[Form, Fraction]]:
     """Inputs that equations give: `target -> (coefficients, constant)`, no target among the inputs of a solution.
 
-    An equation that follows from those before it, or contradicts them, gives nothing.
+    An equation that follows from those before it, or contradicts them, gives nothing. None do where solutions have too
+    many terms.
     """
-    out: dict[int, tuple[Form, Fraction]] = {}
+    steps: dict[int, tuple[Form, Fraction]] = {}  # each may speak of targets of later ones
     for k, equation in enumerate(equations):
-        form, constant = _inserted({**equation.form, -1 - k: Fraction(-1)}, equation.constant, out)
+        form, constant = _inserted({**equation.form, -1 - k: Fraction(-1)}, equation.constant, steps)
         open_ = {i: c for i, c in form.items() if i >= 0}
-        if not open_:
-            continue
-        target = _target(equation, open_)
-        slope = form.pop(target)
-        mine = {target: ({i: -c / slope for i, c in form.items()}, -constant / slope)}
-        for t, (terms, rest) in out.items():
-            if target in terms:
-                out[t] = _inserted(terms, rest, mine)
-        out.update(mine)
+        if open_:
+            target = _target(equation, open_)
+            slope = form.pop(target)
+            steps[target] = {i: -c / slope for i, c in form.items()}, -constant / slope
+    out: dict[int, tuple[Form, Fraction]] = {}
+    count = 0
+    for target, (form, constant) in reversed(steps.items()):
+        out[target] = _inserted(form, constant, out)
+        count += len(out[target][0])
+        if count > MOST_TERMS:
+            return {}
     return out
 
 
 def _inserted(form: Form, constant: Fraction, known: Mapping[int, tuple[Form, Fraction]]) -> tuple[Form, Fraction]:
-    """A form with solutions in the place of the inputs that they give."""
-    out: Form = {}
-    for i, c in form.items():
-        terms, rest = known.get(i, ({i: Fraction(1)}, ZERO))
-        constant += c * rest
-        for j, d in terms.items():
-            out[j] = out.get(j, ZERO) + c * d
-    return {i: c for i, c in out.items() if c}, constant
+    """A form with solutions in the place of the inputs that they give, until none of these is left."""
+    while not known.keys().isdisjoint(form):
+        out: Form = {}
+        for i, c in form.items():
+            terms, rest = known.get(i, ({i: Fraction(1)}, ZERO))
+            constant += c * rest
+            for j, d in terms.items():
+                out[j] = out.get(j, ZERO) + c * d
+        form = {i: c for i, c in out.items() if c}
+    return form, constant
 
 
 def _target(equation: Equation, open_: Form) -> int:
