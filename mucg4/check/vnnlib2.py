@@ -156,6 +156,8 @@ class Reader2(Reader):
 
     def command(self, items: list[Any]) -> None:
         head = items[0] if items else None
+        if head in ("vnnlib-version", "declare-network"):
+            self.open_still()
         if head == "vnnlib-version":
             if len(items) != 2 or not str(items[1]).startswith("<2"):
                 raise Refusal("another version of VNN-LIB")

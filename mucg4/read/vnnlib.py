@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import combinations, pairwise, repeat
 from math import prod
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -98,6 +98,8 @@ def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
 class _Parser:
     """Owner of one parse; `run` is called once. Its tables are another version's where that differs."""
 
+    commands: ClassVar[Mapping[str, Callable[[Any, _List], None]]]  # what means something, by name
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.variables: dict[str, Variable] = {}
@@ -119,7 +121,7 @@ class _Parser:
         text, pos = self.text, 0
         self.next_run = 0 if len(text) >= runs.TEXT else len(text)
         while True:
-            if short is not None:
+            if short is not None and not self.ended:
                 while m := short.match(text, pos):
                     end = self._run(m) if pos >= self.next_run else pos
                     if end == pos and not self._take_short(m):
@@ -174,8 +176,6 @@ class _Parser:
     def _run(self, m: re.Match[str]) -> int:
         """Read what starts at a short form in one run; where that ends, or where it started."""
         start = m.start()
-        if self.ended:
-            return start
         end = self._declared_run(start) if m[4] else self._bounds_run(m, start)
         if end == start:
             self.next_run = start + runs.PAUSE
@@ -211,8 +211,6 @@ class _Parser:
 
     def _take_short(self, m: re.Match[str]) -> bool:
         op, name, number, declared = m.groups()
-        if self.ended:
-            return False
         if declared is not None:
             return self._declare(declared)
         variable, constant = self.variables.get(name), self._constant(number)
@@ -223,7 +221,7 @@ class _Parser:
 
     def _command(self, form: _List) -> None:
         head = self._head(form, "a command")
-        command = _COMMANDS.get(head)
+        command = self.commands.get(head)
         if command is not None:
             if self.ended:
                 raise self._error(form.offset, f"{head} after (exit)")
@@ -231,7 +229,7 @@ class _Parser:
         elif head == "exit":
             self.ended = True
         elif head not in _IGNORED:
-            known = ", ".join(_COMMANDS)
+            known = ", ".join(self.commands)
             raise UnsupportedError(self._place(form.offset, f"unknown command {_shown(head)} (known: {known})"))
 
     def _version(self, form: _List) -> None:
@@ -420,7 +418,7 @@ class _Parser:
         return known
 
 
-_COMMANDS: dict[str, Callable[[_Parser, _List], None]] = {
+_Parser.commands = {
     "assert": _Parser._assert,
     "declare-const": _Parser._declare_const,
     "declare-fun": _Parser._declare_const,

@@ -8,7 +8,6 @@ exponents, integers where decimals are expected, `=` for `==`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -160,13 +159,9 @@ class _Parser2(_Parser):
 
     def _command(self, form: _List) -> None:
         head = self._head(form, "a command")
-        command = _COMMANDS.get(head)
-        if command is not None:
-            command(self, form)
-        elif head in ("declare-const", "declare-fun"):
+        if head in ("declare-const", "declare-fun"):
             raise InputError(self._place(form.offset, f"{head} is VNN-LIB 1.0, but this is a 2.0 query"))
-        else:
-            super()._command(form)
+        super()._command(form)
 
     def _version2(self, form: _List) -> None:
         words = [f.text for f in form.items[1:] if isinstance(f, _Word)]
@@ -301,7 +296,7 @@ class _Parser2(_Parser):
         return super()._term(form)
 
 
-_COMMANDS: dict[str, Callable[[_Parser2, _List], None]] = {
+_Parser2.commands = {
     "assert": _Parser2._assert,
     "declare-network": _Parser2._network,
     "vnnlib-version": _Parser2._version2,
