@@ -72,7 +72,7 @@ class Given:
                 raise Refusal("the equations of inputs have too many terms once they are solved")
         return out
 
-    def deviation(self, t: int, solutions: Mapping[int, Form], ends: Callable[[int], Range | None]) -> Range:
+    def remainder(self, t: int, solutions: Mapping[int, Form], ends: Callable[[int], Range | None]) -> Range:
         """The range of w_t: by the solution, or where something in it has no range by that of x_t itself.
 
         `ends` gives the ranges of inputs, and those of equations, which may have none.

@@ -3,8 +3,8 @@
 Every node has to be a node of one of the declared networks, with the same operator on the same values, or a movement
 of values (Index, Concat), a product of them, or a dense map of free inputs to linked ones. The values that are no inner
 ones of a network then are products of linked inputs and declared outputs, and are followed as such, exactly. A linked
-input that is claimed to be given by others is `sum c x_i + constant` and a deviation, which is the free input in its
-place and nothing else: what range the deviation needs is found by `mucg4.check.vnnlib2`.
+input that is claimed to be given by others is `sum c x_i + constant` and a remainder, which is the free input in its
+place and nothing else: what range the remainder needs is found by `mucg4.check.vnnlib2`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mucg4.ops.curves import Square
 
 MOST_DEGREE = 64  # of a monomial; not measured, above what the first reader makes
 
-DEVIATION = 1 << 50  # codes of deviations: this and the input; given: above those of inputs
+REMAINDER = 1 << 50  # codes of remainders: this and the input; given: above those of inputs
 
 Code = tuple[int, ...]  # sorted: linked input i is i, declared output j is -1 - j
 Meaning = list[Code]  # per value
@@ -81,8 +81,8 @@ def meaning(
     last = known[len(network.nodes) - 1]
     if last is None:
         raise Refusal("the joint network ends inside a part")
-    if any(m[-1] >= DEVIATION for m in last):
-        raise Refusal("the joint network ends with a deviation")
+    if any(m[-1] >= REMAINDER for m in last):
+        raise Refusal("the joint network ends with a remainder")
     return last
 
 
@@ -91,7 +91,7 @@ def _free(count: int, derived: Sequence[Derived]) -> tuple[Meaning, Definitions]
     given = {d.target: d for d in derived}
     if len(given) != len(derived) or not all(0 <= t < count for t in given):
         raise Refusal("inputs are given twice, or are none")
-    free: Meaning = [(DEVIATION + i if i in given else i,) for i in range(count)]
+    free: Meaning = [(REMAINDER + i if i in given else i,) for i in range(count)]
     definitions: Definitions = {(frozenset([(i, 1.0)]), 0.0): i for i in range(count) if i not in given}
     for t, d in given.items():
         terms = dict(d.terms)
@@ -99,7 +99,7 @@ def _free(count: int, derived: Sequence[Derived]) -> tuple[Meaning, Definitions]
             raise Refusal("an input is given by others that are given, or are none")
         if not all(map(isfinite, (d.constant, *terms.values()))):
             raise Refusal("an input is given by numbers that are not finite")
-        definitions[frozenset([*terms.items(), (DEVIATION + t, 1.0)]), d.constant] = t
+        definitions[frozenset([*terms.items(), (REMAINDER + t, 1.0)]), d.constant] = t
     return free, definitions
 
 

@@ -642,7 +642,7 @@ class _Comparison2(Comparison):
     def inside(
         self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End], quick: bool = False
     ) -> bool:
-        return self.deviates_inside(case, rows, own) and super().inside(case, rows, own, quick)
+        return self.remainders_inside(case, rows, own) and super().inside(case, rows, own, quick)
 
     @cached_property
     def solutions(self) -> dict[int, Form]:
@@ -657,8 +657,8 @@ class _Comparison2(Comparison):
                     pairs.append(direction)
         return self.given.solutions({direction: dict(self.reader.named[direction]) for direction in sorted(pairs)})
 
-    def deviates_inside(self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
-        """Whether the deviations of all points of a disjunct lie in a case's box."""
+    def remainders_inside(self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
+        """Whether the remainders of all points of a disjunct lie in a case's box."""
 
         def ends(name: int) -> tuple[Fraction, Fraction] | None:
             if name >= 0:
@@ -671,7 +671,7 @@ class _Comparison2(Comparison):
 
         self.step(len(self.given.derived))
         for t in self.given.derived:
-            found = self.given.deviation(t, self.solutions, ends)
+            found = self.given.remainder(t, self.solutions, ends)
             low, high = (Fraction(side[t].item()) for side in (case.box.lo, case.box.hi))
             if not (low <= found[0] and found[1] <= high):
                 return False

@@ -1,7 +1,7 @@
 """Equations between inputs that hold everywhere: points that meet them, which nothing finds by chance.
 
 Each equation gives one free input in terms of the others (a triangular system); that of a substituted input gives its
-deviation, which then is next to nothing. In double this moves a point onto all equations and a gradient along them. In
+remainder, which then is next to nothing. In double this moves a point onto all equations and a gradient along them. In
 the element type's arithmetic, in which a scorer evaluates the equation as it is written, the nearest values are tried.
 """
 
@@ -80,7 +80,7 @@ class Relations:
         return out
 
     def _settle(self, r: Relation, x: FloatArray, linked: FloatArray, links: IntArray) -> None:
-        """Try the values next to the one that the others give; of a substituted input, deviations that lead there.
+        """Try the values next to the one that the others give; of a substituted input, remainders that lead there.
 
         `linked` follows x, in place like x.
         """

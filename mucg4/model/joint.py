@@ -3,9 +3,9 @@
 Flat positions: *declared inputs* are the components of all declared inputs of all networks in the order of their
 declarations, row-major; *declared outputs* those of all hidden nodes and outputs. *Linked* inputs: declared inputs that
 the text says are equal are one. The *free* inputs are what a search varies: the linked ones, but in the place of one
-that an affine equation gives (`Derived`) its deviation from what the equation gives. The joint network maps free inputs
-to the declared outputs followed by *monomials*, products of linked inputs and declared outputs that constraints speak
-of, so that every constraint is linear in its inputs and outputs.
+that an affine equation gives (`Derived`) its *remainder*, what the equation leaves of it. The joint network maps free
+inputs to the declared outputs followed by *monomials*, products of linked inputs and declared outputs that constraints
+speak of, so that every constraint is linear in its inputs and outputs.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The cases speak of linked inputs x. Elimination over the rationals solves the equations for some of these; the
 coefficients of the solution are rounded to doubles, and a case is written in free inputs w instead: `w = x` but for the
-inputs that are given, whose place takes the deviation `w_t = x_t - (sum c x_i + constant)`. That is a change of
+inputs that are given, whose place takes the remainder `w_t = x_t - (sum c x_i + constant)`. That is a change of
 variables, exact and invertible whatever the coefficients: nothing is lost by it. What is gained is a narrow box:
 by the equation's own two rows, loosened as they are by what evaluating them in the element type may be off, and by how
 far the rounded coefficients are from the exact ones, `w_t` lies in a range of a few units in the last place of x_t.
@@ -25,7 +25,7 @@ from mucg4.read.normal import Coefficients, Row, _Normal
 
 MOST_EQUATIONS = 4096  # of a query; not measured
 MOST_ENTRIES = 1 << 25  # doubles in the matrices that map free inputs to those of networks: 256 MB; not measured
-MOST_TERMS = 100_000  # of all solutions: measured on chains of equations, 784 of which make 300 000 terms in 5 s
+MOST_TERMS = 100_000  # of all solutions; measured: chains of 784 equations have 300 000, which take 5 s twice
 ZERO = Fraction(0)
 
 Form = dict[int, Fraction]  # coefficients of linked inputs; in solutions -1 - k is what equation k leaves
@@ -127,7 +127,7 @@ class Substitution:
     equations: tuple[Equation, ...]
     solutions: Mapping[int, tuple[Form, Fraction]]
     derived: tuple[Derived, ...]
-    said: frozenset[tuple[Coefficients, Fraction]] = field(repr=False)  # by the deviations' ranges: rows of equations
+    said: frozenset[tuple[Coefficients, Fraction]] = field(repr=False)  # by the remainders' ranges: rows of equations
 
     @staticmethod
     def of(normal: _Normal, rows: Iterable[Row], boxes: Iterable[Box]) -> Substitution | None:
@@ -152,7 +152,7 @@ class Substitution:
         free: Box = box
         rows: list[tuple[ExactRow, ExactRow]] = []
         if not box.empty:
-            ranges = self.deviations(box)
+            ranges = self.remainders(box)
             free, rows = _moved(box, ranges), self.sides(box, ranges)
         made = tuple(self.conjunction(conjunction, rows) for conjunction in case.conjunctions)
         return Case(free, made)
@@ -164,7 +164,7 @@ class Substitution:
 
     # -- boxes
 
-    def deviations(self, box: Box) -> dict[int, Range]:
+    def remainders(self, box: Box) -> dict[int, Range]:
         """Between which doubles `w_t` lies, by target, where all equations pass."""
         known = {i: _ends(box, i) for d in self.derived for i, _ in (*d.terms, (d.target, 0))}
         for k, equation in enumerate(self.equations):

@@ -125,7 +125,7 @@ def test_false_claims_are_refused() -> None:
     ):
         assert covers(text, claimed(query, wrong)) is not None
     assert covers(text, claimed(query, own, own)) is not None
-    assert covers(text, claimed(query)) is not None, "its cases speak of deviations"
+    assert covers(text, claimed(query)) is not None, "its cases speak of remainders"
     for other in ("(<= U[0] (+ X[0] 0.1))", "(or (== U[0] (+ X[0] 0.1)) (>= V[0] 0.0))", "(== U[0] (+ X[0] 0.2))"):
         assert covers(pair(other, FINITE, "(== U[1] X[1])"), query) is not None
 

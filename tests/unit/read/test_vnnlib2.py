@@ -217,7 +217,7 @@ def test_equal_inputs_however_it_is_written(formula: str) -> None:
 @pytest.mark.parametrize("element_type", ["float32", "float64"])
 @pytest.mark.parametrize("term", ["(+ X[0] 0.1)", "(* 0.3 X[0])", "(- (* 1.7 X[0]) 0.7)", "(* -3.0 (+ X[0] X[1]))"])
 def test_equations_bound_the_inputs_that_they_give(term: str, element_type: str) -> None:
-    """The deviation is as far as evaluating them may reach: what passes in the element type is proved, and no more."""
+    """The remainder is as far as evaluating them may reach: what passes in the element type is proved, and no more."""
     text = PAIR.replace("(== X[0] U[0])", f"(== U[0] {term})")
     query = query_of(text, element_type)
     assert covers(text, query) is None
