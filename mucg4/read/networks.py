@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from math import prod
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.limits.collector import resting
 from mucg4.model.joint import FLOATS, INTEGERS, Declared
 from mucg4.model.network import Network, Original
 from mucg4.model.query import Query
@@ -28,13 +29,15 @@ def query_of_models(models: Mapping[str, Model], text: str) -> Query:
     A query with one model to be given takes it without a name ("") too. Raises `InputError` or `UnsupportedError`;
     errors of a model start with the name of its network.
     """
-    parsed = parse_query(text)
+    with resting():
+        parsed = parse_query(text)
     declared = parsed.declared
     parts = _parts(declared, _named(declared, models))
     kinds = {part.element_type for part in parts}
     if len(kinds) != 1:
         raise UnsupportedError(f"networks of different types ({', '.join(sorted(kinds))}) in one query")
-    normal = normalise(parsed, parts[0].element_type)
+    with resting():
+        normal = normalise(parsed, parts[0].element_type)
     joint = normal.joint(declared, parts)
     network, joint = joined(joint)
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -32,6 +32,7 @@ from mucg4.model.formula import (
     Variable,
 )
 from mucg4.read import runs
+from mucg4.read.disjunctions import disjunction
 from mucg4.read.normal import to_cases
 
 __all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
@@ -119,7 +120,8 @@ class _Parser:
     def scan(self, short: re.Pattern[str] | None) -> None:
         """Every command of the text."""
         text, pos = self.text, 0
-        self.next_run = 0 if len(text) >= runs.TEXT else len(text)
+        long = short is not None and len(text) >= runs.TEXT
+        self.next_run = 0 if long else len(text)
         while True:
             if short is not None and not self.ended:
                 while m := short.match(text, pos):
@@ -133,6 +135,10 @@ class _Parser:
                 return
             if text[pos] != "(":
                 raise self._error(pos, f"expected '(' but found {text[pos : pos + 20].split()[0]!r}")
+            end = self._disjunction(pos) if long and not self.ended else pos
+            if end > pos:
+                pos = end
+                continue
             form, pos = self._read(pos)
             self._command(form)
 
@@ -208,6 +214,19 @@ class _Parser:
             return start
         runs.put(self.bounds, inputs, run.relations, numbers)
         return run.end
+
+    def _disjunction(self, start: int) -> int:
+        """Read an assertion of a plain disjunction; where it ends, or where it started when it is none."""
+        found = disjunction(self.text, start, self._plain_term, self._line)
+        if found is None:
+            return start
+        formula, end, made = found
+        self.made += made
+        self.assertions.append(formula)
+        return end
+
+    def _plain_term(self, word: str) -> Term | None:
+        return self.variables.get(word) or self._constant(word)
 
     def _take_short(self, m: re.Match[str]) -> bool:
         op, name, number, declared = m.groups()

@@ -287,6 +287,14 @@ class _Parser2(_Parser):
         self.variables[form.text] = made
         return made
 
+    def _plain_term(self, word: str) -> Term | None:
+        if word in self.variables or not word[:1].isalpha():
+            return super()._plain_term(word)
+        try:
+            return self._component(_Word(word, 0))
+        except InputError:  # the reader of forms says where
+            return None
+
     def _term(self, form: _Form) -> Term:
         if isinstance(form, _Word) and form.text not in self.variables and form.text[:1].isalpha():
             found = self._component(form)

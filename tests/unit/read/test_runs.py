@@ -74,6 +74,7 @@ def text_of(rng: random.Random, version: int) -> str:
             lines.append(odd(rng, name, a, b, names))
     output = "Y[0]" if version == 2 else "Y_0"
     lines.append(f"(assert (or (<= {output} 0.5) (and (>= {output} 2) (<= {names[0]} 0.25))))")
+    lines += [disjunction(rng, [*names, output]) for _ in range(3)]
     return "\n".join(lines) + "\n"
 
 
@@ -94,8 +95,48 @@ def odd(rng: random.Random, name: str, a: str, b: str, names: list[str]) -> str:
     )
 
 
+def disjunction(rng: random.Random, names: list[str]) -> str:
+    """Comparisons in conjunctions or alone, most of them of words, with white space and comments here and there."""
+
+    def word() -> str:
+        return rng.choice(names) if rng.random() < 0.6 else number(rng)
+
+    def atom() -> str:
+        right = word() if rng.random() < 0.98 else f"(+ {word()} 1.0)"
+        op = rng.choice(("<=", ">=", "<", ">") if rng.random() < 0.95 else ("==", "!="))
+        return f"({op} {rng.choice(names)} {right})"
+
+    def conjunction() -> str:
+        gap = rng.choice((" ", "", "\n  ", "\t", " ; (or\n"))
+        atoms = gap.join(atom() for _ in range(rng.randint(1, 4)))
+        return atom() if rng.random() < 0.2 else f"(and{gap or ' '}{atoms}{gap})"
+
+    return f"(assert (or {' '.join(conjunction() for _ in range(rng.randint(1, 6)))}))"
+
+
 def damaged(rng: random.Random, text: str) -> str:
-    junk = ("", "(", ")", " ", "0", "X_0", "Y", ";", '"', "|", "-", "e9", "or", "\x1c", "\u00a0", "]", ",", "X[0,0,0]")
+    junk = (
+        "",
+        "(",
+        ")",
+        " ",
+        "0",
+        "X_0",
+        "Y",
+        ";",
+        '"',
+        "|",
+        "-",
+        "e9",
+        "or",
+        "\x1c",
+        "\u00a0",
+        "]",
+        ",",
+        "X[0,0,0]",
+        " true",
+        " Q ",
+    )
     for _ in range(rng.randint(0, 2)):
         at = rng.randrange(len(text))
         text = text[:at] + rng.choice(junk) + text[min(len(text), at + rng.randrange(6)) :]
