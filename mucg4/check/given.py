@@ -57,14 +57,17 @@ class Given:
         Raises `Refusal` where that takes too many terms.
         """
         last: dict[int, Form] = {}  # may speak of targets that come later
+        count = 0
         for d, equation in equations.items():
             form = _put({**equation, -1 - d: -ONE}, last)
+            count += len(form)
             target = next((i for i in form if i in self.derived), None)
             if target is not None:
                 slope = form.pop(target)
                 last[target] = {i: -c / slope for i, c in form.items()}
+            if count > MOST_TERMS:
+                raise Refusal("the equations of inputs have too many terms once they are solved")
         out: dict[int, Form] = {}
-        count = 0
         for target, form in reversed(last.items()):
             out[target] = _put(form, out)
             count += len(out[target])

@@ -25,7 +25,8 @@ from mucg4.read.normal import Coefficients, Row, _Normal
 
 MOST_EQUATIONS = 4096  # of a query; not measured
 MOST_ENTRIES = 1 << 25  # doubles in the matrices that map free inputs to those of networks: 256 MB; not measured
-MOST_TERMS = 100_000  # of all solutions; measured: chains of 784 equations have 300 000, which take 5 s twice
+MOST_STEPS = 300_000  # of elimination; measured: a chain of 784 equations takes twice as many, and 5 s with its check
+MOST_BITS = 2048  # of a denominator; measured: 20 equations of 40 inputs each solve below it, 40 of 80 not
 ZERO = Fraction(0)
 
 Form = dict[int, Fraction]  # coefficients of linked inputs; in solutions -1 - k is what equation k leaves
@@ -72,38 +73,56 @@ def equations_of(rows: Iterable[Row]) -> list[Equation]:
 def solved(equations: Sequence[Equation]) -> dict[int, tuple[Form, Fraction]]:
     """Inputs that equations give: `target -> (coefficients, constant)`, no target among the inputs of a solution.
 
-    An equation that follows from those before it, or contradicts them, gives nothing. None do where solutions have too
-    many terms.
+    An equation that follows from those before it, or contradicts them, gives nothing. None do where elimination is
+    too long.
     """
-    steps: dict[int, tuple[Form, Fraction]] = {}  # each may speak of targets of later ones
-    for k, equation in enumerate(equations):
-        form, constant = _inserted({**equation.form, -1 - k: Fraction(-1)}, equation.constant, steps)
-        open_ = {i: c for i, c in form.items() if i >= 0}
-        if open_:
-            target = _target(equation, open_)
-            slope = form.pop(target)
-            steps[target] = {i: -c / slope for i, c in form.items()}, -constant / slope
-    out: dict[int, tuple[Form, Fraction]] = {}
-    count = 0
-    for target, (form, constant) in reversed(steps.items()):
-        out[target] = _inserted(form, constant, out)
-        count += len(out[target][0])
-        if count > MOST_TERMS:
-            return {}
-    return out
+    try:
+        return _Elimination().solved(equations)
+    except _TooLongError:
+        return {}
 
 
-def _inserted(form: Form, constant: Fraction, known: Mapping[int, tuple[Form, Fraction]]) -> tuple[Form, Fraction]:
-    """A form with solutions in the place of the inputs that they give, until none of these is left."""
-    while not known.keys().isdisjoint(form):
-        out: Form = {}
-        for i, c in form.items():
-            terms, rest = known.get(i, ({i: Fraction(1)}, ZERO))
-            constant += c * rest
-            for j, d in terms.items():
-                out[j] = out.get(j, ZERO) + c * d
-        form = {i: c for i, c in out.items() if c}
-    return form, constant
+class _TooLongError(Exception):
+    """Solving the equations takes too many steps, or makes too long numbers."""
+
+
+@dataclass
+class _Elimination:
+    """Solves equations; counts its steps."""
+
+    steps: int = 0
+
+    def solved(self, equations: Sequence[Equation]) -> dict[int, tuple[Form, Fraction]]:
+        known: dict[int, tuple[Form, Fraction]] = {}  # each may speak of targets of later ones
+        for k, equation in enumerate(equations):
+            form, constant = self.inserted({**equation.form, -1 - k: Fraction(-1)}, equation.constant, known)
+            open_ = {i: c for i, c in form.items() if i >= 0}
+            if open_:
+                target = _target(equation, open_)
+                slope = form.pop(target)
+                known[target] = {i: -c / slope for i, c in form.items()}, -constant / slope
+        out: dict[int, tuple[Form, Fraction]] = {}
+        for target, (form, constant) in reversed(known.items()):
+            out[target] = self.inserted(form, constant, out)
+        return out
+
+    def inserted(
+        self, form: Form, constant: Fraction, known: Mapping[int, tuple[Form, Fraction]]
+    ) -> tuple[Form, Fraction]:
+        """A form with solutions in the place of the inputs that they give, until none of these is left."""
+        while not known.keys().isdisjoint(form):
+            out: Form = {}
+            for i, c in form.items():
+                terms, rest = known.get(i, ({i: Fraction(1)}, ZERO))
+                constant += c * rest
+                for j, d in terms.items():
+                    out[j] = out.get(j, ZERO) + c * d
+                self.steps += len(terms)
+                if self.steps > MOST_STEPS or c.denominator.bit_length() > MOST_BITS:
+                    raise _TooLongError
+            form = {i: c for i, c in out.items() if c}
+        self.steps += len(form)
+        return form, constant
 
 
 def _target(equation: Equation, open_: Form) -> int:
