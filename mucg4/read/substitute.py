@@ -204,15 +204,19 @@ class Substitution:
     # -- rows
 
     def sides(self, box: Box, ranges: Mapping[int, Range]) -> list[tuple[ExactRow, ExactRow]]:
-        """The bounds of the inputs that are given, as stated and as proved, but for those that never matter."""
+        """The bounds of the inputs that are given, as stated and as proved, but for those that hardly matter.
+
+        Those cut off no more than the remainder's range, at a corner of the box: a search that follows them gets
+        nowhere. The witness gate judges all of them, by the assertions.
+        """
         known = {i: _ends(box, i) for d in self.derived for i, _ in d.terms} | dict(ranges)
         out: list[tuple[ExactRow, ExactRow]] = []
         for d in self.derived:
             form, constant = over_free({d.target: Fraction(1)}, ZERO, self.derived)
-            reached = _range(form, constant, known)
+            reached, width = _range(form, constant, known), ranges[d.target][1] - ranges[d.target][0]
             for upper, stated in enumerate((box.lower[d.target], box.upper[d.target])):
                 end = _ends(box, d.target)[upper]
-                if reached[1] <= end if upper else reached[0] >= end:
+                if reached[1] <= end + width if upper else reached[0] >= end - width:
                     continue
                 sign = 1 if upper else -1
                 side = {i: sign * c for i, c in form.items()}

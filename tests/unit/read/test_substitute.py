@@ -181,3 +181,13 @@ def test_bounds_of_an_input_that_is_given_are_asked_of_a_witness() -> None:
         assert all(true(f, point, [0.0, 0.0], float) for f in query.joint.assertions) == holds
         assert in_cases(query, list(map(Fraction, point)), ZERO, stated=False) == holds
     assert any(inputs_of(f) == {2} for f in query.joint.assertions)
+
+
+@pytest.mark.parametrize("end, rows", [("1.2", 0), ("1.1", 0), ("1.09", 1), ("-0.5", 1)])
+def test_bounds_that_an_equation_says_already_are_no_rows(end: str, rows: int) -> None:
+    """One that cuts off a corner as wide as the remainder held up a search for good."""
+    text = pair("(== U[0] (+ X[0] 0.1))", f"(<= U[0] {end})", "(== U[1] X[1])", "(<= Y[0] V[0])")
+    query = query_of(text)
+    (conjunction,) = query.cases[0].conjunctions
+    assert sum(bool(xs) for xs, _, _ in conjunction.proved) == rows
+    assert covers(text, query) is None
