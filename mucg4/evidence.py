@@ -127,6 +127,8 @@ def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str
     boxes = [case.box for case in query.cases if not case.box.empty]
     lo, hi = (getattr(boxes[0], side) if boxes else np.zeros(query.network.input_size) for side in ("lo", "hi"))
     fallback: tuple[str, ...] = ()
+    if query.joint is not None:
+        lo, hi = query.joint.linked_ends(lo, hi)
     for network, at in _models(query):
         model = confirm(network.model_bytes, network, lo[at], hi[at])
         fallback = tuple(dict.fromkeys((*fallback, *model.fallback)))
@@ -136,7 +138,7 @@ def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str
 
 
 def _models(query: Query) -> list[tuple[Network, list[int]]]:
-    """The networks that were read from files, and the query's inputs that each of them reads."""
+    """The networks that were read from files, and the linked inputs of the query that each of them reads."""
     joint = query.joint
     if joint is None or joint.plain:
         return [(query.network, list(range(query.network.input_size)))]

@@ -12,7 +12,6 @@ from math import prod
 import numpy as np
 
 from mucg4.model.formula import Apply, Compare, Constant, Formula, ParsedProperty, Term, Variable, decimal
-from mucg4.model.joint import Joint
 from mucg4.model.network import Network, Node
 from mucg4.model.query import Query
 from mucg4.ops.affine import Dense
@@ -128,9 +127,7 @@ def query_of(text: str, element_type: str = "float32") -> Query:
         nodes = (Node(None, (), "x", (n,)), Node(zero, (0,), "y", (m,)))
         parts.append(Network(nodes, source_hash="zero", element_type=element_type))
     normal = normalise(parsed, element_type)
-    network, joint = joined(
-        Joint(declared, tuple(parts), normal.links, normal.free, normal.monomials, (), normal.assertions)
-    )
+    network, joint = joined(normal.joint(declared, tuple(parts)))
     return Query((network,), normal.cases, text=text, joint=joint)
 
 
@@ -167,15 +164,22 @@ def unsafe(parsed: ParsedQuery, x: list, y: list, number=Fraction) -> bool:  # t
 
 
 def in_cases(query: Query, x: list[Fraction], y: list[Fraction], stated: bool) -> bool:
-    """Whether declared inputs and outputs lie in the stated or the proved set of some case."""
+    """Whether declared inputs and outputs lie in the stated or the proved set of some case.
+
+    What is stated of inputs that equations give is with the assertions.
+    """
     joint = query.joint
     assert joint is not None
-    free: dict[int, Fraction] = {}
+    linked: dict[int, Fraction] = {}
     for link, v in zip(joint.links, x, strict=True):
-        if free.setdefault(link, v) != v:
+        if linked.setdefault(link, v) != v:
             return False
-    u = [free[i] for i in range(joint.free)]
+    if stated and joint.derived and not all(true(f, x, y) for f in joint.assertions):
+        return False
+    u = [linked[i] for i in range(joint.free)]
     full = [*y, *(prod((u[c] if c >= 0 else y[-1 - c] for c in m), start=Fraction(1)) for m in joint.monomials)]
+    for d in joint.derived:
+        u[d.target] -= sum((Fraction(c) * linked[i] for i, c in d.terms), Fraction(d.constant))
     for case in query.cases:
         if stated:
             inside = all(a <= v <= b for a, v, b in zip(case.box.lower, u, case.box.upper, strict=True))
@@ -194,9 +198,15 @@ def in_cases(query: Query, x: list[Fraction], y: list[Fraction], stated: bool) -
 
 
 def random_point(random_: random.Random, query: Query, step: float = 0.25) -> tuple[list[Fraction], list[Fraction]]:
-    """Declared inputs (equal where they have to be) and outputs on a grid, which meets equations now and then."""
+    """Declared inputs (equal where they have to be) and outputs on a grid, which meets equations now and then.
+
+    Inputs that equations give are what these say, most of the time.
+    """
     joint = query.joint
     assert joint is not None
     u = [Fraction(step) * random_.randint(-4, 4) for _ in range(joint.free)]
+    for d in joint.derived:
+        if random_.random() < 0.7:
+            u[d.target] = sum((Fraction(c) * u[i] for i, c in d.terms), Fraction(d.constant))
     y = [Fraction(step) * random_.randint(-6, 6) for _ in range(joint.declared.count(False))]
     return [u[k] for k in joint.links], y

@@ -381,6 +381,10 @@ class Comparison:
         """The reader's variable for the network's output j."""
         return -1 - j
 
+    def stated(self, xs: dict[int, Fraction], constant: Fraction) -> tuple[dict[int, Fraction], Fraction]:
+        """The inputs' part of a row of the query, over the inputs that the text speaks of."""
+        return dict(xs), constant
+
     def known(self, conj: Conjunction) -> list[Known]:
         """The rows of the proved set with numbered directions."""
         if id(conj) in self.rows:
@@ -389,7 +393,7 @@ class Comparison:
             raise Refusal("the query's arrays are not those of its exact constraints")
         out: list[Known] = []
         for (xs, ys, constant), strict in zip(conj.proved, conj.strict.tolist(), strict=True):
-            form = dict(xs)
+            form, constant = self.stated(xs, constant)
             for j, c in ys.items():  # two outputs may stand for the same variable
                 form[self.code(j)] = form.get(self.code(j), ZERO) + c
             if any(form.values()):

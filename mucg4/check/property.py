@@ -15,6 +15,7 @@ import numpy as np
 from mucg4.check.contained import Comparison
 from mucg4.check.vnnlib import NOTHING, Reader, Refusal, Row
 from mucg4.limits.budget import Budget
+from mucg4.limits.collector import resting
 from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
 
@@ -54,10 +55,16 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
     The text is VNN-LIB 1.0, or 2.0 where the query has a `joint`. Never raises for any text; a spent budget raises
     `BudgetError`.
     """
-    if query.joint is not None:
+    with resting():
+        if query.joint is None:
+            return _covers(text, query, budget)
         from mucg4.check.vnnlib2 import covers as covers_declared
 
         return covers_declared(text, query, budget)
+
+
+def _covers(text: str, query: Query, budget: Budget | None) -> str | None:
+    """As `covers`, for a text of version 1.0."""
     try:
         if len(query.networks) != 1:
             return f"properties of {len(query.networks)} networks are not read a second time"

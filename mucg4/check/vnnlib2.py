@@ -3,8 +3,11 @@
 Atoms, rounding and the comparison with the cases are those of version 1.0 (`mucg4.check.vnnlib`,
 `mucg4.check.contained`); nothing is taken from `mucg4.read`. A product of variables is one more variable, with a number
 of its own: a *monomial*, whose size is at most the product of the sizes of its factors. Inputs that the query takes for
-one free input have to be equal by equations that hold everywhere; what the outputs of the joint network are is found by
-`mucg4.check.joint`.
+one linked input have to be equal by equations that hold everywhere; what the outputs of the joint network are is found
+by `mucg4.check.joint`.
+
+Where the query has free inputs w in the place of linked ones x, which is a change of variables, its cases are read as
+what they say of x (`mucg4.check.given`).
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from math import isfinite, prod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from mucg4.check.contained import Comparison, End, Side
+from mucg4.check.given import Form, Given
 from mucg4.check.joint import meaning
 from mucg4.check.vnnlib import (
     MOST_BITS,
@@ -41,7 +46,7 @@ from mucg4.check.vnnlib import (
 )
 from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
-from mucg4.model.query import Query
+from mucg4.model.query import Case, Query
 from mucg4.ops.arrays import FloatArray, IntArray
 
 # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; given: above all variables
@@ -151,6 +156,8 @@ class Reader2(Reader):
 
     def command(self, items: list[Any]) -> None:
         head = items[0] if items else None
+        if head in ("vnnlib-version", "declare-network"):
+            self.open_still()
         if head == "vnnlib-version":
             if len(items) != 2 or not str(items[1]).startswith("<2"):
                 raise Refusal("another version of VNN-LIB")
@@ -409,7 +416,7 @@ def covers(text: str, query: Query, budget: Budget | None = None) -> str | None:
             width = sum(part.output_size for part in joint.parts)
             reader = _linked(text, network.element_type, joint.links, joint.free, width, budget)
             outputs = _outputs(reader, query)
-            _Comparison2(reader, query, budget or Budget(), values=outputs).run()
+            _Comparison2(reader, query, budget or Budget(), values=outputs, given=Given.of(joint.derived)).run()
     except Refusal as refusal:
         return str(refusal)
     except OverflowError:
@@ -485,9 +492,10 @@ def _outputs(reader: Reader2, query: Query) -> list[int]:
                 f"the text declares {len(inputs[k])} inputs and {len(outputs[k])} outputs of network {names[k]}"
             )
     if joint.places:
-        values = meaning(network, joint.parts, joint.places, inputs, outputs)
+        values = meaning(network, joint.parts, joint.places, inputs, outputs, joint.derived)
     else:
-        if network is not joint.parts[0] or len(joint.parts) > 1 or inputs[0] != list(range(joint.free)):
+        alone = network is joint.parts[0] and len(joint.parts) == 1 and not joint.derived
+        if not alone or inputs[0] != list(range(joint.free)):
             raise Refusal("the query's network is not the declared one")
         values = [(-1 - j,) for j in outputs[0]]
     return [reader.monomial(m) for m in values]
@@ -512,10 +520,11 @@ def _field(number: int, content: bytes) -> bytes:
 
 @dataclass
 class _Comparison2(Comparison):
-    """As for version 1.0; `values` are the codes of the network's outputs."""
+    """As for version 1.0; `values` are the codes of the network's outputs, `given` has the derived inputs."""
 
     reader: Reader2
     values: list[int] = field(default_factory=list)
+    given: Given = field(default_factory=Given)
     written: ClassVar[int] = CHOICES
 
     def sizes(self) -> None:
@@ -618,3 +627,52 @@ class _Comparison2(Comparison):
 
     def code(self, j: int) -> int:
         return self.values[j]
+
+    # -- inputs that equations give
+
+    def needed(self, case: Case) -> dict[Side, float]:
+        return {side: end for side, end in super().needed(case).items() if side[0] not in self.given.derived}
+
+    def idle(self, i: int) -> bool:
+        return i not in self.given.spoken and super().idle(i)
+
+    def stated(self, xs: dict[int, Fraction], constant: Fraction) -> tuple[dict[int, Fraction], Fraction]:
+        return self.given.over_linked(xs, constant)
+
+    def inside(
+        self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End], quick: bool = False
+    ) -> bool:
+        return self.remainders_inside(case, rows, own) and super().inside(case, rows, own, quick)
+
+    @cached_property
+    def solutions(self) -> dict[int, Form]:
+        """What the equations that hold everywhere say of the given inputs."""
+        stated = {(r.direction, r.constant) for r in self.common.rows if r.direction != NOTHING}
+        pairs = []
+        for direction, constant in stated:
+            form = self.reader.named[direction]
+            opposite = self.reader.directions.get(tuple((v, -c) for v, c in form))
+            if opposite is not None and direction < opposite and (opposite, -constant) in stated:
+                if 0 <= form[0][0] and form[-1][0] < FIRST:
+                    pairs.append(direction)
+        return self.given.solutions({direction: dict(self.reader.named[direction]) for direction in sorted(pairs)})
+
+    def remainders_inside(self, case: Case, rows: dict[int, tuple[Fraction, bool]], own: dict[Side, End]) -> bool:
+        """Whether the remainders of all points of a disjunct lie in a case's box."""
+
+        def ends(name: int) -> tuple[Fraction, Fraction] | None:
+            if name >= 0:
+                return Fraction(self.side(own, name, False)[0]), Fraction(self.side(own, name, True)[0])
+            direction = -1 - name
+            opposite = self.reader.directions[tuple((v, -c) for v, c in self.reader.named[direction])]
+            if direction not in rows or opposite not in rows:
+                return None
+            return rows[opposite][0], -rows[direction][0]
+
+        self.step(len(self.given.derived))
+        for t in self.given.derived:
+            found = self.given.remainder(t, self.solutions, ends)
+            low, high = (Fraction(side[t].item()) for side in (case.box.lo, case.box.hi))
+            if not (low <= found[0] and found[1] <= high):
+                return False
+        return True

@@ -110,10 +110,11 @@ def _of_parts(query: Query, runtime: Runtime | None, visited: FloatArray | None,
     """Every model of a query of several networks, or with products, on its own."""
     from mucg4.gate.joint import part_queries
 
+    assert query.joint is not None
     parts, total = part_queries(query), Agreement(None)
     visited = runtime.visited if visited is None and runtime is not None else visited
     for part, links in parts:
-        seen = None if visited is None else visited[:, links]
+        seen = None if visited is None else query.joint.linked(visited)[:, links]
         done = agreement(part, Runtime(part.network), seen, seconds / len(parts))
         total = Agreement(
             done.problem, total.points + done.points, total.tensors + done.tensors, max(total.share, done.share)

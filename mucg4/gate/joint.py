@@ -47,22 +47,22 @@ class JointRuntime(Runtime):
 
     def _joined(self, x: FloatArray, runs: Sequence[Any]) -> FloatArray:
         """Outputs of all parts in the order of their declarations, then the monomials, rounded once or twice."""
-        free = self._cast(x)
-        ys = [run(free[:, links]) for run, links in zip(runs, part_links(self.joint), strict=True)]
+        linked = self.joint.linked(self._cast(x))
+        ys = [run(linked[:, links]) for run, links in zip(runs, part_links(self.joint), strict=True)]
         y = np.concatenate(ys, axis=1)
         if not self.joint.monomials:
             return y
         with np.errstate(all="ignore"):
             wide = y.astype(np.float64)
             columns = [
-                reduce(operator.mul, [free[:, c].astype(np.float64) if c >= 0 else wide[:, -1 - c] for c in m])
+                reduce(operator.mul, [linked[:, c].astype(np.float64) if c >= 0 else wide[:, -1 - c] for c in m])
                 for m in self.joint.monomials
             ]
             return np.concatenate([y, np.stack(columns, axis=1).astype(self.dtype)], axis=1)
 
 
 def part_links(joint: Joint) -> list[list[int]]:
-    """For each part the free inputs that are its flat input."""
+    """For each part the linked inputs that are its flat input."""
     return [
         [joint.links[v.start + i] for v in joint.declared.of(k, True) for i in range(v.size)]
         for k in range(len(joint.parts))
@@ -70,17 +70,29 @@ def part_links(joint: Joint) -> list[list[int]]:
 
 
 def part_queries(query: Query) -> list[tuple[Query, list[int]]]:
-    """A query for each model, on the boxes of the joint one, and the free inputs that are its input."""
+    """A query for each model, on the boxes of the joint one, and the linked inputs that are its input."""
     assert query.joint is not None
     out = []
+    boxes = [_linked_box(query.joint, case.box) for case in query.cases if not case.box.empty]
     for part, links in {
         id(p): (p, at) for p, at in zip(query.joint.parts, part_links(query.joint), strict=True)
     }.values():
         anything = Conjunction.build([({}, {}, Fraction(0), False)], part.input_size, part.output_size)
-        boxes = [case.box for case in query.cases if not case.box.empty]
         cases = [Case(_part_box(box, links), (anything,)) for box in boxes]
         out.append((Query((part,), tuple(cases)), links))
     return out
+
+
+def _linked_box(joint: Joint, box: Box) -> Box:
+    """The box of linked inputs that contains what a box of free ones stands for, up to rounding."""
+    if not joint.derived:
+        return box
+    targets = {d.target for d in joint.derived}
+    sides = [
+        tuple(Fraction(end) if i in targets else stated for i, (stated, end) in enumerate(zip(side, ends, strict=True)))
+        for side, ends in zip((box.lower, box.upper), joint.linked_ends(box.lo, box.hi), strict=True)
+    ]
+    return Box(sides[0], sides[1], box.element_type, tuple(e for e in box.ends if e[0] not in targets))
 
 
 def _part_box(box: Box, links: Sequence[int]) -> Box:

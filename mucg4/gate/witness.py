@@ -83,12 +83,7 @@ def replay_witness(query: Query, x: FloatArray, runtime: Runtime | None = None, 
     network = query.network
     with np.errstate(over="ignore", invalid="ignore"):
         points = whole(network, np.asarray(x).reshape(-1, network.input_size).astype(network.element_type))
-    points = points[np.all(np.isfinite(points), axis=1)]
-    if query.joint is not None:
-        from mucg4.gate.relations import Relations
-
-        relations = Relations.of(query.joint)
-        points = points if relations is None else relations.settled(points)
+    points = _settled(query, points[np.all(np.isfinite(points), axis=1)])
     inside = _inside(query.cases, points, network.element_type)
     points, inside = points[inside.any(axis=1)], inside[inside.any(axis=1)]
     if not len(points):
@@ -102,6 +97,16 @@ def replay_witness(query: Query, x: FloatArray, runtime: Runtime | None = None, 
     finally:
         runtime.rest()
     return None if best is None else best.witness
+
+
+def _settled(query: Query, points: FloatArray) -> FloatArray:
+    """Points `(N, n)` moved onto the equations of a query's inputs, where it has some."""
+    if query.joint is None:
+        return points
+    from mucg4.gate.relations import Relations
+
+    relations = Relations.of(query.joint)
+    return points if relations is None else relations.settled(points)
 
 
 def _best(query: Query, points: FloatArray, inside: BoolArray, runtime: Runtime) -> Held | None:
@@ -145,7 +150,7 @@ def _held_as_declared(
     from mucg4.gate.joint import satisfied
 
     count = joint.declared.count(False)
-    declared = x[list(joint.links)]
+    declared = joint.declared_inputs(x[None])[0]
     held = satisfied(joint.assertions, declared, y[:count])
     if held is None:
         return None
@@ -280,7 +285,10 @@ def _nudged(query: Query, held: Held, runtime: Runtime) -> Held:
             step = np.sign(slope) * (case.box.hi - case.box.lo)
             points = snap(case.box, x - STEPS[:, None] * step, network.element_type)
             level = _values(conj, points.astype(np.float64), network(points.astype(np.float64))).max(axis=1)
-        found = _held(query, points[int(np.nanargmin(level))], inside, runtime) if not np.all(np.isnan(level)) else None
+        found = None
+        if not np.all(np.isnan(level)):
+            best = points[int(np.nanargmin(level))]
+            found = _held(query, _settled(query, best[None])[0], inside, runtime)
         if found is None or found.margin <= held.margin:
             return held
         held, conj = found, found.conjunction

@@ -6,6 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mucg4.limits.collector import resting
+
 
 @contextmanager
 def loading() -> Iterator[None]:
@@ -15,12 +17,9 @@ def loading() -> Iterator[None]:
     first time this ends in a process, what there is then is never looked at again (`gc.freeze`). For the command line
     only: whoever uses mucg4 as a library decides about the objects of the process.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
-        if enabled:
-            gc.enable()
+    with resting():
+        try:
+            yield
+        finally:
+            if not gc.get_freeze_count():
+                gc.freeze()

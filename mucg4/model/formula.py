@@ -56,6 +56,17 @@ Term = Constant | Variable | Apply
 Formula = Compare | Junction
 
 
+def inputs_of(node: Term | Formula) -> set[int]:
+    """The inputs that a term or a formula speaks of."""
+    if isinstance(node, Variable):
+        return {node.index} if node.is_input else set()
+    if isinstance(node, Compare):
+        return inputs_of(node.left) | inputs_of(node.right)
+    if isinstance(node, (Apply, Junction)):
+        return set().union(*map(inputs_of, node.args))
+    return set()
+
+
 @dataclass(frozen=True)
 class ParsedProperty:
     """A property as written: declared sizes, and the formulas that together describe the unsafe set.

@@ -1,21 +1,27 @@
 """What a VNN-LIB 2.0 text declares, and how one canonical network stands for all that it speaks of.
 
 Flat positions: *declared inputs* are the components of all declared inputs of all networks in the order of their
-declarations, row-major; *declared outputs* those of all hidden nodes and outputs. The *free* inputs are what a search
-varies: declared inputs that the text says are equal are one free input. The joint network maps free inputs to the
-declared outputs followed by *monomials*, products of free inputs and declared outputs that constraints speak of, so
-that every constraint is linear in its inputs and outputs.
+declarations, row-major; *declared outputs* those of all hidden nodes and outputs. *Linked* inputs: declared inputs that
+the text says are equal are one. The *free* inputs are what a search varies: the linked ones, but in the place of one
+that an affine equation gives (`Derived`) its *remainder*, what the equation leaves of it. The joint network maps free
+inputs to the declared outputs followed by *monomials*, products of linked inputs and declared outputs that constraints
+speak of, so that every constraint is linear in its inputs and outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import prod
+
+import numpy as np
 
 from mucg4.model.formula import Formula
 from mucg4.model.network import Network
+from mucg4.ops.arrays import FloatArray
 
-Monomial = tuple[int, ...]  # sorted codes: a free input i is i, a declared output j is -1 - j; at least two
+Monomial = tuple[int, ...]  # sorted codes: a linked input i is i, a declared output j is -1 - j; at least two
 
 # TensorProto.DataType of declared integers, which outputs may be
 INTEGERS = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "uint32": 12, "uint64": 13}
@@ -81,15 +87,50 @@ class Declared:
         return tuple(n.name for n in self.networks if n.relation != "equal-to")
 
 
+@dataclass(frozen=True)
+class Derived:
+    """A linked input that an affine equation gives: `x[target] = sum c x[i] + constant + w[target]`, exactly.
+
+    x are linked inputs, w free ones; `terms` are the pairs `(i, c)`, none of them a target. `w[target]` takes up what
+    rounding the coefficients and evaluating the equation leave, so it ranges over a few units in the last place.
+    """
+
+    target: int
+    terms: tuple[tuple[int, float], ...]
+    constant: float
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """What the equation gives at `x (N, d)`: `(N,)` in double, the same whatever N is."""
+        out = np.full(len(x), self.constant)
+        for i, c in self.terms:
+            out += c * x[:, i].astype(np.float64)
+        return out
+
+
+def over_free(
+    form: Mapping[int, Fraction], constant: Fraction, derived: Iterable[Derived]
+) -> tuple[dict[int, Fraction], Fraction]:
+    """An affine form of linked inputs as one of free inputs, exactly."""
+    out = dict(form)
+    for d in derived:
+        factor = form.get(d.target)
+        if factor:
+            constant += factor * Fraction(d.constant)
+            for i, c in d.terms:
+                out[i] = out.get(i, Fraction(0)) + factor * Fraction(c)
+    return {i: c for i, c in out.items() if c}, constant
+
+
 @dataclass(frozen=True, eq=False)
 class Joint:
     """How the query's network is made of the declared ones.
 
-    `parts` has one network per declared one (the same object for equal ones), `links` for each declared input its free
-    input, `places` for each part the position in the joint network of each of its nodes (a part whose outputs are its
-    inputs has a copy of them for outputs); empty when the joint network is the only part itself. `monomials` are the
-    outputs after the declared ones. `assertions` are those of the text that the boxes do not say already, over declared
-    inputs and outputs.
+    `parts` has one network per declared one (the same object for equal ones), `links` for each declared input its
+    linked input, of which there are `free`, `derived` those that equations give, `places` for each part the position in
+    the joint network of each of its nodes (a part whose outputs are its inputs has a copy of them for outputs); empty
+    when the joint network is the only part itself. `monomials` are the outputs after the declared ones. `assertions`
+    are those of the text that the boxes do not say already, over declared inputs and outputs; where inputs are derived
+    the cases do not state their equations, which are judged by the assertions alone.
     """
 
     declared: Declared
@@ -99,6 +140,31 @@ class Joint:
     monomials: tuple[Monomial, ...] = ()
     places: tuple[tuple[int, ...], ...] = ()
     assertions: tuple[Formula, ...] = field(default=(), repr=False)
+    derived: tuple[Derived, ...] = ()
+
+    def linked(self, free: FloatArray) -> FloatArray:
+        """Free inputs `(N, d)` -> linked ones, each computed in double and rounded to the type of `free` once."""
+        if not self.derived:
+            return free
+        out: FloatArray = free.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            for d in self.derived:
+                out[:, d.target] = d.value(free) + free[:, d.target].astype(np.float64)
+        return out
+
+    def declared_inputs(self, free: FloatArray) -> FloatArray:
+        """Free inputs `(N, d)` -> declared ones `(N, n)`, of the type of `free`."""
+        return np.asarray(self.linked(free)[:, list(self.links)])
+
+    def linked_ends(self, lo: FloatArray, hi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The range of linked inputs over a box of free ones, both `(d,)`, up to rounding in double."""
+        low, high = lo.copy(), hi.copy()
+        with np.errstate(over="ignore"):
+            for d in self.derived:
+                ends = [(c * lo[i], c * hi[i]) for i, c in d.terms]
+                low[d.target] += d.constant + sum(map(min, ends))
+                high[d.target] += d.constant + sum(map(max, ends))
+        return low, high
 
     @property
     def version1(self) -> bool:

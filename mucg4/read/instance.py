@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mucg4.errors import InputError, UnsupportedError
+from mucg4.limits.collector import resting
 from mucg4.limits.foreign import inflate, read_limited
 from mucg4.model.formula import ParsedProperty
 from mucg4.model.network import LARGEST_WHOLE, Network, Original
@@ -171,7 +172,7 @@ class Property:
     @cached_property
     def parsed(self) -> ParsedProperty:
         """The text of version 1.0. Raises `InputError`."""
-        with _blaming(self.name):
+        with _blaming(self.name), resting():
             return parse_vnnlib(self.text)
 
     def of(self, network: Network) -> Query:
@@ -207,7 +208,8 @@ class Property:
         """The cases; variants of a network share them."""
         key = f"{network.element_type} {network.output_size}"
         if key not in self._cases:
-            self._cases[key] = to_cases(self._declared(network), network.element_type)
+            with resting():
+                self._cases[key] = to_cases(self._declared(network), network.element_type)
         return self._cases[key]
 
 

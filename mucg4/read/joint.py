@@ -1,9 +1,9 @@
 """Several networks and the products of their variables as one canonical network.
 
 The joint network's input holds the free inputs. Each part gets its inputs by an index map (or the free inputs
-themselves) and stands beside the others with all its nodes as they are; the declared outputs follow each other, and the
-monomials after them, level by level: a square of the half where a monomial is one, else the product of the monomial
-without its last factor, and that factor.
+themselves), or by a dense map where equations give some of them, and stands beside the others with all its nodes as
+they are; the declared outputs follow each other, and the monomials after them, level by level: a square of the half
+where a monomial is one, else the product of the monomial without its last factor, and that factor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from mucg4.model.joint import Declared, Joint, Monomial
 from mucg4.model.network import Network, Node
-from mucg4.ops.affine import Concat, Index
+from mucg4.ops.affine import Concat, Dense, Index
 from mucg4.ops.base import Op
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.curves import SQUARE
@@ -24,7 +24,8 @@ from mucg4.ops.curves import SQUARE
 
 def joined(joint: Joint) -> tuple[Network, Joint]:
     """The joint network, and the record with its `places`; a single part with nothing around it is its own."""
-    if len(joint.parts) == 1 and joint.links == tuple(range(joint.free)) and not joint.monomials:
+    alone = len(joint.parts) == 1 and joint.links == tuple(range(joint.free))
+    if alone and not joint.monomials and not joint.derived:
         return joint.parts[0], joint
     build = _Build(joint)
     places = build.parts()
@@ -54,13 +55,27 @@ class _Build:
             return source
         return self.node(Index(np.array(index, dtype=np.int64), size), [source], name, len(index))
 
+    def linked(self, index: Sequence[int], name: str) -> int:
+        """Some linked inputs, from the free ones."""
+        given = {d.target: d for d in self.joint.derived}
+        if given.keys().isdisjoint(index):
+            return self.picked(0, index, name)
+        weight, offset = np.zeros((len(index), self.joint.free)), np.zeros(len(index))
+        for row, i in enumerate(index):
+            weight[row, i] = 1.0
+            if i in given:
+                offset[row] = given[i].constant
+                for k, c in given[i].terms:
+                    weight[row, k] = c
+        return self.node(Dense(weight, offset), [0], name, len(index))
+
     def parts(self) -> tuple[tuple[int, ...], ...]:
         """All parts' nodes; where they are."""
         declared = self.joint.declared
         places = []
         for k, (network, part) in enumerate(zip(declared.networks, self.joint.parts, strict=True)):
             links = [self.joint.links[i] for i in input_positions(declared, k)]
-            at = [self.picked(0, links, f"{network.name}:{part.nodes[0].name}")]
+            at = [self.linked(links, f"{network.name}:{part.nodes[0].name}")]
             for node in part.nodes[1:]:
                 name = f"{network.name}:{node.name}"
                 self.nodes.append(Node(node.op, tuple(at[i] for i in node.inputs), name, node.shape))
@@ -83,7 +98,8 @@ class _Build:
                 self.node(Index(np.arange(total), total), [last], "outputs", total)
             return
         free = self.joint.free
-        known = self.node(Concat((free, total)), [0, last], "variables", free + total)
+        inputs = self.linked(range(free), "linked inputs")
+        known = self.node(Concat((free, total)), [inputs, last], "variables", free + total)
         place: dict[Monomial, int] = {(i,): i for i in range(free)}
         place.update({(-1 - j,): free + j for j in range(total)})
         for degree in range(2, max(map(len, monomials)) + 1):

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from math import prod
 
 from mucg4.errors import InputError, UnsupportedError
-from mucg4.model.joint import FLOATS, INTEGERS, Declared, Joint
+from mucg4.limits.collector import resting
+from mucg4.model.joint import FLOATS, INTEGERS, Declared
 from mucg4.model.network import Network, Original
 from mucg4.model.query import Query
 from mucg4.read.joint import joined
@@ -28,17 +29,19 @@ def query_of_models(models: Mapping[str, Model], text: str) -> Query:
     A query with one model to be given takes it without a name ("") too. Raises `InputError` or `UnsupportedError`;
     errors of a model start with the name of its network.
     """
-    parsed = parse_query(text)
+    with resting():
+        parsed = parse_query(text)
     declared = parsed.declared
     parts = _parts(declared, _named(declared, models))
     kinds = {part.element_type for part in parts}
     if len(kinds) != 1:
         raise UnsupportedError(f"networks of different types ({', '.join(sorted(kinds))}) in one query")
-    normal = normalise(parsed, parts[0].element_type)
-    joint = Joint(declared, parts, normal.links, normal.free, normal.monomials, (), normal.assertions)
+    with resting():
+        normal = normalise(parsed, parts[0].element_type)
+    joint = normal.joint(declared, parts)
     network, joint = joined(joint)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Query((network,), normal.cases, source_hash=digest, text=text, joint=joint, finer=normal.choices)
+    return Query((network,), normal.cases, source_hash=digest, text=text, joint=joint, finer=normal.finer)
 
 
 def models_of(query: Query) -> dict[str, Model]:

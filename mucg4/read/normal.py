@@ -319,6 +319,9 @@ def _atom(atom: Compare, element_type: str) -> list[Disjunct]:
     op, left, right = atom.op, atom.left, atom.right
     if type(left) is Variable and left.is_input and type(right) is Constant and op in ("<=", ">="):
         return [Disjunct((Bound(left.index, op == "<=", right.value),), ())]
+    plain = _of_outputs(atom)
+    if plain is not None:
+        return [Disjunct((), (plain,))]
     difference = _sum([_linear(left, atom), _scale(_linear(right, atom), Fraction(-1))])
     opposite = _scale(difference, Fraction(-1))
     if op in ("=", "=="):
@@ -326,6 +329,25 @@ def _atom(atom: Compare, element_type: str) -> list[Disjunct]:
     if op == "!=":
         return [_half(form, True, atom, element_type) for form in (difference, opposite)]
     return [_half(difference if op in ("<", "<=") else opposite, op in ("<", ">"), atom, element_type)]
+
+
+def _of_outputs(atom: Compare) -> Row | None:
+    """The row of two outputs, or of an output and a number, that are compared; None for another comparison."""
+    if atom.op not in ("<=", ">=", "<", ">"):
+        return None
+    sign = 1 if atom.op[0] == "<" else -1
+    ys: list[tuple[int, Fraction]] = []
+    constant = Fraction(0)
+    for side, c in ((atom.left, sign), (atom.right, -sign)):
+        if isinstance(side, Variable) and not side.is_input:
+            ys.append((side.index, Fraction(c)))
+        elif isinstance(side, Constant) and abs(side.value) <= _LARGEST:
+            constant = side.value if c > 0 else -side.value
+        else:
+            return None
+    if not ys or (len(ys) == 2 and ys[0][0] == ys[1][0]):
+        return None
+    return (), tuple(sorted(ys)), constant, len(atom.op) == 1, None
 
 
 def _half(form: Linear, strict: bool, atom: Compare, element_type: str) -> Disjunct:

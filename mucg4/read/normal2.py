@@ -6,6 +6,8 @@ is written out as a polynomial; each product of variables in it is a monomial, t
 (`mucg4.read.joint`), so that the comparison is a linear row again. An input without a bound gets the one that follows
 from the constraints that hold everywhere, or the largest number of its type.
 
+Inputs that affine equations give are substituted at the end (`mucg4.read.substitute`).
+
 Constraints on inputs alone are loosened by what evaluating them in the element type may be off, also where they are
 polynomials (`mucg4.read.rounding` has the analysis of linear ones, `_Evaluation` here that of products).
 """
@@ -15,14 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain, product
 from typing import Any, NamedTuple
 
 from mucg4.errors import UnsupportedError
 from mucg4.model.decimals import Plain
-from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable
-from mucg4.model.joint import Monomial
-from mucg4.model.query import Box, Case, hull
+from mucg4.model.formula import Apply, Compare, Constant, Formula, Junction, Term, Variable, inputs_of
+from mucg4.model.joint import Declared, Derived, Joint, Monomial
+from mucg4.model.network import Network
+from mucg4.model.query import Box, Case, Finer, hull
 from mucg4.read.choices import Choices, distinct
 from mucg4.read.normal import (
     MOST_BITS,
@@ -41,6 +45,7 @@ from mucg4.read.normal import (
     _too_many,
 )
 from mucg4.read.rounding import Kind, Rounding, _fits, _growth, kind_of, rounding_of
+from mucg4.read.substitute import Substitution
 from mucg4.read.vnnlib2 import ParsedQuery
 
 MOST_DEGREE = 16  # of a polynomial; not measured
@@ -118,14 +123,25 @@ def _said(formula: Formula, links: Sequence[int]) -> bool:
 
 
 class Normalised(NamedTuple):
-    """`links` and `free` as in `mucg4.model.joint.Joint`; the cases speak of declared outputs, then of `monomials`."""
+    """`links`, `free`, `derived` as in `mucg4.model.joint.Joint`.
+
+    The cases speak of free inputs, and of declared outputs and then of `monomials`; `finer` makes cases that leave no
+    disjunction out, where some are.
+    """
 
     links: tuple[int, ...]
     free: int
     monomials: tuple[Monomial, ...]
     cases: tuple[Case, ...]
     assertions: tuple[Formula, ...]
-    choices: Choices | None
+    derived: tuple[Derived, ...]
+    finer: Finer | None
+
+    def joint(self, declared: Declared, parts: tuple[Network, ...]) -> Joint:
+        """The record for networks that are not joined yet."""
+        return Joint(
+            declared, parts, self.links, self.free, self.monomials, assertions=self.assertions, derived=self.derived
+        )
 
 
 class _Sizes(NamedTuple):
@@ -155,8 +171,37 @@ def normalise(parsed: ParsedQuery, element_type: str) -> Normalised:
                 side.tighten(links[i], value)
     sizes = _Sizes(free, parsed.declared.count(False), renamed, bounds)
     normal = _Normal2(sizes, element_type)  # type: ignore[arg-type]
-    cases = normal.cases()
-    return Normalised(links, free, tuple(normal.monomials), cases, kept, normal.choices)
+    cases, choices = normal.cases(), normal.choices
+    monomials = tuple(normal.monomials)
+    assertions = _as_equations(kept)
+    substitution = Substitution.of(normal, normal.common, (case.box for case in cases))
+    if substitution is None:
+        return Normalised(links, free, monomials, cases, assertions, (), choices)
+    finer = None if choices is None else partial(substitution.finer, choices)
+    assertions = (*substitution.bounds(links), *assertions)
+    return Normalised(links, free, monomials, substitution.cases(cases), assertions, substitution.derived, finer)
+
+
+def _as_equations(formulas: Iterable[Formula]) -> tuple[Formula, ...]:
+    """The same with one equation in the place of two comparisons of the same terms, one each way.
+
+    In every arithmetic that means the same; but of an equation no margin is asked.
+    """
+    out: dict[int, Formula] = {}
+    below: dict[tuple[Term, Term], int] = {}  # where `left <= right` stands
+    for k, f in enumerate(formulas):
+        out[k] = f
+        if not isinstance(f, Compare) or f.op not in ("<=", ">="):
+            continue
+        if isinstance(f.left, Apply) or isinstance(f.right, Apply):
+            pair = (f.left, f.right) if f.op == "<=" else (f.right, f.left)
+            other = below.get(pair[::-1])
+            if other is None:
+                below.setdefault(pair, k)
+            elif other in out:
+                out[k] = replace(f, op="==")
+                del out[other]
+    return tuple(out.values())
 
 
 def _renamed(node: Any, links: Sequence[int]) -> Any:
@@ -176,6 +221,7 @@ class _Normal2(_Normal):
 
     monomials: dict[Monomial, int] = field(default_factory=dict)  # to its output
     made: int = 0  # disjuncts
+    common: tuple[Row, ...] = ()  # what holds in all cases
     choices: Choices | None = None  # where disjunctions of the top level are left out of the cases
     products: dict[int, Compare] = field(default_factory=dict)  # comparisons that are no linear ones, by identity
 
@@ -183,7 +229,7 @@ class _Normal2(_Normal):
         common, several = self.split(self.prop.assertions)
         kept = written(several)
         boxes, others = self.factors(kept)
-        limits = self.limits(common.bounds)
+        limits, self.common = self.limits(common.bounds), common.rows
         self.complete(limits, common.rows)
         self.choices = Choices(self, common, limits, several) if len(kept) < len(several) else None
         grouped: dict[Key, dict[tuple[Row, ...], None]] = {}
@@ -335,7 +381,7 @@ class _Normal2(_Normal):
         xs, ys, constant, strict, atom = row
         if atom is None or id(atom) not in self.products:
             return super().proved(row, box)
-        far = {i: Fraction(max(abs(box.lo[i]), abs(box.hi[i])).item()) for i in _inputs_of(atom)}
+        far = {i: Fraction(max(abs(box.lo[i]), abs(box.hi[i])).item()) for i in inputs_of(atom)}
         off = _Evaluation(far, self.element_type).off(atom)
         if off is None:
             return {}, {}, ZERO, False
@@ -349,7 +395,7 @@ def _apart(atom: Compare, v: int) -> bool:
     Then no overflow makes the comparison hold: what overflowed does not become finite again, and the other side is.
     """
     for one, other in ((atom.left, atom.right), (atom.right, atom.left)):
-        if v in _inputs_of(one) and v not in _inputs_of(other):
+        if v in inputs_of(one) and v not in inputs_of(other):
             return isinstance(one, Variable) or atom.op in ("==", "=")
     return False
 
@@ -391,16 +437,6 @@ def _degree(term: Term) -> int:
         return 1
     degrees = [_degree(a) for a in term.args]
     return sum(degrees) if term.op == "*" else max(degrees)
-
-
-def _inputs_of(node: Term | Formula) -> set[int]:
-    if isinstance(node, Variable):
-        return {node.index} if node.is_input else set()
-    if isinstance(node, Compare):
-        return _inputs_of(node.left) | _inputs_of(node.right)
-    if isinstance(node, (Apply, Junction)):
-        return set().union(*map(_inputs_of, node.args))
-    return set()
 
 
 def _expanded(term: Term, atom: Compare) -> Polynomial:

@@ -6,7 +6,7 @@ import hashlib
 
 from mucg4.model.decimals import Plain
 from mucg4.model.formula import ParsedProperty
-from mucg4.model.joint import Declaration, Declared, DeclaredNetwork, Joint
+from mucg4.model.joint import Declaration, Declared, DeclaredNetwork
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.read.joint import joined
@@ -21,6 +21,5 @@ def query_of_products(network: Network, prop: ParsedProperty, text: str) -> Quer
     declared = Declared((DeclaredNetwork(""),), variables)
     bounds = prop.bounds or (Plain(False), Plain(True))
     normal = normalise(ParsedQuery(declared, *bounds, prop.assertions), network.element_type)
-    joint = Joint(declared, (network,), normal.links, normal.free, normal.monomials, (), normal.assertions)
-    made, joint = joined(joint)
+    made, joint = joined(normal.joint(declared, (network,)))
     return Query((made,), normal.cases, source_hash=hashlib.sha256(text.encode()).hexdigest(), text=text, joint=joint)

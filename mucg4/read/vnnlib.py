@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import combinations, pairwise, repeat
 from math import prod
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from mucg4.model.formula import (
     Variable,
 )
 from mucg4.read import runs
+from mucg4.read.disjunctions import disjunction
 from mucg4.read.normal import to_cases
 
 __all__ = ["ParsedProperty", "parse_vnnlib", "to_cases"]
@@ -98,6 +99,8 @@ def parse_vnnlib(text: str, short_cuts: bool = True) -> ParsedProperty:
 class _Parser:
     """Owner of one parse; `run` is called once. Its tables are another version's where that differs."""
 
+    commands: ClassVar[Mapping[str, Callable[[Any, _List], None]]]  # what means something, by name
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.variables: dict[str, Variable] = {}
@@ -117,9 +120,10 @@ class _Parser:
     def scan(self, short: re.Pattern[str] | None) -> None:
         """Every command of the text."""
         text, pos = self.text, 0
-        self.next_run = 0 if len(text) >= runs.TEXT else len(text)
+        long = short is not None and len(text) >= runs.TEXT
+        self.next_run = 0 if long else len(text)
         while True:
-            if short is not None:
+            if short is not None and not self.ended:
                 while m := short.match(text, pos):
                     end = self._run(m) if pos >= self.next_run else pos
                     if end == pos and not self._take_short(m):
@@ -131,6 +135,10 @@ class _Parser:
                 return
             if text[pos] != "(":
                 raise self._error(pos, f"expected '(' but found {text[pos : pos + 20].split()[0]!r}")
+            end = self._disjunction(pos) if long and not self.ended else pos
+            if end > pos:
+                pos = end
+                continue
             form, pos = self._read(pos)
             self._command(form)
 
@@ -174,8 +182,6 @@ class _Parser:
     def _run(self, m: re.Match[str]) -> int:
         """Read what starts at a short form in one run; where that ends, or where it started."""
         start = m.start()
-        if self.ended:
-            return start
         end = self._declared_run(start) if m[4] else self._bounds_run(m, start)
         if end == start:
             self.next_run = start + runs.PAUSE
@@ -209,10 +215,21 @@ class _Parser:
         runs.put(self.bounds, inputs, run.relations, numbers)
         return run.end
 
+    def _disjunction(self, start: int) -> int:
+        """Read an assertion of a plain disjunction; where it ends, or where it started when it is none."""
+        found = disjunction(self.text, start, self._plain_term, self._line)
+        if found is None:
+            return start
+        formula, end, made = found
+        self.made += made
+        self.assertions.append(formula)
+        return end
+
+    def _plain_term(self, word: str) -> Term | None:
+        return self.variables.get(word) or self._constant(word)
+
     def _take_short(self, m: re.Match[str]) -> bool:
         op, name, number, declared = m.groups()
-        if self.ended:
-            return False
         if declared is not None:
             return self._declare(declared)
         variable, constant = self.variables.get(name), self._constant(number)
@@ -223,7 +240,7 @@ class _Parser:
 
     def _command(self, form: _List) -> None:
         head = self._head(form, "a command")
-        command = _COMMANDS.get(head)
+        command = self.commands.get(head)
         if command is not None:
             if self.ended:
                 raise self._error(form.offset, f"{head} after (exit)")
@@ -231,7 +248,7 @@ class _Parser:
         elif head == "exit":
             self.ended = True
         elif head not in _IGNORED:
-            known = ", ".join(_COMMANDS)
+            known = ", ".join(self.commands)
             raise UnsupportedError(self._place(form.offset, f"unknown command {_shown(head)} (known: {known})"))
 
     def _version(self, form: _List) -> None:
@@ -420,7 +437,7 @@ class _Parser:
         return known
 
 
-_COMMANDS: dict[str, Callable[[_Parser, _List], None]] = {
+_Parser.commands = {
     "assert": _Parser._assert,
     "declare-const": _Parser._declare_const,
     "declare-fun": _Parser._declare_const,

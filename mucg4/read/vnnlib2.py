@@ -8,7 +8,6 @@ exponents, integers where decimals are expected, `=` for `==`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -160,13 +159,9 @@ class _Parser2(_Parser):
 
     def _command(self, form: _List) -> None:
         head = self._head(form, "a command")
-        command = _COMMANDS.get(head)
-        if command is not None:
-            command(self, form)
-        elif head in ("declare-const", "declare-fun"):
+        if head in ("declare-const", "declare-fun"):
             raise InputError(self._place(form.offset, f"{head} is VNN-LIB 1.0, but this is a 2.0 query"))
-        else:
-            super()._command(form)
+        super()._command(form)
 
     def _version2(self, form: _List) -> None:
         words = [f.text for f in form.items[1:] if isinstance(f, _Word)]
@@ -292,6 +287,14 @@ class _Parser2(_Parser):
         self.variables[form.text] = made
         return made
 
+    def _plain_term(self, word: str) -> Term | None:
+        if word in self.variables or not word[:1].isalpha():
+            return super()._plain_term(word)
+        try:
+            return self._component(_Word(word, 0))
+        except InputError:  # the reader of forms says where
+            return None
+
     def _term(self, form: _Form) -> Term:
         if isinstance(form, _Word) and form.text not in self.variables and form.text[:1].isalpha():
             found = self._component(form)
@@ -301,7 +304,7 @@ class _Parser2(_Parser):
         return super()._term(form)
 
 
-_COMMANDS: dict[str, Callable[[_Parser2, _List], None]] = {
+_Parser2.commands = {
     "assert": _Parser2._assert,
     "declare-network": _Parser2._network,
     "vnnlib-version": _Parser2._version2,

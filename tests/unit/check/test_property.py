@@ -196,7 +196,7 @@ def joined(parts: Any) -> Any:
     )
 
 
-JOIN = normal._join
+JOIN, COMMANDS = normal._join, dict(first._Parser.commands)
 
 
 FAULTS: dict[str, Plant] = {
@@ -280,7 +280,7 @@ def widened(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 
 WIDER: dict[str, Plant] = {
-    "an assertion dropped": lambda m: m.setattr(first, "_COMMANDS", {**first._COMMANDS, "assert": dropping(1)}),
+    "an assertion dropped": lambda m: m.setattr(first._Parser, "commands", COMMANDS | {"assert": dropping(1)}),
     "strictness lost": of_atoms(lambda a: replace(a, op=a.op.rstrip("=") + "=") if a.op in "<>" else a),
     "boxes too wide": of_cases(widened),
     "and read as or": junction(lambda op: "or"),

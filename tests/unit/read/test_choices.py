@@ -38,6 +38,7 @@ def text_of(random_: random.Random, rough: float = 0.0) -> str:
     lines = ["(vnnlib-version <2.0>)"]
     lines += ["(declare-network N (declare-input X real [2]) (declare-output Y real [2]))"]
     lines += [f"(assert (>= X[{i}] -1.0)) (assert (<= X[{i}] 1.0))" for i in range(2)]
+    lines += ["(assert (== X[1] (- (* 0.5 X[0]) 0.25)))"] * (random_.random() < 0.3)
     for _ in range(random_.randint(4, 6)):
         parts = [
             random_formula(random_, NAMES, random_.choice((0, 0, 1)), rough, random_.random() < 0.2)
@@ -53,7 +54,7 @@ def nothing_known(cases: Sequence[Case]) -> list[np.ndarray]:
 
 def finer(query: Query, text: str, bounded: bool) -> Query | None:
     """The query with cases made on demand; `bounded` by what the network's zeros rule out."""
-    made = normalise(parse_query(text), "float32").choices
+    made = normalise(parse_query(text), "float32").finer
     if made is None:
         return None
     cases = made((lambda cases: impossible(query.network, Budget(), cases)) if bounded else nothing_known)

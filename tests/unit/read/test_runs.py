@@ -74,6 +74,7 @@ def text_of(rng: random.Random, version: int) -> str:
             lines.append(odd(rng, name, a, b, names))
     output = "Y[0]" if version == 2 else "Y_0"
     lines.append(f"(assert (or (<= {output} 0.5) (and (>= {output} 2) (<= {names[0]} 0.25))))")
+    lines += [disjunction(rng, [*names, output]) for _ in range(3)]
     return "\n".join(lines) + "\n"
 
 
@@ -94,12 +95,59 @@ def odd(rng: random.Random, name: str, a: str, b: str, names: list[str]) -> str:
     )
 
 
+def disjunction(rng: random.Random, names: list[str]) -> str:
+    """Comparisons in conjunctions or alone, most of them of words, with white space and comments here and there."""
+
+    def word() -> str:
+        return rng.choice(names) if rng.random() < 0.6 else number(rng)
+
+    def atom() -> str:
+        right = word() if rng.random() < 0.98 else f"(+ {word()} 1.0)"
+        op = rng.choice(("<=", ">=", "<", ">") if rng.random() < 0.95 else ("==", "!="))
+        return f"({op} {rng.choice(names)} {right})"
+
+    def conjunction() -> str:
+        gap = rng.choice((" ", "", "\n  ", "\t", " ; (or\n"))
+        atoms = gap.join(atom() for _ in range(rng.randint(1, 4)))
+        return atom() if rng.random() < 0.2 else f"(and{gap or ' '}{atoms}{gap})"
+
+    return f"(assert (or {' '.join(conjunction() for _ in range(rng.randint(1, 6)))}))"
+
+
 def damaged(rng: random.Random, text: str) -> str:
-    junk = ("", "(", ")", " ", "0", "X_0", "Y", ";", '"', "|", "-", "e9", "or", "\x1c", "\u00a0", "]", ",", "X[0,0,0]")
+    junk = (
+        "",
+        "(",
+        ")",
+        " ",
+        "0",
+        "X_0",
+        "Y",
+        ";",
+        '"',
+        "|",
+        "-",
+        "e9",
+        "or",
+        "\x1c",
+        "\u00a0",
+        "]",
+        ",",
+        "X[0,0,0]",
+        " true",
+        " Q ",
+    )
     for _ in range(rng.randint(0, 2)):
         at = rng.randrange(len(text))
         text = text[:at] + rng.choice(junk) + text[min(len(text), at + rng.randrange(6)) :]
     return text
+
+
+def ended(rng: random.Random, text: str) -> str:
+    """With an exit somewhere, which nothing may follow but what asks nothing."""
+    lines = text.splitlines()
+    at = rng.choice((rng.randrange(len(lines)), len(lines)))
+    return "\n".join([*lines[:at], "(exit)", *lines[at:], rng.choice(("", "(check-sat)"))]) + "\n"
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -107,6 +155,7 @@ def damaged(rng: random.Random, text: str) -> str:
 def test_runs_mean_the_same(seed: int, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
     text = damaged(rng, text_of(rng, version)) if seed % 2 else text_of(rng, version)
+    text = ended(rng, text) if seed % 4 == 2 else text
     quick(monkeypatch)
     results = []
     for short_cuts in (True, False):
@@ -123,6 +172,27 @@ def test_runs_mean_the_same(seed: int, version: int, monkeypatch: pytest.MonkeyP
         except InputError as error:
             results.append(str(error))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_nothing_is_asserted_after_the_exit(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By no way of reading, wherever it stands: an assertion that is left out would be one too few."""
+    rng = random.Random(version)
+    lines = text_of(rng, version).splitlines()
+    first = next(k for k, line in enumerate(lines) if "X" in line and line.startswith("(assert"))
+    for at in (first - 1, first, len(lines) // 2, len(lines) - 1):
+        text = "\n".join([*lines[:at], "(exit)", *lines[at:]]) + "\n"
+        for on in (True, False):
+            quick(monkeypatch, on)
+            with pytest.raises(InputError, match=r"after \(exit\)"):
+                parse_vnnlib(text, on) if version == 1 else parse_query(text, on)
+            reader = Reader(text, "float32") if version == 1 else Reader2(text, "float32")
+            with pytest.raises(Refusal, match="follows the command exit"):
+                reader.run(None)
+    text = "\n".join([*lines, "(check-sat)", "(exit)", "(get-model)", ""])
+    for on in (True, False):
+        quick(monkeypatch, on)
+        assert (parse_vnnlib(text, on) if version == 1 else parse_query(text, on)).assertions
 
 
 @pytest.mark.parametrize("element_type", ["float32", "float64"])
@@ -151,6 +221,7 @@ def test_hashes_do_not_depend_on_the_way_of_reading(version: int, element_type: 
 def test_pieces_mean_the_same(seed: int, version: int, element_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
     text = damaged(rng, text_of(rng, version)) if seed % 2 else text_of(rng, version)
+    text = ended(rng, text) if seed % 8 == 2 else text
     query = Query((network(COUNT + 2 * (version == 2), 1),), ())
     found, taken = [], []
     for on in (True, False):
@@ -170,7 +241,7 @@ def test_pieces_mean_the_same(seed: int, version: int, element_type: str, monkey
         x = (ends[0], ends[1], ends.mean(axis=0))[seed // 2 % 3]
         found[-1] += (reader.denied(np.nan_to_num(x), lambda row: True),)
     assert found[0] == found[1]
-    if not seed % 2:
+    if not seed % 2 and "(exit)" not in text:
         assert taken[0] > 0 == taken[1]
 
 

@@ -217,12 +217,13 @@ def test_equal_inputs_however_it_is_written(formula: str) -> None:
 @pytest.mark.parametrize("element_type", ["float32", "float64"])
 @pytest.mark.parametrize("term", ["(+ X[0] 0.1)", "(* 0.3 X[0])", "(- (* 1.7 X[0]) 0.7)", "(* -3.0 (+ X[0] X[1]))"])
 def test_equations_bound_the_inputs_that_they_give(term: str, element_type: str) -> None:
-    """As far as evaluating them may reach: what passes in the element type is proved, and no more by much."""
+    """The remainder is as far as evaluating them may reach: what passes in the element type is proved, and no more."""
     text = PAIR.replace("(== X[0] U[0])", f"(== U[0] {term})")
     query = query_of(text, element_type)
     assert covers(text, query) is None
     box = query.cases[0].box
-    assert max(abs(box.lo[2]), abs(box.hi[2])) < 7
+    assert query.joint is not None and [d.target for d in query.joint.derived] == [2]
+    assert max(abs(box.lo[2]), abs(box.hi[2])) < 150 * np.finfo(element_type).eps
     random_, kind = random.Random(len(term)), np.dtype(element_type).type
     equation = next(f for f in parse_query(text).assertions if "U" in str(f) and "==" in str(f))
     for k in range(60):
@@ -230,7 +231,7 @@ def test_equations_bound_the_inputs_that_they_give(term: str, element_type: str)
         u = kind(value(equation.right, x, [], kind))  # type: ignore[union-attr]
         point = [Fraction(float(v)) for v in (*x, u, x[1])]
         assert in_cases(query, point, [Fraction(0), Fraction(1)], stated=False)
-    tight = replace(box, upper=(*box.upper[:2], box.upper[2] - 1, *box.upper[3:]))
+    tight = replace(box, upper=(*box.upper[:2], box.upper[2] / 64, *box.upper[3:]))
     smaller = replace(query, cases=(replace(query.cases[0], box=tight),))
     assert covers(text, smaller) is not None
 
