@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
+from mucg4.limits.processes import usable_cores
+
 WIDE = 2048  # nodes larger than this give BLAS threads enough to do; not measured
+FEW = 2  # with so many workers threads give nothing; measured for two, see `blas_threads`
 
 
 @contextmanager
 def blas_threads(workers: int, largest: int) -> Iterator[None]:
-    """One BLAS thread with one worker, and where the `largest` node is small, so that threads cost more than they give.
+    """One BLAS thread with one or two workers (0: one per core), and where the `largest` node is small.
 
-    Measured: on two busy cores two threads made ACAS Xu rows up to three times slower, on idle ones none
-    was more than a fifth faster. Two oval21 rows at the same time, one worker each, were five times slower with two.
+    There threads cost more than they give. Measured: on two busy cores two threads made ACAS Xu rows up to three times
+    slower, on idle ones none was more than a fifth faster. Rows of oval21, metaroom and sri_resnet_a take as long with
+    one as with two on idle cores and up to 2.5 times as long with two beside one busy process; two oval21 rows at the
+    same time, one worker each, were five times slower with two.
     """
-    if workers != 1 and largest > WIDE:
+    if (workers or usable_cores()) > FEW and largest > WIDE:
         yield
         return
     from threadpoolctl import threadpool_limits
