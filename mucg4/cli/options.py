@@ -100,6 +100,10 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
+NETWORK_HELP = """ONNX file; .gz is accepted. For a VNN-LIB 2.0 query of several networks all of them, with their names:
+"[('f', 'a.onnx'), ('g', 'b.onnx')]\""""
+
+
 def _add_shape(p: argparse.ArgumentParser) -> None:
     text = "shape of an input whose sizes the network leaves open; once for each such input"
     p.add_argument("--shape", type=_shape, action="append", default=[], metavar="[NAME=]N,N,...", help=text)
@@ -225,8 +229,8 @@ def _add_store(p: argparse.ArgumentParser) -> None:
 
 
 def _add_instance(p: argparse.ArgumentParser) -> None:
-    p.add_argument("onnx", metavar="NET")
-    p.add_argument("vnnlib", metavar="PROP")
+    p.add_argument("onnx", metavar="NET", help=NETWORK_HELP)
+    p.add_argument("vnnlib", metavar="PROP", help="VNN-LIB file; .gz is accepted")
     _add_shape(p)
 
 

@@ -270,7 +270,12 @@ def test_the_command_line_of_the_standard(call: Call) -> None:
     assert call("verify", "q.vnnlib", "--network", "f=net.onnx", "--timeout", "20.0")[:2] == (0, "unsat\n")
     pair = "[('f', 'net.onnx'), ('g', 'net.onnx')]"
     assert call("verify", pair, "q.vnnlib", "--result", "r.txt")[:2] == (0, "unsat\n")
+    assert call("verify", "q.vnnlib", "--network", "f=net.onnx", "--proof", "pair.json")[0] == 0
+    status, out, _ = call("check", pair, "q.vnnlib", "pair.json")
+    assert (status, out.splitlines()[0]) == (0, "accepted")
+    assert "1 tree with" in call("explain", pair, "q.vnnlib", "--proof", "pair.json")[1]
     Path("q.vnnlib").write_text(QUERY + "(assert (>= Y[0] V[0]))")
+    assert call("check", pair, "q.vnnlib", "pair.json")[0] == 1
     status, out, _ = call("verify", "q.vnnlib", "--network", "f=net.onnx", "--proof", "p.json")
     lines = out.splitlines()
     assert (status, lines[0]) == (0, "sat")
