@@ -160,13 +160,7 @@ def _scatter(c: Comparison, first: str, other: str) -> Any:
         label = f"wrong or disputed ({len(bad)})"
         ring = {"facecolors": "none", "edgecolors": "#C00000", "linewidths": 1.8}
         axes.scatter(*zip(*points, strict=True), s=130, label=label, zorder=4, **ring)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
-    axes.set_aspect("equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        label_seconds(axis)
+    square_seconds(axes, low, high)
     axes.annotate(f"not solved by {first}", (border, low), xytext=(7, 6), textcoords="offset points", rotation=90,
                   fontsize=8, color="#555555", va="bottom", ha="left")  # fmt: skip
     axes.annotate(f"not solved by {other}", (low, border), xytext=(6, 6), textcoords="offset points", fontsize=8,
@@ -176,6 +170,17 @@ def _scatter(c: Comparison, first: str, other: str) -> Any:
     axes.set_title(_scatter_title(c, lines, counted, first, other, f"{word} {limit:g} s"), loc="left", fontsize=10)
     axes.legend(loc="lower right", bbox_to_anchor=(0.86, 0.02), frameon=True, framealpha=0.9, fontsize=9)
     return figure
+
+
+def square_seconds(axes: Any, low: float, high: float) -> None:
+    """The same logarithmic axis of seconds across and up."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        label_seconds(axis)
 
 
 def _scatter_title(c: Comparison, lines: list[Line], counted: list[Line], first: str, other: str, limit: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mucg4.bench.compare import LEAST
-from mucg4.bench.plot import COLOURS, GREY, STYLE, label_seconds, new_panels, save_figure
+from mucg4.bench.plot import COLOURS, GREY, STYLE, new_panels, save_figure, square_seconds
 from mucg4.bench.reuse_figures import Line
 from mucg4.bench.table import geometric_mean
 
@@ -49,7 +49,7 @@ def _panels(lines: Sequence[Line]) -> Any:
             if points:
                 axes.scatter(*zip(*points, strict=True), c=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)],
                              s=26, alpha=0.75, linewidths=0.5, edgecolors="white", zorder=3)  # fmt: skip
-        _frame(axes, low, 1.3 * border)
+        square_seconds(axes, low, 1.3 * border)
         axes.set_title(_title(method, own), loc="left", fontsize=9)
     _legend(figure, lists, missed)
     figure.supxlabel("from scratch, seconds", fontsize=10)
@@ -61,16 +61,6 @@ def _point(line: Line, border: float) -> tuple[float, float]:
     """Seconds of both ways; on the border where a way does not decide the row."""
     x, y = (max(line.wall(mode), LEAST) if line.is_decided(mode) else border for mode in WAYS)
     return x, y
-
-
-def _frame(axes: Any, low: float, high: float) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
-    axes.set_aspect("equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        label_seconds(axis)
 
 
 def _title(method: str, lines: Sequence[Line]) -> str:
