@@ -190,11 +190,9 @@ class ReplayedArm(Replayed):
     def _divide(self) -> Witness | None:
         """Do the dear first turns of bare roots that are to be divided, then divide them."""
         run, shaped = self.run, [part for part in self.parts if part.shape is not None]
-        waiting = [part.search for part in shaped if part.search.pending is not None]
-        for first in range(0, len(waiting), run.workers):
-            witness = drive(waiting[first : first + run.workers], run.workers, run.budget.work + 1)
-            if witness is not None:
-                return witness
+        witness = self._each([part.search for part in shaped if part.search.pending is not None], 1)
+        if witness is not None:
+            return witness
         for part in shaped:
             if part.shape is not None and len(part.search.frontier):
                 run.statistics.replay_regions += divide(part.search, part.shape) - 1
@@ -237,29 +235,30 @@ class ReplayedArm(Replayed):
         return self._step(self._return_to_root)
 
     def _return_to_root(self) -> Witness | None:
-        which = self._below_roots()
-        for first in range(0, len(which), self.run.workers):
-            old = {k: self.parts[k] for k in which[first : first + self.run.workers]}
-            rooted = {k: part.at_root(self.run, self._attack) for k, part in old.items()}
-            witness = self._tried_out([part.search for part in rooted.values()])
-            if witness is not None:
-                return witness
-            for k, part in rooted.items():
-                old[k].tried_at_root = True
-                if part.promises_less_than(old[k]):
-                    # what held below the root is not what closes the case now
-                    self.run.statistics.rungs["checked"] -= len(old[k].open.tree.leaves) - len(old[k].open.at)
-                    self.parts[k], self.searches[k] = part, part.search
-        return None
-
-    def _tried_out(self, searches: list[Search]) -> Witness | None:
-        """Search from roots until there is an outlook."""
-        run, waits = self.run, searches
-        while waits:
-            witness = drive(waits, run.workers, run.budget.work + self.patience, run.meet)
+        rooted = {k: self.parts[k].at_root(self.run, self._attack) for k in self._below_roots()}
+        waits = [part.search for part in rooted.values()]
+        while waits:  # until there is an outlook
+            witness = self._each(waits, self.patience)
             if witness is not None:
                 return witness
             waits = [search for search in waits if search.is_open and not search.pace.has_split]
+        for k, part in rooted.items():
+            old = self.parts[k]
+            old.tried_at_root = True
+            if part.promises_less_than(old):
+                # what held below the root is not what closes the case now
+                self.run.statistics.rungs["checked"] -= len(old.open.tree.leaves) - len(old.open.at)
+                self.parts[k], self.searches[k] = part, part.search
+        return None
+
+    def _each(self, searches: list[Search], work: float) -> Witness | None:
+        """Work on all of the searches, as many at a time as there are workers: `drive` takes the first ones first."""
+        run = self.run
+        for first in range(0, len(searches), run.workers):
+            group = searches[first : first + run.workers]
+            witness = drive(group, run.workers, run.budget.work + work, run.meet)
+            if witness is not None:
+                return witness
         return None
 
     def turn(self, entry: float) -> float:

@@ -220,6 +220,11 @@ class Replayed(Arm):
     def is_fresh(self) -> bool:
         return False
 
+    @property
+    def fresh_way(self) -> AnyWay | None:
+        """How it splits where it is an arm from the root itself and can go on; else None."""
+        return self.way if self.is_fresh and self.stuck is None else None
+
     def prefers_root(self, entry: float) -> bool:
         """True where what is stored of a root is likely to help more than what is stored below it."""
         return False
@@ -257,8 +262,9 @@ class Contest:
         self.arms.append(replayed)
         self.latest: Arm = replayed
         witness = replayed.begin()
-        if witness is None and replayed.is_fresh and not replayed.stuck and replayed.way is not None:
-            return self._settle(replayed.way)
+        way = replayed.fresh_way
+        if witness is None and way is not None:
+            return self._settle(way)
         self.following, self.entry = replayed.way or self.state.way, replayed.patience
         return witness
 
@@ -288,9 +294,8 @@ class Contest:
         """Let the replayed arm go on from the root."""
         self.run.report("stored leaves do not come to an end: going on from their root")
         self.run.statistics.from_root += 1
-        witness = replayed.return_to_root()
-        settled = witness is None and replayed.is_fresh and not replayed.stuck and replayed.way is not None
-        return self._settle(replayed.way) if settled and replayed.way is not None else witness
+        witness, way = replayed.return_to_root(), replayed.fresh_way
+        return self._settle(way) if witness is None and way is not None else witness
 
     def _enter(self) -> Witness | None:
         """An arm from the root, for what no arm has closed, and its first steps."""
