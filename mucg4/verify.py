@@ -142,7 +142,8 @@ def decide(run: Run, answer: Callable[[Run], Witness | list[Tree] | Established]
     if not isinstance(verdict, Unknown):
         statistics.open_share = 0.0
     elif run.settings.engine != "smt":
-        statistics.open_share, statistics.open_cases = run.standing.at_the_end(run.query).values()
+        left = run.standing.at_the_end(run.query)
+        statistics.open_share, statistics.open_cases = left["open_share"], left["open_cases"]
     return verdict
 
 

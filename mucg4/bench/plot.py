@@ -32,11 +32,11 @@ def draw_all(c: Comparison, out: Path) -> list[str]:
         first, *others = c.tools
         for other in others:
             if any(first in line.claims and other in line.claims for line in c.lines):
-                names += save_figure(_scatter(c, first, other), out, f"scatter-{slug(first)}-{slug(other)}")
+                names += save_figure(_scatter(c, first, other), out, f"scatter-{_slug(first)}-{_slug(other)}")
     return names
 
 
-def slug(name: str) -> str:
+def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_") or "tool"
 
 
@@ -47,7 +47,7 @@ def save_figure(figure: Any, out: Path, name: str) -> list[str]:
     return [f"{name}.png", f"{name}.svg"]
 
 
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> tuple[Any, Any]:
     """An empty figure of so many inches, and its axes."""
     from matplotlib.figure import Figure
 
@@ -76,7 +76,7 @@ def _plain(axes: Any) -> None:
         axes.spines[side].set_visible(False)
 
 
-def label_seconds(axis: Any) -> None:
+def _label_seconds(axis: Any) -> None:
     """Plain numbers at the decades of a logarithmic axis of seconds."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -99,7 +99,7 @@ def _limit(lines: Sequence[Line]) -> tuple[float, str]:
 def _cactus(c: Comparison) -> Any:
     """Rows solved (across) when each may take at most so many seconds (up)."""
     lines = list(c.lines)
-    figure, axes = new_figure(7.6, 4.8)
+    figure, axes = _figure(7.6, 4.8)
     most, low = 1, math.inf
     ranked = sorted(c.tools, key=lambda tool: -sum(line.solved(tool) for line in lines))
     for tool in ranked:
@@ -125,7 +125,7 @@ def _cactus(c: Comparison) -> Any:
     axes.set_xlim(0, most * 1.02 + 0.5)
     axes.set_ylim(min(low, limit / 10) / 1.5, limit * 2)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    label_seconds(axes.yaxis)
+    _label_seconds(axes.yaxis)
     axes.set_xlabel("rows solved")
     axes.set_ylabel("seconds for each of them, at most")
     axes.set_title(f"Rows solved within a time  ({_about(c, lines)})", loc="left", fontsize=11)
@@ -136,7 +136,7 @@ def _cactus(c: Comparison) -> Any:
 def _scatter(c: Comparison, first: str, other: str) -> Any:
     """One mark per row that both have: time of `first` across, of `other` up; what was not solved on the borders."""
     lines = [line for line in c.lines if first in line.claims and other in line.claims]
-    figure, axes = new_figure(6.0, 6.2)
+    figure, axes = _figure(6.0, 6.2)
     limit, word = _limit(lines)
     border = limit * 1.8
     counted = [line for line in lines if line.solved(first) or line.solved(other)]
@@ -180,7 +180,7 @@ def square_seconds(axes: Any, low: float, high: float) -> None:
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
-        label_seconds(axis)
+        _label_seconds(axis)
 
 
 def _scatter_title(c: Comparison, lines: list[Line], counted: list[Line], first: str, other: str, limit: str) -> str:
