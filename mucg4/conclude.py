@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.errors import BudgetError, StuckError
-from mucg4.gate.agreement import agreement
 from mucg4.model.proof import Tree
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Unknown, Unsafe, Verdict
@@ -19,9 +18,6 @@ from mucg4.search.standing import Standing
 if TYPE_CHECKING:
     from mucg4.evidence import Established, Examined
 
-# of comparing with onnxruntime before `unsat`: seconds, share of the run; not measured
-LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03
-
 
 def conclude(run: Run, found: Witness | list[Tree] | Established) -> Verdict:
     """What the evidence allows to claim: nothing is `unsat` that the checker has seen and not accepted."""
@@ -29,12 +25,10 @@ def conclude(run: Run, found: Witness | list[Tree] | Established) -> Verdict:
         return _witnessed(run, found)
     if run.query.limited:
         return Unknown(run.query.limited, run.statistics)
-    with run.stage("agreement"):
-        seconds = max(LEAST_SECONDS, COMPARED_SHARE * run.budget.elapsed())
-        problem = agreement(run.query, run.runtime, seconds=seconds).problem
+    examined = _examined(run, found)
+    problem = run.disagreement()
     if problem is not None:
         return Unknown(problem, run.statistics)
-    examined = _examined(run, found)
     if examined.report.rejected:
         from mucg4.reuse.reopen import reopen
 
@@ -74,16 +68,19 @@ def _denied(query: Query, witness: Witness) -> str | None:
 
 
 def _examined(run: Run, found: list[Tree] | Established) -> Examined:
-    """What the checker says; how it went is in the statistics. A check that was begun is taken up again."""
+    """What the checker says; how it went is in the statistics. A check that was begun is taken up again.
+
+    Meanwhile the network as read is compared with onnxruntime.
+    """
     from mucg4.evidence import Examined  # a witness needs no checker
 
     with run.stage("check"):
         if isinstance(found, list):
-            examined = Examined(run.query, found, run.budget, run.workers)
+            examined = Examined(run.query, found, run.budget, run.workers, meanwhile=run.disagreement)
         else:
             examined = found.examined
             if not examined.report.accepted:
-                examined.go_on(found.trees, run.budget, run.workers)
+                examined.go_on(found.trees, run.budget, run.workers, run.disagreement)
     statistics, report = run.statistics, examined.report
     statistics.leaves, statistics.checked_leaves = report.proof.leaves, report.checked
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)

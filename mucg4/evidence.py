@@ -10,7 +10,7 @@ they are checked as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from mucg4.check.resume import Examination, Open
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.limits.budget import Budget
+from mucg4.limits.processes import nothing
 from mucg4.model.network import Network
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import from_packed, to_packed
@@ -31,21 +32,30 @@ from mucg4.model.verdict import CheckReport
 class Examined:
     """What the checker has seen of one query's trees: its report, and what it needs to go on with longer ones.
 
-    Never raises for a bad proof or a spent budget. `patience`: see `mucg4.check.resume.Examination`.
+    Never raises for a bad proof or a spent budget. `patience`, `meanwhile`: see `mucg4.check.resume.Examination`; the
+    latter is not called where it does not come to a walk.
     """
 
     def __init__(
-        self, query: Query, trees: Sequence[Tree], budget: Budget, workers: int = 1, patience: int | None = None
+        self,
+        query: Query,
+        trees: Sequence[Tree],
+        budget: Budget,
+        workers: int = 1,
+        patience: int | None = None,
+        meanwhile: Callable[[], object] = nothing,
     ) -> None:
         self.query = query
         self._examination: Examination | None = None
         self._again: Query | None = None
         self._fallback: tuple[str, ...] = ()
-        self.report = self._report(trees, budget, workers, patience)
+        self.report = self._report(trees, budget, workers, patience, meanwhile)
 
-    def go_on(self, trees: Sequence[Tree], budget: Budget, workers: int = 1) -> CheckReport:
+    def go_on(
+        self, trees: Sequence[Tree], budget: Budget, workers: int = 1, meanwhile: Callable[[], object] = nothing
+    ) -> CheckReport:
         """The report on other trees: what was accepted before is not examined again where these continue it."""
-        self.report = self._report(trees, budget, workers)
+        self.report = self._report(trees, budget, workers, None, meanwhile)
         return self.report
 
     def open(self) -> list[Open] | None:
@@ -56,19 +66,26 @@ class Examined:
         """The trees, with the evidence that was examined where they continue what was examined last."""
         return list(trees) if self._examination is None else self._examination.whole(trees)
 
-    def _report(self, trees: Sequence[Tree], budget: Budget, workers: int, patience: int | None = None) -> CheckReport:
+    def _report(
+        self,
+        trees: Sequence[Tree],
+        budget: Budget,
+        workers: int,
+        patience: int | None,
+        meanwhile: Callable[[], object],
+    ) -> CheckReport:
         query = self.query
         made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
         try:
             proof = from_packed(to_packed(made))
             again = self._again = self._again or read_again(query)
             if self._examination is not None:
-                report = self._examination.go_on(proof, budget, workers)
+                report = self._examination.go_on(proof, budget, workers, meanwhile)
             else:
                 problem, self._fallback = _second_reading(again, budget)
                 if problem is not None:
                     return CheckReport(made, False, 0, 0, made.leaves, problem, made.leaves, fallback=self._fallback)
-                self._examination = Examination(proof, again, budget, workers, patience)
+                self._examination = Examination(proof, again, budget, workers, patience, meanwhile)
                 report = self._examination.report
         except (ProofError, InputError, BudgetError) as error:
             return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)

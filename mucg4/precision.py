@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SHARE, LEAST_SECONDS = 0.08, 0.15  # of the run so far, and at least, where executions are not demanded; not measured
 FIRST_SHARE = 0.3  # of the time that is left, where they are, for the first proof; not measured
-HUNT_SHARE, LEAST_HUNT = 0.03, 0.1  # of the run so far, and at least, for looking for a witness; not measured
+HUNT_SHARE, LEAST_HUNT = 0.03, 0.04  # of the run so far, and at least, for looking for a witness; not measured
 EFFORT, DEMANDED_EFFORT = 1, 16  # see `check_executions`; not measured
 # points whose deviations say what margin a search should leave, and how many times it; not measured
 SAMPLES, ROOM = 64, 3.0

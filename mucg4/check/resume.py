@@ -13,7 +13,7 @@ whose regions are walked from bounds that this checker derived.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from mucg4.check.enclose import Enclosure
 from mucg4.check.walk import Kept, _answers, _Plan, _Regions, _report, _Walk, _walked, enclosure_of
 from mucg4.limits.budget import Budget
+from mucg4.limits.processes import nothing
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
@@ -127,24 +128,33 @@ class _Known:
 class Examination:
     """The check of a proof, as `mucg4.check.walk.check`, which `go_on` takes up again with longer trees.
 
-    `patience`: a tree is given up after so many leaves, unless a fair share of them was established.
+    `patience`: a tree is given up after so many leaves, unless a fair share of them was established. `meanwhile` is
+    called once, while other processes check or before; what it raises is let through.
     """
 
     def __init__(
-        self, proof: Proof, query: Query, budget: Budget, workers: int = 1, patience: int | None = None
+        self,
+        proof: Proof,
+        query: Query,
+        budget: Budget,
+        workers: int = 1,
+        patience: int | None = None,
+        meanwhile: Callable[[], object] = nothing,
     ) -> None:
         self.query, self._patience = query, patience
         self._known: list[_Known] = []
         self._roots: dict[int, tuple[Array, Array]] = {}
         self._enclosure: Enclosure | None = None
-        self.report = self._examined(proof, [None] * len(proof.trees), budget, workers)
+        self.report = self._examined(proof, [None] * len(proof.trees), budget, workers, meanwhile)
 
-    def go_on(self, proof: Proof, budget: Budget, workers: int = 1) -> CheckReport:
+    def go_on(
+        self, proof: Proof, budget: Budget, workers: int = 1, meanwhile: Callable[[], object] = nothing
+    ) -> CheckReport:
         """The report on another proof of the same query, whose trees may continue those examined last."""
         before = self._before(proof.trees)
         self._patience = None
         trees = tuple(_grafted(proof.trees, before))
-        self.report = self._examined(replace(proof, trees=trees), before, budget, workers)
+        self.report = self._examined(replace(proof, trees=trees), before, budget, workers, meanwhile)
         return self.report
 
     def whole(self, trees: Sequence[Tree]) -> list[Tree]:
@@ -154,7 +164,14 @@ class Examination:
     def _before(self, trees: Sequence[Tree]) -> list[_Known | None]:
         return [next((k for k in self._known if k.continued_by(tree)), None) for tree in trees]
 
-    def _examined(self, proof: Proof, before: list[_Known | None], budget: Budget, workers: int) -> CheckReport:
+    def _examined(
+        self,
+        proof: Proof,
+        before: list[_Known | None],
+        budget: Budget,
+        workers: int,
+        meanwhile: Callable[[], object],
+    ) -> CheckReport:
         def make(plans: list[_Plan]) -> list[_Walk]:
             self._enclosure = self._enclosure or enclosure_of(self.query)
             walks = []
@@ -165,7 +182,7 @@ class Examination:
                     known.walk(plan, walks[-1])
             return walks
 
-        walks, problem, stopped = _walked(proof, self.query, budget, workers, make)
+        walks, problem, stopped = _walked(proof, self.query, budget, workers, make, meanwhile)
         complete = not problem and not stopped
         self._known = [_Known.of(walk, complete) for walk in walks]
         return _report(proof, walks, problem, stopped)

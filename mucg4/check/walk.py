@@ -51,7 +51,7 @@ from mucg4.check.rowwise import gamma, norms
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
-from mucg4.limits.processes import can_fork, forked
+from mucg4.limits.processes import can_fork, forked, nothing
 from mucg4.model.network import Network
 from mucg4.model.proof import Cuts, Proof, Tightening, Tree, upward
 from mucg4.model.query import Case, Conjunction, Query
@@ -104,9 +104,17 @@ W = TypeVar("W", bound="_Walk")
 
 
 def _walked(
-    proof: Proof, query: Query, budget: Budget, workers: int, make: Callable[[list[_Plan]], list[W]]
+    proof: Proof,
+    query: Query,
+    budget: Budget,
+    workers: int,
+    make: Callable[[list[_Plan]], list[W]],
+    meanwhile: Callable[[], object] = nothing,
 ) -> tuple[list[W], str, str]:
-    """The walks that `make` makes of the validated trees, done; what was wrong with the proof, and what ended them."""
+    """The walks that `make` makes of the validated trees, done; what was wrong with the proof, and what ended them.
+
+    `meanwhile` is called while processes share the regions, before all else where they do not.
+    """
     walks: list[W] = []
     try:
         _identify(proof, query)
@@ -115,9 +123,11 @@ def _walked(
             walks = make(plans)
             work = [walk.work_left() for walk in walks]
             shared = workers > 1 and can_fork() and sum(work) > LEAST_SHARED
+            if not shared:
+                meanwhile()
             for walk, own in zip(walks, work, strict=True):
                 walk.prepare(max(1, round(SHARED * own / sum(work))) if shared else 0)
-            stopped = _share_out(walks, workers, budget)
+            stopped = _share_out(walks, workers, budget, meanwhile if shared else nothing)
     except ProofError as error:
         return walks, str(error), ""
     except BudgetError as error:
@@ -146,13 +156,15 @@ def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) ->
     return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late, seal)
 
 
-def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> str:
+def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget, meanwhile: Callable[[], object]) -> str:
     """Finish the walks in forked processes, regions dealt by the work below them; what ended them early, if anything.
 
+    `meanwhile` is called once the processes run, or first where it takes none.
     Raises `BudgetError` with LOST where a process did not tell what it saw: nobody knows then whether a leaf failed.
     """
     items = [(w.work(int(at)), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
     if len(items) < 2:
+        meanwhile()
         for walk in walks:
             walk.run()
         return ""
@@ -172,9 +184,10 @@ def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget) -> str:
             budget.poll()
 
     try:
-        found = [part for part in forked([job(part) for part in parts if part], poll) if part is not None]
+        done = forked([job(part) for part in parts if part], poll, meanwhile=meanwhile)
     except BudgetError as error:
         raise BudgetError(f"{LOST}: {error}") from error
+    found = [part for part in done if part is not None]
     for k, walk in enumerate(walks):
         mine = [progress[k] for progress in found]
         walk.checked += sum(p.checked for p in mine)

@@ -39,14 +39,22 @@ def can_fork() -> bool:
     return hasattr(os, "fork")
 
 
+def nothing() -> None:
+    """What is done meanwhile where there is nothing to do."""
+
+
 def forked(
-    jobs: Sequence[Callable[[], T]], poll: Callable[[], None], enough: Callable[[T], bool] = lambda _: False
+    jobs: Sequence[Callable[[], T]],
+    poll: Callable[[], None],
+    enough: Callable[[T], bool] = lambda _: False,
+    meanwhile: Callable[[], object] = nothing,
 ) -> list[T | None]:
     """Run the jobs in one forked process each; their results in order.
 
-    `poll` is called while waiting and may raise; the children are ended then. None stands for a job that was ended
-    because the result of another one was `enough`. Raises what a job raised when it derives from `Mucg4Error`,
-    `BudgetError` for a child that was killed, `RuntimeError` for one that failed (its traceback is on standard error).
+    `meanwhile` is called once they run, `poll` while waiting; both may raise, and the children are ended then. None
+    stands for a job that was ended because the result of another one was `enough`. Raises what a job raised when it
+    derives from `Mucg4Error`, `BudgetError` for a child that was killed, `RuntimeError` for one that failed (its
+    traceback is on standard error).
     """
     from multiprocessing.connection import Connection, Pipe, wait  # not loaded by runs that end before they fork
 
@@ -60,6 +68,7 @@ def forked(
                 _work(job, send, [receive, *children], parent)
             send.close()
             children[receive] = (k, pid)
+        meanwhile()
         left = dict(children)
         while left:
             poll()

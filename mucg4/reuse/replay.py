@@ -50,16 +50,14 @@ def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | 
     """
     if not trees:
         return solve(run)
-    for case in run.query.cases:
-        witness = first_attack(run, case)
-        if witness is not None:
-            return witness
     shapes = completed(run.query, trees)
     bare = run.settings.reuse_upto == "structure" and not own
     known = [outline(tree) for tree in shapes] if bare else shapes
     patience = None if bare or own else SAMPLE
     with run.stage("check"):
-        examined = guarded(run, lambda: Examined(run.query, known, run.budget, run.workers, patience))
+        examined = guarded(run, lambda: _examined(run, known, patience))
+    if isinstance(examined, Witness):
+        return examined
     if examined is not None and run.budget.spent():
         run.standing.examined(examined.report.checked, examined.report.leaves)
     run.budget.poll()
@@ -71,6 +69,30 @@ def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | 
             run.leave_checkpoint()
         return solve(run)
     return go_on(run, examined, shapes if bare else (), own)
+
+
+class _MetError(Exception):
+    """The attack has met a witness: nothing else is needed."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__("a witness")
+        self.witness = witness
+
+
+def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness | Examined:
+    """What the checker says of the trees, or the witness that an attack meets meanwhile."""
+
+    def meanwhile() -> None:
+        for case in run.query.cases:
+            witness = first_attack(run, case)
+            if witness is not None:
+                raise _MetError(witness)
+        run.disagreement()
+
+    try:
+        return Examined(run.query, trees, run.budget, run.workers, patience, meanwhile)
+    except _MetError as met:
+        return met.witness
 
 
 def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:

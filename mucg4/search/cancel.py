@@ -28,7 +28,7 @@ from mucg4.ops.base import Array
 
 RANDOM, CORNERS = 64, 32  # points of the box: random ones, and corners; not measured
 # neurons of each layer that are driven, from so many points, in so many steps; not measured
-NEURONS, STARTS, STEPS = 24, 4, 10
+NEURONS, STARTS, STEPS = 24, 2, 8
 LAYERS = 8  # layers whose neurons are driven, spread over the network; not measured
 LEAK = 0.01  # slope of pieces without slope; not measured here, as in `mucg4.search.attack`
 KEPT = 24  # suspect points whose neighbours are looked at; not measured
@@ -154,21 +154,27 @@ class _Hunt:
 
     def _suspects(self, points: Array) -> Array:
         """The points where rounding may suffice for some conjunction, the most likely first, at most KEPT."""
-        gs, ds, step = [], [], max(1, self.most // 32)
+        chosen, out, step = [points[:0]], [np.zeros(0)], max(1, self.most // 32)
         for i in range(0, len(points), step):
             if i and time.monotonic() > self.until:
                 break
-            values = self.network.values(points[i : i + step].astype(np.float64))
-            gs.append(self._values(points[i : i + step].astype(np.float64), values[-1]))
-            rough = np.zeros(len(values[0]), dtype=bool)
-            ds.append(
-                gs[-1] + np.inf if self.deviation.reason else self.deviation.bound(values, values, self.case, rough)
-            )
-        g, d = np.concatenate(gs), np.concatenate(ds)
-        short = _worst(self.case, np.where(np.isfinite(d), g - d, -np.inf))
-        ratio = _worst(self.case, np.where(d > 0, g / d, np.inf))  # d that is not known: 0
-        order = np.lexsort((ratio, short > 0))
-        return points[order[short[order] <= 0]][:KEPT]
+            x = points[i : i + step]
+            values = self.network.values(x.astype(np.float64))
+            g = self._values(x.astype(np.float64), values[-1])
+            for backward in (False, True):  # most are far from suspect, which is seen at a third of the price
+                d = self._deviations(values, backward)
+                near = _worst(self.case, np.where(np.isfinite(d), g - d, -np.inf)) <= 0
+                x, g, d, values = x[near], g[near], d[near], [v[near] for v in values]
+            chosen.append(x)
+            out.append(_worst(self.case, np.where(d > 0, g / d, np.inf)))  # d that is not known: 0
+        return np.concatenate(chosen)[np.argsort(np.concatenate(out), kind="stable")][:KEPT]
+
+    def _deviations(self, values: list[Array], backward: bool) -> Array:
+        """(N, M) by how much executions may deviate at the points behind `values`."""
+        if self.deviation.reason:
+            return np.full((len(values[0]), sum(map(len, self.case.conjunctions))), np.inf)
+        rough = np.zeros(len(values[0]), dtype=bool)
+        return self.deviation.bound(values, values, self.case, rough, backward)
 
     def _judged(self, points: Array) -> tuple[Array, Array]:
         """The points in the order of what onnxruntime makes of them, and by how much they are safe."""

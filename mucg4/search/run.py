@@ -15,6 +15,7 @@ from mucg4.bound.folded import free_inputs
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.errors import ProofError
+from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import usable_cores
@@ -38,6 +39,8 @@ LOW_DIMENSION = 12
 # points times neurons of an attack, and on huge networks at most; not measured
 ATTACK_CELLS, MOST_ATTACK_CELLS = 400_000, 8_000_000
 EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's regions, constraints and neurons; not measured
+# of comparing with onnxruntime before `unsat`: seconds, share of the run; not measured
+LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
 WAYS: dict[str, type[Way[Any]]] = {way.name: way for way in (InputWay, PhaseWay)}  # by their names in settings
@@ -55,6 +58,7 @@ class Run:
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
     standing: Standing = field(default_factory=Standing)
+    _compared: tuple[int, str | None] | None = None  # regions searched before the last comparison, and what it found
 
     def report(self, text: str) -> None:
         """Tell the user something in one line."""
@@ -70,6 +74,17 @@ class Run:
         finally:
             times = self.statistics.times
             times[name] = round(times.get(name, 0.0) + time.monotonic() - started, 4)
+
+    def disagreement(self) -> str | None:
+        """Where onnxruntime computes something else than the network as read, None when it agrees; see `agreement`.
+
+        It is asked once, and once more after a search, which has seen other points.
+        """
+        if self._compared is None or self._compared[0] != self.statistics.regions:
+            with self.stage("agreement"):
+                seconds = max(LEAST_SECONDS, COMPARED_SHARE * self.budget.elapsed())
+                self._compared = self.statistics.regions, agreement(self.query, self.runtime, seconds=seconds).problem
+        return self._compared[1]
 
     def meet(self) -> None:
         """Between two steps of a search: sum up what is known, and keep it, both now and then."""

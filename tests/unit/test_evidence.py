@@ -121,7 +121,7 @@ def test_what_the_search_does_to_its_own_network_does_not_reach_the_checker(monk
     for node in low.network.nodes:
         if hasattr(node.op, "weight"):
             node.op.weight[:] *= 0.5
-    monkeypatch.setattr(sys.modules["mucg4.conclude"], "agreement", lambda *a, **k: Agreement(None))
+    monkeypatch.setattr(sys.modules["mucg4.search.run"], "agreement", lambda *a, **k: Agreement(None))
     verdict = verify(low, Settings(workers=1, split="input", attack=False), budget=effort())
     assert not isinstance(verdict, Safe)
 

@@ -51,7 +51,7 @@ def test_what_overflows_in_intervals_is_bounded_by_rows():
 
 def test_such_a_query_is_closed_and_its_proof_accepted(monkeypatch):
     # made by hand: there is no model that onnxruntime could run
-    monkeypatch.setattr(sys.modules["mucg4.conclude"], "agreement", lambda *_, **more: Agreement(None))
+    monkeypatch.setattr(sys.modules["mucg4.search.run"], "agreement", lambda *_, **more: Agreement(None))
     query = one(cancelling(), [-1, -1], [1, 1], [({}, {0: -1}, 30, False)])
     verdict = verify(query, Settings(workers=1, attack=False), budget=effort())
     assert isinstance(verdict, Safe) and verdict.proof.leaves == 1

@@ -256,10 +256,10 @@ def test_lost_parts_of_a_check_are_not_late(how, monkeypatch):
             time.sleep(60)  # the parent ends this process
         return part(walk, which)
 
-    def ending(jobs, poll):
+    def ending(jobs, poll, **more):
         if how == "slow":
             budget.deadline = -1.0
-        return forked(jobs, poll)
+        return forked(jobs, poll, **more)
 
     monkeypatch.setattr(walk_module._Walk, "part", hurt)
     monkeypatch.setattr(walk_module, "forked", ending)
