@@ -11,11 +11,7 @@ import pytest
 
 from mucg4.errors import BudgetError, InputError
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import dealt, forked, streamed
-
-
-def nothing() -> None:
-    return None
+from mucg4.limits.processes import dealt, forked, nothing, streamed
 
 
 def test_items_come_from_all_processes_and_each_number_goes_to_one() -> None:
@@ -86,3 +82,14 @@ def test_an_interrupted_process_sends_what_it_came_to() -> None:
     plain.interrupted = "interrupted by SIGTERM"
     with pytest.raises(BudgetError, match="SIGTERM"):
         forked([lambda: time.sleep(600)], plain.poll_late)
+
+
+def test_meanwhile_runs_beside_the_jobs_and_may_end_them() -> None:
+    read, write = os.pipe()
+    assert forked([lambda: os.read(read, 1)], nothing, meanwhile=lambda: os.write(write, b"x")) == [b"x"]
+
+    def fail() -> None:
+        raise KeyError("met")
+
+    with pytest.raises(KeyError):
+        forked([lambda: time.sleep(600)], nothing, meanwhile=fail)

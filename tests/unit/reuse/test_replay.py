@@ -13,14 +13,18 @@ from samples import replayed
 from mucg4.check import walk as walk_module
 from mucg4.check.resume import Examination
 from mucg4.check.walk import check
+from mucg4.conclude import conclude
 from mucg4.evidence import Established, Examined
+from mucg4.gate.agreement import Agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
-from mucg4.model.query import Query
-from mucg4.model.verdict import RUNGS, Safe, Statistics
+from mucg4.model.query import Query, Witness
+from mucg4.model.verdict import RUNGS, Safe, Statistics, Unknown
+from mucg4.reuse import replay as replay_module
 from mucg4.reuse.replay import Part, ReplayedArm, completed, replay_all
 from mucg4.search import portfolio
+from mucg4.search import run as run_module
 from mucg4.search.phases import PhaseWay
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
@@ -64,6 +68,26 @@ def test_what_the_checker_accepts_is_the_answer(split):
     assert run.statistics.rungs["checked"] == run.statistics.stored_leaves == verdict.proof.leaves
     assert run.statistics.regions == 0 and run.statistics.reused_share == 1.0
     assert list(run.statistics.rungs) == list(RUNGS)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_witness_met_meanwhile_ends_the_check(workers, monkeypatch):
+    monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
+    query, _, verdict = solved("phase")
+    met = object.__new__(Witness)
+    monkeypatch.setattr(replay_module, "first_attack", lambda run, case: met)
+    assert replay_all(run_of(query, "phase", workers), verdict.proof.trees) is met
+
+
+def test_onnxruntime_is_compared_once_and_again_after_a_search(monkeypatch):
+    query, formula, verdict = solved("phase")
+    asked = []
+    monkeypatch.setattr(run_module, "agreement", lambda *_, **more: asked.append(1) or Agreement("differs"))
+    for other in (query, moved(query, formula, 0.01)):
+        run = run_of(other, "phase")
+        answer = conclude(run, replay_all(run, verdict.proof.trees))
+        assert isinstance(answer, Unknown) and answer.reason == "differs"
+    assert run.statistics.regions > 0 and len(asked) == 1 + 2
 
 
 @pytest.mark.parametrize("split", WAYS)
