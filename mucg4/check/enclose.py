@@ -82,6 +82,11 @@ class Frame:
         slack = None if self.slack is None else self.slack[region : region + 1]
         return Frame(lower, upper, magnitude, size, cost, lines, slack)
 
+    def until(self, node: int) -> Frame:
+        """The part that stands before a node."""
+        lower, upper, magnitude, size, cost = (part[:node] for part in self._lists())
+        return Frame(lower, upper, magnitude, size, cost, {k: v for k, v in self.lines.items() if k < node})
+
     def put(self, region: int, frame: Frame) -> None:
         """Replace one region's part by the frame of a batch of one."""
         for mine, others in zip(self._lists(), frame._lists(), strict=True):
@@ -185,13 +190,20 @@ class Enclosure:
     # ---- forward -------------------------------------------------------------------------------
 
     def sweep(
-        self, box: tuple[Array, Array], low: Array, up: Array, refresh: Array, root: Array
+        self,
+        box: tuple[Array, Array],
+        low: Array,
+        up: Array,
+        refresh: Array,
+        root: Array,
+        before: tuple[Frame, int] | None = None,
     ) -> tuple[Frame, Array]:
         """Hulls and lines of all nodes on B regions, and `(B,)` which regions are empty.
 
         `box` `(B, inputs)` pair, `low`, `up` `(B, width)` sound inherited bounds, improved in place;
         where `refresh (B,)` unstable neurons get backward bounds, where `root (B,)` interval bounds come
-        first. Sound on the real values.
+        first. `before`: the frame of these regions, none of them empty, before the inherited bounds of the given node
+        changed, and of no earlier one: what stands before that node is taken from there. Sound on the real values.
         """
         if np.any(root & refresh):  # the root's interval bounds come from interval bounds alone, all nodes first
             nowhere = np.zeros_like(root)
@@ -201,10 +213,13 @@ class Enclosure:
         frame = Frame([], [], [], [], [])
         ends: dict[int, Ends] = {}
         products, factors = (self.products, self.factors) if np.any(refresh) else (set(), set())
-        self._append(frame, box[0], box[1], np.zeros(len(empty)))
+        if before is not None and not self.products:  # their lines depend on more than hulls
+            frame = before[0].until(before[1])
+        else:
+            self._append(frame, box[0], box[1], np.zeros(len(empty)))
         if 0 in factors:
             ends[0] = self._ends(*box, 0)
-        for k in range(1, len(self.nodes)):
+        for k in range(len(frame.lower), len(self.nodes)):
             scale = None
             # As tight as stated and not tighter: a better bound may tip a default slope to the wrong side.
             # The image of a smooth function is intersected by the search, too.
@@ -412,7 +427,8 @@ class Enclosure:
         b = op.bias()
         if b is not None:
             self.add(rows, a @ b)
-        for i, part in zip(node.inputs, op.adjoint(a), strict=True):
+        parts = (narrow.through(op, a, frame.lines.get(node.inputs[0])),) if isinstance(op, Dense) else op.adjoint(a)
+        for i, part in zip(node.inputs, parts, strict=True):
             self.push(rows, i, part, frame)
 
     def _pull_curve(self, k: int, a: Array, frame: Frame, rows: Rows) -> None:
@@ -456,8 +472,11 @@ class Enclosure:
     def minimum(self, frame: Frame, rows: Rows) -> Array:
         """(R,) sound lower bounds of the rows (over the input alone) on their regions' boxes."""
         a, region = rows.coef[0], rows.region
-        negative = np.minimum(a, 0)
-        value = dots(a - negative, frame.lower[0][region]) + dots(negative, frame.upper[0][region])
+        negative, lower, upper = np.minimum(a, 0), frame.lower[0], frame.upper[0]
+        if len(lower) == 1:
+            value = (a - negative) @ lower[0] + negative @ upper[0]
+        else:
+            value = dots(a - negative, lower[region]) + dots(negative, upper[region])
         self.charge(rows, a, gamma(self.nodes[0].size + 8) * frame.size[0])
         self.add(rows, value)
         return rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))

@@ -231,9 +231,15 @@ class ExactEnclosure(Enclosure):
     # ---- forward -------------------------------------------------------------------------------
 
     def sweep(
-        self, box: tuple[Array, Array], low: Array, up: Array, refresh: Array, root: Array
+        self,
+        box: tuple[Array, Array],
+        low: Array,
+        up: Array,
+        refresh: Array,
+        root: Array,
+        before: tuple[Frame, int] | None = None,
     ) -> tuple[Frame, Array]:
-        """As in `Enclosure`."""
+        """As in `Enclosure`; all nodes anew."""
         if np.any(root & refresh):
             nowhere = np.zeros_like(root)
             self.sweep(box, low, up, nowhere, root)

@@ -41,6 +41,8 @@ def suits(enclosure: Enclosure) -> bool:
 # where rows are few, 230 where blocks outgrow the cache
 ENTRY_COST = 24
 
+COPY_COST = 16  # multiplications of a matrix product that one number takes to be copied; not measured
+
 
 @dataclass(eq=False)
 class Block:
@@ -144,6 +146,24 @@ class Block:
         a *= low.take(region, axis=0)
         a += negative
         return a
+
+
+def through(op: Dense, a: Array, lines: Lines | None) -> Array:
+    """Rows `a (R, m)` over a dense node times its weight: rows `(R, n)` over its argument.
+
+    Left out are columns of `a` that are all zero, and components of the argument that are zero on all regions: they
+    have these `lines`, None for an argument that is no elementwise node.
+    """
+    outputs, inputs = op.weight.shape
+    kept, wanted = np.flatnonzero(a.any(axis=0)), np.arange(inputs)
+    if lines is not None and lines.low_offset is None and lines.other is None:
+        wanted = np.flatnonzero(_flags(lines)[0].any(axis=0))
+    left = len(kept) * len(wanted)
+    if len(a) * (outputs * inputs - left) < COPY_COST * (left + len(a) * (len(kept) + inputs)):
+        return a @ op.weight
+    weight = Block._weight(op, kept, wanted if len(wanted) < inputs else None)
+    part = a.take(kept, axis=1) @ weight
+    return part if len(wanted) == inputs else _spread(part, wanted, inputs)
 
 
 def _sum(parts: list[Array], rows: int, like: Array) -> Array:

@@ -551,6 +551,7 @@ class _Walk:
     stack: list[_Regions] = field(default_factory=list)  # batches of regions to visit
     constraints: list[_Constraints] = field(default_factory=list)
     planes: dict[int, Array] = field(default_factory=dict)  # per node the cuts' coefficients (C, size)
+    speaks: dict[int, Array] = field(default_factory=dict)  # per node (C,) whether a cut has coefficients there
     shift: Array | None = None  # (C,) constants: a cut is `sum_k planes[k] . v_k + shift <= 0`
     # which conjunctions, by which weights, the images of functions refute on the whole box
     by_image: dict[tuple[int, tuple[float, ...]], bool] = field(default_factory=dict)
@@ -774,7 +775,8 @@ class _Walk:
                     continue
                 own = frame.one(b) if own is None else own
                 self._intersect(region, t, self._bounds(t, own))
-                own, empty = self.enclosure.sweep((region.lo, region.hi), region.low, region.up, nowhere, nowhere)
+                box = region.lo, region.hi
+                own, empty = self.enclosure.sweep(box, region.low, region.up, nowhere, nowhere, (own, t.node))
                 own.slack = None if frame.slack is None else frame.slack[b : b + 1]
                 if empty[0]:
                     region.open[0] = False
@@ -821,9 +823,10 @@ class _Walk:
         least = None
         for slope in (left, right):
             rows = Rows(region, dict(planes), e.zeros(len(index)), e.zeros(len(index)))
-            target = e.zeros(len(index), e.nodes[source].size)
-            target[every, index] = -slope
-            e.push(rows, source, target, frame)
+            if slope:
+                target = e.zeros(len(index), e.nodes[source].size)
+                target[every, index] = -slope
+                e.push(rows, source, target, frame)
             value = e.least_on_hulls(frame, rows, source)
             least = value if least is None else np.minimum(least, value)
         assert least is not None
@@ -852,11 +855,13 @@ class _Walk:
             e.add_cuts(rows, m, {k: p[cuts] for k, p in self.planes.items()}, self.shift[cuts], frame)
             return
         for k, p in self.planes.items():
-            own = np.flatnonzero(p[cuts].any(axis=1))  # a cut speaks of few nodes
+            if len(self.speaks.get(k, ())) != len(p):
+                self.speaks[k] = p.any(axis=1)
+            own = np.flatnonzero(self.speaks[k][cuts])  # a cut speaks of few nodes
             if not len(own):
                 continue
             part, multiplier = p[cuts[own]], m[:, own]
-            size = norms(multiplier @ abs(part)) * frame.size[k][rows.region]
+            size = (multiplier @ norms(part)) * frame.size[k][rows.region]  # at least the norm of |multiplier| |part|
             rows.error = rows.error + gamma(len(cuts) + 8) * size
             e.push(rows, k, multiplier @ part, frame)
         rows.error = rows.error + gamma(len(cuts) + 8) * (m @ abs(self.shift[cuts]))
@@ -994,11 +999,11 @@ class _Walk:
         if isinstance(e, ExactEnclosure):
             return e.functional(g.stated, weights, region, frame)
         rows = Rows(region, {last: weights @ g.y}, weights @ g.c, e.zeros(len(region)))
-        spread = norms(weights @ abs(g.y)) * frame.size[last][region]
-        spread = spread + norms(weights @ abs(g.x)) * frame.size[0][region] + weights @ abs(g.c)
-        rows.error = gamma(weights.shape[1] + 8) * spread
+        spread = norms(weights @ abs(g.y)) * frame.size[last][region] + weights @ abs(g.c)
         if np.any(g.x != 0):
+            spread = spread + norms(weights @ abs(g.x)) * frame.size[0][region]
             e.push(rows, 0, weights @ g.x, frame)
+        rows.error = rows.error + gamma(weights.shape[1] + 8) * spread
         if frame.slack is not None:
             lost = _total(weights, frame.slack[region, g.rows])
             rows.error = rows.error + gamma(weights.shape[1] + 8) * lost
