@@ -103,7 +103,7 @@ class Executions(_Walk):
             jump = jump[jump]
         return np.where(own < 0, own[0], own)
 
-    def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
+    def _tried(self, group: Array, region: Array, rows: Rows, value: Array) -> None:
         assert self.influence is not None
         self.influence[region] = np.maximum(self.influence[region], abs(rows.coef[0]))
 

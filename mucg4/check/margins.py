@@ -6,15 +6,15 @@ Nothing here accepts a proof: what is made with it goes to `mucg4.check.walk` li
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
-from mucg4.check.enclose import Enclosure, Frame
+from mucg4.check.enclose import Enclosure, Frame, Rows
 from mucg4.check.walk import _Plan, _plan, _Regions, _Walk
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree
 from mucg4.model.query import Query
-from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 
 
@@ -97,7 +97,9 @@ class Gauge:
 
 @dataclass(eq=False)
 class _Measuring(_Walk):
-    """One pass over one tree that keeps the bounds it finds."""
+    """One pass over one tree that keeps the bounds it finds, without an exact second look at those near 0."""
+
+    looks_twice: ClassVar[bool] = False
 
     value: Array = field(default_factory=lambda: np.zeros(0))
     keep: Array | None = None  # (N,) tree nodes whose regions are kept
@@ -116,23 +118,16 @@ class _Measuring(_Walk):
         return Places(all_.at, all_.lo, all_.hi, all_.low, all_.up, all_.open, e.slot, self.planes, shift)
 
     def _refute(self, batch: _Regions, frame: Frame) -> None:
-        """As in the checker, but without the exact second look at bounds near 0."""
+        """Note what is bounded, too."""
         self.seen[batch.at] = True
         if self.keep is not None:
             chosen = np.flatnonzero(self.keep[batch.at] & np.any(batch.open, axis=1))
             if len(chosen):
                 self.regions.append(batch.take(chosen))
-        table, last = self.plan.table, len(self.enclosure.nodes) - 1
-        every, where = self._refutations(batch.at)
-        open_ = batch.open[where, table.conjunction[every]]
-        every, where = every[open_], where[open_]
-        for conjunction in distinct(table.conjunction[every]).tolist():
-            chosen = table.conjunction[every] == conjunction
-            group, region = every[chosen], where[chosen]
-            rows = self._rows_of(group, region, conjunction, frame)
-            found = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
-            self.value[group] = found
-            batch.open[region[found > 0], conjunction] = False
+        super()._refute(batch, frame)
+
+    def _tried(self, group: Array, region: Array, rows: Rows, value: Array) -> None:
+        self.value[group] = value
 
     def _children(self, batch: _Regions) -> _Regions:
         """Those of the tree nodes that are looked at."""

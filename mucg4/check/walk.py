@@ -40,7 +40,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import cached_property
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -556,6 +556,7 @@ class _Walk:
     # which conjunctions, by which weights, the images of functions refute on the whole box
     by_image: dict[tuple[int, tuple[float, ...]], bool] = field(default_factory=dict)
     unexamined: Array | None = None  # tree nodes whose subtrees other processes did not examine
+    looks_twice: ClassVar[bool] = True  # exactly, where a bound is near 0
     begun: bool = False
     resumed: bool = False  # from where an earlier one stopped
     kept: Kept | None = None  # given: regions that stay open are kept there
@@ -923,8 +924,8 @@ class _Walk:
             rows = self._rows_of(group, region, conjunction, frame)
             value = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
             closed = value > 0
-            self._tried(batch, region, rows)
-            if frame.slack is None:
+            self._tried(group, region, rows, value)
+            if frame.slack is None and self.looks_twice:
                 for row in self.enclosure.near(rows, value):
                     closed[row] = self._holds_exactly(batch, frame, rows, row, int(region[row]), table[int(group[row])])
                 for row in np.flatnonzero(~closed).tolist():
@@ -953,8 +954,8 @@ class _Walk:
         ends = self.plan.table.ends[counts]
         return expanded(ends[group], ends[group + 1])
 
-    def _tried(self, batch: _Regions, region: Array, rows: Rows) -> None:
-        """Refutations were pulled back to rows over the input."""
+    def _tried(self, group: Array, region: Array, rows: Rows, value: Array) -> None:
+        """Refutations `group (R,)` were pulled back to rows over the input on regions of the batch, with bounds."""
 
     def _holds_exactly(self, batch: _Regions, frame: Frame, rows: Rows, row: int, b: int, r: Refutation) -> bool:
         """Whether a refutation on region b whose bound is near 0 holds exactly, see `mucg4.check.ties`."""
