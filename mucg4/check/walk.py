@@ -63,6 +63,7 @@ from mucg4.ops.piecewise import TwoPiece
 
 BATCH = 512  # most regions handled together; not measured
 SHARED = 64  # regions of all walks together from which processes share them out; not measured
+WHOLE = 2  # trees with less work than a share of each process over this are not divided: see `_walked`; not measured
 LEAST_SHARED = 1e9  # where the work left is more than so many multiplications (about 70 ms: forking takes 20); measured
 # smaller ones are not within a relative rounding of their nearest doubles; given: the least normal double
 LEAST_NUMBER = Fraction(2) ** -1022
@@ -113,7 +114,8 @@ def _walked(
 ) -> tuple[list[W], str, str]:
     """The walks that `make` makes of the validated trees, done; what was wrong with the proof, and what ended them.
 
-    `meanwhile` is called while processes share the regions, before all else where they do not.
+    `meanwhile` is called while processes share the regions, before all else where they do not. Before that a tree is
+    visited until it has regions to be shared, while all others wait: only where it is large among them.
     """
     walks: list[W] = []
     try:
@@ -126,7 +128,8 @@ def _walked(
             if not shared:
                 meanwhile()
             for walk, own in zip(walks, work, strict=True):
-                walk.prepare(max(1, round(SHARED * own / sum(work))) if shared else 0)
+                large = own > sum(work) / (WHOLE * workers)
+                walk.prepare(max(1, round(SHARED * own / sum(work)) if large else 1) if shared else 0)
             stopped = _share_out(walks, workers, budget, meanwhile if shared else nothing)
     except ProofError as error:
         return walks, str(error), ""
