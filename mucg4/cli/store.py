@@ -51,7 +51,6 @@ def _look(args: argparse.Namespace) -> int:
 def _compact(args: argparse.Namespace, budget: Budget) -> int:
     """Make a stored proof better for reuse, check it, put it back, and say what came of it."""
     from mucg4.evidence import established
-    from mucg4.limits.processes import usable_cores
     from mucg4.reuse.compact import compact, gauges_of
     from mucg4.reuse.survey import survey
     from mucg4.settings import Settings
@@ -66,12 +65,12 @@ def _compact(args: argparse.Namespace, budget: Budget) -> int:
         stored, old = stored_for(store, query)
         run = begin(query, Settings(), budget, lambda text: say(f"mucg4: compact: {text}"))
         gauges = gauges_of(query, budget)
-        before = survey(old, gauges)
+        before = survey(old, gauges, run.workers)
         proof = compact(run, old, 0.0, args.effort)
-        report = established(proof, query, budget, usable_cores())
+        report = established(proof, query, budget, run.workers)
         if not report.accepted:
             raise InputError(f"the proof stays as it is: the checker says of the new one: {report.reason}")
-        put("".join(f"{line}\n" for line in survey(proof, gauges).lines(before)))
+        put("".join(f"{line}\n" for line in survey(proof, gauges, run.workers).lines(before)))
         if not store.save(query, "unsat", proof=proof, regions=stored.regions, improved=True):
             raise InputError("; ".join(store.warnings) or "the proof could not be stored")
     return 0

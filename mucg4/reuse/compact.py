@@ -4,7 +4,7 @@ A tree is improved in place, step by step (`STEPS`): its nodes keep their number
 subtrees are marked as superfluous. Every change is measured in the checker's arithmetic (`mucg4.check.margins`): on the
 proof's own network, where no leaf may be lost, and on copies of it with the noise of compression (`mucg4.reuse.noise`):
 a refutation gives way to one that holds on more of them, and evidence is left out only where no leaf is lost on any.
-Trees are taken in pieces of so many leaves that what is done when the time is spent counts.
+Trees are taken in pieces of so many leaves that what is done when the time is spent counts. Processes share them.
 
 Refutations at inner nodes. The checker does not enter a subtree whose conjunctions are refuted at its root. So a
 refutation that more ascent finds at an inner node (`lift`) makes the check shorter by the whole subtree, and where it
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from mucg4.bound.tighten import Ascent
 from mucg4.check.margins import Gauge, Margins, Places, planned
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import Budget
+from mucg4.limits.processes import can_fork, forked, single_thread
 from mucg4.model.proof import Proof, Tree, keep_cuts
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
@@ -39,6 +41,7 @@ POLISH_STEPS = 24  # of ascent at a leaf; measured: 24 triple the median margin 
 FIRST_STEPS, LIFT_STEPS = 8, 40  # of ascent at an inner node: on all, then on those that promise; not measured
 REACH = 3.0  # the second part gains at most so many times what the first did; not measured
 MARGIN_KEPT = 0.7  # share of the least margin of a piece that has to survive when evidence is left out; not measured
+LEAST_SHARED = 0.5  # seconds that are worth other processes; not measured
 LEAST_ROWS = 8  # fewer rows or cuts are not worth a trial; not measured
 WITNESSES = 8  # leaves by which rows of tightenings are judged; not measured
 THIN_ROUNDS = 4  # of giving back bounds that were missed; not measured
@@ -100,6 +103,7 @@ class Step:
     name: str
     apply: Callable[[Shop], None]
     means: str
+    needs_all: bool = False  # of the tree: what it changes matters everywhere
 
 
 def _least(margins: Margins) -> float:
@@ -315,9 +319,9 @@ STEPS = (
         Step("lift", lift, "refutations of whole subtrees"),
     ),
     (
-        Step("cuts", fewer_cuts, "cuts that are not needed"),
-        Step("rows", fewer_rows, "tightenings that are not needed"),
-        Step("again", again, "duals that fit what is left"),
+        Step("cuts", fewer_cuts, "cuts that are not needed", True),
+        Step("rows", fewer_rows, "tightenings that are not needed", True),
+        Step("again", again, "duals that fit what is left", True),
         Step("thin", thin, "bounds derived anew less often"),
     ),
 )
@@ -338,33 +342,83 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
         return proof  # measuring takes about as long as checking did
     budget = run.budget.share(seconds)
     quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
-    trees = list(proof.trees)
-    gone = [np.zeros(len(tree), dtype=bool) for tree in trees]
     try:
-        with np.errstate(all="ignore"):  # bounds that overflow prove nothing
-            _improve(quiet, run.report, trees, gone, effort is not None)
+        with single_thread(), np.errstate(all="ignore"):  # bounds that overflow prove nothing
+            trees = _improved(quiet, run.budget.poll, proof.trees, effort is not None)
     except (BudgetError, ProofError):
-        pass
-    return replace(proof, trees=tuple(pruned(tree, own) for tree, own in zip(trees, gone, strict=True)))
+        return proof
+    return replace(proof, trees=tuple(trees))
 
 
-def _improve(quiet: Run, report: Callable[[str], None], trees: list[Tree], gone: list[BoolArray], whole: bool) -> None:
-    """All steps, or the first row of them, on all trees, in place. Raises `BudgetError`, `ProofError`."""
-    gauges = list(gauges_of(quiet.query, quiet.budget, copies=whole).values())
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of tree number `tree` that is improved on its own: the tree nodes of a subtree `own (N,)`, and `within
+    (N,)` with the path to it."""
+
+    tree: int
+    own: BoolArray
+    within: BoolArray
+
+    @property
+    def whole(self) -> bool:
+        """True when it is all of its tree."""
+        return bool(self.own.all())
+
+
+Done = dict[int, tuple[Tree, BoolArray]]  # by the number of a piece: its tree afterwards, and what of it is superfluous
+
+
+def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], copies: bool) -> list[Tree]:
+    """The trees after all steps, or without noisy `copies` after the first row of them, each piece in one process.
+
+    `poll` is called while processes work. Raises what it raises, `BudgetError`, `ProofError`.
+    """
+    gauges = list(gauges_of(quiet.query, quiet.budget, copies).values())
     states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
-    pieces = [(k, within) for k, tree in enumerate(trees) for within in _pieces(tree)]
-    for steps in STEPS if whole else STEPS[:1]:
-        for number, (k, within) in enumerate(pieces):
-            state = states[trees[k].case]
-            if state is None:
-                continue
-            shop = Shop(state, gauges, trees[k], within & ~_below(trees[k], gone[k]), gone[k])
-            try:
-                for step in steps:
-                    report(f"part {number + 1} of {len(pieces)}: {step.means}")
-                    step.apply(shop)
-            finally:
-                trees[k] = shop.tree
+    pieces = [piece for k, tree in enumerate(trees) for piece in _pieces(k, tree) if states[tree.case] is not None]
+    size = [int(np.count_nonzero(trees[p.tree].left[p.own] < 0)) for p in pieces]
+    order = np.argsort(size, kind="stable")[::-1].tolist()
+
+    def work(numbers: Sequence[int]) -> Done:
+        done: Done = {}
+        try:
+            for steps in STEPS if copies else STEPS[:1]:
+                for number in numbers:
+                    piece = pieces[number]
+                    tree, gone = done.get(number, (trees[piece.tree], piece.own & False))
+                    state = states[tree.case]
+                    assert state is not None
+                    shop = Shop(state, gauges, tree, piece.within & ~_below(tree, gone), gone)
+                    try:
+                        for step in steps:
+                            if piece.whole or not step.needs_all:
+                                quiet.report(f"part {number + 1} of {len(pieces)}: {step.means}")
+                                step.apply(shop)
+                    finally:
+                        done[number] = shop.tree, shop.gone
+        except (BudgetError, ProofError):
+            pass  # what is done counts
+        return done
+
+    workers = min(quiet.workers, len(pieces)) if can_fork() and quiet.budget.left() > LEAST_SHARED else 1
+    shares = [order[k::workers] for k in range(workers)]
+    parts = forked([partial(work, own) for own in shares], poll) if workers > 1 else [work(order)]
+    return _merged(trees, pieces, {k: v for part in parts if part is not None for k, v in part.items()})
+
+
+def _merged(trees: Sequence[Tree], pieces: Sequence[Piece], done: Done) -> list[Tree]:
+    """The trees with what was made of their pieces."""
+    out, gone = list(trees), [np.zeros(len(tree), dtype=bool) for tree in trees]
+    for number, (tree, superfluous) in done.items():
+        piece = pieces[number]
+        old, gone[piece.tree] = out[piece.tree], gone[piece.tree] | superfluous
+        if not piece.whole:
+            new, kept = tree.table, old.table
+            parts = kept.take(np.flatnonzero(~piece.own[kept.at])), new.take(np.flatnonzero(piece.own[new.at]))
+            refresh = np.where(piece.own, tree.refresh, old.refresh)
+            tree = replace(old, refutations=Refutations.join(parts), refresh=refresh)
+        out[piece.tree] = tree
+    return [pruned(tree, own) for tree, own in zip(out, gone, strict=True)]
 
 
 def gauges_of(query: Query, budget: Budget, copies: bool = True) -> dict[str, Gauge]:
@@ -377,8 +431,8 @@ def gauges_of(query: Query, budget: Budget, copies: bool = True) -> dict[str, Ga
     return out
 
 
-def _pieces(tree: Tree) -> list[BoolArray]:
-    """Marks `(N,)` of the largest subtrees of at most PIECE leaves, each with the path to it."""
+def _pieces(number: int, tree: Tree) -> list[Piece]:
+    """The largest subtrees of at most PIECE leaves of tree `number`."""
     leaves, parents = tree.leaf_counts(), tree.parents()
     tops = np.flatnonzero((leaves <= PIECE) & ((parents < 0) | (leaves[parents] > PIECE)))
     owner = np.full(len(tree), -1)
@@ -387,12 +441,13 @@ def _pieces(tree: Tree) -> list[BoolArray]:
         if owner[k] < 0:
             owner[k] = owner[parents[k]]
     out = []
-    for number, top in enumerate(tops.tolist()):
-        own = owner == number
+    for which, top in enumerate(tops.tolist()):
+        own = owner == which
+        within = own.copy()
         while top >= 0:
-            own[top] = True
+            within[top] = True
             top = int(parents[top])
-        out.append(own)
+        out.append(Piece(number, own, within))
     return out
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from mucg4.check.margins import Gauge, Margins, planned
+from mucg4.limits.processes import can_fork, forked, single_thread
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import to_packed
 from mucg4.ops.arrays import BoolArray, FloatArray
@@ -51,30 +53,33 @@ class Survey:
         return [float(v) for v in np.quantile(self.margins, QUANTILES)] if len(self.margins) else [0.0] * 3
 
 
-def survey(proof: Proof, gauges: Mapping[str, Gauge]) -> Survey:
+def survey(proof: Proof, gauges: Mapping[str, Gauge], workers: int = 1) -> Survey:
     """Measures the proof with every gauge; the one named OWN has its query. Raises `ProofError`, `BudgetError`."""
-    closed = dict.fromkeys(gauges, 0)
-    visited, literals, margins = 0, 0, [np.zeros(0)]
-    for tree in proof.trees:
-        plan = planned(tree, gauges[OWN].query)
-        for name, gauge in gauges.items():
-            found = gauge.measure(plan)
-            closed[name] += len(tree.leaves) - found.lost
-            if name == OWN:
-                visited += found.entered
-                margins.append(found.value[found.value > 0])
-                literals += int(tree.depths()[ends(tree, found)].sum())
+    plans = [planned(tree, gauges[OWN].query) for tree in proof.trees]
+    names = sorted(gauges, key=lambda name: name != OWN)
+
+    def measured(some: Sequence[str]) -> dict[str, list[Margins]]:
+        return {name: [gauges[name].measure(plan) for plan in plans] for name in some}
+
+    shares = [names[k::workers] for k in range(min(workers, len(names)))]
+    with single_thread():
+        if len(shares) > 1 and can_fork():
+            parts = forked([partial(measured, own) for own in shares], gauges[OWN].budget.poll)
+        else:
+            parts = [measured(names)]
+    found = {name: own for part in parts if part is not None for name, own in part.items()}
+    pairs = list(zip(proof.trees, found[OWN], strict=True))
     total = max(proof.leaves, 1)
     return Survey(
         leaves=proof.leaves,
-        visited=visited,
-        literals=literals,
+        visited=sum(m.entered for m in found[OWN]),
+        literals=sum(int(tree.depths()[ends(tree, m)].sum()) for tree, m in pairs),
         rows=sum(len(t.index) for tree in proof.trees for t in tree.tightenings),
         cuts=sum(len(c.index) for tree in proof.trees for c in tree.cuts),
         slopes=sum(len(tree.table.slope_index) for tree in proof.trees),
         bytes=len(to_packed(proof, 1)),
-        margins=np.concatenate(margins),
-        holds={name: count / total for name, count in closed.items() if name != OWN},
+        margins=np.concatenate([np.zeros(0), *(m.value[m.value > 0] for m in found[OWN])]),
+        holds={name: 1 - sum(m.lost for m in found[name]) / total for name in gauges if name != OWN},
     )
 
 

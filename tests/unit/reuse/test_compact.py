@@ -99,7 +99,7 @@ def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
     """A budget that ends in the middle leaves a proof that is accepted, with the parts that were done."""
     query, proof = solved("input")
     monkeypatch.setattr("mucg4.reuse.compact.PIECE", 2)
-    assert len(_pieces(proof.trees[0])) > 2
+    assert len(_pieces(0, proof.trees[0])) > 2
     run, polls = run_of(query), 0
 
     class Ending(Budget):
@@ -120,9 +120,10 @@ def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
 def test_pieces_are_disjoint_but_for_paths_and_hold_everything(monkeypatch):
     tree = solved("input")[1].trees[0]
     monkeypatch.setattr("mucg4.reuse.compact.PIECE", 2)
-    pieces = _pieces(tree)
-    leaves = tree.left < 0
+    found = _pieces(0, tree)
+    pieces, leaves = [p.within for p in found], tree.left < 0
     assert np.array_equal(np.sum([p & leaves for p in pieces], axis=0), leaves)
+    assert np.sum([p.own for p in found], axis=0).max() == 1
     parents = tree.parents()
     for p in pieces:
         assert p[0] and np.all(p[parents[np.flatnonzero(p)][1:]])
