@@ -197,7 +197,7 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
 def _referred(run: Run, store: Store) -> bool:
     """Whether nothing but a stored proof went into this one, and the store took a reference."""
     s = run.statistics
-    if not s.stored_leaves or s.regions or s.from_root or s.related_proof is None:
+    if not s.stored_leaves or s.regions or s.from_root or s.related_proof is None or s.related_proofs > 1:
         return False
     with run.stage("store"):
         s.saved = store.save_reference(run.query, s.related_proof, leaves=s.leaves)

@@ -148,6 +148,20 @@ class Conjunction:
         """True when some constraint speaks of inputs."""
         return any(x for x, _, _ in self.exact)
 
+    @property
+    def stated_text(self) -> str:
+        """The stated constraints in order, however they were written: equal for the same ones."""
+        out = []
+        for (cx, cy, c), s in zip(self.exact, self.stated_strict.tolist(), strict=True):
+            sides = [sorted((i, str(v)) for i, v in side.items()) for side in (cx, cy)]
+            out.append(repr((*sides, str(c), s)))
+        return "".join(out)
+
+    @property
+    def name(self) -> str:
+        """16 hexadecimal digits, equal for the same stated constraints: how stored proofs are told what they are of."""
+        return hashlib.sha256(self.stated_text.encode()).hexdigest()[:16]
+
     @staticmethod
     def build(
         rows: list[tuple[dict[int, Fraction], dict[int, Fraction], Fraction, bool]],
@@ -249,11 +263,13 @@ class Query:
         """Hex SHA-256 of a case's conjunctions without its box: equal for the same unsafe set."""
         h = hashlib.sha256()
         for conj in case.conjunctions:
-            for (cx, cy, c), s in zip(conj.exact, conj.stated_strict.tolist(), strict=True):
-                sides = [sorted((i, str(v)) for i, v in side.items()) for side in (cx, cy)]
-                h.update(repr((*sides, str(c), s)).encode())
-            h.update(b"or")
+            h.update(conj.stated_text.encode() + b"or")
         return h.hexdigest()
+
+    @cached_property
+    def conjunction_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of each case's conjunctions."""
+        return tuple(tuple(c.name for c in case.conjunctions) for case in self.cases)
 
     @property
     def key(self) -> str:

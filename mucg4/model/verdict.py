@@ -33,8 +33,9 @@ class Statistics:
 
     relation: str = "unrelated"  # how this query relates to the best stored proof, see RELATIONS
     relation_detail: str = ""  # e.g. "int8 per tensor", "zero rate 0.30"
-    related_proof: str | None = None  # key of the stored proof that was used
-    stored_leaves: int = 0  # leaves of that proof after alignment
+    related_proof: str | None = None  # key of the stored proof that was used, the nearest one of several
+    related_proofs: int = 0  # how many stored proofs lent trees: several where each is about a part of the query
+    stored_leaves: int = 0  # leaves of what was lent after alignment
     rungs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RUNGS, 0))  # leaves closed by each rung
     reused_share: float = 0.0  # closed by the rungs / stored_leaves
     replay_regions: int = 0  # leaves of the stored proof that went on to a search (SMT engine: cores that were asked)

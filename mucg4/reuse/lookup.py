@@ -1,8 +1,11 @@
-"""What a store lends to one query: related results, the nearest first, in the words of this network."""
+"""What a store lends to one query: related results, the nearest first, in the words of this network.
+
+The nearest proof about the whole query lends its trees. Where there is none, proofs about parts of it do so together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,13 +17,16 @@ from mucg4.model.proof import Tree
 from mucg4.ops.arrays import FloatArray
 from mucg4.relate.align import Alignment
 from mucg4.reuse.guard import guarded
+from mucg4.reuse.parts import Part, joined, parts_of
 from mucg4.reuse.relation import Match, relate, translate
 from mucg4.search.run import Run
+from mucg4.store.codec import boxes_hash
 
 if TYPE_CHECKING:
     from mucg4.store.related import Related
     from mucg4.store.store import Store
 
+PARENTS = 64  # most stored proofs that together lend trees where none is about the whole query; not measured
 WITNESSES = 2  # stored witnesses that are tried; not measured
 
 
@@ -48,35 +54,40 @@ def look_up(run: Run, store: Store) -> Hints | None:
 def _look_up(run: Run, store: Store) -> Hints | None:
     candidates: list[tuple[Related, Match]] = []
     chosen = None
-    for candidate in related_here(run, store):
-        candidates.append(candidate)
+    for related in store.related(run.query):
+        match = _compared(run, related)
+        if match is None:
+            continue
+        candidates.append((related, match))
         chosen = most_helpful(candidates)
         if chosen is not None and chosen[0].word == "unsat" and chosen[0].same_unsafe:
             break  # a nearer proof serves better than whatever follows
-    if chosen is None:
-        return None
-    related, found = chosen
+    trees: Sequence[Tree]
     statistics = run.statistics
+    if chosen is not None and _answers_all(chosen[0]):
+        trees, parents = _translated(*chosen), [chosen]
+    else:
+        trees, parents = _from_parts(run, store)
+    if chosen is None and not parents:
+        return None
+    related, found = chosen = chosen or parents[0]
     statistics.relation, statistics.relation_detail = found.relation, found.detail
     statistics.related_proof, statistics.scratch_seconds = related.key, related.scratch_seconds
-    store.touch(related.key)
+    statistics.related_proofs = len(parents)
+    for used, _ in {chosen, *parents}:
+        store.touch(used.key)
     size = run.query.network.input_size
     stored = [r.witness_x for r, _ in candidates if r.word == "sat" and r.same_unsafe]
     own = [np.asarray(x, dtype=np.float64) for x in stored if x is not None][:WITNESSES]
     own = [x for x in own if x.shape == (size,)]
     points = np.array(own).reshape(len(own), size)
-    return Hints(points, tuple(_translated(related, found)), related, found.alignment)
+    return Hints(points, tuple(trees), related, found.alignment)
 
 
-def related_here(run: Run, store: Store) -> Iterator[tuple[Related, Match]]:
-    """The candidates with their relations, the most promising first; without those that cannot be compared.
-
-    A candidate's weights are read when it is its turn.
-    """
-    for related in store.related(run.query):
-        found = guarded(run, partial(relate, related, run.query), partial(_incomparable, related))
-        if found is not None and found.relation != "unrelated":
-            yield related, found
+def _compared(run: Run, related: Related) -> Match | None:
+    """How the query relates to a stored result, whose weights are read for it; None where it does not."""
+    found = guarded(run, partial(relate, related, run.query), partial(_incomparable, related))
+    return None if found is None or found.relation == "unrelated" else found
 
 
 def _incomparable(related: Related, why: str) -> None:
@@ -97,17 +108,36 @@ def most_helpful(candidates: list[tuple[Related, Match]]) -> tuple[Related, Matc
     return None
 
 
+def _answers_all(related: Related) -> bool:
+    """True for a proof about all of the query's unsafe points."""
+    return related.word == "unsat" and related.same_unsafe and related.box_relation in ("equal", "inside")
+
+
+def _from_parts(run: Run, store: Store) -> tuple[list[Tree], list[tuple[Related, Match]]]:
+    """Trees made of proofs about parts of the query, and these proofs. Of several about the same, the nearest counts.
+
+    These may be on other networks, each with a relation of its own.
+    """
+    parts: list[Part] = []
+    parents: list[tuple[Related, Match]] = []
+    known = set()
+    for related in store.related(run.query, PARENTS, parts=True):
+        about = boxes_hash(related.boxes), run.query.conjunction_names if related.same_unsafe else related.names
+        found = None if about in known else _compared(run, related)
+        if found is None or found.alignment is None:
+            continue
+        own = parts_of(run.query, related, found.alignment)
+        if own:
+            parts += own
+            known.add(about)
+            parents.append((related, found))
+    return joined(run.query, parts), parents
+
+
 def _translated(related: Related, found: Match) -> list[Tree]:
     """The stored trees on this network's neurons; none when the entry holds no usable proof."""
-    if (
-        related.word != "unsat"
-        or not related.same_unsafe
-        or found.alignment is None
-        or related.box_relation == "disjoint"
-    ):
-        return []
     proof = related.proof
-    if proof is None:
+    if proof is None or found.alignment is None:
         return []
     try:
         return [translate(tree, found.alignment) for tree in proof.trees]

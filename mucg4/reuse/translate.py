@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mucg4.model.network import Network
 from mucg4.model.proof import Alpha, Cuts, Tightening, Tree, kept_rows
 from mucg4.model.refutations import NO_CORE, Refutations
-from mucg4.ops.arrays import AnyArray, BoolArray, IntArray, distinct
-from mucg4.relate.align import Alignment
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, distinct
+from mucg4.relate.align import Alignment, by_position
 
 
 def translate(tree: Tree, alignment: Alignment) -> Tree:
@@ -28,6 +29,23 @@ def translate(tree: Tree, alignment: Alignment) -> Tree:
     if alignment.trivial:
         return tree
     node, index, side = _literals(tree, alignment)
+    return _contracted(tree, alignment, node, index, side)
+
+
+def restricted(tree: Tree, network: Network, lo: FloatArray, hi: FloatArray) -> Tree:
+    """The tree, which is about this network, on the part `lo, hi (inputs,)` of its box: splits beside it go."""
+    split = (tree.left >= 0) & (tree.node == 0)
+    index = np.where(split, tree.index, 0)
+    left, right = split & (tree.threshold >= hi[index]), split & (tree.threshold <= lo[index])
+    side = np.where(left, -1, np.where(right, 1, 0)).astype(np.int8)
+    places = by_position(network, network)
+    if places is None or not side.any():
+        return tree
+    return _contracted(tree, places, np.where(side != 0, -1, tree.node), tree.index, side)
+
+
+def _contracted(tree: Tree, alignment: Alignment, node: IntArray, index: IntArray, side: IntArray) -> Tree:
+    """The tree with the splits `node, index (N,)`, -1 where a child takes over (see `_chosen_children`)."""
     chosen = _chosen_children(tree, node, side)  # (N,) the child that replaces a dropped node, else the node itself
     visited = _visited(tree, chosen)
     survivor = _follow(chosen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from math import prod
 from pkgutil import iter_modules
@@ -149,24 +149,42 @@ def _unpacked(blob: bytes) -> bytes:
     return unpack(blob, most) if is_frame(blob) else inflate(blob, most)
 
 
-def boxes_to_bytes(boxes: Sequence[tuple[FloatArray, FloatArray]]) -> bytes:
-    """`(lo, hi)` per case, float64, exactly."""
+Names = tuple[tuple[str, ...], ...]  # of each case's conjunctions, see `Conjunction.name`
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a stored result is about: `(lo, hi)` per case, and the names of its conjunctions (none: not known)."""
+
+    boxes: list[tuple[FloatArray, FloatArray]]
+    names: Names = ()
+
+
+def asked_to_bytes(asked: Asked) -> bytes:
+    """Boxes as float64, exactly, then the names of conjunctions: a line for each case."""
+    boxes = asked.boxes
     flat = np.array([[lo, hi] for lo, hi in boxes], dtype="<f8")
     head = np.array([len(boxes), flat.shape[-1] if len(boxes) else 0], dtype="<i8")
-    return packed(head.tobytes() + flat.tobytes())
+    text = "\n".join(" ".join(own) for own in asked.names)
+    return packed(head.tobytes() + flat.tobytes() + text.encode())
 
 
-def boxes_from_bytes(blob: bytes) -> list[tuple[FloatArray, FloatArray]]:
-    """Inverse of `boxes_to_bytes`; raises `StoreError`."""
+def asked_from_bytes(blob: bytes) -> Asked:
+    """Inverse of `asked_to_bytes`; raises `StoreError`. Older stores hold no names."""
     try:
         data = _unpacked(blob)
         cases, size = (whole(n, "a count", high=MOST) for n in np.frombuffer(data[:16], "<i8").tolist())
-        if len(data) != 16 + 16 * cases * size or (cases and not size):
+        end = 16 + 16 * cases * size
+        if len(data) < end or (cases and not size):
             raise ValueError("the counts do not fit the length")
         flat = np.frombuffer(data, "<f8", cases * 2 * size, 16).reshape(cases, 2, size).astype(np.float64)
+        text = data[end:].decode("ascii")
+        names = tuple(tuple(line.split()) for line in text.split("\n")) if text else ()
+        if len(names) not in (0, cases):
+            raise ValueError("names that are not as many as the cases")
     except (ValueError, TypeError) as error:
         raise StoreError(f"malformed stored boxes: {error}") from error
-    return [(lo, hi) for lo, hi in flat]
+    return Asked([(lo, hi) for lo, hi in flat], names)
 
 
 def boxes_hash(boxes: Sequence[tuple[FloatArray, FloatArray]]) -> str:

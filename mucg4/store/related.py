@@ -16,7 +16,7 @@ from mucg4.model.proof import Proof
 from mucg4.model.proof_packed import from_packed, is_packed
 from mucg4.model.proof_text import from_bytes
 from mucg4.ops.arrays import FloatArray
-from mucg4.store.codec import boxes_from_bytes, network_from_bytes
+from mucg4.store.codec import Asked, Names, asked_from_bytes, network_from_bytes
 from mucg4.store.kept import Kept
 
 BOX_RELATIONS = ("equal", "inside", "contains", "overlaps", "disjoint")
@@ -33,8 +33,8 @@ class Related:
 
     `word` is `unsat` (then `proof` holds a proof for the stored network and property) or `sat` (then
     `witness_x` holds the witness's input). `boxes` are float64 `(lo, hi)` per case. The lazily loaded
-    parts are None (`boxes`: empty) when the stored bytes are damaged, foreign or gone; `broken(what, key, why)` is
-    called for those that are there and of no use.
+    parts are None (`boxes`, `names`: empty) when the stored bytes are damaged, foreign or gone; `broken(what, key,
+    why)` is called for those that are there and of no use.
     """
 
     key: str
@@ -77,10 +77,19 @@ class Related:
             return None
         return found
 
-    @cached_property
+    @property
     def boxes(self) -> list[tuple[FloatArray, FloatArray]]:
         """The stored query's boxes, one per case."""
-        return self._decoded("boxes", self.key, boxes_from_bytes) or []
+        return self._asked.boxes
+
+    @property
+    def names(self) -> Names:
+        """The names of the stored query's conjunctions, case by case (`Conjunction.name`); empty: not known."""
+        return self._asked.names
+
+    @cached_property
+    def _asked(self) -> Asked:
+        return self._decoded("boxes", self.key, asked_from_bytes) or Asked([])
 
     def _decoded(self, what: str, key: str, decode: Callable[[bytes], T]) -> T | None:
         """What a blob holds; None when it is not there or does not decode, which is told to `broken`."""

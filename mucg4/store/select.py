@@ -15,7 +15,7 @@ from mucg4.errors import StoreError
 from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
 from mucg4.store import reference
-from mucg4.store.codec import boxes_from_bytes, boxes_hash
+from mucg4.store.codec import Asked, Names, asked_from_bytes, boxes_hash
 from mucg4.store.kept import Kept
 from mucg4.store.related import BOX_RELATIONS, Related, box_relation, hull
 from mucg4.store.sketch import SIZE, box_sketch, network_sketch, sketch_distances
@@ -74,12 +74,13 @@ def select_related(
     limit: int,
     broken: Callable[[str, str, str], None],
     kept: Kept,
+    names: Names | None = None,
 ) -> list[Related]:
     """The candidates for `query`, most promising first; raises `sqlite3.Error` when the database fails.
 
     `rows` runs a query on the database, `load` fetches a blob for the lazily loaded parts, `unsafe` is
     the hash of the query's unsafe sets. `broken(what, key, why)` is told what does not decode; `kept` is what earlier
-    queries needed.
+    queries needed. `names` of the query's conjunctions: only what answers for a part of the query, see `Store.related`.
     """
     distances = {query.network.fingerprint: 0.0, **_near_networks(rows, query, kept)}
     found = []
@@ -87,7 +88,7 @@ def select_related(
     if holder:
         distances.setdefault(own[0].network, 0.0)
     first = holder or query.key
-    for row in _candidates(rows, query, unsafe, distances, own):
+    for row in _candidates(rows, query, unsafe, distances, own, parts=names is not None):
         if row.sound and row.network in distances:
             found.append(row)
         else:
@@ -103,7 +104,10 @@ def select_related(
     order = sorted(range(len(found)), key=lambda i: (found[i].key != first, costs[i], found[i].created))[: 4 * limit]
     closer = [(found[i], _exact_relation(load, found[i], boxes, same, kinds[i], broken)) for i in order[: 4 * limit]]
     here = query.network.fingerprint
-    closer = [(r, kind) for r, kind in closer if r.network == here or kind != "disjoint"]
+    if names is None:
+        closer = [(r, kind) for r, kind in closer if r.network == here or kind != "disjoint"]
+    else:
+        closer = [p for p in closer if p[1] != "disjoint" and _answers_in_part(load, p[0], unsafe, names, broken)]
     closer.sort(key=lambda p: _rank(p[0], _cost(p[0], p[1], unsafe, distances), here, first))
     sources = _sources(rows, {r.network for r, _ in closer[:limit]})
     return [
@@ -153,8 +157,13 @@ def _own_result(
     return found, holder if found else ""
 
 
-def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, float], own: list[_Row]) -> list[_Row]:
-    """The very query's result; results on this network, on any property; with the same unsafe set on the near ones."""
+def _candidates(
+    rows: Rows, query: Query, unsafe: str, distances: dict[str, float], own: list[_Row], parts: bool
+) -> list[_Row]:
+    """The very query's result; results on this network, on any property; with the same unsafe set on the near ones.
+
+    `parts`: on any property on the near ones, too.
+    """
     here = query.network.fingerprint
     out: list[tuple[Any, ...]] = [*own]
     proofs = f"FROM results WHERE grade <> {reference.GRADE} AND network"
@@ -167,6 +176,10 @@ def _candidates(rows: Rows, query: Query, unsafe: str, distances: dict[str, floa
         marks = ",".join("?" * len(others))
         sql = f"SELECT {_FIELDS} {proofs} IN ({marks}) AND unsafe_hash = ? LIMIT ?"
         out += rows(sql, (*others, unsafe, ROWS))
+    if parts:
+        marks = ",".join("?" * len(distances))
+        sql = f"SELECT {_FIELDS} {proofs} IN ({marks}) AND unsafe_hash <> ? AND verdict = 'unsat' LIMIT ?"
+        out += rows(sql, (*distances, unsafe, ROWS))
     unique = {row[0]: _Row(*row) for row in out}
     return list(unique.values())
 
@@ -195,12 +208,31 @@ def _exact_relation(
         return "equal"
     if sketched == "disjoint":
         return sketched
+    return box_relation(boxes, _asked(load, row, broken).boxes)
+
+
+def _answers_in_part(
+    load: Callable[[str, str], bytes | None],
+    row: _Row,
+    unsafe: str,
+    names: Names,
+    broken: Callable[[str, str, str], None],
+) -> bool:
+    """Whether a result is a proof about some conjunction of the query."""
+    if row.verdict != "unsat" or row.unsafe_hash == unsafe:
+        return row.verdict == "unsat"
+    stored = _asked(load, row, broken).names
+    return not {name for own in stored for name in own}.isdisjoint(name for own in names for name in own)
+
+
+def _asked(load: Callable[[str, str], bytes | None], row: _Row, broken: Callable[[str, str, str], None]) -> Asked:
+    """What a stored result is about; nothing where that does not decode."""
     found = load("boxes", row.key)
     try:
-        return "disjoint" if found is None else box_relation(boxes, boxes_from_bytes(found))
+        return Asked([]) if found is None else asked_from_bytes(found)
     except StoreError as error:
         broken("boxes", row.key, str(error))
-        return "disjoint"
+        return Asked([])
 
 
 def _cost(row: _Row, kind: str, unsafe: str, distances: dict[str, float]) -> float:

@@ -26,7 +26,7 @@ from mucg4.model.proof_packed import to_packed, unpacked_bytes
 from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
 from mucg4.store import reference
-from mucg4.store.codec import boxes_hash, boxes_to_bytes, network_to_bytes
+from mucg4.store.codec import Asked, asked_to_bytes, boxes_hash, network_to_bytes
 from mucg4.store.database import Database
 from mucg4.store.kept import Kept
 from mucg4.store.related import LARGEST_PROOF, Related, hull, witness_to_bytes
@@ -44,6 +44,7 @@ QUIET_SECONDS = 5.0  # most time of one statement of a run (a hostile file can h
 # the bytes, read in 20 and 0.8 ms; zlib 1: 226 and 11 ms for 41 and 52 %, read in 67 and 3.3 ms; lz4: half the time of
 # zstandard, 48 and 61 %
 PACKING_LEVEL = 1
+MOST_NAMES = 4096  # conjunctions of a stored query that are named; not measured
 _SOURCES = 16  # file hashes remembered per network; not measured
 _COLUMNS = {"evidence": ("results", "key"), "boxes": ("results", "key"), "weights": ("networks", "fingerprint")}
 T = TypeVar("T")
@@ -174,18 +175,20 @@ class Store:
         facts = (leaves, regions, scratch_seconds)
         return self._quiet("saving a result", False, lambda: self._save_reference(query, parent_key, facts))
 
-    def related(self, query: Query, limit: int = 4) -> list[Related]:
+    def related(self, query: Query, limit: int = 4, parts: bool = False) -> list[Related]:
         """At most `limit` stored results that may help, the most promising first; [] after a failure.
 
         Results on the same network under any property, and results with the same unsafe set on networks of
-        the same input and output size, ranked by weight sketches, then by how the boxes lie.
+        the same input and output size, ranked by weight sketches, then by how the boxes lie. `parts`: proofs alone,
+        and those that answer for a part of the query: the same box or one that meets it, and some conjunction of it.
         """
         if len(query.networks) != 1:
             return []
 
         def action() -> list[Related]:
             unsafe = unsafe_hash(query)
-            return select_related(self._database.rows, self._load, query, unsafe, limit, self._miss, self._kept)
+            found = self._database.rows, self._load, query, unsafe, limit, self._miss, self._kept
+            return select_related(*found, query.conjunction_names if parts else None)
 
         return self._quiet("looking up related results", [], action)
 
@@ -258,7 +261,8 @@ class Store:
         network, now = query.network, time.time()
         word, leaves, regions, scratch, grade = facts
         boxes = [(case.box.lo, case.box.hi) for case in query.cases]
-        packed = boxes_to_bytes(boxes)
+        few = sum(len(case.conjunctions) for case in query.cases) <= MOST_NAMES
+        packed = asked_to_bytes(Asked(boxes, query.conjunction_names if few else ()))
         around = box_sketch(*hull(boxes)) if boxes else np.zeros(32, dtype=np.float32)
         with self._database.change() as connection:
             self._flush_used(connection)

@@ -27,7 +27,9 @@ from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.ops.piecewise import RELU
 from mucg4.ops.smooth import SIGMOID
 from mucg4.store import database
-from mucg4.store.codec import boxes_from_bytes, boxes_to_bytes, narrowed, network_from_bytes, network_to_bytes
+from mucg4.store.codec import (
+    Asked, asked_from_bytes, asked_to_bytes, narrowed, network_from_bytes, network_to_bytes,
+)  # fmt: skip
 from mucg4.store.related import box_relation, witness_from_bytes, witness_to_bytes
 from mucg4.store.sketch import network_sketch, sketch_distances
 from mucg4.store.store import Store, lighter_forms
@@ -134,16 +136,21 @@ def test_older_stores_are_read():
     old = zlib.compress(unpack(network_to_bytes(network), 1 << 20))
     assert network_from_bytes(old).fingerprint == network.fingerprint
     boxes = [(np.zeros(2), np.ones(2))]
-    (back,) = boxes_from_bytes(zlib.compress(unpack(boxes_to_bytes(boxes), 1000)))
-    assert np.array_equal(back, boxes[0])
+    back = asked_from_bytes(zlib.compress(unpack(asked_to_bytes(Asked(boxes)), 1000)))
+    assert np.array_equal(back.boxes, boxes) and back.names == ()
 
 
 def test_boxes_and_witnesses_come_back_exactly():
     random = np.random.default_rng(0)
     boxes = [(random.normal(size=4), random.normal(size=4)) for _ in range(3)]
-    back = boxes_from_bytes(boxes_to_bytes(boxes))
-    assert all(np.array_equal(a, b) for x, y in zip(boxes, back, strict=True) for a, b in zip(x, y, strict=True))
-    assert boxes_from_bytes(boxes_to_bytes([])) == []
+    names = (("0123456789abcdef", "fedcba9876543210"), (), ("0123456789abcdef",))
+    back = asked_from_bytes(asked_to_bytes(Asked(boxes, names)))
+    assert all(np.array_equal(a, b) for x, y in zip(boxes, back.boxes, strict=True) for a, b in zip(x, y, strict=True))
+    assert back.names == names
+    assert asked_from_bytes(asked_to_bytes(Asked([]))).boxes == []
+    for damaged in (Asked(boxes, names[:2]), Asked(boxes, (*names, ()))):
+        with pytest.raises(StoreError):
+            asked_from_bytes(asked_to_bytes(damaged))
     for dtype in (np.float32, np.float64):
         x = random.normal(size=5).astype(dtype)
         again = witness_from_bytes(witness_to_bytes(x))

@@ -27,7 +27,7 @@ from mucg4.model.proof_text import to_text
 from mucg4.model.query import Query
 from mucg4.reuse import replay
 from mucg4.settings import Settings
-from mucg4.store.codec import boxes_to_bytes, network_to_bytes
+from mucg4.store.codec import Asked, asked_to_bytes, network_to_bytes
 from mucg4.store.store import Store
 from mucg4.verify import verify
 
@@ -108,7 +108,10 @@ POISONS: dict[str, Change] = {
     "boxes of no size": lambda raw: raw.execute("UPDATE results SET boxes = ?, boxes_hash = 'x'", (EMPTY,)),
     "boxes text": lambda raw: raw.execute("UPDATE results SET boxes = 'abc', boxes_hash = 'x'"),
     "boxes of another size": lambda raw: raw.execute(
-        "UPDATE results SET boxes = ?, boxes_hash = 'x'", (boxes_to_bytes([(np.zeros(7), np.ones(7))]),)
+        "UPDATE results SET boxes = ?, boxes_hash = 'x'", (asked_to_bytes(Asked([(np.zeros(7), np.ones(7))])),)
+    ),
+    "boxes under another hash": lambda raw: raw.execute(
+        "UPDATE results SET boxes = ?", (asked_to_bytes(Asked([(np.zeros(7), np.ones(7))])),)
     ),
     "evidence int": column("evidence", 2**40),
     "evidence text": column("evidence", "proof"),
