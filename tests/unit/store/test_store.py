@@ -28,7 +28,12 @@ from mucg4.ops.piecewise import RELU
 from mucg4.ops.smooth import SIGMOID
 from mucg4.store import database
 from mucg4.store.codec import (
-    Asked, asked_from_bytes, asked_to_bytes, narrowed, network_from_bytes, network_to_bytes,
+    Asked,
+    asked_from_bytes,
+    asked_to_bytes,
+    narrowed,
+    network_from_bytes,
+    network_to_bytes,
 )  # fmt: skip
 from mucg4.store.related import box_relation, witness_from_bytes, witness_to_bytes
 from mucg4.store.sketch import network_sketch, sketch_distances
