@@ -195,7 +195,7 @@ RECORD: tuple[str, ...] = (
     "stored_leaves",
 )
 RECORD += ("replay_regions", "regions", "from_root", "leaves", "second_mode", "killed", "reason")
-RUNGS = ("witness", "checked", "ascent", "cores")
+RUNGS = ("witness", "checked", "near", "ascent", "cores")
 
 
 def csv_of(lines: Sequence[Line]) -> str:

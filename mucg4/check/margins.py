@@ -11,11 +11,15 @@ from typing import ClassVar
 import numpy as np
 
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import _Plan, _plan, _Regions, _Walk
+from mucg4.check.walk import BATCH, REGION_CELLS, _Plan, _plan, _Regions, _Walk
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree
 from mucg4.model.query import Query
+from mucg4.model.refutations import Refutations
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
+
+Plan = _Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +97,28 @@ class Gauge:
         open_ = np.zeros(len(plan.tree), dtype=bool)
         open_[[leaf for leaf, _ in walk.rejected]] = True
         return Margins(open_, walk.value, walk.seen, None if keep is None else walk.places())
+
+    def elsewhere(self, plan: _Plan, places: Places, table: Refutations, region: Array) -> Array:
+        """(R,) bounds of refutations, R of them, on the regions `places[region]` of the tree, whose bounds stand.
+
+        `table.at` are the tree nodes of these regions.
+        """
+        walk = _Walk(replace(plan, table=table), self.enclosure, self.roots, self.budget)
+        walk.planes, walk.shift = places.planes, places.shift
+        out, last = np.full(len(table), np.nan), len(self.enclosure.nodes) - 1
+        step = max(1, min(BATCH, REGION_CELLS // sum(node.size for node in self.enclosure.nodes)))
+        with np.errstate(all="ignore"):  # overflow and nan close nothing
+            for own in (np.arange(i, min(i + step, len(table))) for i in range(0, len(table), step)):
+                self.budget.poll()
+                used, row = np.unique(region[own], return_inverse=True)
+                here, still = places.take(used), np.zeros(len(used), dtype=bool)
+                box, bounds = (here.lo, here.hi), (here.low.copy(), here.up.copy())
+                frame, _ = self.enclosure.sweep(box, *bounds, still, still)
+                for conjunction in distinct(table.conjunction[own]).tolist():
+                    which = np.flatnonzero(table.conjunction[own] == conjunction)
+                    rows = walk._rows_of(own[which], row[which], conjunction, frame)
+                    out[own[which]] = self.enclosure.minimum(frame, self.enclosure.pull(frame, rows, last))
+        return out
 
 
 @dataclass(eq=False)

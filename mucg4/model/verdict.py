@@ -22,9 +22,9 @@ RELATIONS = (
     "other-property",
     "unrelated",
 )
-# what closes stored leaves: a stored witness (of the whole query), the checker as they are, dual ascent without a
-# split, a minimal unsat core that holds (the SMT engine)
-RUNGS = ("witness", "checked", "ascent", "cores")
+# what closes stored leaves: a stored witness (of the whole query), the checker as they are, the evidence of near
+# leaves, dual ascent without a split, a minimal unsat core that holds (the SMT engine)
+RUNGS = ("witness", "checked", "near", "ascent", "cores")
 
 
 @dataclass

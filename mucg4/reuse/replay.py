@@ -2,9 +2,10 @@
 
 A stored proof in the words of this network (`translate`) is a proof like any other: what the independent checker
 accepts of it needs no search, and no second check. Each leaf it rejects is an open region of a search that splits as
-the stored tree was split, from the bounds that the checker has established there: first dual ascent from the stored
-duals, then splits, then, where those do not keep the pace, the portfolio from the root. What is added below the open
-leaves is examined from there on (`mucg4.check.resume`): re-certifying costs one evaluation of the proof.
+the stored tree was split, from the bounds that the checker has established there: first the refutations of near leaves
+(`mucg4.reuse.near`) or dual ascent from the stored duals, then splits, then, where those do not keep the pace, the
+portfolio from the root. What is added below the open leaves is examined from there on (`mucg4.check.resume`):
+re-certifying costs one evaluation of the proof.
 
 Nothing stored is believed. Cost is bounded: a tree of which too few leaves hold is given up after a sample, and what
 was reached of it becomes open regions.
@@ -24,8 +25,10 @@ from mucg4.errors import StuckError
 from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
+from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import BoolArray
 from mucg4.reuse.guard import guarded
+from mucg4.reuse.near import with_near
 from mucg4.reuse.structure import divide, outline, suited
 from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
 from mucg4.search.attack import Attack
@@ -128,7 +131,7 @@ def go_on(
     try:
         found = _searched(run, opens, shapes or [o.tree for o in opens], own)
     finally:  # a run that ends in time says how far it came, too
-        closed = statistics.rungs["checked"] + statistics.rungs["ascent"]
+        closed = sum(statistics.rungs[rung] for rung in ("checked", "near", "ascent"))
         statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
     return found if isinstance(found, Witness) else Established(found, examined)
 
@@ -192,14 +195,21 @@ class ReplayedArm(Replayed):
         state = suited(run.settings, state, shape)
         if answers.sum() > 1 and not state.way.joint:  # what worked for one conjunction alone would work for each now
             o = replace(o, tree=replace(o.tree, clip=np.zeros(len(o.tree), dtype=bool), tightenings=()))
+        lent = None
+        if state.way.joint and shape is o.tree:
+            count = len(o.at)
+            o, lent = with_near(run.query, o, run.budget)
+            run.statistics.rungs["near"] += count - len(o.at)
         left = o.open.any(axis=0) & answers
         masks = (
             [answers] if state.way.joint and left.any() else [np.arange(len(left)) == c for c in np.flatnonzero(left)]
         )
-        self.parts += [Part(run, state, o, shape, mask, attack) for mask in masks]
+        self.parts += [Part(run, state, o, shape, mask, attack, lent) for mask in masks]
         closed = answers & ~np.any([answers & False, *masks], axis=0)
         if closed.any():
-            self.accepted.append(replace(o.tree, conjunctions=tuple(np.flatnonzero(closed).tolist())))
+            table = o.tree.table if lent is None else Refutations.join([o.tree.table, lent])
+            answered = tuple(np.flatnonzero(closed).tolist())
+            self.accepted.append(replace(o.tree, refutations=table, conjunctions=answered))
 
     def _begin(self) -> Witness | None:
         for part in self.parts:
@@ -309,11 +319,19 @@ class ReplayedArm(Replayed):
 class Part:
     """The open regions of one stored tree for the conjunctions `mask (K,)`, and their search.
 
-    `shape`: the stored tree where the checker had its root alone, which is to be divided like it; else None.
+    `shape`: the stored tree where the checker had its root alone, which is to be divided like it; else None. `lent`:
+    refutations of regions that the checker left open and that are no longer so.
     """
 
     def __init__(
-        self, run: Run, state: CaseState, o: Open, shape: Tree, mask: BoolArray, attack: Attack | None
+        self,
+        run: Run,
+        state: CaseState,
+        o: Open,
+        shape: Tree,
+        mask: BoolArray,
+        attack: Attack | None,
+        lent: Refutations | None = None,
     ) -> None:
         self.state, self.mask, self.ascends = state, mask, run.settings.reuse_upto == "ascent"
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
@@ -326,6 +344,8 @@ class Part:
         self.tried_at_root = self.has_returned = False
         self.shape = shape if self.is_bare and len(shape) > 1 else None
         self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
+        if lent is not None:
+            self.search.recorder.lent = lent
 
     def begin(self) -> None:
         """Hand the open regions to the search; a bare root is begun as from scratch."""

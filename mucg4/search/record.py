@@ -135,6 +135,7 @@ class Recorder:
         self.closed: list[Closed] = []
         self.tightenings: list[Tightening] = []
         self.cuts: list[Cuts] = []
+        self.lent: Refutations | None = None  # of tree nodes of the tree that it continues; without cuts
         self._single: list[tuple[Array, Array, Array, Array]] = []
         self._kept_cuts = 0  # so many cuts stay, used or not
 
@@ -348,6 +349,7 @@ class Recorder:
         places = np.cumsum(keep) - 1
         parts = [c.refutations(self.bounder.slices, places) for c in self.closed]
         parts += [self._single_refutations(*found) for found in self._single]
+        parts += [] if self.lent is None else [self.lent]
         n = self.count
         arrays = {f: a[:n].copy() for f, a in self.arrays.items()}
         return Tree(
