@@ -20,7 +20,7 @@ from mucg4.errors import InputError
 # a factor of the seconds from scratch, and seconds besides: what nearly every row with the store may take, and what
 # none should exceed; given
 WITHIN, BEYOND = (1.1, 0.1), (1.25, 0.2)
-CLOSING = ("checked", "cores")  # rungs that close a stored leaf with neither search nor ascent
+CLOSING = ("checked", "near", "cores")  # rungs that close a stored leaf with neither search nor ascent
 
 
 @dataclass(frozen=True)
