@@ -28,19 +28,28 @@ class Alignment:
     `nodes`: old node -> new node. `neurons[old node] (size,)`: new neuron, or -1 where it is absent.
     `phase[old node] (size,)`: the sign of the pre-activation that weights alone fix in the new network
     (-1 also for a removed ReLU neuron, which acts as an inactive one), 0 where it varies. A hint: the
-    replay bounds the new network itself.
+    replay bounds the new network itself. `scale[old node] (size,)`: what values are multiplied by, 1 where nothing is
+    said.
     """
 
     nodes: dict[int, int]
     neurons: Mapping[int, IntArray] = field(repr=False)
     phase: Mapping[int, IntArray] = field(repr=False)
+    scale: Mapping[int, FloatArray] = field(default_factory=dict, repr=False)
 
     @property
     def trivial(self) -> bool:
-        """True when every neuron keeps its node and place."""
-        return all(k == v for k, v in self.nodes.items()) and all(
-            np.array_equal(a, np.arange(len(a))) and not self.phase[k].any() for k, a in self.neurons.items()
+        """True when every neuron keeps its node, place and scale."""
+        return (
+            not self.scale
+            and all(k == v for k, v in self.nodes.items())
+            and all(np.array_equal(a, np.arange(len(a))) and not self.phase[k].any() for k, a in self.neurons.items())
         )
+
+    def scale_of(self, node: int, index: IntArray) -> FloatArray:
+        """What the values of components of an old node are multiplied by, `(n,)`; 1 for those that it does not have."""
+        scale = self.scale.get(node, np.ones(0))
+        return np.append(scale, 1.0)[np.minimum(index, len(scale))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +185,14 @@ def _describe(partner: IntArray, number: int, new: Form) -> UnitMap:
     return UnitMap(partner, sign, unread)
 
 
-def from_units(old: Network, ours: Form, theirs: Form, maps: list[UnitMap]) -> Alignment:
-    """Unit maps spread out to neurons. A partner that nothing reads counts as absent."""
+def from_units(
+    old: Network, ours: Form, theirs: Form, maps: list[UnitMap], scales: list[FloatArray] | None = None
+) -> Alignment:
+    """Unit maps spread out to neurons. A partner that nothing reads counts as absent.
+
+    `scales`: per layer what its units are multiplied by; nothing is where that is not given.
+    """
+    factors: dict[int, FloatArray] = {}
     size = old.nodes[0].size
     nodes, neurons, phase = {0: 0}, {0: np.arange(size)}, {0: np.zeros(size, dtype=np.int8)}
     for (read, node, number), (other_read, other, _) in zip(ours.values, theirs.values, strict=True):
@@ -189,4 +204,6 @@ def from_units(old: Network, ours: Form, theirs: Form, maps: list[UnitMap]) -> A
         expanded = np.where(to[:, None] >= 0, to[:, None] * spread + np.arange(spread), -1).reshape(-1)
         for k, j in ((read, other_read), (node, other)):
             nodes[k], neurons[k], phase[k] = j, expanded, np.repeat(signs, spread)
-    return Alignment(nodes, neurons, phase)
+            if scales is not None:
+                factors[k] = np.repeat(scales[number], spread)
+    return Alignment(nodes, neurons, phase, factors)

@@ -76,6 +76,32 @@ def form_of(network: Network) -> Form | None:
     return None if form is None else _Merged(network, form).form()
 
 
+def balanced(network: Network, form: Form) -> tuple[Form, list[FloatArray]]:
+    """The form with rows of length 1 where functions let positive factors through, and their lengths `(units,)` before.
+
+    Tools scale the neurons of a layer one by one, and what reads them by the inverse (equalisation before quantising):
+    in this form nothing of that is left. Lengths are 1 where nothing may be scaled.
+    """
+    layers = list(form.layers)
+    sizes: list[FloatArray] = [np.ones(layer.units) for layer in layers]
+    functions: dict[int, list[int]] = {}
+    for _, node, number in form.values:
+        functions.setdefault(number, []).append(node)
+    for number in range(len(layers)):
+        layer, own = layers[number], functions.get(number, [])
+        readers = [k for k, other in enumerate(layers) if other.reads == number]
+        free = number != form.last and not layer.pinned and layer.tied < 0 and not form.summed(number)
+        even = own and all(isinstance(network.nodes[k].op, TwoPiece) for k in own)
+        if not (free and even and all(layers[k].weight.shape[1] == layer.units for k in readers)):
+            continue
+        size = np.sqrt(np.square(layer.weight).sum(axis=(1, 2)))
+        sizes[number] = size = np.where(size > 0, size, 1.0)
+        layers[number] = replace(layer, weight=layer.weight / size[:, None, None], bias=layer.bias / size[:, None])
+        for k in readers:
+            layers[k] = replace(layers[k], weight=layers[k].weight * size[None, :, None])
+    return replace(form, layers=tuple(layers)), sizes
+
+
 # --- networks as they stand ----------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,9 @@
 """How a new network comes from an old one: the relation in one word, details, and the neuron map.
 
 Decided from the weights alone, by the first rule that holds: equal; no fitting shapes; equal after reordering, or
-after putting opposite pairs together; neurons removed; neurons zeroed, then single weights zeroed, and the rest kept;
-weights rounded to a grid or a short float type; neurons, then weights zeroed and the rest moved; weights moved a
-little; unrelated. Only reports and the order of work depend on it.
+after putting opposite pairs together, or after scaling neurons; neurons removed; neurons zeroed, then single weights
+zeroed, and the rest kept; weights rounded to a grid or a short float type; neurons, then weights zeroed and the rest
+moved; weights moved a little; unrelated. Only reports and the order of work depend on it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
-from mucg4.relate.layers import Form, form_of, tensors_of
+from mucg4.relate.layers import Form, balanced, form_of, tensors_of
 from mucg4.reuse.grid import largest_of, scheme_of, square_sum
 from mucg4.reuse.translate import translate
 from mucg4.store.related import Related
@@ -138,8 +138,24 @@ def relation_of(related: Related, query: Query) -> str:
 def _match_forms(old: Network, new: Network) -> Match | None:
     """By units of layers; None where the layered form does not exist or does not fit."""
     ours, theirs = form_of(old), form_of(new)
-    maps = match_units(ours, theirs) if ours is not None and theirs is not None else None
-    if ours is None or theirs is None or maps is None:
+    if ours is None or theirs is None:
+        return None
+    found = _match_units(old, ours, theirs)
+    if found is None or found.relation != "unrelated":
+        return found
+    (ours, before), (theirs, after) = balanced(old, ours), balanced(new, theirs)
+    again = _match_units(old, ours, theirs, (before, after))
+    if again is None or again.relation == "unrelated":
+        return found
+    return replace(again, detail=_join(again.detail, "neurons scaled"))
+
+
+def _match_units(
+    old: Network, ours: Form, theirs: Form, sizes: tuple[list[FloatArray], list[FloatArray]] | None = None
+) -> Match | None:
+    """`sizes`: by what units of each layer were divided in either form, see `balanced`."""
+    maps = match_units(ours, theirs)
+    if maps is None:
         return None
     relation, detail = _classify(_face(ours, theirs, maps), _count(ours, theirs, maps))
     if ours.pairs != theirs.pairs and relation != "unrelated":
@@ -147,7 +163,11 @@ def _match_forms(old: Network, new: Network) -> Match | None:
         same = relation in ("re-serialised", "permuted")
         place = "neurons permuted" if relation == "permuted" else ""
         relation, detail = ("split-neurons", _join(split, place)) if same else (relation, _join(detail, split))
-    alignment = None if relation == "unrelated" else from_units(old, ours, theirs, maps)
+    scales = None
+    if sizes is not None:
+        pairs = zip(*sizes, maps, strict=True)
+        scales = [np.where(m.new >= 0, there[m.new] / here, 1.0) for here, there, m in pairs]
+    alignment = None if relation == "unrelated" else from_units(old, ours, theirs, maps, scales)
     return Match(relation, detail, alignment)
 
 

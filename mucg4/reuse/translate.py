@@ -61,8 +61,11 @@ def _contracted(tree: Tree, alignment: Alignment, node: IntArray, index: IntArra
     np.logical_or.at(flags[0], number[visited], tree.refresh[visited])
     np.logical_or.at(flags[1], number[visited], tree.clip[visited])
     there = _known_cuts(tree, alignment)
+    factor = _factors(tree, alignment)
     words = _Words(
         alignment,
+        factor=np.append(factor, 1.0),
+        cut_factor=np.append(_cut_factors(tree, alignment), 1.0),
         number=number,
         literals=np.append(np.where(_literal_stays(tree, kept), number, -1), -1),
         cuts=np.append(np.where(there, np.cumsum(there) - 1, -1), -1),
@@ -73,7 +76,7 @@ def _contracted(tree: Tree, alignment: Alignment, node: IntArray, index: IntArra
         tree,
         node=np.where(inner, node, -1)[kept].astype(np.int32),
         index=np.where(inner, index, -1)[kept].astype(np.int32),
-        threshold=tree.threshold[kept],
+        threshold=(tree.threshold * _split_factors(tree, alignment))[kept],
         left=children(tree.left),
         right=children(tree.right),
         refresh=flags[0],
@@ -99,6 +102,25 @@ def _literals(tree: Tree, alignment: Alignment) -> tuple[IntArray, IntArray, Int
         live = (new >= 0) & (fixed == 0)
         node[at[live]], index[at[live]], side[at] = alignment.nodes[k], new[live], fixed
     return node, index, side
+
+
+def _split_factors(tree: Tree, alignment: Alignment) -> FloatArray:
+    """(N,) what the neuron that a tree node splits is multiplied by, 1 elsewhere."""
+    out = np.ones(len(tree))
+    for k in alignment.scale:
+        at = np.flatnonzero(tree.node == k)
+        out[at] = alignment.scale_of(k, tree.index[at])
+    return out
+
+
+def _factors(tree: Tree, alignment: Alignment) -> FloatArray:
+    """(N,) what the neuron of the literal that introduces each tree node is multiplied by."""
+    return np.append(_split_factors(tree, alignment), 1.0)[tree.parents()]  # the root has none
+
+
+def _cut_factors(tree: Tree, alignment: Alignment) -> FloatArray:
+    """(C,) what the neuron of each cut is multiplied by."""
+    return np.concatenate([np.zeros(0), *(alignment.scale_of(c.node, c.index) for c in tree.cuts)])
 
 
 def _chosen_children(tree: Tree, node: IntArray, side: IntArray) -> IntArray:
@@ -147,13 +169,16 @@ class _Words:
     """What each number of the old tree is in the new one: -1 where it is left out.
 
     `number (N,)` of tree nodes as regions, `literals (N + 1,)` as literals, `cuts (C + 1,)` of cuts; the last entry of
-    the latter two stands for numbers that the tree does not have.
+    the latter two stands for numbers that the tree does not have. `factor (N + 1,)` and `cut_factor (C + 1,)` are what
+    the neurons of literals and cuts are multiplied by: multipliers are divided by it.
     """
 
     alignment: Alignment
     number: IntArray
     literals: IntArray
     cuts: IntArray
+    factor: FloatArray
+    cut_factor: FloatArray
 
     def refutations(self, table: Refutations, visited: BoolArray) -> Refutations:
         """Those at visited nodes, in their order."""
@@ -184,10 +209,10 @@ class _Words:
             slope_value=table.slope_value[there][order],
             beta_count=beta_count,
             literal=literal,
-            beta=table.beta[beta],
+            beta=(table.beta / _places(self.factor, table.literal))[beta],
             cut_count=cut_count,
             cut=numbers,
-            multiplier=table.multiplier[cut],
+            multiplier=(table.multiplier / _places(self.cut_factor, table.cut))[cut],
             core_count=np.where(table.core_count[rows] < 0, NO_CORE, core_count).astype(np.int32),
             core=core,
         )
@@ -202,18 +227,21 @@ class _Words:
         if not rows.any():
             return None
         literals, cuts = _places(self.literals, t.literals), _places(self.cuts, t.cuts)
+        own = self.alignment.scale_of(t.node, t.index)  # a row times a number is a row
+        beta = t.beta * own[:, None] / _places(self.factor, t.literals)
+        cut_weights = t.cut_weights * own[:, None] / _places(self.cut_factor, t.cuts)
         return Tightening(
             int(self.number[t.at]),
             t.conjunction,
             self.alignment.nodes[t.node],
             _short(index[rows]),
             t.side[rows],
-            _part(t.weights, rows),
+            _part(t.weights * own[:, None], rows),
             self.slopes(t.alpha, rows),
             _short(literals[literals >= 0]),
-            _part(t.beta, rows, literals >= 0),
+            _part(beta, rows, literals >= 0),
             _short(cuts[cuts >= 0]),
-            _part(t.cut_weights, rows, cuts >= 0),
+            _part(cut_weights, rows, cuts >= 0),
         )
 
     def cut(self, c: Cuts, survive: IntArray) -> Cuts:
@@ -260,7 +288,7 @@ def _short(numbers: IntArray) -> IntArray:
     return numbers.astype(np.int32)
 
 
-def _places(places: IntArray, numbers: IntArray) -> IntArray:
+def _places(places: AnyArray, numbers: IntArray) -> AnyArray:
     """What the numbers are now; the last entry of `places` stands for numbers that are too large."""
     return np.asarray(places[np.minimum(numbers, len(places) - 1)])
 

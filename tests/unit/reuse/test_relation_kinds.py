@@ -109,6 +109,48 @@ def test_pairs_that_are_no_exact_opposites_are_put_together_in_the_form(parent):
                 assert np.allclose(ours[node], theirs[alignment.nodes[node]], atol=1e-5 if name == "scaled" else 0.3)
 
 
+def scaled(layers, seed: int = 0):
+    """Every hidden neuron multiplied by a factor of its own, and what reads it divided by it."""
+    random, out = np.random.default_rng(seed), [(w.copy(), b.copy()) for w, b in layers]
+    for k in range(len(out) - 1):
+        factor = np.exp(random.uniform(-2, 2, len(out[k][1])))
+        out[k] = out[k][0] * factor[:, None], out[k][1] * factor
+        out[k + 1] = out[k + 1][0] / factor, out[k + 1][1]
+    return out
+
+
+@pytest.mark.parametrize("method, relation, share", [("", "re-serialised", 1.0), ("permute", "permuted", 1.0),
+                                                     ("neurons5", "pruned-neurons", 0.35)])  # fmt: skip
+def test_scaled_neurons_are_recognised(method, relation, share, parent):
+    """As equalisation before quantising leaves them: multipliers of literals and rows of tightenings are scaled too."""
+    _, query, proof = parent
+    assert proof.trees[0].table.beta_count.any()
+    data = model_bytes(scaled(hard_layers(SEED, SIZES)))
+    variant = Query((read_network(compress(data, method, seed=1) if method else data),), query.cases)
+    found = match(query.network, variant.network)
+    assert found.relation == relation and "neurons scaled" in found.detail
+    assert holds(proof.trees, found, variant) >= share
+    assert found.alignment is not None and found.alignment.scale
+    unscaled = replace(found, alignment=replace(found.alignment, scale={}))
+    assert holds(proof.trees, unscaled, variant) < share
+
+
+def test_scales_go_to_all_evidence_of_a_neuron(parent):
+    """Thresholds, rows of tightenings, multipliers of literals and of cuts, to the new network and back."""
+    _, query, proof = parent
+    variant = read_network(model_bytes(scaled(hard_layers(SEED, SIZES))))
+    there, back = match(query.network, variant), match(variant, query.network)
+    assert there.alignment is not None and back.alignment is not None
+    for tree in proof.trees:
+        again = translate(translate(tree, there.alignment), back.alignment)
+        assert np.allclose(again.table.beta, tree.table.beta, rtol=1e-4)
+        assert np.allclose(again.table.multiplier, tree.table.multiplier, rtol=1e-4)
+        assert np.allclose(again.threshold, tree.threshold, rtol=1e-4)
+        for a, b in zip(again.tightenings, tree.tightenings, strict=True):
+            assert np.allclose(a.weights, b.weights, rtol=1e-4) and np.allclose(a.beta, b.beta, rtol=1e-4)
+            assert np.allclose(a.cut_weights, b.cut_weights, rtol=1e-4)
+
+
 def linear_chain(layers, linear=()):
     nodes = [Node(None, (), "x", (layers[0][0].shape[1],))]
     for k, (w, b) in enumerate(layers):
