@@ -26,6 +26,7 @@ from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
 from mucg4.relate.align import Alignment
 from mucg4.reuse.structure import splits_phases
 from mucg4.reuse.translate import restricted, translate
+from mucg4.search.run import LOW_DIMENSION
 from mucg4.store.related import Related
 
 PIECES = 256  # most pieces that a case's box is divided into; not measured
@@ -112,7 +113,9 @@ def _of_case(network: Network, case: Case, parts: Sequence[Part]) -> list[Tree]:
 
 def _over(network: Network, case: Case, parts: Sequence[Part]) -> Tree:
     """One tree over the case's box from parts that answer for the same conjunctions."""
-    if len(parts) == 1 or splits_phases(parts[0].tree):
+    box = case.box
+    few = np.count_nonzero(box.hi > box.lo) <= LOW_DIMENSION or any(len(part.tree) > 1 for part in parts)
+    if len(parts) == 1 or splits_phases(parts[0].tree) or not few:
         return parts[0].tree
     parts = [part for part in parts if not splits_phases(part.tree)]
     first, left = parts[0].tree, PIECES
@@ -134,7 +137,7 @@ def _over(network: Network, case: Case, parts: Sequence[Part]) -> Tree:
         tree = keep_cuts(held.tree, np.zeros(sum(len(c.index) for c in held.tree.cuts), dtype=bool))
         return restricted(tree, network, lo, hi)  # cuts hold at a tree's root
 
-    return over(case.box.lo, case.box.hi, parts)
+    return over(box.lo, box.hi, parts)
 
 
 def _face(lo: FloatArray, hi: FloatArray, parts: Sequence[Part]) -> tuple[int, float]:
