@@ -241,17 +241,13 @@ def _cost(row: _Row, kind: str, unsafe: str, distances: dict[str, float]) -> flo
     return min(distances[row.network], 20.0) + BOX_COST[kind] + other
 
 
-def _rank(row: _Row, kind: str, cost: float, here: str, first: str) -> tuple[bool, int, bool, bool, int, float]:
-    """This very query's result, then by cost, and those alike by whether the box is held, by leaves, then by age.
+def _rank(row: _Row, kind: str, cost: float, here: str, first: str) -> tuple[bool, int, bool, bool, float]:
+    """This very query's result, then by cost; those alike by whether the box is held, then by age.
 
-    A proof that needs few leaves has the stronger bounds. Measured on mnist 256x4, property 14 at 0.05, where the
-    original's proof has 184 leaves and that of its int8 copy, which returned to the root, 9: of those leaves 168 and 1
-    stay open on the copy pruned by 10 %, and 309 and 1 regions close them. Numbers of leaves within a factor of four
-    are alike; then the oldest is the likeliest original.
+    The oldest is the likeliest original.
     """
     level = int(np.ceil(np.log2(max(cost / ALIKE, 1.0))))
-    part = kind not in ("equal", "inside")
-    return row.key != first, level, row.network != here, part, row.leaves.bit_length() // 2, row.created
+    return row.key != first, level, row.network != here, kind not in ("equal", "inside"), row.created
 
 
 def _sources(rows: Rows, networks: set[str]) -> dict[str, tuple[str, ...]]:
