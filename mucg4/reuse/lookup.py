@@ -127,10 +127,12 @@ def _strongest(run: Run, chosen: tuple[Related, Match], others: Sequence[Related
     split such a proof has more leaves, and leaves as much open.
     """
     first = chosen[0]
-    made_anew = first.scratch_seconds is not None and first.fingerprint != run.query.network.fingerprint
-    if not made_anew or first.proof is None or not any(splits_phases(tree) for tree in first.proof.trees):
+    own = first.fingerprint == run.query.network.fingerprint
+    if own or first.proof is None or not any(splits_phases(tree) for tree in first.proof.trees):
         return chosen
-    for other in others:
+    for other in reversed(others):  # those alike come by age: the youngest had most to begin at
+        if other is first:
+            return chosen
         near = other.distance <= max(ALIKE, 2 * first.distance)
         if near and other.scratch_seconds is None and _answers_all(other):
             found = _compared(run, other)

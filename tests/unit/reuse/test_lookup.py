@@ -30,12 +30,13 @@ def copies(count: int) -> list[Query]:
 
 
 @pytest.mark.parametrize("split", ["phase", "input"])
-def test_where_phases_are_split_a_proof_made_from_another_is_the_stronger(split):
+@pytest.mark.parametrize("first", [1.0, None])  # None: with the help of a proof for a smaller box, say
+def test_where_phases_are_split_a_proof_made_from_another_is_the_stronger(split, first):
     """Not where inputs are, and not in place of this network's own proof."""
     original, variant, asked = copies(3)
     settings = Settings(workers=1, attack=False, split=split)
     with Store(":memory:") as store:
-        for query, seconds in ((original, 1.0), (variant, None)):
+        for query, seconds in ((original, first), (variant, None)):
             verdict = verify(query, settings, budget=effort())
             assert isinstance(verdict, Safe)
             store.save(query, "unsat", proof=verdict.proof, scratch_seconds=seconds)
