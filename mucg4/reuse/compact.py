@@ -31,6 +31,7 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
+from mucg4.reuse.roomy import roomy
 from mucg4.reuse.survey import OWN
 from mucg4.search.run import CaseState, Run, open_case
 
@@ -340,11 +341,14 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
     seconds = max(LEAST_SECONDS, SHARE * solve_seconds) if effort is None else effort
     if effort is None and run.statistics.times.get("check", 0.0) > CHECK_SHARE * seconds:
         return proof  # measuring takes about as long as checking did
-    budget = run.budget.share(seconds)
+    query, budget = run.query, run.budget.share(seconds)
     quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
     try:
         with single_thread(), np.errstate(all="ignore"):  # bounds that overflow prove nothing
-            trees = _improved(quiet, run.budget.poll, proof.trees, effort is not None)
+            gauges = gauges_of(query, budget, effort is not None)
+            run.report("proofs with room for noise")
+            trees = roomy(quiet, proof.trees, gauges)
+            trees = _improved(quiet, run.budget.poll, trees, list(gauges.values()))
     except (BudgetError, ProofError):
         return proof
     return replace(proof, trees=tuple(trees))
@@ -368,12 +372,11 @@ class Piece:
 Done = dict[int, tuple[Tree, BoolArray]]  # by the number of a piece: its tree afterwards, and what of it is superfluous
 
 
-def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], copies: bool) -> list[Tree]:
-    """The trees after all steps, or without noisy `copies` after the first row of them, each piece in one process.
+def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauges: Sequence[Gauge]) -> list[Tree]:
+    """The trees after all steps, or without noisy copies after the first row of them, each piece in one process.
 
     `poll` is called while processes work. Raises what it raises, `BudgetError`, `ProofError`.
     """
-    gauges = list(gauges_of(quiet.query, quiet.budget, copies).values())
     states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
     pieces = [piece for k, tree in enumerate(trees) for piece in _pieces(k, tree) if states[tree.case] is not None]
     size = [int(np.count_nonzero(trees[p.tree].left[p.own] < 0)) for p in pieces]
@@ -382,7 +385,7 @@ def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], copie
     def work(numbers: Sequence[int]) -> Done:
         done: Done = {}
         try:
-            for steps in STEPS if copies else STEPS[:1]:
+            for steps in STEPS if len(gauges) > 1 else STEPS[:1]:
                 for number in numbers:
                     piece = pieces[number]
                     tree, gone = done.get(number, (trees[piece.tree], piece.own & False))

@@ -55,19 +55,7 @@ class Survey:
 
 def survey(proof: Proof, gauges: Mapping[str, Gauge], workers: int = 1) -> Survey:
     """Measures the proof with every gauge; the one named OWN has its query. Raises `ProofError`, `BudgetError`."""
-    plans = [planned(tree, gauges[OWN].query) for tree in proof.trees]
-    names = sorted(gauges, key=lambda name: name != OWN)
-
-    def measured(some: Sequence[str]) -> dict[str, list[Margins]]:
-        return {name: [gauges[name].measure(plan) for plan in plans] for name in some}
-
-    shares = [names[k::workers] for k in range(min(workers, len(names)))]
-    with single_thread():
-        if len(shares) > 1 and can_fork():
-            parts = forked([partial(measured, own) for own in shares], gauges[OWN].budget.poll)
-        else:
-            parts = [measured(names)]
-    found = {name: own for part in parts if part is not None for name, own in part.items()}
+    found = measured(proof.trees, gauges, workers)
     pairs = list(zip(proof.trees, found[OWN], strict=True))
     total = max(proof.leaves, 1)
     return Survey(
@@ -81,6 +69,21 @@ def survey(proof: Proof, gauges: Mapping[str, Gauge], workers: int = 1) -> Surve
         margins=np.concatenate([np.zeros(0), *(m.value[m.value > 0] for m in found[OWN])]),
         holds={name: 1 - sum(m.lost for m in found[name]) / total for name in gauges if name != OWN},
     )
+
+
+def measured(trees: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int = 1) -> dict[str, list[Margins]]:
+    """The margins of each tree by every gauge, in processes. Raises `ProofError`, `BudgetError`."""
+    plans, names = [planned(tree, gauges[OWN].query) for tree in trees], list(gauges)
+
+    def work(some: Sequence[str]) -> dict[str, list[Margins]]:
+        return {name: [gauges[name].measure(plan) for plan in plans] for name in some}
+
+    shares = [names[k::workers] for k in range(min(workers, len(names)))]
+    with single_thread():
+        if len(shares) < 2 or not can_fork():
+            return work(names)
+        parts = forked([partial(work, own) for own in shares], gauges[OWN].budget.poll)
+    return {name: own for part in parts if part is not None for name, own in part.items()}
 
 
 def ends(tree: Tree, found: Margins) -> BoolArray:

@@ -1,0 +1,89 @@
+"""Proofs with room: what is proved of loosened constraints holds for those as stated, with that much to spare."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from effort import effort
+from handmade import chain, clauses, formula_query, one, random_layers
+
+from mucg4.check.margins import Gauge
+from mucg4.check.walk import check
+from mucg4.gate.runtimes import runtime_of
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof
+from mucg4.model.query import Query
+from mucg4.model.verdict import Safe, Statistics
+from mucg4.reuse import roomy as module
+from mucg4.reuse.compact import gauges_of
+from mucg4.reuse.roomy import _moved, _with_room, roomy
+from mucg4.reuse.survey import OWN, survey
+from mucg4.search.run import Run
+from mucg4.settings import Settings
+from mucg4.verify import verify
+
+
+def run_of(query: Query, workers: int = 1) -> Run:
+    return Run(query, Settings(workers=workers, split="phase", attack=False), effort(), Statistics(), runtime_of(query))
+
+
+@pytest.fixture(scope="module")
+def peak() -> tuple[Query, Proof]:
+    """The output of a random network lies a little above its sampled maximum; by phases."""
+    network = chain(random_layers(1, (3, 12, 12, 1)))
+    top = float(network(np.random.default_rng(0).uniform(-1, 1, (100_000, 3))).max())
+    query = one(network, [-1] * 3, [1] * 3, [({}, {0: -1.0}, top + 1.0, False)])
+    verdict = verify(query, Settings(workers=1, split="phase", compact=False), budget=effort())
+    assert isinstance(verdict, Safe)
+    return query, verdict.proof
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_leaves_have_the_room_that_was_asked_for(peak, workers):
+    query, proof = peak
+    trees = _with_room(run_of(query, workers), [np.array([0.5])])
+    found = Proof(query.network.fingerprint, query.property_hash, tuple(trees))
+    assert check(found, query).accepted
+    alone = {OWN: Gauge(query, Budget())}
+    # the only constraint has weight one: margins are bounds of it, but for default slopes that tighter bounds tip
+    before, after = (np.sort(survey(p, alone).margins) for p in (proof, found))
+    assert after[len(after) // 10] > 0.45 > before[len(before) // 2]
+
+
+@pytest.mark.parametrize(
+    "shares, taken", [((0.5, 0.9, 0.4, 0.3), 1), ((0.5, 0.7, 0.8, 0.9), 3), ((0.5, 0.5, 0.4, 0.5), 0)]
+)
+def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, taken, monkeypatch):
+    query, proof = peak
+    made, left = [list(proof.trees)], list(shares)
+    monkeypatch.setattr(module, "_with_room", lambda *_: made.append(list(proof.trees)) or made[-1])
+    monkeypatch.setattr(module, "_worth", lambda *_: left.pop(0))
+    monkeypatch.setattr(module, "_is_met", lambda *_: False)
+    found = roomy(run_of(query), proof.trees, gauges_of(query, Budget()))
+    assert len(made) == 4 and (found is made[taken] or taken == 0)
+
+
+def test_room_is_what_noise_moves_the_constraints(peak):
+    query, _ = peak
+    gauges = gauges_of(query, Budget())
+    (case,) = query.cases
+    moved = _moved(query, case, gauges)
+    assert moved.shape == (sum(map(len, case.conjunctions)),) and np.all(moved >= 0) and np.any(moved > 0)
+    assert not np.any(_moved(query, case, {OWN: gauges[OWN], "same": gauges[OWN]}))
+
+
+@pytest.mark.parametrize("why", ["inputs", "no copies", "no time"])
+def test_the_proof_stays_as_it_is(peak, why):
+    query, proof = peak
+    run = run_of(query)
+    if why == "inputs":
+        query = formula_query([clauses(3, 6, 40)], 6)
+        verdict = verify(query, Settings(workers=1, split="input", compact=False), budget=effort())
+        assert isinstance(verdict, Safe)
+        run, proof = run_of(query), verdict.proof
+    gauges = gauges_of(query, Budget(), copies=why != "no copies")
+    if why == "no time":
+        run.budget = effort(1)
+    assert [a is b for a, b in zip(roomy(run, proof.trees, gauges), proof.trees, strict=True)] == [True] * len(
+        proof.trees
+    )
