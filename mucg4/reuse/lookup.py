@@ -18,7 +18,7 @@ from mucg4.model.proof import Tree
 from mucg4.ops.arrays import FloatArray
 from mucg4.relate.align import Alignment
 from mucg4.reuse.guard import guarded
-from mucg4.reuse.parts import Part, joined, parts_of
+from mucg4.reuse.parts import StoredPart, joined, parts_of
 from mucg4.reuse.relation import Match, relate, translate
 from mucg4.reuse.structure import splits_phases
 from mucg4.search.run import Run
@@ -146,7 +146,7 @@ def _from_parts(run: Run, store: Store) -> tuple[list[Tree], list[tuple[Related,
 
     These may be on other networks, each with a relation of its own.
     """
-    parts: list[Part] = []
+    parts: list[StoredPart] = []
     parents: list[tuple[Related, Match]] = []
     known = set()
     for related in store.related(run.query, PARENTS, parts=True):

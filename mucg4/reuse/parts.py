@@ -33,7 +33,7 @@ PIECES = 256  # most pieces that a case's box is divided into; not measured
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class StoredPart:
     """A stored tree in the words of this query, and the box `lo, hi (inputs,)` for which it was made."""
 
     lo: FloatArray
@@ -55,11 +55,11 @@ class Part:
         return self.tree if some == self.answers else answering(self.tree, {c: c for c in some}, self.tree.case)
 
 
-def parts_of(query: Query, related: Related, alignment: Alignment) -> list[Part]:
+def parts_of(query: Query, related: Related, alignment: Alignment) -> list[StoredPart]:
     """The trees of a stored proof that answer for something in the query; none where the proof does not decode."""
     proof, boxes, own = related.proof, related.boxes, query.conjunction_names
     names = own if related.same_unsafe else related.names
-    out: list[Part] = []
+    out: list[StoredPart] = []
     if proof is None or len(boxes) != len(names):
         return out
     for tree in proof.trees:
@@ -73,7 +73,7 @@ def parts_of(query: Query, related: Related, alignment: Alignment) -> list[Part]
         moved = None
         for number, case in enumerate(query.cases):
             to = {known[name]: c for c, name in enumerate(own[number]) if name in known}
-            part = Part(lo, hi, tree, frozenset(to.values()))
+            part = StoredPart(lo, hi, tree, frozenset(to.values()))
             if case.box.empty or not to or not part.meets(case.box.lo, case.box.hi):
                 continue
             try:
@@ -84,7 +84,7 @@ def parts_of(query: Query, related: Related, alignment: Alignment) -> list[Part]
     return out
 
 
-def joined(query: Query, parts: Sequence[Part]) -> list[Tree]:
+def joined(query: Query, parts: Sequence[StoredPart]) -> list[Tree]:
     """Trees for the query made of the parts, the nearest of which come first; each conjunction has at most one."""
     out = []
     for number, case in enumerate(query.cases):
@@ -93,7 +93,7 @@ def joined(query: Query, parts: Sequence[Part]) -> list[Tree]:
     return out
 
 
-def _of_case(network: Network, case: Case, parts: Sequence[Part]) -> list[Tree]:
+def _of_case(network: Network, case: Case, parts: Sequence[StoredPart]) -> list[Tree]:
     out = []
     left = frozenset(range(len(case.conjunctions)))
     for part in parts:
@@ -111,7 +111,7 @@ def _of_case(network: Network, case: Case, parts: Sequence[Part]) -> list[Tree]:
     return out
 
 
-def _over(network: Network, case: Case, parts: Sequence[Part]) -> Tree:
+def _over(network: Network, case: Case, parts: Sequence[StoredPart]) -> Tree:
     """One tree over the case's box from parts that answer for the same conjunctions."""
     box = case.box
     few = np.count_nonzero(box.hi > box.lo) <= LOW_DIMENSION or any(len(part.tree) > 1 for part in parts)
@@ -121,7 +121,7 @@ def _over(network: Network, case: Case, parts: Sequence[Part]) -> Tree:
     first, left = parts[0].tree, PIECES
     bare = replace(single_leaf(), case=first.case, conjunctions=first.conjunctions)
 
-    def over(lo: FloatArray, hi: FloatArray, parts: Sequence[Part]) -> Tree:
+    def over(lo: FloatArray, hi: FloatArray, parts: Sequence[StoredPart]) -> Tree:
         nonlocal left
         parts = [part for part in parts if part.meets(lo, hi)]
         held = next((part for part in parts if part.holds(lo, hi)), None)
@@ -140,7 +140,7 @@ def _over(network: Network, case: Case, parts: Sequence[Part]) -> Tree:
     return over(box.lo, box.hi, parts)
 
 
-def _face(lo: FloatArray, hi: FloatArray, parts: Sequence[Part]) -> tuple[int, float]:
+def _face(lo: FloatArray, hi: FloatArray, parts: Sequence[StoredPart]) -> tuple[int, float]:
     """Where a face of the nearest part's box divides a box, and cuts off least of the others: input and threshold."""
     width = np.where(hi > lo, hi - lo, 1.0)
     first, best = parts[0], (np.inf, 0, 0.0)

@@ -16,7 +16,7 @@ from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Box, Case, Conjunction, Query
 from mucg4.model.verdict import Safe
 from mucg4.relate.align import by_position
-from mucg4.reuse.parts import Part, joined, parts_of
+from mucg4.reuse.parts import StoredPart, joined, parts_of
 from mucg4.reuse.translate import restricted
 from mucg4.settings import Settings
 from mucg4.store.store import Store
@@ -152,10 +152,10 @@ def test_cases_come_from_different_proofs():
         assert s.related_proofs == 2 and s.regions == 0
 
 
-def part_of(asked: Query, verdict: Safe) -> Part:
+def part_of(asked: Query, verdict: Safe) -> StoredPart:
     (tree,) = verdict.proof.trees
     (case,) = asked.cases
-    return Part(case.box.lo, case.box.hi, replace(tree, conjunctions=(0,)), frozenset({0}))
+    return StoredPart(case.box.lo, case.box.hi, replace(tree, conjunctions=(0,)), frozenset({0}))
 
 
 def test_pieces_on_boxes_that_overlap_and_stand_out():
