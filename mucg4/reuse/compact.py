@@ -343,14 +343,15 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
         return proof  # measuring takes about as long as checking did
     query, budget = run.query, run.budget.share(seconds)
     quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
+    trees: Sequence[Tree] = proof.trees
     try:
         with single_thread(), np.errstate(all="ignore"):  # bounds that overflow prove nothing
             gauges = gauges_of(query, budget, effort is not None)
             run.report("proofs with room for noise")
-            trees = roomy(quiet, proof.trees, gauges)
+            trees = roomy(quiet, trees, gauges)
             trees = _improved(quiet, run.budget.poll, trees, list(gauges.values()))
     except (BudgetError, ProofError):
-        return proof
+        pass  # what is done counts
     return replace(proof, trees=tuple(trees))
 
 

@@ -117,6 +117,23 @@ def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
     assert polls > 100 and check(small, query).accepted
 
 
+@pytest.mark.parametrize("split, leaves", [("input", 2), ("phase", 48)])
+def test_processes_make_of_their_pieces_what_one_makes(split, leaves, monkeypatch):
+    query, proof = solved(split)
+    monkeypatch.setattr("mucg4.reuse.compact.PIECE", leaves)
+    monkeypatch.setattr("mucg4.reuse.compact.roomy", lambda run, trees, gauges: trees)
+    assert len(_pieces(0, proof.trees[0])) > 2
+    found = []
+    for workers in (1, 2):
+        run = run_of(query)
+        run.settings = replace(run.settings, workers=workers)
+        with np.errstate(all="ignore"):
+            found.append(compact(run, proof, 0.0, FOREVER))
+    assert all(check(p, query).accepted and p.leaves == found[0].leaves for p in found)
+    places = [{(r.at, r.conjunction, r.margin) for t in p.trees for r in t.refutations} for p in found]
+    assert places[0] == places[1]
+
+
 def test_pieces_are_disjoint_but_for_paths_and_hold_everything(monkeypatch):
     tree = solved("input")[1].trees[0]
     monkeypatch.setattr("mucg4.reuse.compact.PIECE", 2)
