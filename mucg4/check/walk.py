@@ -124,12 +124,13 @@ def _walked(
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
             work = [walk.work_left() for walk in walks]
-            shared = workers > 1 and can_fork() and sum(work) > LEAST_SHARED
+            total = sum(work)
+            shared = workers > 1 and can_fork() and total > LEAST_SHARED
             if not shared:
                 meanwhile()
             for walk, own in zip(walks, work, strict=True):
-                large = own > sum(work) / (WHOLE * workers)
-                walk.prepare(max(1, round(SHARED * own / sum(work)) if large else 1) if shared else 0)
+                large = own > total / (WHOLE * workers)
+                walk.prepare(max(1, round(SHARED * own / total) if large else 1) if shared else 0)
             stopped = _share_out(walks, workers, budget, meanwhile if shared else nothing)
     except ProofError as error:
         return walks, str(error), ""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 T = TypeVar("T")
+K = TypeVar("K")
 POLL_SECONDS = 0.2  # between two looks at what children sent; not measured
 MOST_DEALT = 1000  # numbers of four bytes, which a pipe of a page holds; given
 LOOK_SECONDS = 0.5  # between two looks whether the parent is still there; not measured
@@ -84,6 +85,20 @@ def forked(
             connection.close()
             _end(pid)
     return results
+
+
+def shared_out(
+    work: Callable[[Sequence[K]], dict[K, T]], items: Sequence[K], workers: int, poll: Callable[[], None]
+) -> dict[K, T]:
+    """What `work` makes of the items, dealt in turn among at most so many forked processes; here where one is enough.
+
+    Raises as `forked` does.
+    """
+    workers = min(workers, len(items)) if can_fork() else 1
+    if workers < 2:
+        return work(items)
+    parts = forked([partial(work, items[k::workers]) for k in range(workers)], poll)
+    return {key: made for part in parts if part is not None for key, made in part.items()}
 
 
 def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]) -> Iterator[T]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from mucg4.bound.tighten import Ascent
 from mucg4.check.margins import Gauge, Margins, Places, planned
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import can_fork, forked, single_thread
+from mucg4.limits.processes import shared_out, single_thread
 from mucg4.model.proof import Proof, Tree, keep_cuts
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
@@ -404,10 +403,8 @@ def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauge
             pass  # what is done counts
         return done
 
-    workers = min(quiet.workers, len(pieces)) if can_fork() and quiet.budget.left() > LEAST_SHARED else 1
-    shares = [order[k::workers] for k in range(workers)]
-    parts = forked([partial(work, own) for own in shares], poll) if workers > 1 else [work(order)]
-    return _merged(trees, pieces, {k: v for part in parts if part is not None for k, v in part.items()})
+    workers = quiet.workers if quiet.budget.left() > LEAST_SHARED else 1
+    return _merged(trees, pieces, shared_out(work, order, workers, poll))
 
 
 def _merged(trees: Sequence[Tree], pieces: Sequence[Piece], done: Done) -> list[Tree]:

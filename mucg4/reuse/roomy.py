@@ -20,7 +20,7 @@ import numpy as np
 
 from mucg4.check.deviation import enlarged
 from mucg4.check.margins import Gauge
-from mucg4.errors import BudgetError, Mucg4Error
+from mucg4.errors import Mucg4Error
 from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query, Witness
@@ -29,6 +29,7 @@ from mucg4.ops.arrays import FloatArray
 from mucg4.reuse.replay import go_on
 from mucg4.reuse.structure import splits_phases
 from mucg4.reuse.survey import OWN, measured
+from mucg4.search.cancel import constraint_values, worst_values
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
 from mucg4.search.standing import Standing
@@ -46,26 +47,24 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     `gauges`: of the run's query, called OWN, and of noisy copies. The trees answer for the whole query, each leaf has
     evidence that the checker accepted. Takes at most SHARE of the time for the last attempt. Raises `ProofError`.
     """
-    best = list(trees)
-    if (
-        len(gauges) == 1
-        or not all(len(tree) == 1 or splits_phases(tree) for tree in trees)
-        or not any(splits_phases(tree) for tree in trees)
-    ):
+    best, copies = list(trees), {name: gauge for name, gauge in gauges.items() if name != OWN}
+    by_phases = [splits_phases(tree) for tree in trees]
+    if not copies or not any(by_phases) or any(len(t) > 1 and not own for t, own in zip(trees, by_phases, strict=True)):
         return best
-    moved = [_moved(run.query, case, gauges) for case in run.query.cases]
-    worth = _worth(run, best, gauges)
+    cases = {k: case for k, case in enumerate(run.query.cases) if not case.box.empty and case.conjunctions}
+    moved = {k: _moved(run.query, case, copies) for k, case in cases.items()}
+    worth = _worth(run, best, copies)
     for room in ROOMS if worth < ENOUGH else ():
         budget = run.budget.share(SHARE * run.budget.left())
-        if any(_is_met(run.query, case, room * d) for case, d in zip(run.query.cases, moved, strict=True)):
+        if any(_is_met(run.query, case, room * moved[k]) for k, case in cases.items()):
             break
         try:
-            found = _with_room(replace(run, budget=budget), [room * d for d in moved])
-        except (BudgetError, Mucg4Error):
+            found = _with_room(replace(run, budget=budget), {k: room * d for k, d in moved.items()})
+        except Mucg4Error:
             break
         if found is None:
             break
-        new = _worth(run, found, gauges)
+        new = _worth(run, found, copies)
         if new > worth + BETTER:
             best, worth = found, new
         if worth >= ENOUGH:
@@ -82,37 +81,29 @@ def _points(case: Case) -> FloatArray:
 
 def _is_met(query: Query, case: Case, room: FloatArray) -> bool:
     """True where some point has all constraints of a conjunction with so much room `(M,)`: no search would end."""
-    if case.box.empty or not case.conjunctions:
-        return False
     x = _points(case)
-    y = query.network.values(x)[-1]
-    values = [c.y_coeffs @ y.T + c.x_coeffs @ x.T + c.constants[:, None] for c in case.conjunctions]
-    ends = np.cumsum([len(c) for c in case.conjunctions])
-    parts = np.split(room, ends[:-1])
-    return any(bool(np.any(np.all(v <= d[:, None], axis=0))) for v, d in zip(values, parts, strict=True))
+    values = constraint_values(case, x, query.network.values(x)[-1])
+    return bool(np.any(worst_values(case, values - room) <= 0))
 
 
-def _moved(query: Query, case: Case, gauges: Mapping[str, Gauge]) -> FloatArray:
+def _moved(query: Query, case: Case, copies: Mapping[str, Gauge]) -> FloatArray:
     """(M,) by how much noise moves each constraint of a case, at most, at points of its box."""
-    if case.box.empty or not case.conjunctions:
-        return np.zeros(0)
-    x, rows = _points(case), np.concatenate([c.y_coeffs for c in case.conjunctions])
-    own = query.network.values(x)[-1] @ rows.T
-    copies = (gauge.query.network.values(x)[-1] @ rows.T for name, gauge in gauges.items() if name != OWN)
-    out: FloatArray = np.max([np.max(abs(other - own), axis=0, initial=0.0) for other in copies], axis=0)
+    x = _points(case)
+    own, *others = (
+        constraint_values(case, x, network.values(x)[-1])
+        for network in (query.network, *(gauge.query.network for gauge in copies.values()))
+    )
+    out: FloatArray = np.max([np.max(abs(other - own), axis=0) for other in others], axis=0)
     return np.where(np.isfinite(out), out, 0.0)
 
 
-def _with_room(run: Run, moved: Sequence[FloatArray]) -> list[Tree] | None:
+def _with_room(run: Run, room: Mapping[int, FloatArray]) -> list[Tree] | None:
     """Trees of the query with the constraints of each case loosened, as the checker accepts them of the query itself.
 
-    None where it does not. Raises what a search raises.
+    `room`: (M,) for the cases by their numbers. None where the checker does not. Raises what a search raises.
     """
     query = run.query
-    cases = tuple(
-        case if case.box.empty or not case.conjunctions else enlarged(case, d)
-        for case, d in zip(query.cases, moved, strict=True)
-    )
+    cases = tuple(enlarged(case, room[k]) if k in room else case for k, case in enumerate(query.cases))
     trees = solve(replace(run, query=replace(query, cases=cases), standing=Standing(), statistics=Statistics()))
     if isinstance(trees, Witness):
         return None
@@ -126,8 +117,8 @@ def _with_room(run: Run, moved: Sequence[FloatArray]) -> list[Tree] | None:
     return list(examined.report.proof.trees) if examined.report.accepted else None
 
 
-def _worth(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> float:
+def _worth(run: Run, trees: Sequence[Tree], copies: Mapping[str, Gauge]) -> float:
     """The mean share of the trees' leaves that hold on the noisy copies."""
     leaves = sum(len(tree.leaves) for tree in trees)
-    lost = [sum(m.lost for m in own) for name, own in measured(trees, gauges, run.workers).items() if name != OWN]
+    lost = [sum(m.lost for m in own) for own in measured(trees, copies, run.workers).values()]
     return 1 - float(np.mean(lost)) / max(leaves, 1)

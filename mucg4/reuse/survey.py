@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from mucg4.check.margins import Gauge, Margins, planned
-from mucg4.limits.processes import can_fork, forked, single_thread
+from mucg4.limits.processes import shared_out, single_thread
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import to_packed
 from mucg4.ops.arrays import BoolArray, FloatArray
@@ -73,17 +72,14 @@ def survey(proof: Proof, gauges: Mapping[str, Gauge], workers: int = 1) -> Surve
 
 def measured(trees: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int = 1) -> dict[str, list[Margins]]:
     """The margins of each tree by every gauge, in processes. Raises `ProofError`, `BudgetError`."""
-    plans, names = [planned(tree, gauges[OWN].query) for tree in trees], list(gauges)
+    names, first = list(gauges), next(iter(gauges.values()))
+    plans = [planned(tree, first.query) for tree in trees]  # good for all copies of a network
 
     def work(some: Sequence[str]) -> dict[str, list[Margins]]:
         return {name: [gauges[name].measure(plan) for plan in plans] for name in some}
 
-    shares = [names[k::workers] for k in range(min(workers, len(names)))]
     with single_thread():
-        if len(shares) < 2 or not can_fork():
-            return work(names)
-        parts = forked([partial(work, own) for own in shares], gauges[OWN].budget.poll)
-    return {name: own for part in parts if part is not None for name, own in part.items()}
+        return shared_out(work, names, workers, first.budget.poll)
 
 
 def ends(tree: Tree, found: Margins) -> BoolArray:

@@ -61,10 +61,10 @@ def _contracted(tree: Tree, alignment: Alignment, node: IntArray, index: IntArra
     np.logical_or.at(flags[0], number[visited], tree.refresh[visited])
     np.logical_or.at(flags[1], number[visited], tree.clip[visited])
     there = _known_cuts(tree, alignment)
-    factor = _factors(tree, alignment)
+    split = _split_factors(tree, alignment)
     words = _Words(
         alignment,
-        factor=np.append(factor, 1.0),
+        factor=np.append(np.append(split, 1.0)[tree.parents()], 1.0),  # the root has no literal
         cut_factor=np.append(_cut_factors(tree, alignment), 1.0),
         number=number,
         literals=np.append(np.where(_literal_stays(tree, kept), number, -1), -1),
@@ -76,7 +76,7 @@ def _contracted(tree: Tree, alignment: Alignment, node: IntArray, index: IntArra
         tree,
         node=np.where(inner, node, -1)[kept].astype(np.int32),
         index=np.where(inner, index, -1)[kept].astype(np.int32),
-        threshold=(tree.threshold * _split_factors(tree, alignment))[kept],
+        threshold=(tree.threshold * split)[kept],
         left=children(tree.left),
         right=children(tree.right),
         refresh=flags[0],
@@ -111,11 +111,6 @@ def _split_factors(tree: Tree, alignment: Alignment) -> FloatArray:
         at = np.flatnonzero(tree.node == k)
         out[at] = alignment.scale_of(k, tree.index[at])
     return out
-
-
-def _factors(tree: Tree, alignment: Alignment) -> FloatArray:
-    """(N,) what the neuron of the literal that introduces each tree node is multiplied by."""
-    return np.append(_split_factors(tree, alignment), 1.0)[tree.parents()]  # the root has none
 
 
 def _cut_factors(tree: Tree, alignment: Alignment) -> FloatArray:

@@ -23,7 +23,7 @@ from mucg4.errors import InputError
 from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import legal_bounds, replay_witness, snap
-from mucg4.model.query import Case, Conjunction, Query, Witness
+from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 
 RANDOM, CORNERS = 64, 32  # points of the box: random ones, and corners; not measured
@@ -160,13 +160,13 @@ class _Hunt:
                 break
             x = points[i : i + step]
             values = self.network.values(x.astype(np.float64))
-            g = self._values(x.astype(np.float64), values[-1])
+            g = constraint_values(self.case, x.astype(np.float64), values[-1])
             for backward in (False, True):  # most are far from suspect, which is seen at a third of the price
                 d = self._deviations(values, backward)
-                near = _worst(self.case, np.where(np.isfinite(d), g - d, -np.inf)) <= 0
+                near = worst_values(self.case, np.where(np.isfinite(d), g - d, -np.inf)) <= 0
                 x, g, d, values = x[near], g[near], d[near], [v[near] for v in values]
             chosen.append(x)
-            out.append(_worst(self.case, np.where(d > 0, g / d, np.inf)))  # d that is not known: 0
+            out.append(worst_values(self.case, np.where(d > 0, g / d, np.inf)))  # d that is not known: 0
         return np.concatenate(chosen)[np.argsort(np.concatenate(out), kind="stable")][:KEPT]
 
     def _deviations(self, values: list[Array], backward: bool) -> Array:
@@ -185,21 +185,18 @@ class _Hunt:
                 break
             x = points[i : i + 32]
             y = self.runtime.outputs(x).astype(np.float64)
-            worth[i : i + 32] = _worst(self.case, self._values(x.astype(np.float64), y))
+            worth[i : i + 32] = worst_values(self.case, constraint_values(self.case, x.astype(np.float64), y))
         worth = np.where(np.isnan(worth), np.inf, worth)
         order = np.argsort(worth, kind="stable")[: 4 * KEPT]
         return points[order], worth[order]
 
-    def _values(self, x: Array, y: Array) -> Array:
-        """(N, M) values of all constraints, one conjunction after the other."""
-        return np.concatenate([_constraints(c, x, y) for c in self.case.conjunctions], axis=1)
+
+def constraint_values(case: Case, x: Array, y: Array) -> Array:
+    """(N, M) values of all constraints at points with outputs `y`, one conjunction after the other."""
+    return np.concatenate([y @ c.y_coeffs.T + x @ c.x_coeffs.T + c.constants for c in case.conjunctions], axis=1)
 
 
-def _constraints(conj: Conjunction, x: Array, y: Array) -> Array:
-    return y @ conj.y_coeffs.T + x @ conj.x_coeffs.T + conj.constants
-
-
-def _worst(case: Case, values: Array) -> Array:
+def worst_values(case: Case, values: Array) -> Array:
     """(N,) over conjunctions the smallest, of each the largest value."""
     starts = np.cumsum([0, *(len(c) for c in case.conjunctions)])[:-1]
     return np.maximum.reduceat(values, starts, axis=1).min(axis=1)
