@@ -20,7 +20,7 @@ import numpy as np
 
 from mucg4.check.deviation import enlarged
 from mucg4.check.margins import Gauge
-from mucg4.errors import Mucg4Error
+from mucg4.errors import BudgetError, ProofError
 from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query, Witness
@@ -60,11 +60,11 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
             break
         try:
             found = _with_room(replace(run, budget=budget), {k: room * d for k, d in moved.items()})
-        except Mucg4Error:
+            new = 0.0 if found is None else _worth(run, found, copies)
+        except (BudgetError, ProofError):  # what was found before stays
             break
         if found is None:
             break
-        new = _worth(run, found, copies)
         if new > worth + BETTER:
             best, worth = found, new
         if worth >= ENOUGH:

@@ -9,6 +9,7 @@ from handmade import chain, clauses, formula_query, one, random_layers
 
 from mucg4.check.margins import Gauge
 from mucg4.check.walk import check
+from mucg4.errors import BudgetError
 from mucg4.gate.runtimes import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof
@@ -61,6 +62,21 @@ def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, taken, monke
     monkeypatch.setattr(module, "_is_met", lambda *_: False)
     found = roomy(run_of(query), proof.trees, gauges_of(query, Budget()))
     assert len(made) == 4 and (found is made[taken] or taken == 0)
+
+
+def test_time_that_ends_while_the_next_proof_is_measured_costs_that_one_alone(peak, monkeypatch):
+    query, proof = peak
+    made, left = [], [0.5, 0.7]
+
+    def worth(*_):
+        if not left:
+            raise BudgetError("timeout")
+        return left.pop(0)
+
+    monkeypatch.setattr(module, "_with_room", lambda *_: made.append(list(proof.trees)) or made[-1])
+    monkeypatch.setattr(module, "_worth", worth)
+    monkeypatch.setattr(module, "_is_met", lambda *_: False)
+    assert roomy(run_of(query), proof.trees, gauges_of(query, Budget())) is made[0] and len(made) == 2
 
 
 def test_room_is_what_noise_moves_the_constraints(peak):
