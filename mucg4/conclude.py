@@ -76,11 +76,11 @@ def _examined(run: Run, found: list[Tree] | Established) -> Examined:
 
     with run.stage("check"):
         if isinstance(found, list):
-            examined = Examined(run.query, found, run.budget, run.workers, meanwhile=run.disagreement)
+            examined = Examined(run.query, found, run.budget, run.workers, meanwhile=run.comparison())
         else:
             examined = found.examined
             if not examined.report.accepted:
-                examined.go_on(found.trees, run.budget, run.workers, run.disagreement)
+                examined.go_on(found.trees, run.budget, run.workers, run.comparison())
     statistics, report = run.statistics, examined.report
     statistics.leaves, statistics.checked_leaves = report.proof.leaves, report.checked
     statistics.max_depth = max((int(t.depths().max()) for t in report.proof.trees), default=0)

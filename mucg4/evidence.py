@@ -10,8 +10,9 @@ they are checked as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from mucg4.check.resume import Examination, Open
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import nothing, single_thread
+from mucg4.limits.processes import single_thread
 from mucg4.model.network import Network
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import from_packed, to_packed
@@ -32,8 +33,8 @@ from mucg4.model.verdict import CheckReport
 class Examined:
     """What the checker has seen of one query's trees: its report, and what it needs to go on with longer ones.
 
-    Never raises for a bad proof or a spent budget. `patience`, `meanwhile`: see `mucg4.check.resume.Examination`; the
-    latter is not called where it does not come to a walk.
+    Never raises for a bad proof or a spent budget. `patience`, `meanwhile`: see `mucg4.check.resume.Examination`; any
+    part of the latter, before which the second readings of the files come, may be left undone.
     """
 
     def __init__(
@@ -43,16 +44,16 @@ class Examined:
         budget: Budget,
         workers: int = 1,
         patience: int | None = None,
-        meanwhile: Callable[[], object] = nothing,
+        meanwhile: Iterable[object] = (),
     ) -> None:
         self.query = query
         self._examination: Examination | None = None
         self._again: Query | None = None
-        self._fallback: tuple[str, ...] = ()
+        self._readings: tuple[str | None, tuple[str, ...]] | None = None
         self.report = self._report(trees, budget, workers, patience, meanwhile)
 
     def go_on(
-        self, trees: Sequence[Tree], budget: Budget, workers: int = 1, meanwhile: Callable[[], object] = nothing
+        self, trees: Sequence[Tree], budget: Budget, workers: int = 1, meanwhile: Iterable[object] = ()
     ) -> CheckReport:
         """The report on other trees: what was accepted before is not examined again where these continue it."""
         self.report = self._report(trees, budget, workers, None, meanwhile)
@@ -72,7 +73,7 @@ class Examined:
         budget: Budget,
         workers: int,
         patience: int | None,
-        meanwhile: Callable[[], object],
+        meanwhile: Iterable[object],
     ) -> CheckReport:
         query = self.query
         made = Proof(query.network.fingerprint, query.property_hash, tuple(trees), query.network.source_hash)
@@ -81,15 +82,26 @@ class Examined:
             again = self._again = self._again or read_again(query)
             if self._examination is not None:
                 report = self._examination.go_on(proof, budget, workers, meanwhile)
-            else:
-                problem, self._fallback = _second_reading(again, budget)
-                if problem is not None:
-                    return CheckReport(made, False, 0, 0, made.leaves, problem, made.leaves, fallback=self._fallback)
-                self._examination = Examination(proof, again, budget, workers, patience, meanwhile)
-                report = self._examination.report
+                return replace(report, fallback=self._read(again, budget)[1])
+            examination = Examination(
+                proof, again, budget, workers, patience, chain(self._reading(again, budget), meanwhile)
+            )
+            problem, fallback = self._read(again, budget)
+            if problem is not None:
+                return CheckReport(made, False, 0, 0, made.leaves, problem, made.leaves, fallback=fallback)
+            self._examination = examination
+            return replace(examination.report, fallback=fallback)
         except (ProofError, InputError, BudgetError) as error:
             return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
-        return replace(report, fallback=self._fallback)
+
+    def _reading(self, again: Query, budget: Budget) -> Iterator[object]:
+        yield self._read(again, budget)
+
+    def _read(self, again: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
+        """What the second readings say against the query, and what they do not cover: asked before all is accepted."""
+        if self._readings is None:
+            self._readings = _second_reading(again, budget)
+        return self._readings
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ whose regions are walked from bounds that this checker derived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,6 @@ import numpy as np
 from mucg4.check.enclose import Enclosure
 from mucg4.check.walk import Kept, _answers, _Plan, _Regions, _report, _Walk, _walked, enclosure_of
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import nothing
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
@@ -129,7 +128,8 @@ class Examination:
     """The check of a proof, as `mucg4.check.walk.check`, which `go_on` takes up again with longer trees.
 
     `patience`: a tree is given up after so many leaves, unless a fair share of them was established. `meanwhile` is
-    called once, while other processes check or before; what it raises is let through.
+    done step by step while other processes check, as far as it comes (`mucg4.check.walk`); what it raises is let
+    through.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Examination:
         budget: Budget,
         workers: int = 1,
         patience: int | None = None,
-        meanwhile: Callable[[], object] = nothing,
+        meanwhile: Iterable[object] = (),
     ) -> None:
         self.query, self._patience = query, patience
         self._known: list[_Known] = []
@@ -147,9 +147,7 @@ class Examination:
         self._enclosure: Enclosure | None = None
         self.report = self._examined(proof, [None] * len(proof.trees), budget, workers, meanwhile)
 
-    def go_on(
-        self, proof: Proof, budget: Budget, workers: int = 1, meanwhile: Callable[[], object] = nothing
-    ) -> CheckReport:
+    def go_on(self, proof: Proof, budget: Budget, workers: int = 1, meanwhile: Iterable[object] = ()) -> CheckReport:
         """The report on another proof of the same query, whose trees may continue those examined last."""
         before = self._before(proof.trees)
         self._patience = None
@@ -170,7 +168,7 @@ class Examination:
         before: list[_Known | None],
         budget: Budget,
         workers: int,
-        meanwhile: Callable[[], object],
+        meanwhile: Iterable[object],
     ) -> CheckReport:
         def make(plans: list[_Plan]) -> list[_Walk]:
             self._enclosure = self._enclosure or enclosure_of(self.query)

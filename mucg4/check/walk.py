@@ -36,7 +36,7 @@ these three modules are the whole checker and import nothing of the search's num
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import cached_property
@@ -51,7 +51,7 @@ from mucg4.check.rowwise import gamma, norms
 from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
-from mucg4.limits.processes import can_fork, forked, nothing
+from mucg4.limits.processes import can_fork, forked
 from mucg4.model.network import Network
 from mucg4.model.proof import Cuts, Proof, Tightening, Tree, upward
 from mucg4.model.query import Case, Conjunction, Query
@@ -110,12 +110,13 @@ def _walked(
     budget: Budget,
     workers: int,
     make: Callable[[list[_Plan]], list[W]],
-    meanwhile: Callable[[], object] = nothing,
+    meanwhile: Iterable[object] = (),
 ) -> tuple[list[W], str, str]:
     """The walks that `make` makes of the validated trees, done; what was wrong with the proof, and what ended them.
 
-    `meanwhile` is called while processes share the regions, before all else where they do not. Before that a tree is
-    visited until it has regions to be shared, while all others wait: only where it is large among them.
+    `meanwhile` is work that is done step by step while processes share the regions, as far as it comes; it is done
+    beforehand where much is walked in one process, and not at all where little is. Before the regions are shared a tree
+    is visited until it has as many as that takes, while all others wait: only where it is large among them.
     """
     walks: list[W] = []
     try:
@@ -126,12 +127,12 @@ def _walked(
             work = [walk.work_left() for walk in walks]
             total = sum(work)
             shared = workers > 1 and can_fork() and total > LEAST_SHARED
-            if not shared:
-                meanwhile()
+            for _ in meanwhile if not shared and total > LEAST_SHARED else ():
+                pass
             for walk, own in zip(walks, work, strict=True):
                 large = own > total / (WHOLE * workers)
                 walk.prepare(max(1, round(SHARED * own / total) if large else 1) if shared else 0)
-            stopped = _share_out(walks, workers, budget, meanwhile if shared else nothing)
+            stopped = _share_out(walks, workers, budget, meanwhile if shared else ())
     except ProofError as error:
         return walks, str(error), ""
     except BudgetError as error:
@@ -160,15 +161,16 @@ def _report(proof: Proof, walks: Sequence[_Walk], problem: str, stopped: str) ->
     return CheckReport(proof, accepted, checked, failed, skipped, reason, proof.leaves, rejected, late, seal)
 
 
-def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget, meanwhile: Callable[[], object]) -> str:
+def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget, meanwhile: Iterable[object]) -> str:
     """Finish the walks in forked processes, regions dealt by the work below them; what ended them early, if anything.
 
-    `meanwhile` is called once the processes run, or first where it takes none.
+    `meanwhile`: see `mucg4.limits.processes.forked`; it is done first where no process is needed.
     Raises `BudgetError` with LOST where a process did not tell what it saw: nobody knows then whether a leaf failed.
     """
     items = [(w.work(int(at)), k, i) for k, w in enumerate(walks) for i, at in enumerate(w.waiting())]
     if len(items) < 2:
-        meanwhile()
+        for _ in meanwhile:
+            pass
         for walk in walks:
             walk.run()
         return ""

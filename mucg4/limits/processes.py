@@ -28,6 +28,7 @@ K = TypeVar("K")
 POLL_SECONDS = 0.2  # between two looks at what children sent; not measured
 MOST_DEALT = 1000  # numbers of four bytes, which a pipe of a page holds; given
 LOOK_SECONDS = 0.5  # between two looks whether the parent is still there; not measured
+_DONE = object()
 
 
 def usable_cores() -> int:
@@ -40,19 +41,16 @@ def can_fork() -> bool:
     return hasattr(os, "fork")
 
 
-def nothing() -> None:
-    """What is done meanwhile where there is nothing to do."""
-
-
 def forked(
     jobs: Sequence[Callable[[], T]],
     poll: Callable[[], None],
     enough: Callable[[T], bool] = lambda _: False,
-    meanwhile: Callable[[], object] = nothing,
+    meanwhile: Iterable[object] = (),
 ) -> list[T | None]:
     """Run the jobs in one forked process each; their results in order.
 
-    `meanwhile` is called once they run, `poll` while waiting; both may raise, and the children are ended then. None
+    `meanwhile` is work that is done here while they run, step by step: what is left of it when they are done is not
+    done. `poll` is called between steps and while waiting. Both may raise, and the children are ended then. None
     stands for a job that was ended because the result of another one was `enough`. Raises what a job raised when it
     derives from `Mucg4Error`, `BudgetError` for a child that was killed, `RuntimeError` for one that failed (its
     traceback is on standard error).
@@ -69,11 +67,12 @@ def forked(
                 _work(job, send, [receive, *children], parent)
             send.close()
             children[receive] = (k, pid)
-        meanwhile()
+        steps, busy = iter(meanwhile), True
         left = dict(children)
         while left:
             poll()
-            for ready in wait(list(left), timeout=POLL_SECONDS):
+            busy = busy and next(steps, _DONE) is not _DONE
+            for ready in wait(list(left), timeout=0 if busy else POLL_SECONDS):
                 assert isinstance(ready, Connection)
                 k, pid = left.pop(ready)
                 result: T = _received(ready, pid)

@@ -89,6 +89,10 @@ class Affine(Op):
         """
         raise NotImplementedError
 
+    def matrices(self, size: int) -> tuple[Array, ...]:
+        """The matrices themselves: `adjoint` of the unit vectors of an output of so many neurons."""
+        return self.adjoint(np.eye(size))
+
     def magnitude(self, xs: Sequence[Array]) -> Array:
         """`sum_i |W_i| x_i` for nonnegative `(batch, n_i)` -> `(batch, m)`: spread and rounding scale."""
         raise NotImplementedError

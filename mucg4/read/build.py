@@ -148,7 +148,7 @@ class Builder:
         if isinstance(op, Dense) or (entries > DENSE_ENTRIES and entries > 2 * stored):
             return self.node(op, [x], shape)
         # each entry of the matrix is one stored weight times 1; for means it is a factor that was rounded once
-        weight = op.adjoint(np.eye(outs))[0] if outs < x.size else np.ascontiguousarray(op.linear([np.eye(x.size)]).T)
+        weight = op.matrices(outs)[0] if outs < x.size else np.ascontiguousarray(op.linear([np.eye(x.size)]).T)
         rounded = isinstance(op, Reduce) and frexp(op.factor)[0] != 0.5
         return self.node(Dense(weight, np.zeros(outs), roundings=getattr(op, "roundings", int(rounded))), [x], shape)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mucg4.ops.arrays import FloatArray
+from mucg4.ops.arrays import FloatArray, median
 
 LEVELS = 255  # largest multiple of the step that is looked for (8 bits, also with a zero point at one end); given
 TOLERANCE = 2e-3  # of a step: the products of step and integer were rounded to float32; not measured
@@ -110,4 +110,4 @@ def _channel_bits(rows: FloatArray) -> int | None:
     fits = off <= TOLERANCE
     if fits.any(axis=1).mean() < 0.98:
         return None
-    return _bits(int(np.median(np.argmax(fits, axis=1)[fits.any(axis=1)])) + 1)
+    return _bits(int(median(np.argmax(fits, axis=1)[fits.any(axis=1)])) + 1)

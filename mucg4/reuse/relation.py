@@ -15,7 +15,7 @@ import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.model.query import Query
-from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, median
 from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
 from mucg4.relate.layers import Form, balanced, form_of, tensors_of
 from mucg4.reuse.grid import largest_of, scheme_of, square_sum
@@ -282,7 +282,7 @@ def _distance(pairs: list[_Pair]) -> float:
 
 def _median(squares: list[tuple[float, float]]) -> float:
     found = [np.sqrt(max(gap, 0.0) / norm) for gap, norm in squares if norm > 0]
-    return float(np.median(found)) if found else 0.0
+    return float(median(np.array(found))) if found else 0.0
 
 
 def _zero_rates(weights: list[_Pair]) -> tuple[float, float, float]:

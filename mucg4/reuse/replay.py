@@ -34,7 +34,7 @@ from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_
 from mucg4.search.attack import Attack
 from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
-from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_attack, solve, solve_case
+from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_steps, solve, solve_case
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
@@ -83,19 +83,25 @@ class _MetError(Exception):
 
 
 def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness | Examined:
-    """What the checker says of the trees, or the witness that an attack meets meanwhile."""
+    """What the checker says of the trees, or the witness that an attack meets meanwhile, or then if it rejects some."""
 
-    def meanwhile() -> None:
+    def meanwhile() -> Iterator[object]:
+        yield run.disagreement()
         for case in run.query.cases:
-            witness = first_attack(run, case)
-            if witness is not None:
-                raise _MetError(witness)
-        run.disagreement()
+            for witness in first_steps(run, case):
+                if witness is not None:
+                    raise _MetError(witness)
+                yield None
 
+    steps = meanwhile()
     try:
-        return Examined(run.query, trees, run.budget, run.workers, patience, meanwhile)
+        examined = Examined(run.query, trees, run.budget, run.workers, patience, steps)
+        if not examined.report.accepted and not run.budget.spent():
+            for _ in steps:
+                pass
     except _MetError as met:
         return met.witness
+    return examined
 
 
 def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:

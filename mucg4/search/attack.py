@@ -9,6 +9,8 @@ along the true gradient end at a margin of 0.81, the first ones with a leak of 0
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mucg4.bound.objective import Objective
@@ -70,7 +72,11 @@ class Attack:
         return witness
 
     def descend(self, starts: Array, lo: Array, hi: Array, steps: int, budget: Budget) -> Witness | None:
-        """Sign-gradient descent on the violation from `starts (N, d)` inside `lo, hi (d,)` or `(N, d)`.
+        """Sign-gradient descent on the violation from `starts (N, d)` inside `lo, hi (d,)` or `(N, d)`."""
+        return next(filter(None, self.descending(starts, lo, hi, steps, budget)), None)
+
+    def descending(self, starts: Array, lo: Array, hi: Array, steps: int, budget: Budget) -> Iterator[Witness | None]:
+        """The descent step by step: what each has found, up to the first witness.
 
         Every point pursues the conjunction it is closest to; the step shrinks from half of the box, in many steps
         to a five-hundredth of that.
@@ -91,7 +97,9 @@ class Attack:
             witness = self._screen(x, y, violation)
             if witness is not None or step == steps:
                 self.runtime.remember(x)
-                return witness
+                yield witness
+                return
+            yield None
             target = violation.argmin(axis=1) if step else self._spread(violation)
             weights = self._weights(g, target)
             slope = gradient(self.network, values, weights @ self.objective.y, leak)
@@ -101,7 +109,6 @@ class Attack:
                 slope = self.relations.along(slope)
             momentum = 0.7 * momentum + slope / (np.abs(slope).sum(axis=1, keepdims=True) + 1e-300)
             x = np.clip(x - (FIRST_SHARE * decay**step) * (hi - lo) * np.sign(momentum), lo, hi)
-        return None
 
     def _weights(self, g: Array, target: Array) -> Array:
         """(N, M) descent direction over constraints: the hardest one, or (odd points) all that are violated."""
@@ -134,3 +141,7 @@ class Attack:
         if points is not None:
             starts = np.concatenate([starts, points])
         return self.descend(starts, self.case.box.lo, self.case.box.hi, steps, budget)
+
+    def running(self, count: int, steps: int, budget: Budget) -> Iterator[Witness | None]:
+        """One round from fresh starting points, step by step; see `descending`."""
+        return self.descending(self.starts(count), self.case.box.lo, self.case.box.hi, steps, budget)

@@ -24,6 +24,7 @@ from mucg4.gate.gradient import gradient
 from mucg4.gate.runtime import Runtime
 from mucg4.gate.witness import legal_bounds, replay_witness, snap
 from mucg4.model.query import Case, Query, Witness
+from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
 
 RANDOM, CORNERS = 64, 32  # points of the box: random ones, and corners; not measured
@@ -79,8 +80,9 @@ class _Hunt:
         self.most = max(4, CELLS // max(self.network.size, 1))  # points that are evaluated together
 
     def run(self) -> Witness | None:
-        points = np.unique(self._snapped(np.concatenate([self._scattered(), self._driven()])), axis=0)
-        points = self.random.permutation(points)[: self.most]
+        points = self.random.permutation(self._snapped(np.concatenate([self._scattered(), self._driven()])))[
+            : self.most
+        ]
         chosen = self._suspects(points)
         if not len(chosen):
             return None
@@ -117,10 +119,11 @@ class _Hunt:
     def _driven(self) -> Array:
         """Points where single neurons are large or small, layer by layer."""
         layers = [k for k in self.network.pre_activations if k]
-        layers = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, LAYERS).astype(int))] if layers else []
+        layers = [layers[i] for i in distinct(np.linspace(0, len(layers) - 1, LAYERS).astype(int))] if layers else []
         out = [np.zeros((0, len(self.lo)))]
-        for k in layers:
-            if time.monotonic() > self.until:
+        half = (time.monotonic() + self.until) / 2
+        for k in self.random.permutation(layers).tolist():
+            if time.monotonic() > half:
                 break
             part = replace(self.network, nodes=self.network.nodes[: k + 1], model_bytes=b"", tensors=())
             size = part.output_size
@@ -130,6 +133,8 @@ class _Hunt:
             rows[np.arange(count), np.resize(np.repeat(neurons, STARTS), count)] = np.resize([1.0, -1.0], count)
             x = self.lo + self.random.random((count, len(self.lo))) * (self.hi - self.lo)
             for step in range(STEPS):
+                if step and time.monotonic() > half:
+                    break
                 slope = gradient(part, part.values(x), rows, LEAK)
                 x = np.clip(x + 0.5**step / 2 * (self.hi - self.lo) * np.sign(slope), self.lo, self.hi)
             out.append(x)

@@ -47,10 +47,14 @@ HOPELESS, JUDGED = 64.0, 64  # unless its outlook is so much worse after so many
 
 def first_attack(run: Run, case: Case) -> Witness | None:
     """A short attack before anything is bounded."""
+    return next(filter(None, first_steps(run, case)), None)
+
+
+def first_steps(run: Run, case: Case) -> Iterator[Witness | None]:
+    """The same, step by step: what each has found, up to the first witness."""
     attack = attack_of(run, case)
-    if attack is None or case.box.empty or not case.conjunctions:
-        return None
-    return attack.run(points(run, 8, 256), 12, run.budget)
+    if attack is not None and not case.box.empty and case.conjunctions:
+        yield from attack.running(points(run, 8, 256), 12, run.budget)
 
 
 class Arm:

@@ -86,6 +86,10 @@ class Run:
                 self._compared = self.statistics.regions, agreement(self.query, self.runtime, seconds=seconds).problem
         return self._compared[1]
 
+    def comparison(self) -> Iterator[object]:
+        """The question for a `disagreement` as a step of work that is done while other processes run."""
+        yield self.disagreement()
+
     def meet(self) -> None:
         """Between two steps of a search: sum up what is known, and keep it, both now and then."""
         standing, elapsed = self.standing, self.budget.elapsed()

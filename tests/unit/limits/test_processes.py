@@ -11,7 +11,11 @@ import pytest
 
 from mucg4.errors import BudgetError, InputError
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import dealt, forked, nothing, streamed
+from mucg4.limits.processes import dealt, forked, streamed
+
+
+def nothing() -> None:
+    """Nothing ends the processes."""
 
 
 def test_items_come_from_all_processes_and_each_number_goes_to_one() -> None:
@@ -86,10 +90,18 @@ def test_an_interrupted_process_sends_what_it_came_to() -> None:
 
 def test_meanwhile_runs_beside_the_jobs_and_may_end_them() -> None:
     read, write = os.pipe()
-    assert forked([lambda: os.read(read, 1)], nothing, meanwhile=lambda: os.write(write, b"x")) == [b"x"]
 
-    def fail() -> None:
+    def steps() -> Iterator[int]:
+        yield 0
+        yield os.write(write, b"x")
+        while True:  # more than there is time for
+            yield time.sleep(0.001)
+
+    assert forked([lambda: os.read(read, 1)], nothing, meanwhile=steps()) == [b"x"]
+
+    def fail() -> Iterator[None]:
+        yield
         raise KeyError("met")
 
     with pytest.raises(KeyError):
-        forked([lambda: time.sleep(600)], nothing, meanwhile=fail)
+        forked([lambda: time.sleep(600)], nothing, meanwhile=fail())

@@ -67,6 +67,8 @@ def test_affine_maps_agree_with_their_matrices(op, sizes, outs):
     assert np.allclose(op.apply(xs), op.linear(xs) + bias)
     for part, w in zip(op.adjoint(a), dense, strict=True):
         assert np.allclose(part, a @ w)
+    for mine, units in zip(op.matrices(outs), op.adjoint(np.eye(outs)), strict=True):
+        assert np.array_equal(mine, units)
     sizes_of_terms = sum(abs(x) @ abs(w).T for x, w in zip(xs, dense, strict=True))
     assert np.allclose(op.magnitude([abs(x) for x in xs]), sizes_of_terms)
     assert np.all((np.zeros(outs) if op.bias_magnitude() is None else op.bias_magnitude()) >= abs(bias))

@@ -75,7 +75,7 @@ def test_a_witness_met_meanwhile_ends_the_check(workers, monkeypatch):
     monkeypatch.setattr(walk_module, "LEAST_SHARED", 0)
     query, _, verdict = solved("phase")
     met = object.__new__(Witness)
-    monkeypatch.setattr(replay_module, "first_attack", lambda run, case: met)
+    monkeypatch.setattr(replay_module, "first_steps", lambda run, case: iter([None, met]))
     assert replay_all(run_of(query, "phase", workers), verdict.proof.trees) is met
 
 
