@@ -114,9 +114,9 @@ def _walked(
 ) -> tuple[list[W], str, str]:
     """The walks that `make` makes of the validated trees, done; what was wrong with the proof, and what ended them.
 
-    `meanwhile` is work that is done step by step while processes share the regions, as far as it comes; it is done
-    beforehand where much is walked in one process, and not at all where little is. Before the regions are shared a tree
-    is visited until it has as many as that takes, while all others wait: only where it is large among them.
+    `meanwhile` is work that is done step by step while processes share the regions, as far as it comes, before all else
+    where they do not. Before the regions are shared a tree is visited until it has as many as that takes, while all
+    others wait: only where it is large among them.
     """
     walks: list[W] = []
     try:
@@ -127,7 +127,7 @@ def _walked(
             work = [walk.work_left() for walk in walks]
             total = sum(work)
             shared = workers > 1 and can_fork() and total > LEAST_SHARED
-            for _ in meanwhile if not shared and total > LEAST_SHARED else ():
+            for _ in () if shared else meanwhile:
                 pass
             for walk, own in zip(walks, work, strict=True):
                 large = own > total / (WHOLE * workers)

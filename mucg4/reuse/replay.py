@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_steps, solve, s
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
+EARLY = 4  # steps of the attack before the network as read is compared with onnxruntime; not measured
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
 FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
 PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of checking the proof; not measured
@@ -85,15 +87,15 @@ class _MetError(Exception):
 def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness | Examined:
     """What the checker says of the trees, or the witness that an attack meets meanwhile, or then if it rejects some."""
 
-    def meanwhile() -> Iterator[object]:
-        yield run.disagreement()
+    def attack() -> Iterator[None]:
         for case in run.query.cases:
             for witness in first_steps(run, case):
                 if witness is not None:
                     raise _MetError(witness)
-                yield None
+                yield
 
-    steps = meanwhile()
+    rest = attack()
+    steps = chain(islice(rest, EARLY), run.comparison(), rest)
     try:
         examined = Examined(run.query, trees, run.budget, run.workers, patience, steps)
         if not examined.report.accepted and not run.budget.spent():
