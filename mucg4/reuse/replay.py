@@ -32,6 +32,7 @@ from mucg4.reuse.guard import guarded
 from mucg4.reuse.near import with_near
 from mucg4.reuse.structure import divide, outline, suited
 from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
+from mucg4.reuse.witnesses import in_leaves
 from mucg4.search.attack import Attack
 from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
@@ -39,7 +40,7 @@ from mucg4.search.portfolio import FIRST, TRIAL, Replayed, first_steps, solve, s
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
-EARLY = 4  # steps of the attack before the network as read is compared with onnxruntime; not measured
+EARLY = 4  # steps of the attack before the check begins; not measured
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
 FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
 PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of checking the proof; not measured
@@ -85,24 +86,25 @@ class _MetError(Exception):
 
 
 def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness | Examined:
-    """What the checker says of the trees, or the witness that an attack meets meanwhile, or then if it rejects some."""
+    """What the checker says of the trees, or the witness that an attack meets: before, meanwhile, or then."""
 
-    def attack() -> Iterator[None]:
-        for case in run.query.cases:
-            for witness in first_steps(run, case):
-                if witness is not None:
-                    raise _MetError(witness)
-                yield
+    def met(found: Iterator[Witness | None]) -> Iterator[None]:
+        for witness in found:
+            if witness is not None:
+                raise _MetError(witness)
+            yield
 
-    rest = attack()
-    steps = chain(islice(rest, EARLY), run.comparison(), rest)
+    attack = chain.from_iterable(met(first_steps(run, case)) for case in run.query.cases)
     try:
-        examined = Examined(run.query, trees, run.budget, run.workers, patience, steps)
+        for _ in chain(islice(attack, EARLY), met(in_leaves(run, trees))):
+            pass
+        rest = chain(run.comparison(), attack)
+        examined = Examined(run.query, trees, run.budget, run.workers, patience, rest)
         if not examined.report.accepted and not run.budget.spent():
-            for _ in steps:
+            for _ in rest:
                 pass
-    except _MetError as met:
-        return met.witness
+    except _MetError as error:
+        return error.witness
     return examined
 
 

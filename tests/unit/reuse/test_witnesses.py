@@ -1,0 +1,78 @@
+"""Witnesses are sought where a stored proof is weak, before anything is bounded."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from effort import effort
+from handmade import chain
+
+from mucg4.gate.runtime import Runtime
+from mucg4.model.query import Box, Case, Conjunction, Query, Witness
+from mucg4.model.verdict import Safe, Statistics
+from mucg4.reuse import replay as replay_module
+from mucg4.reuse.replay import replay_all
+from mucg4.reuse.witnesses import least_closed
+from mucg4.search.run import Run, attack_of
+from mucg4.settings import Settings
+from mucg4.verify import verify
+
+PLACE, WIDTH = 0.7003, 0.002  # of the one dip of the output; flat elsewhere
+
+
+def dip(height: float) -> Query:
+    """`1 - height * max(0, 1 - |x0 - PLACE| / WIDTH) <= 0` is asked for on the unit square."""
+    slopes = np.array([1.0, -2.0, 1.0]) * -height / WIDTH
+    first = np.array([[1.0, 0.0]] * 3), np.array([WIDTH, 0.0, -WIDTH]) - PLACE
+    network = chain([first, (slopes[None], np.ones(1))])
+    box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
+    unsafe = Conjunction.build([({}, {0: Fraction(1)}, Fraction(0), False)], 2, 1)
+    return Query((network,), (Case(box, (unsafe,)),))
+
+
+@pytest.fixture(scope="module")
+def proved() -> Safe:
+    verdict = verify(dip(0.9), Settings(workers=1, split="input"), budget=effort())
+    assert isinstance(verdict, Safe) and verdict.proof.leaves > 4
+    return verdict
+
+
+def run_of(query: Query) -> Run:
+    return Run(query, Settings(workers=1, split="input"), effort(), Statistics(), Runtime(query.network))
+
+
+def test_a_witness_is_met_where_the_proof_is_weak(proved, monkeypatch):
+    """The attack on the whole box is left out; the dip has a share of the box that no random point meets."""
+    monkeypatch.setattr(replay_module, "first_steps", lambda run, case: iter(()))
+    run = run_of(dip(1.3))
+    found = replay_all(run, proved.proof.trees)
+    assert isinstance(found, Witness) and abs(found.x[0] - PLACE) < WIDTH
+    assert run.statistics.rungs["witness"] == 1 and run.statistics.regions == 0
+
+
+def test_the_weakest_regions_come_with_their_boxes(proved):
+    query = dip(0.9)
+    (tree,) = proved.proof.trees
+    lo, hi = least_closed(tree, query.cases[0].box, 10**6)
+    assert len(lo) == len(tree.table) and np.all((lo >= 0) & (lo < hi) & (hi <= 1))
+    leaves = np.isin(tree.table.at, tree.leaves)
+    if leaves.all():
+        assert np.isclose(np.prod(hi - lo, axis=1).sum(), 1)  # they cover the box
+    few = least_closed(tree, query.cases[0].box, 3)
+    assert np.array_equal(few[0], lo[:3]) and np.array_equal(few[1], hi[:3])
+    margins = np.sort(tree.table.margin)
+    assert margins[0] <= 0.1 + 1e-9  # the least possible value of the output
+
+
+def test_a_descent_inside_boxes_stays_there_and_covers_all_that_it_has_time_for():
+    query = dip(1.3)
+    attack = attack_of(run_of(query), query.cases[0])
+    edges = np.linspace(0, 1, 51)
+    lo = np.stack([edges[:-1], np.zeros(50)], axis=1)
+    hi = np.stack([edges[1:], np.ones(50)], axis=1)
+    found = attack.inside(lo, hi, effort())
+    assert found is not None and abs(found.x[0] - PLACE) < WIDTH
+    away = hi[:, 0] < PLACE - WIDTH
+    assert attack.inside(lo[away], hi[away], effort()) is None
