@@ -34,6 +34,7 @@ from mucg4.ops.arrays import (
     at_most,
     choose,
     chunk,
+    distinct_places,
     full,
     nonzero,
     precision,
@@ -430,7 +431,7 @@ class Bounder:
         else:
             return every, every, None
         key = key + NUMPY.place(region) * (key.max(initial=0) + 1)
-        _, chosen, copies = np.unique(key, return_index=True, return_inverse=True)
+        _, chosen, copies = distinct_places(key)
         if len(chosen) == len(key):
             return every, every, None
         if negative is not None:

@@ -48,6 +48,7 @@ from mucg4.check.ties import ExactNetwork
 from mucg4.errors import ProofError
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.affine import Dense
+from mucg4.ops.arrays import distinct_places
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
@@ -343,7 +344,7 @@ class Enclosure:
         copies = self.copies.get(k)
         if copies is not None and ends is None:
             wanted, mine = regions, neurons
-            keys, place = np.unique(regions * len(copies.first) + copies.first[neurons], return_inverse=True)
+            keys, _, place = distinct_places(regions * len(copies.first) + copies.first[neurons])
             regions, neurons = np.divmod(keys, len(copies.first))
         found = np.empty((2, len(regions)))
         frame.cost.append(cost)  # rows that start as unit vectors pass node k itself
@@ -566,7 +567,7 @@ def _copies(op: Dense) -> Copies | None:
     mixer = np.random.default_rng(0).uniform(1, 2, size=numbers.shape[1])
     with np.errstate(all="ignore"):
         key = abs(np.einsum("ij,j->i", numbers, mixer))  # equal for equal rows; what it says is verified below
-    _, representative, which = np.unique(key, return_index=True, return_inverse=True)
+    _, representative, which = distinct_places(key)
     first = representative[which]
     same = np.all(numbers == numbers[first], axis=1)
     negative = ~same & np.all(numbers == -numbers[first], axis=1)

@@ -16,7 +16,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
-from mucg4.ops.arrays import distinct
+from mucg4.ops.arrays import distinct, distinct_places
 from mucg4.ops.base import Array
 
 Plan = _Plan
@@ -110,7 +110,7 @@ class Gauge:
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             for own in (np.arange(i, min(i + step, len(table))) for i in range(0, len(table), step)):
                 self.budget.poll()
-                used, row = np.unique(region[own], return_inverse=True)
+                used, _, row = distinct_places(region[own])
                 here, still = places.take(used), np.zeros(len(used), dtype=bool)
                 box, bounds = (here.lo, here.hi), (here.low.copy(), here.up.copy())
                 frame, _ = self.enclosure.sweep(box, *bounds, still, still)

@@ -57,7 +57,7 @@ from mucg4.model.proof import Cuts, Proof, Tightening, Tree, upward
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.model.refutations import Alpha, Refutation, Refutations
 from mucg4.model.verdict import CheckReport, Seal
-from mucg4.ops.arrays import distinct
+from mucg4.ops.arrays import distinct, distinct_places
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
 
@@ -948,7 +948,7 @@ class _Walk:
         row, entry = row[positive], entry[positive]
         self._add_literals(rows, row, table.literal[entry], table.beta[entry], frame)
         row, entry = self._held("cut_count", group)
-        used, column = np.unique(table.cut[entry], return_inverse=True)
+        used, _, column = distinct_places(table.cut[entry])
         multipliers = np.zeros((len(group), len(used)))
         np.add.at(multipliers, (row, column), table.multiplier[entry])
         self._add_cuts(rows, used, multipliers, frame)
@@ -987,8 +987,11 @@ class _Walk:
 
     def _holds_by_image(self, r: Refutation) -> bool:
         """Whether the image of the last functions refutes on the whole box, see `mucg4.check.ties`."""
-        case, network = self.plan.case.conjunctions[r.conjunction], self.enclosure.rational
-        if network is None or not case.strict.any():
+        case = self.plan.case.conjunctions[r.conjunction]
+        if not case.strict.any():  # asked first: exact numbers of a network take a while
+            return False
+        network = self.enclosure.rational
+        if network is None:
             return False
         key = r.conjunction, tuple(r.weights)
         if key not in self.by_image:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ FloatArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.floating[Any]]] 
 IntArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.integer[Any]]]
 BoolArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[np.bool_]]
 AnyArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[Any]]  # of numbers of several kinds, or of objects
+A = TypeVar("A", bound=AnyArray)
 
 DEVICE_CHUNK = 256  # a GPU takes so many times more elements at once than a core's cache; not measured
 
@@ -255,15 +256,33 @@ def batched_product(a: Array, b: Array, out: Array) -> None:
     xp(a).matmul(a, b, out=out)
 
 
-def distinct(values: IntArray) -> IntArray:
+def distinct(values: A) -> A:
     """The different numbers `(n,)` in an array, ascending.
 
     `np.unique` does the same, but loads NumPy's masked arrays to do it, which takes longer than most small runs search.
     """
     ordered = np.sort(values, axis=None)
+    return cast(A, ordered[_starts(ordered)])
+
+
+def distinct_places(values: A) -> tuple[A, IntArray, IntArray]:
+    """The different numbers in `values (n,)`, ascending, where each stands first, and which of them each entry is.
+
+    One nan differs from another. Why not `np.unique` says `distinct`.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = _starts(ordered)
+    which = np.empty(len(order), dtype=np.int64)
+    which[order] = np.cumsum(first) - 1
+    return cast(A, ordered[first]), order[first], which
+
+
+def _starts(ordered: AnyArray) -> BoolArray:
+    """(n,) where a run of equal entries begins."""
     first = np.ones(len(ordered), dtype=bool)
     first[1:] = ordered[1:] != ordered[:-1]
-    return ordered[first]
+    return first
 
 
 def median(values: FloatArray) -> FloatArray:
@@ -279,7 +298,7 @@ def groups(index: Array) -> tuple[Array, ...]:
     if not isinstance(index, np.ndarray):
         return (index,)
     order = np.argsort(index, kind="stable")
-    used, starts = np.unique(index[order], return_index=True)
+    used, starts, _ = distinct_places(index[order])
     return order, starts, used
 
 

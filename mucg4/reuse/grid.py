@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mucg4.ops.arrays import FloatArray, median
+from mucg4.ops.arrays import FloatArray, distinct, median
 
 LEVELS = 255  # largest multiple of the step that is looked for (8 bits, also with a zero point at one end); given
 TOLERANCE = 2e-3  # of a step: the products of step and integer were rounded to float32; not measured
@@ -85,7 +85,7 @@ def _off_grid(w: FloatArray, largest: FloatArray) -> FloatArray:
 def _tensor_bits(w: FloatArray) -> int | None:
     flat = np.abs(w).reshape(-1)
     largest = flat.max(initial=0.0)
-    sample = np.unique(np.append(flat[:: 1 + flat.size // _SAMPLE], largest))
+    sample = distinct(np.append(flat[:: 1 + flat.size // _SAMPLE], largest))
     # Rounding of the products may split one level into neighbours, but not into many.
     if not 2 <= len(sample) <= LEVELS + 1 + 16 or w.size < 2 * len(sample):
         return None

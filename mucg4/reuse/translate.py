@@ -91,7 +91,7 @@ def _literals(tree: Tree, alignment: Alignment) -> tuple[IntArray, IntArray, Int
     """Per tree node the new network node (-1: the literal is dropped), the new neuron, and the fixed side."""
     node, index = np.full(len(tree), -1), np.full(len(tree), -1)
     side = np.zeros(len(tree), dtype=np.int8)
-    for k in np.unique(tree.node[tree.left >= 0]).tolist():
+    for k in distinct(tree.node[tree.left >= 0]).tolist():
         at = np.flatnonzero(tree.node == k)
         neurons = alignment.neurons.get(k)
         if neurons is None:

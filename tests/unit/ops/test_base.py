@@ -7,7 +7,7 @@ import pytest
 
 from mucg4.errors import InputError
 from mucg4.ops.affine import Concat, Dense, Index, Place, Reduce, RowDense, Scale, Sum
-from mucg4.ops.arrays import distinct, median
+from mucg4.ops.arrays import distinct, distinct_places, median
 from mucg4.ops.conv import Conv, ConvTranspose, Window
 from mucg4.ops.curves import EXP, GELU
 from mucg4.ops.piecewise import RELU, TwoPiece
@@ -163,6 +163,11 @@ def test_what_stands_for_functions_of_numpy_does_the_same():
         np.testing.assert_array_equal(median(values), np.median(values, axis=1))
         whole = rng.integers(-3, 4, n * n - 1)
         np.testing.assert_array_equal(distinct(whole), np.unique(whole))
+        row = whole.reshape(-1)
+        for mine, other in zip(
+            distinct_places(row), np.unique(row, return_index=True, return_inverse=True), strict=True
+        ):
+            np.testing.assert_array_equal(mine, other)
 
 
 def test_slopes_on_wide_boxes_do_not_depend_on_rounding():
