@@ -214,7 +214,7 @@ class ReplayedArm(Replayed):
         masks = (
             [answers] if state.way.joint and left.any() else [np.arange(len(left)) == c for c in np.flatnonzero(left)]
         )
-        self.parts += [Part(run, state, o, shape, mask, attack, lent) for mask in masks]
+        self.parts += [Part(run, state, o, shape, mask, attack, lent, self._is_own) for mask in masks]
         closed = answers & ~np.any([answers & False, *masks], axis=0)
         if closed.any():
             table = o.tree.table if lent is None else Refutations.join([o.tree.table, lent])
@@ -330,7 +330,8 @@ class Part:
     """The open regions of one stored tree for the conjunctions `mask (K,)`, and their search.
 
     `shape`: the stored tree where the checker had its root alone, which is to be divided like it; else None. `lent`:
-    refutations of regions that the checker left open and that are no longer so.
+    refutations of regions that the checker left open and that are no longer so. `dear`: a root with stored bounds is
+    given its dear steps once more before it is split.
     """
 
     def __init__(
@@ -342,7 +343,9 @@ class Part:
         mask: BoolArray,
         attack: Attack | None,
         lent: Refutations | None = None,
+        dear: bool = False,
     ) -> None:
+        self.dear = dear
         self.state, self.mask, self.ascends = state, mask, run.settings.reuse_upto == "ascent"
         which = np.flatnonzero(o.open[:, mask].any(axis=1))
         chosen = {f: getattr(o, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
@@ -350,7 +353,7 @@ class Part:
         region, conjunction = np.nonzero(self.open.open & mask)
         self.has_failed = bool(stated(o.tree, self.open.at[region], conjunction).any())
         self.is_bare = len(o.tree) == 1 and not o.tree.tightenings and not o.tree.cuts
-        self.begins_at_root = len(o.tree) == 1
+        self.begins_at_root = self.is_bare or (dear and len(o.tree) == 1)
         self.tried_at_root = self.has_returned = False
         self.shape = shape if self.is_bare and len(shape) > 1 else None
         self.search: Search = new_search(run, state, attack, None if self.is_bare else o.tree, root_of(state, o))
@@ -366,7 +369,7 @@ class Part:
         regions, phases = regions_of(state.bounder, o, state.way.refreshes), phases_of(state.bounder, o)
         work = Batch.fresh(o.at.astype(np.int64), regions, o.open & self.mask, phases)
         known = self.mask if self.ascends else self.mask & False
-        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, known))
+        self.search.take_up(work, cut_planes(state.compute, o), stored_duals(state, o, known), self.dear)
 
     def at_root(self, run: Run, attack: Attack | None) -> Part:
         """The same from the root of the tree, begun with the bounds and cuts that the checker has established there."""
@@ -376,7 +379,7 @@ class Part:
         tree = replace(tree, tightenings=tightenings, cuts=o.tree.cuts)
         box = {"lo": state.root.lo, "hi": state.root.hi, "low": o.root[0], "up": o.root[1]}
         root = replace(o, tree=tree, at=np.zeros(1, dtype=o.at.dtype), open=self.mask[None], before=o.root, **box)
-        part = Part(run, state, root, tree, self.mask, attack)
+        part = Part(run, state, root, tree, self.mask, attack, dear=True)
         part.has_returned = True
         part.begin()
         return part

@@ -79,9 +79,9 @@ class Search:
         if work.open.any():
             self.pending = work
 
-    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored) -> None:
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored, dear: bool = False) -> None:
         """Go on in regions of a tree that the recorder continues: see `Way.take_up`."""
-        self._stock(self.way.take_up(work, planes, stored))
+        self._stock(self.way.take_up(work, planes, stored, dear))
 
     def close_single_constraints(self, work: Batch) -> None:
         """Refute conjunctions by single constraints with default slopes; what is refuted leaves `work.open`."""

@@ -62,12 +62,13 @@ class Tightener:
         self.bounder = context.bounder
         self.asked = 0
         self.share = 0.5  # mean share of the bound that one round removes
+        self.spares_root = False  # the root is tightened no sooner than other regions
 
     def tighten(self, found: PhaseFindings) -> PhaseFindings:
         """Tighten regions where it pays and refute again: the regions that are still open, and what was refuted."""
         changed: dict[int, PhaseFindings] = {}
         for i, at in enumerate(found.work.ids.tolist()):
-            one = self._at_root(found) if at == 0 else self._below(found, i)
+            one = self._at_root(found) if at == 0 and not self.spares_root else self._below(found, i)
             if one is not None:
                 changed[i] = one
         keep = [i for i in range(len(found.value)) if i not in changed or changed[i].alive[0]]

@@ -94,9 +94,9 @@ class PhaseWay(Way[PhaseFindings]):
         found = self.bounding.refute(work)
         return replace(found.work, open=open_ & found.alive[:, None]), [*refuted, *found.refuted]
 
-    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored) -> Batch:
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored, dear: bool) -> Batch:
         """See `Way`."""
-        self.planes = planes
+        self.planes, self.tightener.spares_root = planes, not dear
         self.bounding.accept(work)
         return replace(work, duals=self.bounding.warm(work, stored))
 

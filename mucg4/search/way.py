@@ -156,8 +156,11 @@ class Way(ABC, Generic[F]):
     def begin(self, work: Batch) -> tuple[Batch, list[Refuted]]:
         """A first, cheap look at the root: the batch without what it refuted, and that."""
 
-    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored) -> Batch:
-        """Regions below a root whose cuts are known, where duals of an earlier proof are; before any other batch."""
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored, dear: bool) -> Batch:
+        """Regions below a root whose cuts are known, where duals of an earlier proof are; before any other batch.
+
+        Where the root itself is among them, it is given its dear steps once more; without `dear` as little as others.
+        """
         return work
 
     def root_cost(self) -> float:

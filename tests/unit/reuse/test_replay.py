@@ -18,13 +18,15 @@ from mucg4.evidence import Established, Examined
 from mucg4.gate.agreement import Agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Proof, Tree
+from mucg4.model.proof import Proof, Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import RUNGS, Safe, Statistics, Unknown
 from mucg4.reuse import replay as replay_module
 from mucg4.reuse.replay import Part, ReplayedArm, completed, replay_all
 from mucg4.search import portfolio
 from mucg4.search import run as run_module
+from mucg4.search.loop import Search
+from mucg4.search.phase_tighten import Tightener
 from mucg4.search.phases import PhaseWay
 from mucg4.search.run import Run, open_case
 from mucg4.settings import Settings
@@ -205,3 +207,23 @@ def test_conjunctions_are_handed_out_one_by_one_where_phases_are_split(monkeypat
         trees.append((found.conjunctions, run.budget.work))
     answered = sorted(c for conjunctions, _ in trees for c in ((0, 1) if conjunctions is None else conjunctions))
     assert answered == [0, 1]
+
+
+def test_a_root_with_stored_bounds_is_split_before_it_is_tightened_again(monkeypatch):
+    """A round at the root costs as much as many regions: it comes where these do not come to an end."""
+    query, _, verdict = solved("phase")
+    (tree,) = verdict.proof.trees
+    root = replace(single_leaf(), tightenings=tuple(t for t in tree.tightenings if t.at == 0))
+    assert root.tightenings
+    steps = []
+
+    def note(owner, name, what):
+        step = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: steps.append(what) or step(*args))
+
+    note(Tightener, "_at_root", "root")
+    note(Search, "children", "split")
+    run = run_of(query, "phase")
+    trees = replayed(run, [root])
+    assert check(proof_of(query, *trees), query).accepted
+    assert steps[0] == "split" and ("root" in steps) == bool(run.statistics.from_root)

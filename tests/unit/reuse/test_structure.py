@@ -67,9 +67,9 @@ def test_stored_duals_reach_the_search_in_the_last_stage_only(parent, monkeypatc
     given = []
     take_up = Search.take_up
 
-    def spy(self, work, planes, stored):
+    def spy(self, work, planes, stored, dear):
         given.append(bool(np.isfinite(stored.weights).any()))
-        take_up(self, work, planes, stored)
+        take_up(self, work, planes, stored, dear)
 
     monkeypatch.setattr(Search, "take_up", spy)
     some = replace(proof, trees=tuple(replace(t, tightenings=(), cuts=()) for t in proof.trees))
