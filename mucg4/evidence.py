@@ -29,6 +29,9 @@ from mucg4.model.proof_packed import from_packed, to_packed
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 
+# seconds that are left where the files are read again first, so that what the time ends is the check; not measured
+SOON = 10.0
+
 
 class Examined:
     """What the checker has seen of one query's trees: its report, and what it needs to go on with longer ones.
@@ -83,9 +86,10 @@ class Examined:
             if self._examination is not None:
                 report = self._examination.go_on(proof, budget, workers, meanwhile)
                 return replace(report, fallback=self._read(again, budget)[1])
-            examination = Examination(
-                proof, again, budget, workers, patience, chain(self._reading(again, budget), meanwhile)
-            )
+            problem = self._read(again, budget)[0] if budget.left() < SOON else None
+            if problem is None:
+                steps = chain(self._reading(again, budget), meanwhile)
+                examination = Examination(proof, again, budget, workers, patience, steps)
             problem, fallback = self._read(again, budget)
             if problem is not None:
                 return CheckReport(made, False, 0, 0, made.leaves, problem, made.leaves, fallback=fallback)
@@ -94,8 +98,12 @@ class Examined:
         except (ProofError, InputError, BudgetError) as error:
             return CheckReport(made, False, 0, 0, made.leaves, str(error), made.leaves)
 
-    def _reading(self, again: Query, budget: Budget) -> Iterator[object]:
-        yield self._read(again, budget)
+    def _reading(self, again: Query, budget: Budget) -> Iterator[None]:
+        """The second readings as a step of what is done meanwhile; a problem ends the check."""
+        problem, _ = self._read(again, budget)
+        if problem is not None:
+            raise ProofError(problem)
+        yield
 
     def _read(self, again: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
         """What the second readings say against the query, and what they do not cover: asked before all is accepted."""

@@ -70,7 +70,6 @@ def forked(
         steps, busy = iter(meanwhile), True
         left = dict(children)
         while left:
-            poll()
             busy = busy and next(steps, _DONE) is not _DONE
             for ready in wait(list(left), timeout=0 if busy else POLL_SECONDS):
                 assert isinstance(ready, Connection)
@@ -79,6 +78,8 @@ def forked(
                 results[k] = result
                 if enough(result):
                     return results
+            if left:  # what was sent in time counts, however late it is looked at
+                poll()
     finally:
         for connection, (_, pid) in children.items():
             connection.close()

@@ -29,7 +29,10 @@ RUNGS = ("witness", "checked", "near", "ascent", "cores")
 
 @dataclass
 class Statistics:
-    """The run record; `--json` writes it. Times are wall seconds, counts are exact and repeatable."""
+    """The run record; `--json` writes it. Times are wall seconds, counts are exact and repeatable.
+
+    But for `attack_points` where other processes check a stored proof: the attack takes the time that they leave it.
+    """
 
     relation: str = "unrelated"  # how this query relates to the best stored proof, see RELATIONS
     relation_detail: str = ""  # e.g. "int8 per tensor", "zero rate 0.30"

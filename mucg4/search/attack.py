@@ -139,10 +139,14 @@ class Attack:
 
     def run(self, count: int, steps: int, budget: Budget, points: Array | None = None) -> Witness | None:
         """One round from fresh starting points, and from `points (N, d)` if given."""
+        return next(filter(None, self.running(count, steps, budget, points)), None)
+
+    def running(self, count: int, steps: int, budget: Budget, points: Array | None = None) -> Iterator[Witness | None]:
+        """The round step by step; see `descending`."""
         starts = self.starts(count)
         if points is not None:
             starts = np.concatenate([starts, points])
-        return self.descend(starts, self.case.box.lo, self.case.box.hi, steps, budget)
+        return self.descending(starts, self.case.box.lo, self.case.box.hi, steps, budget)
 
     def inside(self, lo: Array, hi: Array, budget: Budget) -> Witness | None:
         """Descend inside some of the boxes `lo, hi (B, d)`, from a few points in each: the first ones, and others.
@@ -156,7 +160,3 @@ class Attack:
         lo, hi = lo[chosen], hi[chosen]
         share = self.rng.random(lo.shape)
         return self.descend(np.clip(lo * (1 - share) + hi * share, lo, hi), lo, hi, STEPS_INSIDE, budget)
-
-    def running(self, count: int, steps: int, budget: Budget) -> Iterator[Witness | None]:
-        """One round from fresh starting points, step by step; see `descending`."""
-        return self.descending(self.starts(count), self.case.box.lo, self.case.box.hi, steps, budget)

@@ -7,6 +7,7 @@ checker rejected (`mucg4.reuse.replay`); both go on alike, in turns that their o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mucg4.errors import StuckError
 from mucg4.gate.witness import replay_witness
 from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Witness
+from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray
 from mucg4.search.attack import Attack
 from mucg4.search.boxes import decide_at_once
@@ -29,7 +31,7 @@ from mucg4.search.run import (
     points,
     root_work,
 )
-from mucg4.search.standing import Extent
+from mucg4.search.standing import Extent, Standing
 from mucg4.search.way import Way
 
 AnyWay = type[Way[Any]]
@@ -431,6 +433,27 @@ def search(run: Run, replayed: ArmOf | None = None) -> Iterator[Witness | Tree]:
             yield found
             if isinstance(found, Witness):
                 return
+
+
+def easily(run: Run) -> list[Tree] | None:
+    """Trees of all cases where bounds of their boxes refute them, None otherwise; only where inputs are split.
+
+    What is spent in vain is counted in the budget alone.
+    """
+    trees: list[Tree] = []
+    trial = replace(run, statistics=Statistics(), standing=Standing())
+    for number in range(len(run.query.cases)):
+        state = open_case(trial, number)
+        if state is None:
+            continue
+        if not state.way.joint:
+            return None
+        arm = Fresh(trial, state, None, np.ones(state.objective.count, dtype=bool))
+        if arm.begin() is not None or arm.advance(0) is not None or arm.is_open:
+            return None
+        trees += arm.trees()
+    run.statistics.regions += trial.statistics.regions
+    return trees
 
 
 def solve(run: Run, replayed: ArmOf | None = None) -> Witness | list[Tree]:

@@ -170,7 +170,7 @@ def test_only_the_same_literals_count_as_a_continuation(split):
 def test_leaves_that_promise_too_much_go_on_from_their_root(prefer, workers, monkeypatch):
     """The root is tried with the stored bounds; whichever promises less goes on, and the proof is whole."""
     monkeypatch.setattr(PhaseWay, "root_cost", lambda self: 0.5)
-    monkeypatch.setattr(Part, "promises_less_than", lambda self, other: prefer == "root")
+    monkeypatch.setattr(Part, "promises_no_more_than", lambda self, other: prefer == "root")
     monkeypatch.setattr(ReplayedArm, "patience", 1.0)
     query, formula, verdict = solved("phase")
     run = run_of(moved(query, formula, 0.01), "phase", workers)

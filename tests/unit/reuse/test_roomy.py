@@ -53,7 +53,7 @@ def test_leaves_have_the_room_that_was_asked_for(peak, workers):
 
 @pytest.mark.parametrize(
     "shares, taken",
-    [((0.5, 0.9, 0.4, 0.3, 0.3), 1), ((0.5, 0.6, 0.7, 0.8, 0.9), 4), ((0.5, 0.5, 0.4, 0.5, 0.5), 0)],
+    [((0.5, 0.9, *(0.3,) * 4), 1), ((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), 5), ((0.5, *(0.5,) * 5), 0)],
 )
 def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, taken, monkeypatch):
     query, proof = peak

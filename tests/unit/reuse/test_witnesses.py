@@ -9,6 +9,7 @@ import pytest
 from effort import effort
 from handmade import chain
 
+from mucg4.evidence import Established
 from mucg4.gate.runtime import Runtime
 from mucg4.model.query import Box, Case, Conjunction, Query, Witness
 from mucg4.model.verdict import Safe, Statistics
@@ -76,3 +77,13 @@ def test_a_descent_inside_boxes_stays_there_and_covers_all_that_it_has_time_for(
     assert found is not None and abs(found.x[0] - PLACE) < WIDTH
     away = hi[:, 0] < PLACE - WIDTH
     assert attack.inside(lo[away], hi[away], effort()) is None
+
+
+def test_a_query_that_has_become_easy_is_bounded_before_a_long_proof_is_checked(proved, monkeypatch):
+    monkeypatch.setattr(replay_module, "EASY", 4)
+    run = run_of(dip(1e-4))
+    found = replay_all(run, proved.proof.trees)
+    assert isinstance(found, list) and run.statistics.from_root == 1 and not run.statistics.stored_leaves
+    run = run_of(dip(0.9))
+    assert isinstance(replay_all(run, proved.proof.trees), Established)
+    assert run.statistics.regions == 0  # what was tried in vain
