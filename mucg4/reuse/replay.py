@@ -7,6 +7,9 @@ the stored tree was split, from the bounds that the checker has established ther
 portfolio from the root. What is added below the open leaves is examined from there on (`mucg4.check.resume`):
 re-certifying costs one evaluation of the proof.
 
+Before the check the attack takes a few steps, then descends where the proof refutes by least (`mucg4.reuse.witnesses`);
+while processes check it goes on. A long proof waits until the whole boxes have been bounded once.
+
 Nothing stored is believed. Cost is bounded: a tree of which too few leaves hold is given up after a sample, and what
 was reached of it becomes open regions.
 """
@@ -42,7 +45,7 @@ from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
 # leaves to check from which the whole boxes are bounded first, as strong compression makes some queries easy; measured:
-# the int4 copy of ACAS Xu 1_1 under property 6 takes 0.43 s instead of 0.65 with 2 446 stored leaves, others 0.01 s more
+# the int4 copy of ACAS Xu 1_1 under property 6 takes 0.43 s instead of 0.65, others 0.01 s more
 EASY = 128
 EARLY = 4  # steps of the attack before the check begins; not measured
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
