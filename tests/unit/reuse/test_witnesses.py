@@ -87,3 +87,11 @@ def test_a_query_that_has_become_easy_is_bounded_before_a_long_proof_is_checked(
     run = run_of(dip(0.9))
     assert isinstance(replay_all(run, proved.proof.trees), Established)
     assert run.statistics.regions == 0  # what was tried in vain
+
+
+def test_a_witness_is_met_in_leaves_that_the_checker_rejects(proved, monkeypatch):
+    for name in ("first_steps", "in_leaves"):
+        monkeypatch.setattr(replay_module, name, lambda *_: iter(()))
+    run = run_of(dip(1.3))
+    assert isinstance(replay_all(run, proved.proof.trees), Witness)
+    assert run.statistics.rungs["witness"] == 1 and run.statistics.rungs["checked"] > 0 and not run.statistics.regions
