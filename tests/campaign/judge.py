@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mucg4.check.exactly import exactly_equal
 from mucg4.check.walk import check
 from mucg4.errors import InputError, Mucg4Error, UnsoundError, UnsupportedError
 from mucg4.lab.compress import compress
@@ -233,7 +234,9 @@ class Judge:
         other = query_of(false.onnx(), false.vnnlib())
         self.out.counts["forged"] += 1
         proof = replace(verdict.proof, property=other.property_hash)
-        for exactly in (False, True):
+        # exact mode is about the network as read, which is the stored one where no constant was rounded on the way
+        stored = exactly_equal(other.network.model_bytes, other.network) is None
+        for exactly in (False, True) if stored else (False,):
             if check(proof, other, Budget.seconds(EXACT_SECONDS), exact=exactly).accepted:
                 self.problem("checker accepts a false claim", f"exact={exactly}, bound {false.unsafe[0][0].bound}")
 
