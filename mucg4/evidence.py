@@ -86,10 +86,10 @@ class Examined:
             if self._examination is not None:
                 report = self._examination.go_on(proof, budget, workers, meanwhile)
                 return replace(report, fallback=self._read(again, budget)[1])
-            problem = self._read(again, budget)[0] if budget.left() < SOON else None
-            if problem is None:
-                steps = chain(self._reading(again, budget), meanwhile)
-                examination = Examination(proof, again, budget, workers, patience, steps)
+            if budget.left() < SOON:
+                self._read(again, budget)
+            steps = chain(self._reading(again, budget), meanwhile)
+            examination = Examination(proof, again, budget, workers, patience, steps)
             problem, fallback = self._read(again, budget)
             if problem is not None:
                 return CheckReport(made, False, 0, 0, made.leaves, problem, made.leaves, fallback=fallback)

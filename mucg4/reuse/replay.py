@@ -34,7 +34,7 @@ from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import BoolArray
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.near import with_near
-from mucg4.reuse.structure import divide, outline, splits_phases, suited
+from mucg4.reuse.structure import divide, outline, splits_inputs, splits_phases, suited
 from mucg4.reuse.warm import cut_planes, phases_of, regions_of, root_of, stored_duals
 from mucg4.reuse.witnesses import in_boxes, in_leaves
 from mucg4.search.attack import Attack
@@ -163,7 +163,7 @@ def _searched(run: Run, opens: Sequence[Open], shapes: Sequence[Tree], is_own: b
     out: list[Tree] = []
     for number in range(len(run.query.cases)):
         here = [o for o in opens if o.tree.case == number]
-        boxes = [(o.lo, o.hi) for o in here if len(o.at) and len(o.tree) > 1 and not splits_phases(o.tree)]
+        boxes = [(o.lo, o.hi) for o in here if splits_inputs(o.tree)]
         witness = guarded(run, partial(in_boxes, run, run.query.cases[number], boxes))
         if witness is not None:
             return witness

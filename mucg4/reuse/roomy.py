@@ -29,7 +29,7 @@ from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import FloatArray
 from mucg4.reuse.replay import go_on
-from mucg4.reuse.structure import splits_phases
+from mucg4.reuse.structure import splits_inputs, splits_phases
 from mucg4.reuse.survey import OWN, measured
 from mucg4.search.cancel import constraint_values, worst_values
 from mucg4.search.portfolio import solve
@@ -50,8 +50,7 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     evidence that the checker accepted. Takes at most SHARE of the time for the last attempt. Raises `ProofError`.
     """
     best, copies = list(trees), {name: gauge for name, gauge in gauges.items() if name != OWN}
-    by_phases = [splits_phases(tree) for tree in trees]
-    if not copies or not any(by_phases) or any(len(t) > 1 and not own for t, own in zip(trees, by_phases, strict=True)):
+    if not copies or not any(map(splits_phases, trees)) or any(map(splits_inputs, trees)):
         return best
     cases = {k: case for k, case in enumerate(run.query.cases) if not case.box.empty and case.conjunctions}
     moved = {k: _moved(run.query, case, copies) for k, case in cases.items()}

@@ -37,6 +37,11 @@ def splits_phases(tree: Tree) -> bool:
     return bool(tree.tightenings or tree.cuts) if len(tree) == 1 else not bool(tree.refresh[1:].any())
 
 
+def splits_inputs(tree: Tree) -> bool:
+    """True for a tree of a search by inputs that has split."""
+    return len(tree) > 1 and not splits_phases(tree)
+
+
 def suited(settings: Settings, state: CaseState, tree: Tree) -> CaseState:
     """The case in the way in which the stored tree was searched, where settings and network allow that."""
     way = PhaseWay if splits_phases(tree) else state.way if len(tree) == 1 else InputWay

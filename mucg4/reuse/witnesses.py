@@ -11,7 +11,7 @@ from mucg4.model.proof import Tree, upward
 from mucg4.model.query import Box, Case, Witness
 from mucg4.ops.arrays import FloatArray
 from mucg4.reuse.guard import guarded
-from mucg4.reuse.structure import splits_phases
+from mucg4.reuse.structure import splits_inputs
 from mucg4.search.run import Run, attack_of, points
 
 MOST = 1024  # regions among which the nearest ones are sought; not measured
@@ -49,7 +49,7 @@ def in_leaves(run: Run, trees: Sequence[Tree]) -> Iterator[Witness | None]:
 
 
 def _in_leaves(run: Run, case: Case, trees: Sequence[Tree]) -> Witness | None:
-    own = [tree for tree in trees if len(tree) > 1 and not splits_phases(tree)]
+    own = [tree for tree in trees if splits_inputs(tree)]
     if case.box.empty or not own:
         return None
     each = max(1, points(run, 8, MOST) // len(own))
@@ -58,19 +58,22 @@ def _in_leaves(run: Run, case: Case, trees: Sequence[Tree]) -> Witness | None:
 
 def in_boxes(run: Run, case: Case, boxes: Sequence[tuple[FloatArray, FloatArray]]) -> Witness | None:
     """Look for a witness inside boxes, given as arrays `lo, hi (B, d)`, first where one point comes nearest to it."""
+    if not case.conjunctions or not sum(len(lo) for lo, _ in boxes):
+        return None
     attack = attack_of(run, case)
-    if attack is None or not case.conjunctions or not sum(len(lo) for lo, _ in boxes):
+    if attack is None:
         return None
     lo, hi = (np.concatenate(sides) for sides in zip(*boxes, strict=True))
     some = attack.rng.permutation(len(lo))[: points(run, 8, MOST)]  # fewer on large networks
     lo, hi = lo[some], hi[some]
-    found = None
     for _ in range(ROUNDS):
         x = lo + attack.rng.random(lo.shape) * (hi - lo)
         order = np.argsort(attack.violations(x, run.query.network(x)).min(axis=1))
-        found = found or attack.inside(lo[order], hi[order], run.budget)
-    run.statistics.rungs["witness"] += found is not None
-    return found
+        found = attack.inside(lo[order], hi[order], run.budget)
+        if found is not None:
+            run.statistics.rungs["witness"] += 1
+            return found
+    return None
 
 
 def least_closed(tree: Tree, box: Box, count: int) -> tuple[FloatArray, FloatArray]:

@@ -79,7 +79,7 @@ class Search:
         if work.open.any():
             self.pending = work
 
-    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored, dear: bool = False) -> None:
+    def take_up(self, work: Batch, planes: CutPlanes, stored: Stored, dear: bool) -> None:
         """Go on in regions of a tree that the recorder continues: see `Way.take_up`."""
         self._stock(self.way.take_up(work, planes, stored, dear))
 
