@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from mucg4.model.proof import Tree
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import CheckReport, Safe, Unknown, Unsafe, Verdict
 from mucg4.search.portfolio import solve
-from mucg4.search.run import Run
+from mucg4.search.run import HUNT, Run
 from mucg4.search.standing import Standing
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
     Where that is demanded and this proof does not, another one is searched that leaves room for the deviation.
     """
     from mucg4.check.deviation import Deviation
-    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, deviation_of, enlarged_query, settle
+    from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, Hunted, deviation_of, enlarged_query, settle
 
     settings, statistics = run.settings, run.statistics
     demanded = settings.arithmetic == "float32"
@@ -121,7 +122,10 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
         with run.stage("float32"), np.errstate(all="ignore"):
             runtime = run.runtime if settings.attack else None
             proof, checked_in = report.proof, statistics.times["check"]
-            found = settle(run.query, proof, runtime, run.budget, demanded, run.workers, settings.seed, checked_in)
+            before = Hunted if run.aside is None else partial(run.aside.answer, HUNT)
+            found = settle(
+                run.query, proof, runtime, run.budget, demanded, run.workers, settings.seed, checked_in, before
+            )
     except BudgetError:
         if demanded:
             raise

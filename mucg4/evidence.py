@@ -10,8 +10,8 @@ they are checked as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -28,16 +28,20 @@ from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import from_packed, to_packed
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
+from mucg4.records import dataclass
 
 # seconds that are left where the files are read again first, so that what the time ends is the check; not measured
 SOON = 10.0
+
+Readings = tuple[str | None, tuple[str, ...]]  # what second readings say against a query, and what they do not cover
 
 
 class Examined:
     """What the checker has seen of one query's trees: its report, and what it needs to go on with longer ones.
 
     Never raises for a bad proof or a spent budget. `patience`, `meanwhile`: see `mucg4.check.resume.Examination`; any
-    part of the latter, before which the second readings of the files come, may be left undone.
+    part of the latter, before which the second readings of the files come, may be left undone. `readings`: waits for
+    what those say where they are made elsewhere.
     """
 
     def __init__(
@@ -48,11 +52,13 @@ class Examined:
         workers: int = 1,
         patience: int | None = None,
         meanwhile: Iterable[object] = (),
+        readings: Callable[[], Readings] | None = None,
     ) -> None:
         self.query = query
         self._examination: Examination | None = None
         self._again: Query | None = None
-        self._readings: tuple[str | None, tuple[str, ...]] | None = None
+        self._readings: Readings | None = None
+        self._elsewhere = readings
         self.report = self._report(trees, budget, workers, patience, meanwhile)
 
     def go_on(
@@ -88,7 +94,7 @@ class Examined:
                 return replace(report, fallback=self._read(again, budget)[1])
             if budget.left() < SOON:
                 self._read(again, budget)
-            steps = chain(self._reading(again, budget), meanwhile)
+            steps = meanwhile if self._elsewhere else chain(self._reading(again, budget), meanwhile)
             examination = Examination(proof, again, budget, workers, patience, steps)
             problem, fallback = self._read(again, budget)
             if problem is not None:
@@ -105,10 +111,10 @@ class Examined:
             raise ProofError(problem)
         yield
 
-    def _read(self, again: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
-        """What the second readings say against the query, and what they do not cover: asked before all is accepted."""
+    def _read(self, again: Query, budget: Budget) -> Readings:
+        """The second readings: asked before all is accepted."""
         if self._readings is None:
-            self._readings = _second_reading(again, budget)
+            self._readings = self._elsewhere() if self._elsewhere else second_reading(again, budget)
         return self._readings
 
 
@@ -144,7 +150,7 @@ def read_again(query: Query) -> Query:
 def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, exact: bool = False) -> CheckReport:
     """The checker's report on a proof of a query whose two readings have to agree. Arguments as for `check`."""
     try:
-        problem, fallback = _second_reading(query, budget)
+        problem, fallback = second_reading(query, budget)
     except BudgetError as error:
         return CheckReport(proof, False, 0, 0, proof.leaves, str(error), proof.leaves)
     if problem is not None:
@@ -155,8 +161,8 @@ def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, ex
     return replace(report, fallback=fallback)
 
 
-def _second_reading(query: Query, budget: Budget) -> tuple[str | None, tuple[str, ...]]:
-    """What the second readings of the files say against the query, and what they do not cover."""
+def second_reading(query: Query, budget: Budget) -> Readings:
+    """What the second readings of the query's files say against it, and what they do not cover."""
     if not (query.text and query.executable):
         return None, ("the query was not read from files",)
     problem = covers(query.text, query, budget)

@@ -11,7 +11,8 @@ the run record:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from mucg4.model.proof import Proof
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.base import Array
 from mucg4.read.onnx import Operators, read_operators
+from mucg4.records import dataclass
 from mucg4.search.cancel import float_witness
 
 if TYPE_CHECKING:
@@ -54,6 +56,29 @@ class Precision:
         return self.word == HOLDS
 
 
+@dataclass(frozen=True)
+class Hunted:
+    """A witness that only an execution has, None where none was found in so many `seconds`."""
+
+    witness: Witness | None = None
+    seconds: float = 0.0
+
+
+def hunted(query: Query, runtime: Runtime, budget: Budget, seed: int = 0) -> Hunted:
+    """A hunt of the usual length, which asks nothing of a proof. Raises `BudgetError`."""
+    deviation = deviation_of(query)
+    if isinstance(deviation, str):
+        return Hunted()
+    budget.poll()
+    seconds = _hunting(budget)
+    return Hunted(float_witness(query, runtime, deviation, seconds, seed), seconds)
+
+
+def _hunting(budget: Budget) -> float:
+    """Seconds that a hunt may take."""
+    return min(budget.left(), max(LEAST_HUNT, HUNT_SHARE * budget.elapsed()))
+
+
 def settle(
     query: Query,
     proof: Proof,
@@ -63,12 +88,14 @@ def settle(
     workers: int = 1,
     seed: int = 0,
     checked_in: float = 0.0,
+    before: Callable[[], Hunted] = Hunted,
 ) -> Precision:
     """Whether the proof, which holds in real arithmetic, holds for executions; if not, a hunt for a witness.
 
     It takes a share of the time so far, or where it is `demanded` of the time that is left. The walk for executions is
     never quicker than the plain check, which took `checked_in` seconds, so where that is more than there is the walk is
-    left out. No `runtime`: no hunt.
+    left out. No `runtime`: no hunt. `before`: waits for what a hunt elsewhere found; what came of the rest of the time
+    here is added.
     Raises `BudgetError` when the whole run's time is over.
     """
     budget.poll()
@@ -86,8 +113,10 @@ def settle(
     budget.poll()
     witness = None
     if runtime is not None:
-        seconds = min(budget.left(), max(LEAST_HUNT, HUNT_SHARE * budget.elapsed()))
-        witness = float_witness(query, runtime, deviation, seconds, seed)
+        done = before()
+        witness, seconds = done.witness, _hunting(budget) - done.seconds
+        if witness is None and (seconds >= LEAST_HUNT or not done.seconds):
+            witness = float_witness(query, runtime, deviation, seconds, seed)
     return Precision(f"{NOT_ESTABLISHED}: {reason}", witness)
 
 

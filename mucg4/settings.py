@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 from mucg4.errors import InputError
+from mucg4.records import dataclass
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] = (), low: float | None = None, unit: str = "N") -> Any:

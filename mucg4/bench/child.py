@@ -8,10 +8,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mucg4.limits.memory import family_bytes
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mucg4.bench.results import read_expected
 from mucg4.bench.table import file_stem
 from mucg4.errors import InputError
 from mucg4.read.instance import read_instances, read_text
+from mucg4.records import dataclass
 
 DECIDED = ("sat", "unsat")
 # The competition's reading of a verdict: the first prefix that fits, in lower case. An empty word is unknown.

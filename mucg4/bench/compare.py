@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mucg4.bench.claims import DECIDED, Entry, Parts, Results, category_key, parts_of, same_name
 from mucg4.bench.table import geometric_mean
+from mucg4.records import dataclass
 
 RIGHT, WRONG = 10, -150  # points of VNN-COMP 2026; given
 LEAST = 0.001  # seconds; shorter times count as this much in means and pictures; not measured

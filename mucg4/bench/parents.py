@@ -11,7 +11,6 @@ import sqlite3
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mucg4.bench.results import STORE_FILES, Record, read_manifest
 from mucg4.bench.table import file_stem
 from mucg4.errors import InputError
 from mucg4.files import json_text, write_atomic
+from mucg4.records import dataclass
 
 # seconds that compacting may take besides its effort, per second that the proof took: it measures and checks; not
 # measured

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mucg4.errors import InputError
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from mucg4.bench.results import Record
 from mucg4.bench.table import DECIDED, geometric_mean
 from mucg4.errors import InputError
+from mucg4.records import dataclass
 
 # a factor of the seconds from scratch, and seconds besides: what nearly every row with the store may take, and what
 # none should exceed; given

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mucg4.bench.reuse_table import Parents, csv_of, tables
 from mucg4.bench.run import run_rows
 from mucg4.errors import InputError
 from mucg4.files import write_atomic
+from mucg4.records import dataclass
 
 EFFORT = 60.0  # seconds of compacting a proof where an ablation needs it and nothing is said; not measured
 

@@ -6,11 +6,12 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mucg4.bench.results import STAGES
 from mucg4.bench.reuse_figures import BEYOND, WITHIN, Band, Group, Line, figures, groups_of
 from mucg4.bench.table import DECIDED, file_stem, geometric_mean, grid
+from mucg4.records import dataclass
 
 WEIGHTS = (
     "leaves closed without search: shares of the stored leaves, rows weighted by their seconds from scratch; leaves of "

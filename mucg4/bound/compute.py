@@ -11,7 +11,7 @@ with those of the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.reduced import Reduced
 from mucg4.bound.tighten import Duals
 from mucg4.ops.arrays import NUMPY, Array, Backend
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ takes the side with the least estimated cost, counting what building a cone take
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 
@@ -23,6 +23,7 @@ from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Index, Scale, Sum
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.conv import Conv, Window
+from mucg4.records import dataclass
 
 Rect = tuple[int, int, int, int]  # top, left, bottom, right (exclusive) in pixels
 SIDES = (1, 2, 4, 8)  # of tiles that are tried, in pixels; not measured

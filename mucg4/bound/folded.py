@@ -14,7 +14,7 @@ on dist_shift, row 70 (8 of 792 inputs free, 190 of 200 first neurons stable), o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from mucg4.ops.arrays import DOUBLE
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import Product
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 WORTH = 0.7  # neurons are folded where the width falls below this share; not measured
 MOST_CELLS = 1 << 24  # of the columns that maps of the input may take: a convolution's are dense; not measured

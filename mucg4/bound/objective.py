@@ -6,8 +6,6 @@ A conjunction is refuted on a region when some nonnegative combination of its co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mucg4.bound.inner_loops import row_norms
@@ -29,6 +27,7 @@ from mucg4.ops.arrays import (
     xp,
     zeros,
 )
+from mucg4.records import dataclass
 
 
 @dataclass

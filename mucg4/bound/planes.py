@@ -16,7 +16,6 @@ order of how near they are to the end where z is small, until both maxima above 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from mucg4.model.proof import Alpha, Cuts
 from mucg4.ops.arrays import arange, backend_of, chunk, full, row_dots, xp, zeros
 from mucg4.ops.base import Affine, Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 # of the neuron's largest value: cuts that remove less of a point are not worth a row; not measured
 LEAST_VIOLATION = 1e-4

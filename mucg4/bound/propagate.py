@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,6 +44,7 @@ from mucg4.ops.arrays import (
 from mucg4.ops.base import Affine, Nonlinear, Relaxation
 from mucg4.ops.bilinear import JOINT_INPUTS, Product
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -26,7 +26,7 @@ Cuts (`mucg4.bound.planes`) are further rows of g with weights of their own, aft
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ from mucg4.bound.propagate import Bounder, Regions
 from mucg4.ops.arrays import NUMPY, Backend, arange, as_type, at_least, at_most, empty, largest_size, nonzero, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 F = np.float32
 BUILD_ELEMENTS = 1 << 22  # numbers of one block while the matrices are built; not measured

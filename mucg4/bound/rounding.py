@@ -68,7 +68,7 @@ as closed; overflow gives inf, which closes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,6 +77,7 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import DOUBLE, Array, precision, xp
 from mucg4.ops.base import Affine, Nonlinear
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 SLACK = 64  # given: see the module text
 HEADROOM = 5.0  # over Higham's bound, see the module text; given

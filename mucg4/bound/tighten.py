@@ -15,7 +15,7 @@ The same functional with one neuron's value added bounds that neuron on the unsa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from mucg4.model.proof import Alpha, Tightening
 from mucg4.ops.arrays import NUMPY, arange, at_least, at_most, chunk, largest_size, xp, zeros
 from mucg4.ops.base import Affine, Array, Relaxation
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 RATE_ALPHA, RATE_BETA, DECAY = 0.2, 0.25, 0.93  # first steps of the ascent, and how they shrink; not measured
 NOISE = 1e-9  # a bound that moves by a smaller share of its size has not improved; not measured

@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from mucg4.model.network import Network
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, median
 from mucg4.ops.base import Affine, Op
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 MOST_WORK = 600_000_000  # operations as `Reading` counts them, about 0.3 seconds of one core; not measured as a choice
 ROOM = 4.0  # times the counted rounding of both sides that they may be apart; not measured

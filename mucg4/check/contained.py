@@ -10,7 +10,7 @@ doubles of these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, product
@@ -23,6 +23,7 @@ from mucg4.check.vnnlib import MOST_DISJUNCTS, NOTHING, ZERO, Atom, Bound, Reade
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Case, Conjunction, Query
 from mucg4.ops.arrays import BoolArray, FloatArray
+from mucg4.records import dataclass
 
 MOST_OPEN = 20_000  # choices that are followed at once; not measured, above the first reader's
 FEW = 64  # conjunctions with the directions of a choice that are compared with it; not measured

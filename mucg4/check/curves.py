@@ -36,13 +36,14 @@ asked for slopes only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from mucg4.ops.base import Array, Nonlinear
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 S_SHAPED = ("Sigmoid", "Tanh")
 PHASE = {"Sin": 0.0, "Cos": np.pi / 2}

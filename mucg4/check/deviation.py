@@ -41,7 +41,7 @@ order; there one region's bounds widen, here the claim is for the constraints, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from math import inf
 from typing import Any
@@ -55,6 +55,7 @@ from mucg4.ops.affine import Concat, Dense, Index, Place, Scale, Sum
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 LIBRARY = 16.0  # units of error of a function; measured against onnxruntime: 8.5 at most
 # roundings of factors that a runtime merges into weights: scale / sqrt(variance + epsilon), and products;

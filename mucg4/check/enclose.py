@@ -35,7 +35,7 @@ The exact mode (`mucg4.check.exact`) keeps (I) in integers instead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,7 @@ from mucg4.ops.arrays import distinct_places
 from mucg4.ops.base import Affine, Array, Nonlinear
 from mucg4.ops.bilinear import JOINT_INPUTS
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 CELLS = 2**17  # numbers in one block of stacked rows (1 MiB: stays in the cache); not measured
 NODE_WORK, UNSTABLE_SHARE = 2e4, 0.3  # for estimates of work; measured: see `Enclosure.work`

@@ -26,7 +26,7 @@ Cost on ACAS Xu: some 50 ms a region, 600 with fractions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from math import ceil, floor, log2
 
@@ -40,6 +40,7 @@ from mucg4.model.network import Network
 from mucg4.model.query import Box, Conjunction
 from mucg4.ops.base import Affine, Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 # bits after the point of coefficients and of slopes; not measured, their products have to fit 64 bits
 COEF, SLOPE = 44, 31

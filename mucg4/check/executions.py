@@ -13,7 +13,7 @@ of each conjunction on the path is tried where there is no own one, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import inf
 
@@ -28,6 +28,7 @@ from mucg4.model.proof import Proof
 from mucg4.model.query import Query
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 HALVINGS = 40  # of a leaf's region; not measured
 # of tree nodes and conjunctions; where there are more, refutations are tried at their places only; not measured

@@ -12,11 +12,12 @@ with what each one leaves, a number of a known range, in the solution. Nothing i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 
 from mucg4.check.vnnlib import ONE, ZERO, Refusal
 from mucg4.model.joint import Derived
+from mucg4.records import dataclass
 
 MOST_TERMS = 1_000_000  # of all solutions; not measured
 

@@ -5,7 +5,7 @@ Nothing here accepts a proof: what is made with it goes to `mucg4.check.walk` li
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import distinct, distinct_places
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 Plan = _Plan
 

@@ -14,7 +14,7 @@ are charged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from mucg4.check.rowwise import TINY, dots
 from mucg4.ops.affine import Dense
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 if TYPE_CHECKING:
     from mucg4.check.enclose import Enclosure, Frame, Rows

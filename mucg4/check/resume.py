@@ -14,7 +14,7 @@ whose regions are walked from bounds that this checker derived.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
 from mucg4.model.verdict import CheckReport
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True, eq=False)

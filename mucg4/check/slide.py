@@ -7,7 +7,7 @@ A window's tap k meets input position `o * stride + k * dilation - pad` of outpu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product as cross
 from math import prod
@@ -20,6 +20,7 @@ from mucg4.check.sums import extreme_over
 from mucg4.check.values import UNIT, Fallback, Value, scaled
 from mucg4.check.wire import Node
 from mucg4.ops.arrays import AnyArray
+from mucg4.records import dataclass
 
 if TYPE_CHECKING:
     from mucg4.check.reading import Reading

@@ -27,7 +27,6 @@ others nothing is decided here. All limits are counts, so a proof is accepted or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import gcd, isfinite, lcm
@@ -39,6 +38,7 @@ from mucg4.model.network import Network
 from mucg4.model.query import Conjunction
 from mucg4.ops.base import Affine, Array, Op
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 MOST_CELLS = 1 << 17  # numbers in all matrices together; not measured
 # of integers, in the comparison with the stored network: about a second; not measured as a choice

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from math import lcm, prod
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from mucg4.check.wire import BOOL, DOUBLE, FLOAT
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray
+from mucg4.records import dataclass
 
 UNIT = 2.0**-53  # unit roundoff of a double; given
 ULPS = 16.0  # units of rounding of one library function, with room; not measured

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from itertools import chain, combinations, product
 from math import inf, isfinite, nextafter, prod
@@ -28,6 +28,7 @@ import numpy as np
 from mucg4.check import plain
 from mucg4.limits.budget import Budget
 from mucg4.ops.arrays import FloatArray, IntArray
+from mucg4.records import dataclass
 
 DEPTH = 250  # open parentheses; not measured
 MOST_DISJUNCTS = 1_000_000  # of the normal form; not measured

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from functools import cached_property
 from math import isfinite, prod
@@ -48,6 +48,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query
 from mucg4.ops.arrays import FloatArray, IntArray
+from mucg4.records import dataclass
 
 # codes of monomials: from here on of inputs alone, from -FIRST down with outputs; given: above all variables
 FIRST = 1 << 40

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from fractions import Fraction
 from functools import cached_property
 from typing import ClassVar, TypeVar
@@ -60,6 +60,7 @@ from mucg4.model.verdict import CheckReport, Seal
 from mucg4.ops.arrays import distinct, distinct_places
 from mucg4.ops.base import Array
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 BATCH = 512  # most regions handled together; not measured
 SHARED = 64  # regions of all walks together from which processes share them out; not measured
@@ -124,9 +125,12 @@ def _walked(
         plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
+            shared = workers > 1 and can_fork() and sum(walk.work_left() for walk in walks) > LEAST_SHARED
+            for walk in walks if shared else ():
+                walk.know_root()
             work = [walk.work_left() for walk in walks]
             total = sum(work)
-            shared = workers > 1 and can_fork() and total > LEAST_SHARED
+            shared = shared and total > LEAST_SHARED
             for _ in () if shared else meanwhile:
                 pass
             for walk, own in zip(walks, work, strict=True):
@@ -601,6 +605,8 @@ class _Walk:
         first, last = self.plan.first[at], self.plan.last[at]
         rows = self.tightened[first:last].sum() if self.plan.tightenings else 0.0
         refreshed = self.refreshed[last] - self.refreshed[first]
+        if at == 0 and self._root_is_known:
+            refreshed -= int(self.plan.tree.refresh[0])
         return region * float(refreshed) + visit * float(last - first) + row * float(rows + self.plan.leaves[at])
 
     @cached_property
@@ -623,10 +629,7 @@ class _Walk:
         return out
 
     def prepare(self, enough: int) -> None:
-        """Begin and visit everything, or with `enough` only until so many regions wait to be shared out.
-
-        A tree that waits as a whole has at least its root's bounds: others of its case need the same.
-        """
+        """Begin and visit everything, or with `enough` only until so many regions wait to be shared out."""
         if self.begun:
             return None if enough else self.run()
         self.begin()
@@ -634,14 +637,18 @@ class _Walk:
             return self.run()
         leaves = int(self.plan.leaves[0])
         enough = min(enough, max(1, leaves // LEAVES_EACH))
-        case = self.plan.tree.case
-        if enough == 1 and case not in self.roots and not self.enclosure.products:
-            root, every = self.stack[0].take(np.zeros(1, dtype=np.int64)), np.ones(1, dtype=bool)
+        return None if enough == 1 else self.run(enough)
+
+    def know_root(self) -> None:
+        """Derive the bounds of the case's whole box, where a tree is to be walked from there: others need the same."""
+        if not (self.begun or self.enclosure.products or self._root_is_known):
+            root, every = self._root(), np.ones(1, dtype=bool)
             self.enclosure.sweep((root.lo, root.hi), root.low, root.up, every, every)
-            self.roots[case] = root.low, root.up
-        if enough == 1:
-            return self.begin()
-        return self.run(enough)
+            self.roots[self.plan.tree.case] = root.low, root.up
+
+    @property
+    def _root_is_known(self) -> bool:
+        return self.plan.tree.case in self.roots and not self.enclosure.products
 
     def run(self, enough: int = 0) -> None:
         """Visit until nothing is on the stack, or at least `enough` regions are (0: no limit)."""
@@ -718,7 +725,7 @@ class _Walk:
         tree = self.plan.tree
         piece = batch.depth > 0
         root = (batch.at == 0) & ~piece
-        fresh = root & (bool(self.enclosure.products) or tree.case not in self.roots)
+        fresh = root & (not self._root_is_known)
         refresh = (np.asarray(tree.refresh, dtype=bool)[batch.at] & ~root) | fresh | piece
         leaves = np.flatnonzero(tree.left[batch.at] < 0)
         before = None if self.kept is None else batch.take(leaves)

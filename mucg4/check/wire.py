@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from mucg4.errors import InputError
 from mucg4.ops.arrays import AnyArray
+from mucg4.records import dataclass
 
 MOST_ENTRIES = 2**28  # numbers in one tensor; not measured
 MOST_NODES = 50_000  # in functions that are called; not measured

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import BoolArray, FloatArray
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.ops.steps import Trunc
+from mucg4.records import dataclass
 
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison; not measured
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured

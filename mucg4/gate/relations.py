@@ -8,7 +8,6 @@ the element type's arithmetic, in which a scorer evaluates the equation as it is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
@@ -19,6 +18,7 @@ from mucg4.model.formula import Apply, Compare, Formula, Junction, Term, Variabl
 from mucg4.model.joint import Derived, Joint, over_free
 from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 Form = tuple[Compare, dict[int, Fraction], Fraction]  # an equation, as affine form of free inputs and constant
 

@@ -8,13 +8,14 @@ the gates need the wiring of the file itself, whatever the reader made of it. Th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.records import dataclass
 
 OWN = {"BatchNormalization": 8}  # roundings beside those of its products and sums; of any other operator 2 at most
 ADDING = {"Add", "Sub", "Sum", "BatchNormalization", "BiasGelu", "FastGelu", "SkipLayerNormalization"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Unsafe, Verdict
 from mucg4.read.case import SavedCase, read_case
+from mucg4.records import dataclass
 from mucg4.settings import Settings
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.arrays import AnyArray, FloatArray
+from mucg4.records import dataclass
 
 # ops through which a hidden neuron keeps its own channel
 _ELEMENTWISE = (

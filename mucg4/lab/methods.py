@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from decimal import Decimal
 
 from mucg4.errors import InputError
 from mucg4.lab.compress import edits_of
+from mucg4.records import dataclass
 
 MOST = 500  # methods of one list; given
 _RANGE = re.compile(r"([a-z]+)([0-9]+(?:\.[0-9]+)?)\.\.([0-9]+(?:\.[0-9]+)?)(?:/([0-9]+(?:\.[0-9]+)?))?")

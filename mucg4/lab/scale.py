@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from mucg4.model.refutations import KINDS, TYPES, Refutations
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import FloatArray
 from mucg4.ops.piecewise import RELU
+from mucg4.records import dataclass
 from mucg4.store.store import Store
 
 SHAPES = ((5, 50, 50, 50, 5), (20, 64, 64, 10), (30, 40, 2))  # layers of the networks; not measured

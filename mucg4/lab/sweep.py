@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import numpy as np
@@ -28,6 +28,7 @@ from mucg4.model.query import Query
 from mucg4.model.verdict import Statistics, Unsafe, Verdict
 from mucg4.ops.arrays import FloatArray
 from mucg4.read.instance import Model, Property
+from mucg4.records import dataclass
 from mucg4.settings import Settings
 from mucg4.store.store import Store
 from mucg4.verify import begin, decide, verify

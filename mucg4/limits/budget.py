@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from mmap import mmap
 
 from mucg4.errors import BudgetError
 from mucg4.limits.memory import SOFT, family_bytes, pace, reached
+from mucg4.records import dataclass
 
 TIMEOUT = "timeout"  # why a run ends whose time is over
 INTERRUPTED = "interrupted"  # why a forked process ends whose run is interrupted; its parent knows better

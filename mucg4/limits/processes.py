@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import finalize
 
 from mucg4.errors import BudgetError, Mucg4Error
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 T = TypeVar("T")
 K = TypeVar("K")
 POLL_SECONDS = 0.2  # between two looks at what children sent; not measured
 MOST_DEALT = 1000  # numbers of four bytes, which a pipe of a page holds; given
+SIZE = 8  # bytes that tell how long a message is; given
 LOOK_SECONDS = 0.5  # between two looks whether the parent is still there; not measured
 _DONE = object()
 
@@ -55,24 +55,17 @@ def forked(
     derives from `Mucg4Error`, `BudgetError` for a child that was killed, `RuntimeError` for one that failed (its
     traceback is on standard error).
     """
-    from multiprocessing.connection import Connection, Pipe, wait  # not loaded by runs that end before they fork
-
-    children: dict[Connection, tuple[int, int]] = {}
+    children: dict[Ear, tuple[int, int]] = {}
     results: list[T | None] = [None] * len(jobs)
     try:
         for k, job in enumerate(jobs):
-            receive, send = Pipe(duplex=False)
-            parent, pid = os.getpid(), _fork()
-            if pid == 0:
-                _work(job, send, [receive, *children], parent)
-            send.close()
-            children[receive] = (k, pid)
+            ear, pid = _begun(job, list(children))
+            children[ear] = (k, pid)
         steps, busy = iter(meanwhile), True
         left = dict(children)
         while left:
             busy = busy and next(steps, _DONE) is not _DONE
-            for ready in wait(list(left), timeout=0 if busy else POLL_SECONDS):
-                assert isinstance(ready, Connection)
+            for ready in heard(list(left), 0 if busy else POLL_SECONDS):
                 k, pid = left.pop(ready)
                 result: T = _received(ready, pid)
                 results[k] = result
@@ -81,8 +74,8 @@ def forked(
             if left:  # what was sent in time counts, however late it is looked at
                 poll()
     finally:
-        for connection, (_, pid) in children.items():
-            connection.close()
+        for ear, (_, pid) in children.items():
+            ear.close()
             _end(pid)
     return results
 
@@ -101,42 +94,74 @@ def shared_out(
     return {key: made for part in parts if part is not None for key, made in part.items()}
 
 
+class Beside(Generic[T]):
+    """What a job yields in a forked process of its own, taken when it is needed.
+
+    `close` ends the process, at the latest when nobody refers to this any more.
+    """
+
+    def __init__(self, job: Callable[[], Iterable[T]], others: Sequence[Ear] = ()) -> None:
+        """`others` listen to processes that were forked before, which are none of this one's business."""
+        self.ear, self._pid = _begun(job, others, True)
+        self._ended = finalize(self, _finish, os.getpid(), self.ear, self._pid)
+
+    def next(self, poll: Callable[[], None]) -> tuple[T] | None:
+        """What comes next, which is waited for; None: nothing more. `poll` may raise. Raises as `forked` does."""
+        while not heard([self.ear], POLL_SECONDS):
+            poll()
+        told: tuple[T] | None = _received(self.ear, self._pid)
+        return told
+
+    def close(self) -> None:
+        """End the process, if it has not ended yet."""
+        self._ended()
+
+
+class Aside:
+    """Questions that a forked process of its own answers one after the other, while this one does something else."""
+
+    def __init__(self, questions: Mapping[str, Callable[[], object]], poll: Callable[[], None]) -> None:
+        """`poll` is called while an answer is waited for, and may raise."""
+        self._poll = poll
+        self._answers: dict[str, Any] = {}
+        self._beside = Beside(lambda: ((name, ask()) for name, ask in questions.items()))
+
+    def answer(self, name: str) -> Any:
+        """The answer, which is waited for. Raises as `forked` does."""
+        while name not in self._answers:
+            told = self._beside.next(self._poll)
+            if told is None:
+                raise KeyError(name)
+            self._answers.update([told[0]])
+        return self._answers[name]
+
+    def close(self) -> None:
+        """End the process, whatever it has not answered."""
+        self._beside.close()
+
+
 def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]) -> Iterator[T]:
     """What the jobs yield, as it comes, from one forked process each.
 
     `poll` is called while waiting and may raise; the children are ended then, and when the iterator is closed. Raises
     as `forked` does.
     """
-    from multiprocessing.connection import Connection, Pipe, wait
-
-    children: dict[Connection, int] = {}
+    children: dict[Ear, Beside[T]] = {}
     try:
         for job in jobs:
-            receive, send = Pipe(duplex=False)
-            parent, pid = os.getpid(), _fork()
-            if pid == 0:
-                _work(partial(_tell, job, send), send, [receive, *children], parent)
-            send.close()
-            children[receive] = pid
+            child = Beside(job, list(children))
+            children[child.ear] = child
         while children:
             poll()
-            for ready in wait(list(children), timeout=POLL_SECONDS):
-                assert isinstance(ready, Connection)
-                told: tuple[T] | None = _received(ready, children[ready])
+            for ready in heard(list(children), POLL_SECONDS):
+                told = children[ready].next(poll)
                 if told is not None:
                     yield told[0]
                 else:
-                    os.waitpid(children.pop(ready), 0)
-                    ready.close()
+                    children.pop(ready).close()
     finally:
-        for connection, pid in children.items():
-            connection.close()
-            _end(pid)
-
-
-def _tell(job: Callable[[], Iterable[object]], send: Connection) -> None:
-    for item in job():
-        send.send_bytes(pickle.dumps((item,), protocol=pickle.HIGHEST_PROTOCOL))
+        for child in children.values():
+            child.close()
 
 
 def dealt(count: int) -> Callable[[], Iterator[int]]:
@@ -158,7 +183,17 @@ def _fork() -> int:
         return os.fork()
 
 
-def _work(job: Callable[[], object], send: Connection, others: list[Connection], parent: int) -> None:
+def _begun(job: Callable[[], Any], others: Sequence[Ear], streams: bool = False) -> tuple[Ear, int]:
+    """A process that tells what the job returns, or each item of that when it `streams`; `others` are not its own."""
+    read, write = os.pipe()
+    parent, pid = os.getpid(), _fork()
+    if pid == 0:
+        _work(job, write, [read, *(ear.number for ear in others)], parent, streams)
+    os.close(write)
+    return Ear(read), pid
+
+
+def _work(job: Callable[[], Any], write: int, others: Sequence[int], parent: int, streams: bool) -> None:
     """The child's life; never returns."""
     status = 1
     try:
@@ -166,14 +201,16 @@ def _work(job: Callable[[], object], send: Connection, others: list[Connection],
             signal.signal(number, signal.SIG_IGN)  # its end is the parent's business, also when all are signalled
         signal.set_wakeup_fd(-1)  # the pipe is the parent's
         end_with_parent(parent)
-        for connection in others:
-            connection.close()
+        for other in others:
+            os.close(other)
         with single_thread():
             try:
-                answer: object = job()
+                answer = job()
+                for item in answer if streams else ():
+                    _tell(write, (item,))
+                _tell(write, None if streams else answer)
             except Mucg4Error as error:
-                answer = error
-        send.send_bytes(pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL))
+                _tell(write, error)
         status = 0
     except BaseException:
         import traceback
@@ -215,18 +252,67 @@ def single_thread() -> Iterator[None]:
         yield
 
 
-def _received(connection: Connection, pid: int) -> Any:
+class Ear:
+    """The end of a pipe at which a child is heard. `multiprocessing.connection` would do, but takes 7 ms to load."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # of the file, -1 when it is closed
+
+    def message(self) -> bytearray | None:
+        """What the child sent, which is waited for; None: it ended before."""
+        size = self._exactly(SIZE)
+        return None if size is None else self._exactly(int.from_bytes(size, "little"))
+
+    def _exactly(self, count: int) -> bytearray | None:
+        out = bytearray(count)
+        left = memoryview(out)
+        while left:
+            got = os.readv(self.number, [left])
+            if not got:
+                return None
+            left = left[got:]
+        return out
+
+    def close(self) -> None:
+        """Listen no more."""
+        os.close(self.number)
+        self.number = -1
+
+
+def heard(ears: Sequence[Ear], seconds: float) -> list[Ear]:
+    """Those at which something can be read; at most so long is waited for it."""
+    poll = select.poll()
+    for ear in ears:
+        poll.register(ear.number, select.POLLIN)
+    ready = {number for number, _ in poll.poll(1000 * seconds)}
+    return [ear for ear in ears if ear.number in ready]
+
+
+def _tell(write: int, answer: object) -> None:
+    data = pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+    left = memoryview(len(data).to_bytes(SIZE, "little") + data)
+    while left:
+        left = left[os.write(write, left) :]
+
+
+def _received(ear: Ear, pid: int) -> Any:
     """A child's answer; raises what it raised. Only bytes that our own child wrote are unpickled."""
-    try:
-        answer = pickle.loads(connection.recv_bytes())
-    except EOFError as error:
+    message = ear.message()
+    if message is None:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status < 0:
-            raise BudgetError(f"a worker process was killed by signal {-status} (out of memory?)") from error
-        raise RuntimeError("a worker process failed; its traceback is on standard error") from error
+            raise BudgetError(f"a worker process was killed by signal {-status} (out of memory?)")
+        raise RuntimeError("a worker process failed; its traceback is on standard error")
+    answer = pickle.loads(message)
     if isinstance(answer, BaseException):
         raise answer
     return answer
+
+
+def _finish(owner: int, ear: Ear, pid: int) -> None:
+    if os.getpid() == owner:  # a fork of it has no say
+        ear.close()
+        _end(pid)
 
 
 def _end(pid: int) -> None:

@@ -8,13 +8,14 @@ its nearest double is c 2^-s, the difference m 2^s - c 10^k is at most 10^k / 2 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from typing import overload
 
 import numpy as np
 
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
+from mucg4.records import dataclass
 
 PLACES = 19  # most digits behind the point: 10^19 / 2 is below 2^63; given
 LARGEST = 9.0e18  # mantissas are below 2^63; given

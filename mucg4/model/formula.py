@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 
 from mucg4.model.decimals import Plain
+from mucg4.records import dataclass
 
 RELATIONS = ("<=", ">=", "<", ">", "=", "==", "!=")
 

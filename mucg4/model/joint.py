@@ -11,7 +11,7 @@ speak of, so that every constraint is linear in its inputs and outputs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from math import prod
 
@@ -20,6 +20,7 @@ import numpy as np
 from mucg4.model.formula import Formula
 from mucg4.model.network import Network
 from mucg4.ops.arrays import FloatArray
+from mucg4.records import dataclass
 
 Monomial = tuple[int, ...]  # sorted codes: a linked input i is i, a declared output j is -1 - j; at least two
 

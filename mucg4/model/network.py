@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from math import prod
 
@@ -13,6 +13,7 @@ import numpy as np
 from mucg4.errors import InputError
 from mucg4.ops.arrays import NUMPY, Backend
 from mucg4.ops.base import Affine, Array, Nonlinear, Op
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,7 @@ from mucg4.model.refutations import Refutation as Refutation
 from mucg4.model.refutations import Refutations as Refutations
 from mucg4.model.refutations import check_arrays
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, distinct
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True, eq=False)

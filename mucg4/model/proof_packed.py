@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -41,6 +40,7 @@ from mucg4.model.proof import Cuts, Proof, Tightening, Tree
 from mucg4.model.proof_text import LARGEST
 from mucg4.model.refutations import TYPES, Alpha, Refutations
 from mucg4.ops.arrays import AnyArray
+from mucg4.records import dataclass
 
 FORMAT = "mucg4-packed-proof"
 MAGIC = b"mp1\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from mucg4.errors import InputError
 from mucg4.model.decimals import Decimals
 from mucg4.model.network import Network
 from mucg4.ops.arrays import BoolArray, FloatArray
+from mucg4.records import dataclass
 
 if TYPE_CHECKING:
     from mucg4.model.joint import Joint

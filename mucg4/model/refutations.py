@@ -8,7 +8,7 @@ are made when somebody asks for them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from mucg4.errors import ProofError
 from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
+from mucg4.records import dataclass
 
 NO_CORE = -1  # among the lengths of cores: none was computed; not measured
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from mucg4.errors import UnsoundError
 from mucg4.model.proof import Proof
 from mucg4.model.query import Witness
+from mucg4.records import dataclass
 
 RELATIONS = (
     "identical",

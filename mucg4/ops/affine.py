@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from itertools import accumulate
 from math import frexp, prod
@@ -11,6 +11,7 @@ from typing import Any
 
 from mucg4.ops.arrays import add_groups, groups, xp, zeros
 from mucg4.ops.base import Affine, Array
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ PyTorch is imported only when a backend with a device is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 import numpy as np
 
 from mucg4.errors import InputError
+from mucg4.records import dataclass
 
 Array: TypeAlias = Any
 """An array of either library, NumPy's or PyTorch's, of any dtype: what code takes that runs on both. PyTorch need not

@@ -9,12 +9,13 @@ tangent plane is the one whose largest distance over the box is smallest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from mucg4.ops.arrays import full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
+from mucg4.records import dataclass
 
 JOINT_INPUTS = 64  # networks with so few inputs get lines that know how the arguments move together; not measured
 

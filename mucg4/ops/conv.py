@@ -8,7 +8,7 @@ One-dimensional convolutions are two-dimensional ones of height one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from mucg4.errors import InputError
 from mucg4.ops.arrays import batched_product, chunk, empty, windows, zeros
 from mucg4.ops.base import Affine, Array
+from mucg4.records import dataclass
 
 # window elements handled together: 1 MiB, so that they are still cached in the GEMM; not measured
 CHUNK_ELEMENTS = 1 << 17

@@ -11,7 +11,7 @@ horizontal: nothing is concluded from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import pi
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from mucg4.ops.arrays import at_least, at_most, erfc, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
 from mucg4.ops.smooth import SIGMOID, ULPS
+from mucg4.records import dataclass
 
 SPAN = 48.0  # gates are 0 and 1 beyond it, to all digits; given
 HALVINGS = 20  # of a box, to find where a function has a given slope; what is missed is charged; not measured

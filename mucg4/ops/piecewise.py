@@ -6,11 +6,12 @@ Other piecewise operators (Clip, Max, Min, MaxPool) are rewritten by the reader 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from mucg4.ops.arrays import as_type, at_least, at_most, choose, precision, xp, zeros
 from mucg4.ops.base import Array, Nonlinear, Relaxation
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ the box or where f'(x) = s, and those points have a closed form.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import log, pi
 
 import numpy as np
 
 from mucg4.ops.arrays import at_least, at_most, erf, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
+from mucg4.records import dataclass
 
 # of the tangent point; more would not change a bound visibly, and none is needed for soundness; not measured
 BISECTIONS = 16

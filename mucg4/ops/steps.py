@@ -16,13 +16,14 @@ is a single point any line through the point will do: its slope is the usual str
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from mucg4.ops.arrays import choose, full, precision, xp
 from mucg4.ops.base import Array, Nonlinear, Relaxation, coarse
+from mucg4.records import dataclass
 
 LOPSIDED = 8.0  # how many times longer the longer side of zero is where the sign gets a sloping line; not measured
 

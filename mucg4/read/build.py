@@ -11,7 +11,7 @@ that vanish at minus infinity know them. Nothing else takes a tensor with voids.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import frexp, prod
 
 import numpy as np
@@ -27,6 +27,7 @@ from mucg4.ops.smooth import Sigmoid
 from mucg4.read.constant import Constant
 from mucg4.read.protobuf import LARGEST_TENSOR, shortened
 from mucg4.read.roundoff import magnitude
+from mucg4.records import dataclass
 
 NODE_ENTRIES = 1024  # what a node costs beside its values, in entries; not measured
 DENSE_ENTRIES = 200_000  # an affine map of at most this many entries is one GEMM of a plain matrix; not measured

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mucg4.files import json_text, write_atomic
 from mucg4.limits.budget import Budget
 from mucg4.limits.foreign import fields_of, items, json_value, member, number, numbers, read_limited, text_of
 from mucg4.model.query import Query
+from mucg4.records import dataclass
 from mucg4.settings import Settings
 
 FORMAT = "mucg4-case"

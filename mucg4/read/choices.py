@@ -10,12 +10,13 @@ becomes a case that covers all further choices. The checker follows the same ord
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from typing import NamedTuple
 
 from mucg4.model.query import Box, Case, Conjunction, Impossible
 from mucg4.read.normal import Disjunct, Key, Limits, Row, _join, _Normal
+from mucg4.records import dataclass
 
 MOST_OPEN = 2048  # states that are open at once; not measured
 

@@ -13,7 +13,7 @@ every runtime and real arithmetic agree to the bit. Integers wrap around as in o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from mucg4.read.protobuf import (
     shortened,
 )
 from mucg4.read.roundoff import UNIT, Error, Pair
+from mucg4.records import dataclass
 
 LARGEST_ROUNDINGS = 2**16  # a weight whose digits are worse than so many roundings is refused; not measured
 COMPUTED = (FLOAT, DOUBLE)  # element types whose arithmetic is folded

@@ -6,7 +6,7 @@ Names within get a prefix, `caller::name`, so that they stay apart. Works on pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from mucg4.errors import InputError, UnsupportedError
@@ -20,6 +20,7 @@ from mucg4.read.protobuf import (
     shortened,
     text_of,
 )
+from mucg4.records import dataclass
 
 MOST_NODES = 50_000  # in functions that are called; not measured
 STATES = frozenset(("RNN", "GRU", "LSTM"))  # whose last states alone may be of interest

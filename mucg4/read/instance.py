@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mucg4.model.network import LARGEST_WHOLE, Network, Original
 from mucg4.model.query import Case, Query
 from mucg4.read.normal import ProductError, UnboundedError
 from mucg4.read.vnnlib import parse_vnnlib, to_cases
+from mucg4.records import dataclass
 
 LARGEST = 2**31  # most bytes of a network: protobuf allows no more in one message; given
 GZIP = b"\x1f\x8b"  # how every gzip archive starts, and no model and no text

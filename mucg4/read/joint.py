@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mucg4.ops.affine import Concat, Dense, Index
 from mucg4.ops.base import Op
 from mucg4.ops.bilinear import PRODUCT
 from mucg4.ops.curves import SQUARE
+from mucg4.records import dataclass
 
 
 def joined(joint: Joint) -> tuple[Network, Joint]:

@@ -13,7 +13,7 @@ loosened over the box they stand with.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from itertools import chain, product
 from math import prod
@@ -24,6 +24,7 @@ from mucg4.model.decimals import Plain
 from mucg4.model.formula import Compare, Constant, Formula, Junction, ParsedProperty, Term, Variable
 from mucg4.model.query import Box, Case, Conjunction, hull
 from mucg4.read.rounding import Rounding, calculates, rounding_of
+from mucg4.records import dataclass
 
 MOST_DISJUNCTS = 1_000_000  # of one property; not measured
 MOST_ENTRIES = 50_000_000  # doubles in all rows of all conjunctions: 400 MB; not measured

@@ -15,7 +15,7 @@ polynomials (`mucg4.read.rounding` has the analysis of linear ones, `_Evaluation
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain, product
@@ -47,6 +47,7 @@ from mucg4.read.normal import (
 from mucg4.read.rounding import Kind, Rounding, _fits, _growth, kind_of, rounding_of
 from mucg4.read.substitute import Substitution
 from mucg4.read.vnnlib2 import ParsedQuery
+from mucg4.records import dataclass
 
 MOST_DEGREE = 16  # of a polynomial; not measured
 MOST_MONOMIALS = 10_000  # of a query; not measured

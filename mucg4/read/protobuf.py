@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from mucg4.errors import InputError, UnsupportedError
 from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
+from mucg4.records import dataclass
 
 FLOAT, INT32, INT64, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 6, 7, 9, 10, 11, 16  # given: ONNX's numbers of its types
 # entries of a tensor that is computed; larger ones are refused before they are allocated; not measured

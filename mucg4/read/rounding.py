@@ -21,7 +21,7 @@ Outputs have size 0: their rounding belongs to the network's, which is outside t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from functools import cache
 from math import isfinite
@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mucg4.model.formula import Apply, Compare, Constant, Term
+from mucg4.records import dataclass
 
 ZERO, ONE = Fraction(0), Fraction(1)
 

@@ -12,7 +12,7 @@ The two rows say no more than this range, and are left out; the bounds of x_t be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fractions import Fraction
 from math import isfinite
 
@@ -22,6 +22,7 @@ from mucg4.model.joint import Derived, over_free
 from mucg4.model.query import Box, Case, Conjunction, Impossible, hull
 from mucg4.read.choices import Choices
 from mucg4.read.normal import Coefficients, Row, _Normal
+from mucg4.records import dataclass
 
 MOST_EQUATIONS = 4096  # of a query; not measured
 MOST_ENTRIES = 1 << 25  # doubles in the matrices that map free inputs to those of networks: 256 MB; not measured

@@ -9,12 +9,12 @@ operator's handler.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from mucg4.errors import UnsupportedError
 from mucg4.read.protobuf import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT32, INT64, OnnxNode, shortened
+from mucg4.records import dataclass
 
 NEWEST = 25  # the newest operator set that is read; given
 SINGLE, FLOATS, INTEGERS = (FLOAT,), (FLOAT, DOUBLE), (INT32, INT64)

@@ -8,7 +8,7 @@ exponents, integers where decimals are expected, `=` for `==`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from math import prod
 
@@ -20,6 +20,7 @@ from mucg4.model.formula import Compare, Constant, Formula, Term, Variable
 from mucg4.model.joint import Declaration, Declared, DeclaredNetwork
 from mucg4.read import runs
 from mucg4.read.vnnlib import _NUMBER_TEXT, _Form, _List, _number, _Parser, _shown, _Word, _word
+from mucg4.records import dataclass
 
 MOST_COMPONENTS = 2**28  # of all variables together; not measured
 

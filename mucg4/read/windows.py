@@ -5,7 +5,6 @@ The canonical convolutions know two axes and one image: images, and of volumes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 from math import prod
 
@@ -19,6 +18,7 @@ from mucg4.read.build import Builder, Value, Variable
 from mucg4.read.constant import Constant, number
 from mucg4.read.operators import Handler, Values, optional_constant, required_constant, variable
 from mucg4.read.protobuf import OnnxNode
+from mucg4.records import dataclass
 
 # kernel sizes, strides, pads and the like beyond this are no numbers to compute with; not measured
 LARGEST_WINDOW = 2**24

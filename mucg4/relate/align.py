@@ -8,12 +8,13 @@ heuristic: a wrong pair costs time in the replay, never soundness.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from mucg4.model.network import Network
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
+from mucg4.records import dataclass
 from mucg4.relate.layers import Form, Layer, elementwise, form_of, silent_when_low
 
 IN_PLACE = 0.98  # similarity in place above which nothing better is looked for; not measured
@@ -163,7 +164,7 @@ def _assign(similarity: FloatArray) -> IntArray:
         there, back = left.argmax(axis=1), left.argmax(axis=0)
         mutual = back[there] == np.arange(len(rows))
         out[rows[mutual]] = columns[there[mutual]]
-        others = np.setdiff1d(np.arange(len(columns)), there[mutual])
+        others = np.flatnonzero(~np.isin(np.arange(len(columns)), there[mutual]))
         rows, columns, left = rows[~mutual], columns[others], left[np.ix_(~mutual, others)]
     return out
 

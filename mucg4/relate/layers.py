@@ -11,7 +11,7 @@ them are one: `f(u) - f(-s u) / s = (left + right) u`, as `mucg4.read.unsplit` h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mucg4.ops.arrays import FloatArray
 from mucg4.ops.base import Affine, Nonlinear
 from mucg4.ops.conv import Conv
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 _LARGEST = 1 << 23  # entries of a matrix that may be written out; not measured
 _OPPOSITE = 0.05  # relative distance of two rows from opposites up to which they count as a pair; not measured

@@ -14,7 +14,7 @@ fails on a variant the subtree is still there. The subtree goes when the refutat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
+from mucg4.records import dataclass
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
 from mucg4.reuse.roomy import roomy

@@ -7,7 +7,6 @@ proofs about parts of it do so together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,9 @@ import numpy as np
 from mucg4.errors import ProofError
 from mucg4.model.proof import Tree
 from mucg4.ops.arrays import FloatArray
+from mucg4.records import dataclass
 from mucg4.relate.align import Alignment
+from mucg4.reuse.aside import begin_aside
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.parts import StoredPart, joined, parts_of
 from mucg4.reuse.relation import Match, relate, translate
@@ -70,6 +71,8 @@ def _look_up(run: Run, store: Store) -> Hints | None:
     statistics = run.statistics
     if chosen is not None and _answers_all(chosen[0]):
         chosen = _strongest(run, chosen, stored_here)
+        if _splits_phases(chosen[0]):  # others are translated at once, and may meet a witness first
+            begin_aside(run)
         trees, parents = _translated(*chosen), [chosen]
     else:
         trees, parents = _from_parts(run, store)
@@ -118,6 +121,10 @@ def _answers_all(related: Related) -> bool:
     return related.word == "unsat" and related.same_unsafe and related.box_relation in ("equal", "inside")
 
 
+def _splits_phases(related: Related) -> bool:
+    return related.proof is not None and any(map(splits_phases, related.proof.trees))
+
+
 def _strongest(run: Run, chosen: tuple[Related, Match], others: Sequence[Related]) -> tuple[Related, Match]:
     """The proof itself, or where phases are split one on a network as near that was made from a stored one.
 
@@ -128,7 +135,7 @@ def _strongest(run: Run, chosen: tuple[Related, Match], others: Sequence[Related
     """
     first = chosen[0]
     own = first.fingerprint == run.query.network.fingerprint
-    if own or first.proof is None or not any(splits_phases(tree) for tree in first.proof.trees):
+    if own or not _splits_phases(first):
         return chosen
     for other in reversed(others):  # those alike come by age: the youngest had most to begin at
         if other is first:

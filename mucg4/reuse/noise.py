@@ -8,7 +8,7 @@ them alone. Fine-tuning and rounding look alike: relative noise of a size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mucg4.ops.affine import Dense, RowDense
 from mucg4.ops.arrays import FloatArray
 from mucg4.ops.conv import Conv, ConvTranspose
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 WEIGHTED = (Dense, RowDense, Conv, ConvTranspose)  # operators with a `weight` that is learned
 

@@ -13,7 +13,7 @@ Nothing is believed: the trees cover their boxes by construction, and the checke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from mucg4.model.proof import Tightening, Tree, keep_cuts, single_leaf
 from mucg4.model.query import Case, Query
 from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import AnyArray, FloatArray, IntArray
+from mucg4.records import dataclass
 from mucg4.relate.align import Alignment
 from mucg4.reuse.structure import splits_phases
 from mucg4.reuse.translate import restricted, translate

@@ -8,7 +8,7 @@ moved; weights moved a little; unrelated. Only reports and the order of work dep
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from mucg4.model.network import Network
 from mucg4.model.query import Query
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, median
+from mucg4.records import dataclass
 from mucg4.relate.align import Alignment, UnitMap, by_position, from_units, match_units
 from mucg4.relate.layers import Form, balanced, form_of, tensors_of
 from mucg4.reuse.grid import largest_of, scheme_of, square_sum

@@ -32,6 +32,7 @@ from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import BoolArray
+from mucg4.reuse.aside import begin_aside
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.near import with_near
 from mucg4.reuse.structure import divide, outline, splits_inputs, splits_phases, suited
@@ -42,7 +43,7 @@ from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
 from mucg4.search.portfolio import FIRST, TRIAL, Replayed, easily, first_steps, solve, solve_case
 from mucg4.search.region import Batch
-from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
+from mucg4.search.run import READINGS, CaseState, Run, attack_of, new_search, open_case, root_work
 
 # leaves to check from which the whole boxes are bounded first, as strong compression makes some queries easy; measured:
 # the int4 copy of ACAS Xu 1_1 under property 6 takes 0.43 s instead of 0.65, others 0.01 s more
@@ -106,12 +107,17 @@ def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness 
                 raise _MetError(witness)
             yield
 
-    attack = chain.from_iterable(met(first_steps(run, case)) for case in run.query.cases)
+    attack, look = (
+        met(chain.from_iterable(first_steps(run, case) for case in run.query.cases)),
+        met(in_leaves(run, trees)),
+    )
     try:
-        for _ in chain(islice(attack, EARLY), met(in_leaves(run, trees))):
+        for _ in chain(islice(attack, EARLY), islice(look, len(run.query.cases))):
             pass
-        rest = chain(run.comparison(), attack)
-        examined = Examined(run.query, trees, run.budget, run.workers, patience, rest)
+        begin_aside(run)
+        rest = chain(look, attack) if run.aside else chain(run.comparison(), look, attack)
+        readings = partial(run.aside.answer, READINGS) if run.aside else None
+        examined = Examined(run.query, trees, run.budget, run.workers, patience, rest, readings)
         if not examined.report.accepted and not run.budget.spent():
             with suppress(BudgetError):  # what was checked counts
                 for _ in rest:
@@ -164,7 +170,8 @@ def _searched(run: Run, opens: Sequence[Open], shapes: Sequence[Tree], is_own: b
     for number in range(len(run.query.cases)):
         here = [o for o in opens if o.tree.case == number]
         boxes = [(o.lo, o.hi) for o in here if splits_inputs(o.tree)]
-        witness = guarded(run, partial(in_boxes, run, run.query.cases[number], boxes))
+        look = in_boxes(run, run.query.cases[number], boxes)
+        witness: Witness | None = guarded(run, partial(next, filter(None, look), None))
         if witness is not None:
             return witness
         state = open_case(run, number) if any(len(o.at) for o in here) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from mucg4.limits.processes import shared_out, single_thread
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import to_packed
 from mucg4.ops.arrays import BoolArray, FloatArray
+from mucg4.records import dataclass
 
 QUANTILES = (0.05, 0.5, 0.95)  # of the margins that are told; given: what a reader can take in
 OWN = "own"  # the name of the gauge that measures the proof's own network

@@ -9,7 +9,7 @@ the replay anyway. Rows of tightenings and cuts go with their neuron.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mucg4.model.network import Network
 from mucg4.model.proof import Alpha, Cuts, Tightening, Tree, kept_rows
 from mucg4.model.refutations import NO_CORE, Refutations
 from mucg4.ops.arrays import AnyArray, BoolArray, FloatArray, IntArray, distinct
+from mucg4.records import dataclass
 from mucg4.relate.align import Alignment, by_position
 
 

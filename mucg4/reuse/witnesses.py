@@ -41,28 +41,27 @@ def _witness(run: Run, stored: FloatArray) -> Witness | None:
 def in_leaves(run: Run, trees: Sequence[Tree]) -> Iterator[Witness | None]:
     """Look for a witness where trees that split inputs refute by least, first where one point comes nearest to it.
 
-    Measured on copies of ACAS Xu 3_3 that are sat under property 2, where the stored proof holds on 7 092 of 7 464
-    leaves (without a tenth of the neurons) and on 4 956 (8 bits): 0.3 s instead of 1.3 and 2.5 s.
+    Step by step, a round of each case after the other. Measured on copies of ACAS Xu 3_3 that are sat under property 2,
+    where the stored proof holds on 7 092 of 7 464 leaves (without a tenth of the neurons) and on 4 956 (8 bits): 0.3 s
+    instead of 1.3 and 2.5 s.
     """
-    for number, case in enumerate(run.query.cases):
-        yield guarded(run, partial(_in_leaves, run, case, [t for t in trees if t.case == number]))
+    looks = [_in_leaves(run, case, [t for t in trees if t.case == k]) for k, case in enumerate(run.query.cases)]
+    for look in ROUNDS * looks:
+        yield guarded(run, partial(next, look, None))
 
 
-def _in_leaves(run: Run, case: Case, trees: Sequence[Tree]) -> Witness | None:
+def _in_leaves(run: Run, case: Case, trees: Sequence[Tree]) -> Iterator[Witness | None]:
     own = [tree for tree in trees if splits_inputs(tree)]
-    if case.box.empty or not own:
-        return None
-    each = max(1, points(run, 8, MOST) // len(own))
-    return in_boxes(run, case, [least_closed(tree, case.box, each) for tree in own])
+    if own and not case.box.empty:
+        each = max(1, points(run, 8, MOST) // len(own))
+        yield from in_boxes(run, case, [least_closed(tree, case.box, each) for tree in own])
 
 
-def in_boxes(run: Run, case: Case, boxes: Sequence[tuple[FloatArray, FloatArray]]) -> Witness | None:
-    """Look for a witness inside boxes, given as arrays `lo, hi (B, d)`, first where one point comes nearest to it."""
-    if not case.conjunctions or not sum(len(lo) for lo, _ in boxes):
-        return None
+def in_boxes(run: Run, case: Case, boxes: Sequence[tuple[FloatArray, FloatArray]]) -> Iterator[Witness | None]:
+    """Look for a witness inside boxes `lo, hi (B, d)`, first where one point comes nearest to it: round by round."""
     attack = attack_of(run, case)
-    if attack is None:
-        return None
+    if attack is None or not case.conjunctions or not sum(len(lo) for lo, _ in boxes):
+        return
     lo, hi = (np.concatenate(sides) for sides in zip(*boxes, strict=True))
     some = attack.rng.permutation(len(lo))[: points(run, 8, MOST)]  # fewer on large networks
     lo, hi = lo[some], hi[some]
@@ -72,8 +71,7 @@ def in_boxes(run: Run, case: Case, boxes: Sequence[tuple[FloatArray, FloatArray]
         found = attack.inside(lo[order], hi[order], run.budget)
         if found is not None:
             run.statistics.rungs["witness"] += 1
-            return found
-    return None
+        yield found
 
 
 def least_closed(tree: Tree, box: Box, count: int) -> tuple[FloatArray, FloatArray]:

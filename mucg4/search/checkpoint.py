@@ -8,7 +8,7 @@ searched. So nothing in the file is believed. It is written atomically, from tim
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mucg4.errors import InputError, ProofError
 from mucg4.files import write_atomic
 from mucg4.model.proof import Proof
 from mucg4.model.query import Query
+from mucg4.records import dataclass
 
 FIRST_SAVE, SAVE_SHARE = 10.0, 0.02  # seconds until the first one, and the share of time for all; given
 PACKING_LEVEL = 1  # of zstandard; not measured

@@ -10,7 +10,7 @@ neurons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mucg4.bound.propagate import Bounder, Refreshed, Regions
 from mucg4.bound.tighten import Ascent
 from mucg4.ops.arrays import NUMPY, distinct
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch, unstable_units
 from mucg4.search.split import Literals, locate, split_input

@@ -11,7 +11,7 @@ so this ends; without tightenings no such neuron exists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from mucg4.bound.propagate import Bounder, Refreshed
 from mucg4.bound.tighten import Ascent, Duals
 from mucg4.ops.base import Array
 from mucg4.program import least_violation, simple_multipliers
+from mucg4.records import dataclass
 from mucg4.search.refuted import ByDuals
 from mucg4.search.region import Batch
 from mucg4.search.way import Context

@@ -6,7 +6,7 @@ on the network itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mucg4.bound.tighten import Ascent
 from mucg4.errors import UnsoundError
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch
 from mucg4.search.way import Context, Findings, Stored

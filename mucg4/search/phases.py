@@ -9,7 +9,7 @@ The frontier keeps bounds, phases and duals of units only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import Reduced, ReducedDuals
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.branch import strong_branching
 from mucg4.search.phase_bound import F, PhaseBounder, PhaseFindings
 from mucg4.search.phase_tighten import Tightener, round_regions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from mucg4.model.proof import Cuts, Tightening, Tree, kept_rows
 from mucg4.model.query import Witness
 from mucg4.model.refutations import NO_CORE, Refutations
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.region import Batch
 
 

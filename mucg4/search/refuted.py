@@ -5,13 +5,12 @@ What is found is returned, copied from the regions as they were; the loop record
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mucg4.bound.objective import Objective
 from mucg4.bound.tighten import Duals
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.record import Recorder
 from mucg4.search.region import Batch
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.bound.reduced import ReducedDuals
 from mucg4.ops.arrays import distinct
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from mucg4.errors import ProofError
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import usable_cores
+from mucg4.limits.processes import Aside, usable_cores
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend
+from mucg4.records import dataclass
 from mucg4.search.attack import Attack
 from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
@@ -43,6 +44,8 @@ EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's region
 LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
+READINGS, COMPARISON, HUNT = "readings", "comparison", "hunt"  # what may be done aside
+
 WAYS: dict[str, type[Way[Any]]] = {way.name: way for way in (InputWay, PhaseWay)}  # by their names in settings
 
 
@@ -58,6 +61,7 @@ class Run:
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
     standing: Standing = field(default_factory=Standing)
+    aside: Aside | None = None  # a process that reads the files again, compares, and hunts (READINGS, COMPARISON, HUNT)
     _compared: tuple[int, str | None] | None = None  # regions searched before the last comparison, and what it found
 
     def report(self, text: str) -> None:
@@ -80,11 +84,25 @@ class Run:
 
         It is asked once, and once more after a search, which has seen other points.
         """
+        if self._compared is None and self.aside is not None:
+            with self.stage("agreement"):
+                self._compared = 0, self.aside.answer(COMPARISON)
         if self._compared is None or self._compared[0] != self.statistics.regions:
             with self.stage("agreement"):
                 seconds = max(LEAST_SECONDS, COMPARED_SHARE * self.budget.elapsed())
+                if self._compared is not None and self._compared[1] is None:
+                    seconds = 0.0  # the network agreed before: new are the points that the search has seen
                 self._compared = self.statistics.regions, agreement(self.query, self.runtime, seconds=seconds).problem
         return self._compared[1]
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """End the process aside with a block."""
+        try:
+            yield
+        finally:
+            if self.aside is not None:
+                self.aside.close()
 
     def comparison(self) -> Iterator[object]:
         """The question for a `disagreement` as a step of work that is done while other processes run."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from mucg4.model.proof import Tree, upward
 from mucg4.model.query import Query
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
+from mucg4.records import dataclass
 from mucg4.search.checkpoint import Checkpoint, Rhythm
 
 if TYPE_CHECKING:

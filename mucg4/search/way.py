@@ -12,7 +12,7 @@ frontier. Refutations come back from every step, and the loop records them. What
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from mucg4.bound.planes import CutPlanes
 from mucg4.bound.propagate import Bounder, Regions
 from mucg4.limits.budget import Budget
 from mucg4.ops.base import Array
+from mucg4.records import dataclass
 from mucg4.search.record import Recorder
 from mucg4.search.refuted import ByConstraints, Refuted
 from mucg4.search.region import Batch, Plan

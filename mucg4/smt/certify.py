@@ -10,7 +10,7 @@ are chosen, where the relaxation is exact. Nothing here is evidence.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from mucg4.ops.arrays import FloatArray, IntArray
 from mucg4.ops.base import Affine
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.program import Optimum, least_violation, simple_multipliers
+from mucg4.records import dataclass
 
 RAISED = 1e-4  # how much the offset of a strict constraint is raised, relative to the offsets; not measured
 CLOSE = 1e-6  # share of the terms that a bound may be below zero for a tie to be sought; not measured

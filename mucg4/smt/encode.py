@@ -12,7 +12,7 @@ With all phases chosen the system is exact; with some it is a linear over-approx
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 from math import ceil, isfinite
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from mucg4.model.query import Box
 from mucg4.ops.arrays import FloatArray
 from mucg4.ops.base import Affine
 from mucg4.ops.piecewise import TwoPiece
+from mucg4.records import dataclass
 
 MAX_WEIGHTS = 4000  # nonzero coefficients of all affine nodes; see the measurement in `mucg4.smt.smt`; measured
 MAX_UNSTABLE = 60  # neurons whose phase is open on the whole box; measured: see the module text of `mucg4.smt.smt`

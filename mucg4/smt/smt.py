@@ -24,7 +24,7 @@ bounding (the checker's own bounds), however many there are, and `MAX_WEIGHTS` w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Case, Query, Witness
 from mucg4.ops.arrays import FloatArray
+from mucg4.records import dataclass
 from mucg4.smt.certify import Branch, Certifier, Leaf
 from mucg4.smt.encode import Encoding, Literal, constraint_rows, enclosure_of, encode
 from mucg4.smt.relax import SmtRelaxation

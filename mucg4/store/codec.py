@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from math import prod
 from pkgutil import iter_modules
@@ -23,6 +23,7 @@ from mucg4.limits.foreign import inflate, is_frame, json_value, packed, plausibl
 from mucg4.model.network import Network, Node
 from mucg4.ops.arrays import FloatArray
 from mucg4.ops.base import Op
+from mucg4.records import dataclass
 
 _MAGIC = b"mn1\n"
 MOST = 2**30  # bytes of an unpacked network, or of unpacked boxes; not measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from mucg4.model.proof import Proof
 from mucg4.model.proof_packed import from_packed, is_packed
 from mucg4.model.proof_text import from_bytes
 from mucg4.ops.arrays import FloatArray
+from mucg4.records import dataclass
 from mucg4.store.codec import Asked, Names, asked_from_bytes, network_from_bytes
 from mucg4.store.kept import Kept
 

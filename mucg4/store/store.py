@@ -11,7 +11,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from mucg4.model.proof import Proof
 from mucg4.model.proof_packed import to_packed, unpacked_bytes
 from mucg4.model.query import Query
 from mucg4.ops.arrays import FloatArray
+from mucg4.records import dataclass
 from mucg4.store import reference
 from mucg4.store.codec import Asked, asked_to_bytes, boxes_hash, network_to_bytes
 from mucg4.store.database import Database

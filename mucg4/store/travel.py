@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mucg4.model.proof import Proof
 from mucg4.model.proof_file import read_with_more
 from mucg4.model.query import Query
 from mucg4.read.instance import Model, Property
+from mucg4.records import dataclass
 from mucg4.store.codec import network_from_bytes, network_to_bytes
 from mucg4.store.store import Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +25,7 @@ from mucg4.model.verdict import Safe, Statistics
 from mucg4.read.case import save_case
 from mucg4.read.instance import query_of
 from mucg4.read.onnx import read_network
+from mucg4.records import dataclass
 from mucg4.settings import Settings
 from mucg4.verify import verify
 

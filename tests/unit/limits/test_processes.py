@@ -11,7 +11,7 @@ import pytest
 
 from mucg4.errors import BudgetError, InputError
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import dealt, forked, streamed
+from mucg4.limits.processes import Aside, dealt, forked, streamed
 
 
 def nothing() -> None:
@@ -105,3 +105,29 @@ def test_meanwhile_runs_beside_the_jobs_and_may_end_them() -> None:
 
     with pytest.raises(KeyError):
         forked([lambda: time.sleep(600)], nothing, meanwhile=fail())
+
+
+def test_questions_are_answered_aside_in_order_and_the_process_ends_with_whoever_asked() -> None:
+    def fails() -> object:
+        raise InputError("no answer")
+
+    aside = Aside({"who": os.getpid, "what": lambda: [1, 2], "why": fails}, nothing)
+    assert aside.answer("what") == [1, 2]
+    pid = aside.answer("who")
+    assert pid != os.getpid() and aside.answer("who") == pid
+    del aside
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(InputError, match="no answer"):
+        Aside({"why": fails}, nothing).answer("why")
+
+
+def test_a_budget_that_is_spent_ends_the_wait_for_an_answer() -> None:
+    def spent() -> None:
+        raise BudgetError("timeout")
+
+    aside = Aside({"never": lambda: time.sleep(600)}, spent)
+    with pytest.raises(BudgetError, match="timeout"):
+        aside.answer("never")
+    aside.close()
+    aside.close()
