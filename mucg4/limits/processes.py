@@ -124,14 +124,20 @@ class Aside:
         """`poll` is called while an answer is waited for, and may raise."""
         self._poll = poll
         self._answers: dict[str, Any] = {}
+        self._failed: Exception | None = None
         self._beside = Beside(lambda: ((name, ask()) for name, ask in questions.items()))
 
     def answer(self, name: str) -> Any:
         """The answer, which is waited for. Raises as `forked` does."""
         while name not in self._answers:
-            told = self._beside.next(self._poll)
-            if told is None:
-                raise KeyError(name)
+            if self._failed is not None:
+                raise self._failed
+            try:
+                told = self._beside.next(self._poll)
+            except Exception as error:
+                self._failed = error
+                raise
+            assert told is not None, name
             self._answers.update([told[0]])
         return self._answers[name]
 
