@@ -7,9 +7,9 @@ search comes to an end and more of the proof holds on the copies.
 
 Only where phases are split: a bound at a root with room costs about what one without does. Measured on mnist 256x4,
 the run of an int8 copy that borrows the parent's proof (two cores, whole process): property 8 at 0.03 with room 0, 4
-and 8: 4.4, 2.4 and 1.1 s; property 14 at 0.05 with room 0, 10 and 20: 5, 3.8 and 2.5 s. On oval21, image 6767, room 1
-makes 1 320 leaves of 49, which an int8 copy checks in 1.2 s instead of 5.2; on image 8717, where room 1 is not decided
-in 45 s, room 0.5 takes 2 s, and a copy of 255 levels per channel 0.8 s instead of 2.6. Where inputs are split it gains
+and 8: 4.4, 2.4 and 1.1 s; property 14 at 0.05 with room 0, 10 and 20: 5, 3.8 and 2.5 s. On oval21, image 6767, room 2
+makes 1 320 leaves of 49, of which a copy of 255 levels per channel lacks none (1.1 s; with room 1, 160 leaves, it
+searches anew below 63: 1.4 s); on image 8717, where room 1 is not decided in 30 s, room 0.5 takes 3 s. Where inputs are split it gains
 nothing: ACAS Xu 3_3 under property 2 with room for bf16 is not decided in 40 times its time.
 """
 
@@ -36,7 +36,10 @@ from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
 from mucg4.search.standing import Standing
 
-ROOMS = (0.5, 1.0, 4.0, 8.0, 16.0)  # times what noise moves a constraint at points; measured: see above
+# times what noise moves a constraint at points: of the first attempt, the least and the most; measured: see above
+FIRST, LEAST, MOST = 1.0, 0.125, 16.0
+NEAR = 0.9  # share of leaves that hold, from which room is doubled; below that it is taken four times; not measured
+FAILURES = 2  # attempts in vain that end it; not measured
 SHARE = 0.5  # of the time that is left, for each of these; not measured
 POINTS = 256  # at which noise is measured; not measured
 ENOUGH = 0.995  # share that is good enough; not measured
@@ -55,22 +58,33 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     cases = {k: case for k, case in enumerate(run.query.cases) if not case.box.empty and case.conjunctions}
     moved = {k: _moved(run.query, case, copies) for k, case in cases.items()}
     worth = _worth(run, best, copies)
-    for room in ROOMS if worth < ENOUGH else ():
-        budget = run.budget.share(SHARE * run.budget.left())
-        if any(_is_met(run.query, case, room * moved[k]) for k, case in cases.items()):
-            break
-        try:
-            found = _with_room(replace(run, budget=budget), {k: room * d for k, d in moved.items()})
-            new = 0.0 if found is None else _worth(run, found, copies)
-        except (BudgetError, ProofError):  # what was found before stays
-            break
+    low, high, room, failures = 0.0, np.inf, FIRST, 0
+    while worth < ENOUGH and LEAST <= room <= MOST and failures < FAILURES:
+        met = any(_is_met(run.query, case, room * moved[k]) for k, case in cases.items())
+        found = None if met else _attempt(run, {k: room * d for k, d in moved.items()}, copies)
         if found is None:
+            failures += not met  # what a point shows takes no time
+            high = room
+        else:
+            low = room
+            best, worth = found if found[1] > worth + BETTER else (best, worth)
+        if np.isinf(high):
+            room *= 2 if worth >= NEAR else 4
+        elif high <= 2 * low:
             break
-        if new > worth + BETTER:
-            best, worth = found, new
-        if worth >= ENOUGH:
-            break
+        else:
+            room = np.sqrt(low * high) if low else high / 2
     return best
+
+
+def _attempt(run: Run, room: Mapping[int, FloatArray], copies: Mapping[str, Gauge]) -> tuple[list[Tree], float] | None:
+    """Trees with room in a part of the time, see `_with_room`, and what they are worth."""
+    run = replace(run, budget=run.budget.share(SHARE * run.budget.left()))
+    try:
+        found = _with_room(run, room)
+        return None if found is None else (found, _worth(run, found, copies))
+    except (BudgetError, ProofError):  # what was found before stays
+        return None
 
 
 def _points(case: Case) -> FloatArray:

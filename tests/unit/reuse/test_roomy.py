@@ -52,17 +52,35 @@ def test_leaves_have_the_room_that_was_asked_for(peak, workers):
 
 
 @pytest.mark.parametrize(
-    "shares, taken",
-    [((0.5, 0.9, *(0.3,) * 4), 1), ((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), 5), ((0.5, *(0.5,) * 5), 0)],
+    "shares, rooms, taken",
+    [
+        ((0.5, 0.9, *(0.3,) * 4), [1, 2, 4, 8, 16], 1),
+        ((0.5, 0.6, 0.7, 0.8), [1, 4, 16], 3),
+        ((0.5, 0.7, 0.95, 0.996), [1, 4, 8], 3),
+        ((0.5, *(0.5,) * 3), [1, 4, 16], 0),
+        ((0.5, None, 0.6, 0.7), [1, 0.5], 2),
+        ((0.5, 0.6, None, 0.7, 0.8), [1, 4, 2], 3),
+        ((0.5, 0.6, None, None), [1, 4, 2], 1),
+        ((0.5, 0.999), [1], 1),
+    ],
 )
-def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, taken, monkeypatch):
+def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, rooms, taken, monkeypatch):
+    """`shares`: what the given proof and each attempt are worth, None where it fails."""
     query, proof = peak
-    made, left = [list(proof.trees)], list(shares)
-    monkeypatch.setattr(module, "_with_room", lambda *_: made.append(list(proof.trees)) or made[-1])
+    made, left, asked = [list(proof.trees)], [share for share in shares if share is not None], []
+
+    def with_room(_, room):
+        asked.append(float(room[0].max() / least))
+        made.append(list(proof.trees))
+        return None if shares[len(asked)] is None else made[-1]
+
+    gauges = gauges_of(query, Budget())
+    least = _moved(query, query.cases[0], {k: g for k, g in gauges.items() if k != OWN}).max()
+    monkeypatch.setattr(module, "_with_room", with_room)
     monkeypatch.setattr(module, "_worth", lambda *_: left.pop(0))
     monkeypatch.setattr(module, "_is_met", lambda *_: False)
-    found = roomy(run_of(query), proof.trees, gauges_of(query, Budget()))
-    assert len(made) == 6 and (found is made[taken] or taken == 0)
+    found = roomy(run_of(query), proof.trees, gauges)
+    assert asked == pytest.approx(rooms) and (found is made[taken] or taken == 0)
 
 
 def test_time_that_ends_while_the_next_proof_is_measured_costs_that_one_alone(peak, monkeypatch):
@@ -77,7 +95,7 @@ def test_time_that_ends_while_the_next_proof_is_measured_costs_that_one_alone(pe
     monkeypatch.setattr(module, "_with_room", lambda *_: made.append(list(proof.trees)) or made[-1])
     monkeypatch.setattr(module, "_worth", worth)
     monkeypatch.setattr(module, "_is_met", lambda *_: False)
-    assert roomy(run_of(query), proof.trees, gauges_of(query, Budget())) is made[0] and len(made) == 2
+    assert roomy(run_of(query), proof.trees, gauges_of(query, Budget())) is made[0] and len(made) == 3
 
 
 def test_room_is_what_noise_moves_the_constraints(peak):
