@@ -15,7 +15,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import finalize
@@ -118,14 +118,40 @@ class Beside(Generic[T]):
 
 
 class Aside:
-    """Questions that a forked process of its own answers one after the other, while this one does something else."""
+    """Questions that a forked process of its own answers one after the other, while this one does something else.
 
-    def __init__(self, questions: Mapping[str, Callable[[], object]], poll: Callable[[], None]) -> None:
-        """`poll` is called while an answer is waited for, and may raise."""
+    Then it waits for what else it is asked.
+    """
+
+    def __init__(
+        self,
+        questions: Mapping[str, Callable[[], object]],
+        poll: Callable[[], None],
+        later: Mapping[str, Callable[[Any], object]] | None = None,
+    ) -> None:
+        """`poll` is called while an answer is waited for, and may raise; `later` are questions with an argument."""
+        read, self._write = os.pipe()
+
+        def answers() -> Iterator[tuple[str, object]]:
+            for name, ask in questions.items():
+                yield name, ask()
+            while (message := Ear(read).message()) is not None:
+                name, argument = pickle.loads(message)
+                yield name, (later or {})[name](argument)
+
         self._poll = poll
         self._answers: dict[str, Any] = {}
         self._failed: Exception | None = None
-        self._beside = Beside(lambda: ((name, ask()) for name, ask in questions.items()))
+        self._beside = Beside(answers)
+        self._unasked = finalize(self, os.close, self._write)
+        os.close(read)
+
+    def ask(self, name: str, argument: object) -> Any:
+        """The answer to a later question, as for `answer`."""
+        self._answers.pop(name, None)
+        with suppress(BrokenPipeError):  # it has ended: the answer says why
+            _tell(self._write, (name, argument))
+        return self.answer(name)
 
     def answer(self, name: str) -> Any:
         """The answer, which is waited for. Raises as `forked` does."""
@@ -143,6 +169,7 @@ class Aside:
 
     def close(self) -> None:
         """End the process, whatever it has not answered."""
+        self._unasked()
         self._beside.close()
 
 

@@ -2,7 +2,8 @@
 
 The files are read a second time, the network is compared with onnxruntime, and witnesses that only an execution has are
 hunted. None of that asks anything of the proof, and for a proof that holds it takes as long as the check: loading
-onnxruntime alone takes some 50 ms. So a process of its own does it from the moment a related result is found.
+onnxruntime alone takes some 50 ms. So a process of its own does it from the moment a related result is found, and
+compares the network once more where a search has been, if there is one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from mucg4.evidence import read_again, second_reading
 from mucg4.limits.processes import Aside, can_fork
 from mucg4.precision import Hunted, hunted
-from mucg4.search.run import COMPARISON, HUNT, READINGS, Run
+from mucg4.search.run import AGAIN, COMPARISON, HUNT, READINGS, Run
 
 
 def begin_aside(run: Run) -> None:
@@ -26,7 +27,7 @@ def begin_aside(run: Run) -> None:
             COMPARISON: run.disagreement,
             HUNT: partial(_hunted, run),
         }
-        run.aside = Aside(questions, run.budget.poll)
+        run.aside = Aside(questions, run.budget.poll, {AGAIN: partial(run.compared, again=True)})
 
 
 def _hunted(run: Run) -> Hunted:

@@ -9,8 +9,8 @@ Only where phases are split: a bound at a root with room costs about what one wi
 the run of an int8 copy that borrows the parent's proof (two cores, whole process): property 8 at 0.03 with room 0, 4
 and 8: 4.4, 2.4 and 1.1 s; property 14 at 0.05 with room 0, 10 and 20: 5, 3.8 and 2.5 s. On oval21, image 6767, room 2
 makes 1 320 leaves of 49, of which a copy of 255 levels per channel lacks none (1.1 s; with room 1, 160 leaves, it
-searches anew below 63: 1.4 s); on image 8717, where room 1 is not decided in 30 s, room 0.5 takes 3 s. Where inputs are split it gains
-nothing: ACAS Xu 3_3 under property 2 with room for bf16 is not decided in 40 times its time.
+searches anew below 63: 1.4 s); on image 8717, where room 1 is not decided in 30 s, room 0.5 takes 3 s. Where inputs
+are split it gains nothing: ACAS Xu 3_3 under property 2 with room for bf16 is not decided in 40 times its time.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from mucg4.limits.processes import Aside, usable_cores
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
-from mucg4.ops.arrays import Backend
+from mucg4.ops.arrays import Backend, FloatArray
 from mucg4.records import dataclass
 from mucg4.search.attack import Attack
 from mucg4.search.inputs import InputWay
@@ -44,7 +44,7 @@ EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's region
 LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
 
-READINGS, COMPARISON, HUNT = "readings", "comparison", "hunt"  # what may be done aside
+READINGS, COMPARISON, HUNT, AGAIN = "readings", "comparison", "hunt", "again"  # what may be done aside
 
 WAYS: dict[str, type[Way[Any]]] = {way.name: way for way in (InputWay, PhaseWay)}  # by their names in settings
 
@@ -61,7 +61,7 @@ class Run:
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
     standing: Standing = field(default_factory=Standing)
-    aside: Aside | None = None  # a process that reads the files again, compares, and hunts (READINGS, COMPARISON, HUNT)
+    aside: Aside | None = None  # see `mucg4.reuse.aside`
     _compared: tuple[int, str | None] | None = None  # regions searched before the last comparison, and what it found
 
     def report(self, text: str) -> None:
@@ -89,11 +89,17 @@ class Run:
                 self._compared = 0, self.aside.answer(COMPARISON)
         if self._compared is None or self._compared[0] != self.statistics.regions:
             with self.stage("agreement"):
-                seconds = max(LEAST_SECONDS, COMPARED_SHARE * self.budget.elapsed())
-                if self._compared is not None and self._compared[1] is None:
-                    seconds = 0.0  # the network agreed before: new are the points that the search has seen
-                self._compared = self.statistics.regions, agreement(self.query, self.runtime, seconds=seconds).problem
+                if self.aside is not None:
+                    problem = self.aside.ask(AGAIN, self.runtime.visited)
+                else:
+                    problem = self.compared(self.runtime.visited, self._compared is not None)
+                self._compared = self.statistics.regions, problem
         return self._compared[1]
+
+    def compared(self, visited: FloatArray | None, again: bool = False) -> str | None:
+        """What a comparison at the points `visited (N, n)` and others says; `again`: at few others."""
+        seconds = 0.0 if again else max(LEAST_SECONDS, COMPARED_SHARE * self.budget.elapsed())
+        return agreement(self.query, self.runtime, visited, seconds).problem
 
     @contextmanager
     def ended(self) -> Iterator[None]:

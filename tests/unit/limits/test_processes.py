@@ -111,15 +111,20 @@ def test_questions_are_answered_aside_in_order_and_the_process_ends_with_whoever
     def fails() -> object:
         raise InputError("no answer")
 
-    aside = Aside({"who": os.getpid, "what": lambda: [1, 2], "why": fails}, nothing)
+    aside = Aside({"who": os.getpid, "what": lambda: [1, 2]}, nothing, {"twice": lambda x: 2 * x})
     assert aside.answer("what") == [1, 2]
     pid = aside.answer("who")
     assert pid != os.getpid() and aside.answer("who") == pid
+    assert [aside.ask("twice", k) for k in (2, "a")] == [4, "aa"]
     del aside
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with pytest.raises(InputError, match="no answer"):
         Aside({"why": fails}, nothing).answer("why")
+    gone = Aside({"who": os.getpid}, nothing, {"die": lambda _: os.kill(os.getpid(), 9)})
+    for _ in range(2):
+        with pytest.raises(BudgetError, match="signal 9"):
+            gone.ask("die", None)
 
 
 def test_a_budget_that_is_spent_ends_the_wait_for_an_answer() -> None:

@@ -83,16 +83,18 @@ def test_a_process_aside_that_is_lost_ends_the_run_without_a_verdict(proof, monk
 
 
 def test_after_a_search_the_network_is_compared_once_more_where_the_search_has_been(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        run_module, "agreement", lambda query, runtime, seconds: seen.append(seconds) or Agreement(None)
-    )
+    def compared(query, runtime, visited, seconds):
+        return Agreement(None if seconds else f"{len(visited)} points, process {os.getpid()}")
+
+    monkeypatch.setattr(run_module, "agreement", compared)
     run = run_of(query())
     begin_aside(run)
-    assert run.disagreement() is None and not seen  # the list that grew is another process's
+    assert run.disagreement() is None
+    run.runtime.remember(np.zeros((4, VARIABLES)))
     run.statistics.regions += 1
-    assert run.disagreement() is None and seen == [0.0]
-    assert run.disagreement() is None and len(seen) == 1
+    text = run.disagreement()
+    assert text is not None and text.startswith("4 points") and not text.endswith(f" {os.getpid()}")
+    assert run.disagreement() == text
     run.aside.close()
 
 
