@@ -301,7 +301,7 @@ def _add_sweep(p: argparse.ArgumentParser) -> None:
     text = """leave out the harder methods of a family after N in a row that are not proved; their rows say `not run`
     (default: 0, run all)"""
     p.add_argument("--stop-after", type=int, default=0, metavar="N", help=text)
-    text = "processes that take one property after the other, sharing the cores (default: 0, one per usable core)"
+    text = "processes that take rows in turns, sharing the cores (default: 0, one per usable core)"
     p.add_argument("--jobs", type=int, default=0, metavar="N", help=text)
     p.add_argument("--csv", type=Path, metavar="FILE", help="write every row as soon as it is done")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw verdicts and frontiers (.png, .svg or .pdf)")

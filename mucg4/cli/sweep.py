@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,13 @@ def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
     model = model_of(args.network, dict(args.shape))
     properties = [property_of(path) for path in dict.fromkeys(args.properties)]
     most = 1 if args.device else args.jobs or usable_cores()  # no device survives a fork
-    jobs = min(most, len(properties))
+    jobs = min(most, len(properties) * (1 + len(methods)))
     args.workers = args.workers or max(1, usable_cores() // jobs)
     settings = replace(settings_of(args), timeout=args.each)
-    name = "off" if not settings.reuse else ":memory:" if args.store == "fresh" else args.store
-    store = partial(open_store, name)
-    sweep = Sweep(model, methods, properties, settings, store, budget, args.stop_after, args.seed, jobs)
-    board = Board(Console(stderr=True), sweep.count)
-    with _Lines(args.csv) as lines, board.progress:
+    board = Board(Console(stderr=True), len(properties) * (1 + len(methods)))
+    with _store_for(args, jobs) as name, _Lines(args.csv) as lines, board.progress:
+        store = partial(open_store, name)
+        sweep = Sweep(model, methods, properties, settings, store, budget, args.stop_after, args.seed, jobs)
         for row in sweep.rows(say if args.verbose else None):
             rows.append(row)
             lines.add(row)
@@ -68,6 +69,20 @@ def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
         say(f"mucg4: warning: {printable(text)}")
     _report(args, rows)
     return 0
+
+
+@contextmanager
+def _store_for(args: argparse.Namespace, jobs: int) -> Iterator[str]:
+    """The store's name; a fresh one that processes share is a file for the time being."""
+    if not args.reuse:
+        yield "off"
+    elif args.store != "fresh" or jobs < 2:
+        yield ":memory:" if args.store == "fresh" else args.store
+    else:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(prefix="mucg4-") as folder:
+            yield f"{folder}/sweep.sqlite"
 
 
 class _Lines:

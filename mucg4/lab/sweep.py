@@ -3,17 +3,17 @@
 Order. Property by property, the network itself first, so that its proof is there for the variants, then each family of
 methods from its mildest to its hardest. Every row is a run of `mucg4.verify.verify` of its own, with its own limit of
 time; nothing is concluded from one row for another. Models and properties are read once, variants made once; a proof is
-stored where a row had to add to the one it started from. With several jobs, forked processes take one property after
-the other, each with the store opened for itself.
+stored where a row had to add to the one it started from. With several jobs, forked processes take the network itself
+under one property after the other, then families of its variants, each with the store, a file, opened for itself.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import field, replace
-from functools import partial
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from mucg4.gate.witness import replay_witness
 from mucg4.lab.compress import compress
 from mucg4.lab.methods import Method
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import MOST_DEALT, can_fork, dealt, streamed
+from mucg4.limits.processes import MOST_DEALT, Dealer, can_fork, streamed
 from mucg4.model.query import Query
 from mucg4.model.verdict import Statistics, Unsafe, Verdict
 from mucg4.ops.arrays import FloatArray
@@ -36,6 +36,9 @@ from mucg4.verify import begin, decide, verify
 ORIGINAL = Method("original")
 HELD = 2**28  # bytes of all variants' files together up to which they are held; not measured
 NOT_RUN, FAILED = "not run", "error"  # words of rows without a verdict
+
+_Made = dict[str, Model | InputError]  # variants by the names of their methods
+_Progress = Callable[[str], None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +88,8 @@ class Frontier:
 class Sweep:
     """What is swept. `patience` (0: none): so many methods of a family in a row not proved leave out the harder ones.
 
-    `store` opens the store of a process, or gives None: every row from scratch. `budget` ends the whole; each row has
-    `settings.timeout` seconds of its own. `jobs` are the processes, 1: this one.
+    `store` opens the store of a process (with several jobs a file), or gives None: every row from scratch. `budget`
+    ends the whole; each row has `settings.timeout` seconds of its own. `jobs` are the processes, 1: this one.
     """
 
     model: Model
@@ -107,46 +110,92 @@ class Sweep:
     def rows(self, progress: Callable[[str], None] | None = None) -> Iterator[Row]:
         """The rows, each when it is done: in order, but for several jobs. Raises `BudgetError` when interrupted."""
         made = {m.name: self._variant(m) for m in self.methods} if self._small else {}
-        jobs = min(self.jobs, len(self.properties)) if len(self.properties) <= MOST_DEALT and can_fork() else 1
-        if jobs < 2:
-            yield from self._under(self.properties, made, progress)
-            return
-        take = dealt(len(self.properties))
+        several = self.jobs > 1 and len(self.properties) <= MOST_DEALT and can_fork()
+        scratch: dict[str, float | None] = {}
+        for row in self._shared_out(made, progress) if several else self._in_order(made, progress):
+            if row.method == ORIGINAL:
+                scratch[row.prop] = _from_scratch(row)
+            yield replace(row, scratch=scratch.get(row.prop))
 
-        def work() -> Iterator[Row]:
-            return self._under((self.properties[k] for k in take()), made, progress)
+    @property
+    def families(self) -> list[list[Method]]:
+        """The methods by families, each from its mildest to its hardest; those of none alone."""
+        out: dict[str, list[Method]] = {}
+        for method in self.methods:
+            out.setdefault(method.family or f"- {method.name}", []).append(method)
+        return list(out.values())
+
+    def _in_order(self, made: _Made, progress: _Progress) -> Iterator[Row]:
+        """All rows, in this process."""
+        with self._opened(progress) as shared:
+            for prop in self.properties:
+                for methods in ([ORIGINAL], *self.families):
+                    yield from self._of(prop, methods, made, shared)
+
+    def _shared_out(self, made: _Made, progress: _Progress) -> Iterator[Row]:
+        """All rows, from as many processes as there are jobs.
+
+        These take the network itself under one property after the other, then, where that is done, each family of its
+        variants. Where properties are fewer than processes, the network has all of them first.
+        """
+        own = [([ORIGINAL], prop) for prop in self.properties]
+        work = own + [(methods, prop) for prop in self.properties for methods in self.families]
+        each = len(self.families)
+        variants = {
+            p.name: range(len(own) + k * each, len(own) + (k + 1) * each) for k, p in enumerate(self.properties)
+        }
+        dealer, left = Dealer(), {prop.name for prop in self.properties}
+        if len(own) < self.jobs:
+            alone = replace(self, settings=replace(self.settings, workers=self.jobs * (self.settings.workers or 1)))
+            with alone._opened(progress) as shared:
+                for methods, prop in own:
+                    yield from alone._of(prop, methods, made, shared)
+            dealer.put(range(len(own), len(work)))
+            dealer.close()
+            left.clear()
+        else:
+            dealer.put(range(len(own)))
+
+        def job() -> Iterator[Row]:
+            with self._opened(progress) as shared:
+                for k in dealer.taken():
+                    methods, prop = work[k]
+                    yield from self._of(prop, methods, made, shared)
 
         try:
-            yield from streamed([work] * jobs, self.budget.poll)
+            for row in streamed([job] * self.jobs, self.budget.poll):
+                if row.method == ORIGINAL and row.prop in left:
+                    dealer.put(variants[row.prop])
+                    left.remove(row.prop)
+                    if not left:
+                        dealer.close()
+                yield row
         except BudgetError:
             self.budget.poll()  # a signal that ends the processes too is what ended the sweep
             raise
+        finally:
+            dealer.close()
 
-    def _under(
-        self,
-        properties: Iterable[Property],
-        made: dict[str, Model | InputError],
-        progress: Callable[[str], None] | None,
-    ) -> Iterator[Row]:
-        """The rows of these properties, in this process; `made` are variants by their methods."""
-        store, runtimes = self.store(), Runtimes()
+    @contextmanager
+    def _opened(self, progress: _Progress) -> Iterator[_Shared]:
+        """What rows of one process have in common."""
+        store = self.store()
         with store or nullcontext():
-            for prop in properties:
-                misses: dict[str, int] = {}
-                run = partial(self._row, shared=_Shared(prop, store, runtimes, progress))
-                parent = run(ORIGINAL, self.model)
-                scratch = _from_scratch(parent)
-                yield replace(parent, scratch=scratch)
-                for method in self.methods:
-                    self.budget.poll()
-                    missed = misses.get(method.family, 0)
-                    if self.patience and method.family and missed >= self.patience:
-                        yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
-                        continue
-                    row = run(method, made.get(method.name) or self._variant(method))
-                    if row.ran:
-                        misses[method.family] = 0 if row.proved else missed + 1
-                    yield replace(row, scratch=scratch)
+            yield _Shared(store, Runtimes(), progress)
+
+    def _of(self, prop: Property, methods: Iterable[Method], made: _Made, shared: _Shared) -> Iterator[Row]:
+        """The rows of one family under one property, in order; `made` are variants by their methods."""
+        missed = 0
+        for method in methods:
+            self.budget.poll()
+            if self.patience and method.family and missed >= self.patience:
+                yield Row(prop.name, method, NOT_RUN, reason=f"{missed} milder ones were not proved")
+                continue
+            model = self.model if method == ORIGINAL else made.get(method.name) or self._variant(method)
+            row = self._row(prop, method, model, shared)
+            if row.ran:
+                missed = 0 if row.proved else missed + 1
+            yield row
 
     @property
     def _small(self) -> bool:
@@ -162,24 +211,24 @@ class Sweep:
             return error
         return Model(data, f"{self.model.name} ({method.name})", shapes=self.model.shapes)
 
-    def _row(self, method: Method, model: Model | InputError, shared: _Shared) -> Row:
-        name, started = shared.prop.name, time.monotonic()
+    def _row(self, prop: Property, method: Method, model: Model | InputError, shared: _Shared) -> Row:
+        started = time.monotonic()
         budget = self.budget.share(float("inf") if self.settings.timeout is None else self.settings.timeout)
         if isinstance(model, InputError):
-            return Row(name, method, FAILED, reason=str(model))
+            return Row(prop.name, method, FAILED, reason=str(model))
         try:
-            found = self._decided(model.under(shared.prop), method, budget, shared)
+            found = self._decided(model.under(prop), budget, shared, shared.witnesses[prop.name])
         except InputError as error:
-            return Row(name, method, FAILED, time.monotonic() - started, str(error))
+            return Row(prop.name, method, FAILED, time.monotonic() - started, str(error))
         self.budget.poll()
         seconds = time.monotonic() - started
-        return Row(name, method, found.word, seconds, getattr(found, "reason", ""), found.statistics)
+        return Row(prop.name, method, found.word, seconds, getattr(found, "reason", ""), found.statistics)
 
-    def _decided(self, query: Query, method: Method, budget: Budget, shared: _Shared) -> Verdict:
+    def _decided(self, query: Query, budget: Budget, shared: _Shared, witnesses: list[FloatArray]) -> Verdict:
         """The verdict: a witness of another variant, all of them in one look, or a run. Raises `InputError`."""
         settings, runtime = self.settings, shared.runtimes.of(query) if self._small else runtime_of(query)
-        if shared.witnesses and shared.store is not None and settings.attack:
-            witness = replay_witness(query, np.stack(shared.witnesses), runtime)
+        if witnesses and shared.store is not None and settings.attack:
+            witness = replay_witness(query, np.stack(witnesses), runtime)
             if witness is not None:
                 found = decide(begin(query, settings, budget, runtime=runtime), lambda run: witness)
                 if isinstance(found, Unsafe):
@@ -187,19 +236,18 @@ class Sweep:
                     return found
         found = verify(query, settings, shared.store, budget, shared.progress, runtime=runtime)
         if isinstance(found, Unsafe):
-            shared.witnesses.append(found.witness.x)
+            witnesses.append(found.witness.x)
         return found
 
 
 @dataclass(frozen=True, eq=False)
 class _Shared:
-    """What the rows of one property have in common; `witnesses` grow."""
+    """What the rows of one process have in common; `witnesses` grow, by the names of properties."""
 
-    prop: Property
     store: Store | None
     runtimes: Runtimes
-    progress: Callable[[str], None] | None
-    witnesses: list[FloatArray] = field(default_factory=list)
+    progress: _Progress
+    witnesses: dict[str, list[FloatArray]] = field(default_factory=lambda: defaultdict(list))
 
 
 def _from_scratch(row: Row) -> float | None:

@@ -197,17 +197,28 @@ def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]
             child.close()
 
 
-def dealt(count: int) -> Callable[[], Iterator[int]]:
-    """The numbers below `count`, at most MOST_DEALT: processes forked afterwards take them, each number once."""
-    read, write = os.pipe()
-    os.write(write, b"".join(k.to_bytes(4, "little") for k in range(count)))
-    os.close(write)
+class Dealer:
+    """Numbers that processes forked afterwards take, each number once, as they are put up; `close` says: no more."""
 
-    def take() -> Iterator[int]:
-        while data := os.read(read, 4):
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        finalize(self, os.close, self._read)
+
+    def put(self, numbers: Iterable[int]) -> None:
+        """Put up some more; up to MOST_DEALT that nobody has taken yet do not wait for somebody."""
+        os.write(self._write, b"".join(k.to_bytes(4, "little") for k in numbers))
+
+    def close(self) -> None:
+        """Put up no more."""
+        if self._write >= 0:
+            os.close(self._write)
+            self._write = -1
+
+    def taken(self) -> Iterator[int]:
+        """The numbers that this process gets; it waits for them. For forked processes."""
+        self.close()
+        while data := os.read(self._read, 4):
             yield int.from_bytes(data, "little")
-
-    return take
 
 
 def _fork() -> int:

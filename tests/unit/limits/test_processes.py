@@ -11,7 +11,7 @@ import pytest
 
 from mucg4.errors import BudgetError, InputError
 from mucg4.limits.budget import Budget
-from mucg4.limits.processes import Aside, dealt, forked, streamed
+from mucg4.limits.processes import Aside, Dealer, forked, streamed
 
 
 def nothing() -> None:
@@ -19,14 +19,21 @@ def nothing() -> None:
 
 
 def test_items_come_from_all_processes_and_each_number_goes_to_one() -> None:
-    take = dealt(40)
+    dealer = Dealer()
+    dealer.put(range(10))
 
     def work() -> Iterator[tuple[int, int]]:
-        for k in take():
+        for k in dealer.taken():
             time.sleep(0.002)
             yield k, os.getpid()
 
-    found = list(streamed([work] * 3, nothing))
+    found = []
+    for item in streamed([work] * 3, nothing):
+        found.append(item)
+        if len(found) in (10, 20, 30):
+            dealer.put(range(len(found), len(found) + 10))
+        if len(found) == 30:
+            dealer.close()
     assert sorted(k for k, _ in found) == list(range(40))
     assert os.getpid() not in {pid for _, pid in found}
 
