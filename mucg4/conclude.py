@@ -74,10 +74,12 @@ def _examined(run: Run, found: list[Tree] | Established) -> Examined:
     Meanwhile the network as read is compared with onnxruntime.
     """
     from mucg4.evidence import Examined  # a witness needs no checker
+    from mucg4.reuse.aside import readings
 
     with run.stage("check"):
         if isinstance(found, list):
-            examined = Examined(run.query, found, run.budget, run.workers, meanwhile=run.comparison())
+            steps, aside = run.comparison(), readings(run)
+            examined = Examined(run.query, found, run.budget, run.workers, meanwhile=steps, readings=aside)
         else:
             examined = found.examined
             if not examined.report.accepted:
@@ -117,12 +119,15 @@ def _precise(run: Run, report: CheckReport, last: bool = False) -> Verdict:
     from mucg4.precision import NOT_ESTABLISHED, TOO_LITTLE, Hunted, deviation_of, enlarged_query, settle
 
     settings, statistics = run.settings, run.statistics
+    problem = run.disagreement()  # after a further search the network was compared once more
+    if problem is not None:
+        return Unknown(problem, statistics)
     demanded = settings.arithmetic == "float32"
     try:
         with run.stage("float32"), np.errstate(all="ignore"):
             runtime = run.runtime if settings.attack else None
             proof, checked_in = report.proof, statistics.times["check"]
-            before = Hunted if run.aside is None else partial(run.aside.answer, HUNT)
+            before = partial(run.told, HUNT, Hunted)
             found = settle(
                 run.query, proof, runtime, run.budget, demanded, run.workers, settings.seed, checked_in, before
             )

@@ -25,6 +25,7 @@ from mucg4.errors import BudgetError, Mucg4Error
 T = TypeVar("T")
 K = TypeVar("K")
 POLL_SECONDS = 0.2  # between two looks at what children sent; not measured
+WAIT_SECONDS = 0.02  # the same, where the answer of one is waited for; not measured
 MOST_DEALT = 1000  # numbers of four bytes, which a pipe of a page holds; given
 SIZE = 8  # bytes that tell how long a message is; given
 LOOK_SECONDS = 0.5  # between two looks whether the parent is still there; not measured
@@ -55,28 +56,26 @@ def forked(
     derives from `Mucg4Error`, `BudgetError` for a child that was killed, `RuntimeError` for one that failed (its
     traceback is on standard error).
     """
-    children: dict[Ear, tuple[int, int]] = {}
+    children: dict[Child, int] = {}
     results: list[T | None] = [None] * len(jobs)
     try:
         for k, job in enumerate(jobs):
-            ear, pid = _begun(job, list(children))
-            children[ear] = (k, pid)
+            children[Child(job, list(children))] = k
         steps, busy = iter(meanwhile), True
         left = dict(children)
         while left:
             busy = busy and next(steps, _DONE) is not _DONE
             for ready in heard(list(left), 0 if busy else POLL_SECONDS):
-                k, pid = left.pop(ready)
-                result: T = _received(ready, pid)
+                k = left.pop(ready)
+                result: T = ready.answer()
                 results[k] = result
                 if enough(result):
                     return results
             if left:  # what was sent in time counts, however late it is looked at
                 poll()
     finally:
-        for ear, (_, pid) in children.items():
-            ear.close()
-            _end(pid)
+        for child in children:
+            child.end()
     return results
 
 
@@ -100,16 +99,16 @@ class Beside(Generic[T]):
     `close` ends the process, at the latest when nobody refers to this any more.
     """
 
-    def __init__(self, job: Callable[[], Iterable[T]], others: Sequence[Ear] = ()) -> None:
-        """`others` listen to processes that were forked before, which are none of this one's business."""
-        self.ear, self._pid = _begun(job, others, True)
-        self._ended = finalize(self, _finish, os.getpid(), self.ear, self._pid)
+    def __init__(self, job: Callable[[], Iterable[T]], others: Sequence[Child] = ()) -> None:
+        """`others` were forked before and are none of this one's business."""
+        self.child = Child(job, others, True)
+        self._ended = finalize(self, _finish, os.getpid(), self.child)
 
     def next(self, poll: Callable[[], None]) -> tuple[T] | None:
         """What comes next, which is waited for; None: nothing more. `poll` may raise. Raises as `forked` does."""
-        while not heard([self.ear], POLL_SECONDS):
+        while not heard([self.child], WAIT_SECONDS):
             poll()
-        told: tuple[T] | None = _received(self.ear, self._pid)
+        told: tuple[T] | None = self.child.answer()
         return told
 
     def close(self) -> None:
@@ -130,24 +129,29 @@ class Aside:
         later: Mapping[str, Callable[[Any], object]] | None = None,
     ) -> None:
         """`poll` is called while an answer is waited for, and may raise; `later` are questions with an argument."""
-        read, self._write = os.pipe()
+        read, write = os.pipe()
 
         def answers() -> Iterator[tuple[str, object]]:
+            os.close(write)
             for name, ask in questions.items():
                 yield name, ask()
-            while (message := Ear(read).message()) is not None:
+            while (message := _message(read)) is not None:
                 name, argument = pickle.loads(message)
                 yield name, (later or {})[name](argument)
 
-        self._poll = poll
+        self._poll, self._write, self._first = poll, write, list(questions)
         self._answers: dict[str, Any] = {}
         self._failed: Exception | None = None
-        self._beside = Beside(answers)
-        self._unasked = finalize(self, os.close, self._write)
-        os.close(read)
+        self._unasked = finalize(self, os.close, write)
+        try:
+            self._beside = Beside(answers)
+        finally:
+            os.close(read)
 
     def ask(self, name: str, argument: object) -> Any:
         """The answer to a later question, as for `answer`."""
+        for first in self._first:  # then it listens: what is written to a process that writes may wait for ever
+            self.answer(first)
         self._answers.pop(name, None)
         with suppress(BrokenPipeError):  # it has ended: the answer says why
             _tell(self._write, (name, argument))
@@ -179,11 +183,11 @@ def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]
     `poll` is called while waiting and may raise; the children are ended then, and when the iterator is closed. Raises
     as `forked` does.
     """
-    children: dict[Ear, Beside[T]] = {}
+    children: dict[Child, Beside[T]] = {}
     try:
         for job in jobs:
-            child = Beside(job, list(children))
-            children[child.ear] = child
+            beside = Beside(job, list(children))
+            children[beside.child] = beside
         while children:
             poll()
             for ready in heard(list(children), POLL_SECONDS):
@@ -193,8 +197,8 @@ def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]
                 else:
                     children.pop(ready).close()
     finally:
-        for child in children.values():
-            child.close()
+        for beside in children.values():
+            beside.close()
 
 
 class Dealer:
@@ -225,16 +229,6 @@ def _fork() -> int:
     with warnings.catch_warnings():  # Python warns when there are threads; see the module text
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
-
-
-def _begun(job: Callable[[], Any], others: Sequence[Ear], streams: bool = False) -> tuple[Ear, int]:
-    """A process that tells what the job returns, or each item of that when it `streams`; `others` are not its own."""
-    read, write = os.pipe()
-    parent, pid = os.getpid(), _fork()
-    if pid == 0:
-        _work(job, write, [read, *(ear.number for ear in others)], parent, streams)
-    os.close(write)
-    return Ear(read), pid
 
 
 def _work(job: Callable[[], Any], write: int, others: Sequence[int], parent: int, streams: bool) -> None:
@@ -296,40 +290,83 @@ def single_thread() -> Iterator[None]:
         yield
 
 
-class Ear:
-    """The end of a pipe at which a child is heard. `multiprocessing.connection` would do, but takes 7 ms to load."""
+class Child:
+    """A forked process that tells what a job returns, or each item of that, through a pipe.
 
-    def __init__(self, number: int) -> None:
-        self.number = number  # of the file, -1 when it is closed
+    `multiprocessing.connection` would do, but takes 7 ms to load.
+    """
 
-    def message(self) -> bytearray | None:
-        """What the child sent, which is waited for; None: it ended before."""
-        size = self._exactly(SIZE)
-        return None if size is None else self._exactly(int.from_bytes(size, "little"))
+    def __init__(self, job: Callable[[], Any], others: Sequence[Child] = (), streams: bool = False) -> None:
+        """`streams`: each item. The ends of pipes of `others`, which were forked before, are closed in this one."""
+        self.number, write = os.pipe()  # of the pipe's end that is read here, -1 when it is closed
+        self._reaped = False
+        try:
+            parent, self._pid = os.getpid(), _fork()
+            if self._pid == 0:
+                _work(job, write, [self.number, *(child.number for child in others)], parent, streams)
+        except OSError:
+            os.close(self.number)
+            raise
+        finally:
+            os.close(write)
 
-    def _exactly(self, count: int) -> bytearray | None:
-        out = bytearray(count)
-        left = memoryview(out)
-        while left:
-            got = os.readv(self.number, [left])
-            if not got:
-                return None
-            left = left[got:]
-        return out
+    def answer(self) -> Any:
+        """What it tells next, which is waited for; raises what it raised. Only bytes that it wrote are unpickled."""
+        message = _message(self.number)
+        if message is None:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._reaped = True
+            if status < 0:
+                raise BudgetError(f"a worker process was killed by signal {-status} (out of memory?)")
+            raise RuntimeError("a worker process failed; its traceback is on standard error")
+        answer = pickle.loads(message)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
-    def close(self) -> None:
-        """Listen no more."""
+    def end(self) -> None:
+        """End it, if it has not ended yet."""
+        if self.number < 0:
+            return
         os.close(self.number)
         self.number = -1
+        if self._reaped:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
 
 
-def heard(ears: Sequence[Ear], seconds: float) -> list[Ear]:
-    """Those at which something can be read; at most so long is waited for it."""
+def _finish(owner: int, child: Child) -> None:
+    if os.getpid() == owner:  # a fork of it has no say
+        child.end()
+
+
+def heard(children: Sequence[Child], seconds: float) -> list[Child]:
+    """Those that have told something, or have ended; at most so long is waited for it."""
     poll = select.poll()
-    for ear in ears:
-        poll.register(ear.number, select.POLLIN)
+    for child in children:
+        poll.register(child.number, select.POLLIN)
     ready = {number for number, _ in poll.poll(1000 * seconds)}
-    return [ear for ear in ears if ear.number in ready]
+    return [child for child in children if child.number in ready]
+
+
+def _message(number: int) -> bytearray | None:
+    """What comes next through a pipe, which is waited for; None: its other end was closed."""
+    size = _exactly(number, SIZE)
+    return None if size is None else _exactly(number, int.from_bytes(size, "little"))
+
+
+def _exactly(number: int, count: int) -> bytearray | None:
+    out = bytearray(count)
+    left = memoryview(out)
+    while left:
+        got = os.readv(number, [left])
+        if not got:
+            return None
+        left = left[got:]
+    return out
 
 
 def _tell(write: int, answer: object) -> None:
@@ -337,34 +374,3 @@ def _tell(write: int, answer: object) -> None:
     left = memoryview(len(data).to_bytes(SIZE, "little") + data)
     while left:
         left = left[os.write(write, left) :]
-
-
-def _received(ear: Ear, pid: int) -> Any:
-    """A child's answer; raises what it raised. Only bytes that our own child wrote are unpickled."""
-    message = ear.message()
-    if message is None:
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status < 0:
-            raise BudgetError(f"a worker process was killed by signal {-status} (out of memory?)")
-        raise RuntimeError("a worker process failed; its traceback is on standard error")
-    answer = pickle.loads(message)
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
-
-
-def _finish(owner: int, ear: Ear, pid: int) -> None:
-    if os.getpid() == owner:  # a fork of it has no say
-        ear.close()
-        _end(pid)
-
-
-def _end(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mucg4.errors import UnsoundError
 from mucg4.model.proof import Proof
 from mucg4.model.query import Witness
-from mucg4.records import dataclass
 
 RELATIONS = (
     "identical",
@@ -67,6 +66,9 @@ class Statistics:
     def record(self) -> dict[str, Any]:
         """Plain JSON-able dictionary."""
         return asdict(self)
+
+
+# What carries a verdict is frozen when the program runs, too: these are the standard library's.
 
 
 @dataclass(frozen=True, eq=False)

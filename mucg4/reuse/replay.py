@@ -32,7 +32,7 @@ from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import BoolArray
-from mucg4.reuse.aside import begin_aside
+from mucg4.reuse.aside import begin_aside, readings
 from mucg4.reuse.guard import guarded
 from mucg4.reuse.near import with_near
 from mucg4.reuse.structure import divide, outline, splits_inputs, splits_phases, suited
@@ -43,7 +43,7 @@ from mucg4.search.loop import Search
 from mucg4.search.parallel import drive
 from mucg4.search.portfolio import FIRST, TRIAL, Replayed, easily, first_steps, solve, solve_case
 from mucg4.search.region import Batch
-from mucg4.search.run import READINGS, CaseState, Run, attack_of, new_search, open_case, root_work
+from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
 
 # leaves to check from which the whole boxes are bounded first, as strong compression makes some queries easy; measured:
 # the int4 copy of ACAS Xu 1_1 under property 6 takes 0.43 s instead of 0.65, others 0.01 s more
@@ -116,8 +116,7 @@ def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness 
             pass
         begin_aside(run)
         rest = chain(look, attack) if run.aside else chain(run.comparison(), look, attack)
-        readings = partial(run.aside.answer, READINGS) if run.aside else None
-        examined = Examined(run.query, trees, run.budget, run.workers, patience, rest, readings)
+        examined = Examined(run.query, trees, run.budget, run.workers, patience, rest, readings(run))
         if not examined.report.accepted and not run.budget.spent():
             with suppress(BudgetError):  # what was checked counts
                 for _ in rest:

@@ -3,7 +3,7 @@
 A proof that no point has `g_i <= d_i` proves that none has `g_i <= 0`, and each of its leaves has that much to spare:
 what noise takes away is there. How far compression moves the constraints is seen at points of the box, on noisy copies
 (`mucg4.reuse.noise`); bounds move further than values, so that several times as much is asked for, more as long as the
-search comes to an end and more of the proof holds on the copies.
+search comes to an end. The proof of which most holds on the copies is taken.
 
 Only where phases are split: a bound at a root with room costs about what one without does. Measured on mnist 256x4,
 the run of an int8 copy that borrows the parent's proof (two cores, whole process): property 8 at 0.03 with room 0, 4
@@ -50,7 +50,7 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     """Trees with the most room that the time allows, where that lets more of them hold on the copies; else the given.
 
     `gauges`: of the run's query, called OWN, and of noisy copies. The trees answer for the whole query, each leaf has
-    evidence that the checker accepted. Takes at most SHARE of the time for the last attempt. Raises `ProofError`.
+    evidence that the checker accepted. Each attempt takes at most SHARE of the time that is left. Raises `ProofError`.
     """
     best, copies = list(trees), {name: gauge for name, gauge in gauges.items() if name != OWN}
     if not copies or not any(map(splits_phases, trees)) or any(map(splits_inputs, trees)):

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from mucg4.bound.compute import Compute
 from mucg4.bound.folded import free_inputs
 from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Bounder, Regions
-from mucg4.errors import ProofError
+from mucg4.errors import Mucg4Error, ProofError
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
@@ -33,6 +34,8 @@ from mucg4.search.region import Batch, Plan
 from mucg4.search.standing import Standing, spoken
 from mucg4.search.way import Context, Way
 from mucg4.settings import Settings
+
+T = TypeVar("T")
 
 # up to so many free inputs input splits beat phase splits; not measured as a bound, see `Contest` for both sides of
 # it
@@ -86,17 +89,40 @@ class Run:
         """
         if self._compared is None and self.aside is not None:
             with self.stage("agreement"):
-                self._compared = 0, self.aside.answer(COMPARISON)
-        if self._compared is None or self._compared[0] != self.statistics.regions:
+                self._compared = 0, self.told(COMPARISON, self.compared)
+        known = self._compared
+        if known is None or (known[1] is None and known[0] != self.statistics.regions):
             with self.stage("agreement"):
-                if self.aside is not None:
-                    problem = self.aside.ask(AGAIN, self.runtime.visited)
-                else:
-                    problem = self.compared(self.runtime.visited, self._compared is not None)
+                visited = self.runtime.visited
+                here = partial(self.compared, visited, known is not None)
+                problem = here() if known is None else self.told(AGAIN, here, visited)
                 self._compared = self.statistics.regions, problem
-        return self._compared[1]
+                return problem
+        return known[1]
 
-    def compared(self, visited: FloatArray | None, again: bool = False) -> str | None:
+    def told(self, name: str, here: Callable[[], T], *argument: object) -> T:
+        """The answer of the process aside, with an argument to a later question; `here` answers where there is none.
+
+        Nor is there one that failed, unless the budget is spent: then `BudgetError` is raised.
+        """
+        if self.aside is None:
+            return here()
+        try:
+            answer: T = self.aside.ask(name, *argument) if argument else self.aside.answer(name)
+            return answer
+        except (Mucg4Error, RuntimeError) as error:
+            self.budget.poll()
+            self.statistics.warnings.append(f"what was begun aside is done again: {error}")
+            self.end_aside()
+            return here()
+
+    def end_aside(self) -> None:
+        """End the process aside."""
+        if self.aside is not None:
+            self.aside.close()
+            self.aside = None
+
+    def compared(self, visited: FloatArray | None = None, again: bool = False) -> str | None:
         """What a comparison at the points `visited (N, n)` and others says; `again`: at few others."""
         seconds = 0.0 if again else max(LEAST_SECONDS, COMPARED_SHARE * self.budget.elapsed())
         return agreement(self.query, self.runtime, visited, seconds).problem
@@ -107,8 +133,7 @@ class Run:
         try:
             yield
         finally:
-            if self.aside is not None:
-                self.aside.close()
+            self.end_aside()
 
     def comparison(self) -> Iterator[object]:
         """The question for a `disagreement` as a step of work that is done while other processes run."""

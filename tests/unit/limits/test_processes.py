@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from mucg4.errors import BudgetError, InputError
+from mucg4.limits import processes
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import Aside, Dealer, forked, streamed
 
@@ -143,3 +145,24 @@ def test_a_budget_that_is_spent_ends_the_wait_for_an_answer() -> None:
         aside.answer("never")
     aside.close()
     aside.close()
+
+
+def test_what_is_asked_waits_until_the_process_listens() -> None:
+    """Both messages are larger than a pipe: two that write to each other would wait for ever."""
+    large = b"x" * 1_000_000
+    aside = Aside({"first": lambda: large, "second": lambda: large}, nothing, {"size": len})
+    assert aside.ask("size", large) == len(large) and aside.answer("second") == large
+
+
+def test_no_descriptor_is_left_where_no_process_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError("no process")
+
+    monkeypatch.setattr(processes, "_fork", refused)
+    gc.collect()
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    for make in (lambda: Aside({"who": os.getpid}, nothing), lambda: forked([os.getpid], nothing)):
+        with pytest.raises(BlockingIOError):
+            make()
+    gc.collect()
+    assert not before or len(os.listdir("/proc/self/fd")) == len(before)

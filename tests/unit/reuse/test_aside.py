@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_the_answers_come_from_another_process_which_ends_with_the_run(proof, mo
     run, verdict = replayed(proof)
     assert isinstance(verdict, Safe) and verdict.statistics.checker == "accepted"
     (pid,) = verdict.statistics.fallback
-    assert int(pid) != os.getpid() and run.aside is not None
+    assert int(pid) != os.getpid() and run.aside is None
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
     run, verdict = replayed(proof, workers=1)
@@ -76,10 +77,46 @@ def test_a_reading_that_differs_and_a_disagreement_keep_unsat_back(proof, monkey
         assert isinstance(verdict, Unknown) and verdict.reason == "something else"
 
 
-def test_a_process_aside_that_is_lost_ends_the_run_without_a_verdict(proof, monkeypatch):
-    monkeypatch.setattr(aside_module, "second_reading", lambda query, budget: os.kill(os.getpid(), 9))
-    verdict = replayed(proof)[1]
-    assert isinstance(verdict, Unknown) and "signal 9" in verdict.reason
+@pytest.mark.parametrize("where", ["second_reading", "hunted", "agreement"])
+def test_what_a_lost_process_was_to_do_is_done_here(proof, monkeypatch, where):
+    owner, module = os.getpid(), run_module if where == "agreement" else aside_module
+    real = getattr(module, where)
+
+    def dies(*given, **more):
+        return real(*given, **more) if os.getpid() == owner else os.kill(os.getpid(), 9)
+
+    monkeypatch.setattr(module, where, dies)
+    run, verdict = replayed(proof)
+    assert isinstance(verdict, Safe) and verdict.statistics.regions == 0
+    lost = [text for text in verdict.statistics.warnings if "signal 9" in text]
+    assert len(lost) == 1 or where == "hunted"  # which may not be asked for
+    assert run.aside is None
+
+
+def test_a_disagreement_stays_one_whatever_a_search_sees(monkeypatch):
+    def compared(query, runtime, visited, seconds):
+        return Agreement("something else" if seconds else None)
+
+    monkeypatch.setattr(run_module, "agreement", compared)
+    for workers in (1, 2):
+        run = run_of(query(), workers)
+        begin_aside(run)
+        assert run.disagreement() == "something else"
+        run.statistics.regions += 1
+        assert run.disagreement() == "something else"
+        run.end_aside()
+
+
+def test_a_disagreement_that_a_later_search_shows_keeps_unsat_back(proof, monkeypatch):
+    """Leaves are rejected and searched: the comparison after that counts."""
+    own, lost = query(), proof.trees[0]
+    fewer = replace(lost, refutations=lost.table.take(np.arange(0, len(lost.table), 2)))
+    monkeypatch.setattr(
+        run_module, "agreement", lambda query, runtime, visited, seconds: Agreement(None if seconds else "late")
+    )
+    run = run_of(own)
+    verdict = decide(run, lambda run: replay_all(run, [fewer]))
+    assert run.statistics.regions > 0 and isinstance(verdict, Unknown) and verdict.reason == "late"
 
 
 def test_after_a_search_the_network_is_compared_once_more_where_the_search_has_been(monkeypatch):
@@ -95,7 +132,7 @@ def test_after_a_search_the_network_is_compared_once_more_where_the_search_has_b
     text = run.disagreement()
     assert text is not None and text.startswith("4 points") and not text.endswith(f" {os.getpid()}")
     assert run.disagreement() == text
-    run.aside.close()
+    run.end_aside()
 
 
 def test_what_a_hunt_aside_finds_is_looked_at_like_every_witness(monkeypatch):
