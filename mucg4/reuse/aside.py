@@ -2,9 +2,9 @@
 
 The files are read a second time, the network is compared with onnxruntime, and witnesses that only an execution has are
 hunted. None of that asks anything of the proof, and for a proof that holds it takes as long as the check: loading
-onnxruntime alone takes some 50 ms. So a process of its own does it while stored trees that split phases, which take
-long to translate, are made fit, or from the moment others are checked. It compares the network once more where a search
-has been. What it does not come to, since it ended, is done here.
+onnxruntime alone takes some 50 ms. So a process of its own does it, begun before stored trees that split phases, which
+take long to translate, are made fit, or before others with many leaves are checked. It compares the network once more
+where a search has been. What it does not come to, since it ended, is done here.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from mucg4.model.verdict import Safe, Statistics, Unknown
 from mucg4.precision import Hunted
 from mucg4.read.instance import model_of, property_of
 from mucg4.reuse import aside as aside_module
+from mucg4.reuse import replay as replay_module
 from mucg4.reuse.aside import begin_aside
 from mucg4.reuse.replay import replay_all
 from mucg4.search import run as run_module
@@ -146,6 +147,7 @@ def test_what_a_hunt_aside_finds_is_looked_at_like_every_witness(monkeypatch):
     monkeypatch.setattr(aside_module, "hunted", lambda *given: met)
     for name in ("SHARE", "LEAST_SECONDS"):  # no walk for executions
         monkeypatch.setattr(precision, name, 0.0)
+    monkeypatch.setattr(replay_module, "EASY", 0)
     monkeypatch.setattr(precision, "float_witness", lambda *given: pytest.fail("hunted twice"))
     run = begin(own, settings, effort())
     verdict = decide(run, lambda run: replay_all(run, verdict.proof.trees))
