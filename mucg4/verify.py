@@ -152,7 +152,7 @@ def _decided(run: Run, answer: Callable[[Run], Witness | list[Tree] | Establishe
     largest = max(node.size for net in run.query.networks for node in net.nodes)
     device = "" if settings.engine == "smt" else settings.device
     try:
-        with blas_threads(settings.workers, largest), run.ended():
+        with blas_threads(settings.workers, largest):
             # bounds that overflow prove nothing, by their meaning: no case for warnings
             with torch_threads(device), run.stage("solve"), np.errstate(all="ignore"):
                 found = answer(run)
@@ -161,6 +161,8 @@ def _decided(run: Run, answer: Callable[[Run], Witness | list[Tree] | Establishe
         return Unknown(str(error), run.statistics)
     except MemoryError:
         return Unknown("out of memory", run.statistics)
+    finally:
+        run.end_aside()
 
 
 def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:

@@ -591,9 +591,7 @@ class _Walk:
         e, case = self.enclosure, self.plan.case
         lo, hi = e.numbers(case.box.lo)[None, :].copy(), e.numbers(case.box.hi)[None, :].copy()
         far = np.full((1, e.width), np.inf)
-        low, up = self.roots.get(self.plan.tree.case, (-far, far))
-        if self.enclosure.products:  # their lines at the root come with its bounds: each tree derives both
-            low, up = -far, far
+        low, up = self.roots[self.plan.tree.case] if self._root_is_known else (-far, far)
         open_ = np.zeros((1, len(self.constraints)), dtype=bool)
         open_[0, list(_answers(self.plan.tree, case))] = True
         slack, at = np.full((1, sum(map(len, case.conjunctions))), np.inf), np.zeros(1, dtype=np.int64)
@@ -648,6 +646,7 @@ class _Walk:
 
     @property
     def _root_is_known(self) -> bool:
+        """Lines of products at the root come with its bounds: each tree derives both."""
         return self.plan.tree.case in self.roots and not self.enclosure.products
 
     def run(self, enough: int = 0) -> None:

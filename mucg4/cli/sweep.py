@@ -51,11 +51,11 @@ def _sweep(args: argparse.Namespace, budget: Budget, rows: list[Any]) -> int:
     methods = methods_of([args.methods])
     model = model_of(args.network, dict(args.shape))
     properties = [property_of(path) for path in dict.fromkeys(args.properties)]
-    most = 1 if args.device else args.jobs or usable_cores()  # no device survives a fork
-    jobs = min(most, len(properties) * (1 + len(methods)))
+    count = len(properties) * (1 + len(methods))
+    jobs = min(1 if args.device else args.jobs or usable_cores(), count)  # no device survives a fork
     args.workers = args.workers or max(1, usable_cores() // jobs)
     settings = replace(settings_of(args), timeout=args.each)
-    board = Board(Console(stderr=True), len(properties) * (1 + len(methods)))
+    board = Board(Console(stderr=True), count)
     with _store_for(args, jobs) as name, _Lines(args.csv) as lines, board.progress:
         store = partial(open_store, name)
         sweep = Sweep(model, methods, properties, settings, store, budget, args.stop_after, args.seed, jobs)
@@ -76,8 +76,10 @@ def _store_for(args: argparse.Namespace, jobs: int) -> Iterator[str]:
     """The store's name; a fresh one that processes share is a file for the time being."""
     if not args.reuse:
         yield "off"
-    elif args.store != "fresh" or jobs < 2:
-        yield ":memory:" if args.store == "fresh" else args.store
+    elif args.store != "fresh":
+        yield args.store
+    elif jobs < 2:
+        yield ":memory:"
     else:
         from tempfile import TemporaryDirectory
 

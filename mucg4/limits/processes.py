@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 from mucg4.errors import BudgetError, Mucg4Error
@@ -93,33 +93,10 @@ def shared_out(
     return {key: made for part in parts if part is not None for key, made in part.items()}
 
 
-class Beside(Generic[T]):
-    """What a job yields in a forked process of its own, taken when it is needed.
-
-    `close` ends the process, at the latest when nobody refers to this any more.
-    """
-
-    def __init__(self, job: Callable[[], Iterable[T]], others: Sequence[Child] = ()) -> None:
-        """`others` were forked before and are none of this one's business."""
-        self.child = Child(job, others, True)
-        self._ended = finalize(self, _finish, os.getpid(), self.child)
-
-    def next(self, poll: Callable[[], None]) -> tuple[T] | None:
-        """What comes next, which is waited for; None: nothing more. `poll` may raise. Raises as `forked` does."""
-        while not heard([self.child], WAIT_SECONDS):
-            poll()
-        told: tuple[T] | None = self.child.answer()
-        return told
-
-    def close(self) -> None:
-        """End the process, if it has not ended yet."""
-        self._ended()
-
-
 class Aside:
     """Questions that a forked process of its own answers one after the other, while this one does something else.
 
-    Then it waits for what else it is asked.
+    Then it waits for what else it is asked. `close` ends it, at the latest when nobody refers to this any more.
     """
 
     def __init__(
@@ -144,9 +121,10 @@ class Aside:
         self._failed: Exception | None = None
         self._unasked = finalize(self, os.close, write)
         try:
-            self._beside = Beside(answers)
+            self._child = Child(answers, streams=True)
         finally:
             os.close(read)
+        self._ended = finalize(self, _finish, os.getpid(), self._child)
 
     def ask(self, name: str, argument: object) -> Any:
         """The answer to a later question, as for `answer`."""
@@ -163,18 +141,20 @@ class Aside:
             if self._failed is not None:
                 raise self._failed
             try:
-                told = self._beside.next(self._poll)
+                while not heard([self._child], WAIT_SECONDS):
+                    self._poll()
+                told = self._child.answer()
             except Exception as error:
                 self._failed = error
                 raise
             assert told is not None, name
-            self._answers.update([told[0]])
+            self._answers.update(told)
         return self._answers[name]
 
     def close(self) -> None:
         """End the process, whatever it has not answered."""
         self._unasked()
-        self._beside.close()
+        self._ended()
 
 
 def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]) -> Iterator[T]:
@@ -183,22 +163,22 @@ def streamed(jobs: Sequence[Callable[[], Iterable[T]]], poll: Callable[[], None]
     `poll` is called while waiting and may raise; the children are ended then, and when the iterator is closed. Raises
     as `forked` does.
     """
-    children: dict[Child, Beside[T]] = {}
+    children: list[Child] = []
     try:
         for job in jobs:
-            beside = Beside(job, list(children))
-            children[beside.child] = beside
+            children.append(Child(job, children, streams=True))
         while children:
             poll()
-            for ready in heard(list(children), POLL_SECONDS):
-                told = children[ready].next(poll)
+            for ready in heard(children, POLL_SECONDS):
+                told: tuple[T] | None = ready.answer()
                 if told is not None:
                     yield told[0]
                 else:
-                    children.pop(ready).close()
+                    children.remove(ready)
+                    ready.end()
     finally:
-        for beside in children.values():
-            beside.close()
+        for child in children:
+            child.end()
 
 
 class Dealer:

@@ -66,7 +66,7 @@ def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | 
     if not trees:
         return solve(run)
     shapes = completed(run.query, trees)
-    if not own and sum(len(t.leaves) for t in shapes) > EASY and not any(map(splits_phases, shapes)):
+    if not own and _is_long(shapes) and not any(map(splits_phases, shapes)):
         found = easily(run)
         if found is not None:
             run.statistics.from_root += len(run.query.cases)
@@ -89,6 +89,10 @@ def replay_all(run: Run, trees: Sequence[Tree], own: bool = False) -> Witness | 
             run.leave_checkpoint()
         return solve(run)
     return go_on(run, examined, shapes if bare else (), own)
+
+
+def _is_long(trees: Sequence[Tree]) -> bool:
+    return sum(len(tree.leaves) for tree in trees) > EASY
 
 
 class _MetError(Exception):
@@ -115,7 +119,7 @@ def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness 
     try:
         for _ in chain(islice(attack, EARLY), islice(look, len(run.query.cases))):
             pass
-        if sum(len(t.leaves) for t in trees) > EASY:  # a few are checked sooner than another process has begun
+        if _is_long(trees):  # others are checked sooner than another process has begun
             begin_aside(run)
         rest = chain(look, attack) if run.aside else chain(run.comparison(), look, attack)
         examined = Examined(run.query, trees, run.budget, run.workers, patience, rest, readings(run))

@@ -87,18 +87,17 @@ class Run:
 
         It is asked once, and once more after a search, which has seen other points.
         """
-        if self._compared is None and self.aside is not None:
+        if self._compared is None:
+            regions = self.statistics.regions if self.aside is None else 0  # aside nothing was searched before
             with self.stage("agreement"):
-                self._compared = 0, self.told(COMPARISON, self.compared)
-        known = self._compared
-        if known is None or (known[1] is None and known[0] != self.statistics.regions):
+                self._compared = regions, self.told(COMPARISON, self.compared)
+        regions, problem = self._compared
+        if problem is None and regions != self.statistics.regions:
+            visited = self.runtime.visited
             with self.stage("agreement"):
-                visited = self.runtime.visited
-                here = partial(self.compared, visited, known is not None)
-                problem = here() if known is None else self.told(AGAIN, here, visited)
-                self._compared = self.statistics.regions, problem
-                return problem
-        return known[1]
+                problem = self.told(AGAIN, partial(self.compared, visited, True), visited)
+            self._compared = self.statistics.regions, problem
+        return problem
 
     def told(self, name: str, here: Callable[[], T], *argument: object) -> T:
         """The answer of the process aside, with an argument to a later question; `here` answers where there is none.
@@ -126,14 +125,6 @@ class Run:
         """What a comparison at the points `visited (N, n)` and others says; `again`: at few others."""
         seconds = 0.0 if again else max(LEAST_SECONDS, COMPARED_SHARE * self.budget.elapsed())
         return agreement(self.query, self.runtime, visited, seconds).problem
-
-    @contextmanager
-    def ended(self) -> Iterator[None]:
-        """End the process aside with a block."""
-        try:
-            yield
-        finally:
-            self.end_aside()
 
     def comparison(self) -> Iterator[object]:
         """The question for a `disagreement` as a step of work that is done while other processes run."""
