@@ -29,6 +29,8 @@ from mucg4.model.refutations import Refutations
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
 from mucg4.records import dataclass
+from mucg4.reuse.careful import careful
+from mucg4.reuse.grown import grown
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
 from mucg4.reuse.roomy import roomy
@@ -37,6 +39,7 @@ from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much; not measured
 CHECK_SHARE = 2.0  # a check may take so many times the seconds there are: it has all of the proof; not measured
+IMPROVING = 0.5  # share of the time that is left for the steps below, the rest for growing; not measured
 PIECE = 1024  # leaves that are improved together; not measured
 POLISH_STEPS = 24  # of ascent at a leaf; measured: 24 triple the median margin of a phase-split proof of mnist_fc
 FIRST_STEPS, LIFT_STEPS = 8, 40  # of ascent at an inner node: on all, then on those that promise; not measured
@@ -349,7 +352,12 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
             gauges = gauges_of(query, budget, effort is not None)
             run.report("proofs with room for noise")
             trees = roomy(quiet, trees, gauges)
-            trees = _improved(quiet, run.budget.poll, trees, list(gauges.values()))
+            run.report("proofs of fewer regions")
+            trees = careful(quiet, trees, gauges)
+            part = replace(quiet, budget=budget.share(IMPROVING * budget.left())) if effort is not None else quiet
+            trees = _improved(part, run.budget.poll, trees, list(gauges.values()))
+            run.report("more below the leaves that noise opens")
+            trees = grown(quiet, trees, gauges)
     except (BudgetError, ProofError):
         pass  # what is done counts
     return replace(proof, trees=tuple(trees))

@@ -3,7 +3,7 @@
 A proof that no point has `g_i <= d_i` proves that none has `g_i <= 0`, and each of its leaves has that much to spare:
 what noise takes away is there. How far compression moves the constraints is seen at points of the box, on noisy copies
 (`mucg4.reuse.noise`); bounds move further than values, so that several times as much is asked for, more as long as the
-search comes to an end. The proof of which most holds on the copies is taken.
+search comes to an end. The proof that costs the copies least is taken: few leaves, of which few are lost.
 
 Only where phases are split: a bound at a root with room costs about what one without does. Measured on mnist 256x4,
 the run of an int8 copy that borrows the parent's proof (two cores, whole process): property 8 at 0.03 with room 0, 4
@@ -23,12 +23,12 @@ import numpy as np
 from mucg4.check.deviation import enlarged
 from mucg4.check.margins import Gauge
 from mucg4.errors import BudgetError, ProofError
-from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import FloatArray
-from mucg4.reuse.replay import go_on
+from mucg4.records import dataclass
+from mucg4.reuse.grown import mended
 from mucg4.reuse.structure import splits_inputs, splits_phases
 from mucg4.reuse.survey import OWN, measured
 from mucg4.search.cancel import constraint_values, worst_values
@@ -43,11 +43,11 @@ FAILURES = 2  # attempts in vain that end it; not measured
 SHARE = 0.5  # of the time that is left, for each of these; not measured
 POINTS = 256  # at which noise is measured; not measured
 ENOUGH = 0.995  # share that is good enough; not measured
-BETTER = 0.01  # share of the leaves on noisy copies that a proof must close more to be taken; not measured
+BELOW = 8.0  # leaves that grow below one that is lost (`mucg4.reuse.grown`), or are searched there; not measured
 
 
 def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[Tree]:
-    """Trees with the most room that the time allows, where that lets more of them hold on the copies; else the given.
+    """Trees with as much room as costs noisy copies least, of what the time allows; the given ones if none is better.
 
     `gauges`: of the run's query, called OWN, and of noisy copies. The trees answer for the whole query, each leaf has
     evidence that the checker accepted. Each attempt takes at most SHARE of the time that is left. Raises `ProofError`.
@@ -57,19 +57,20 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
         return best
     cases = {k: case for k, case in enumerate(run.query.cases) if not case.box.empty and case.conjunctions}
     moved = {k: _moved(run.query, case, copies) for k, case in cases.items()}
-    worth = _worth(run, best, copies)
-    low, high, room, failures = 0.0, np.inf, FIRST, 0
-    while worth < ENOUGH and LEAST <= room <= MOST and failures < FAILURES:
+    known = Worth.of(run, best, copies)
+    worth, low, high, room, failures = known, 0.0, np.inf, FIRST, 0
+    while worth.share < ENOUGH and LEAST <= room <= MOST and failures < FAILURES:
         met = any(_is_met(run.query, case, room * moved[k]) for k, case in cases.items())
-        found = None if met else _attempt(run, {k: room * d for k, d in moved.items()}, copies)
+        found = None if met else attempt(run, {k: room * d for k, d in moved.items()}, copies)
         if found is None:
             failures += not met  # what a point shows takes no time
             high = room
         else:
             low = room
-            best, worth = found if found[1] > worth + BETTER else (best, worth)
+            worth = found[1]
+            best, known = found if worth.cost < known.cost else (best, known)
         if np.isinf(high):
-            room *= 2 if worth >= NEAR else 4
+            room *= 2 if worth.share >= NEAR else 4
         elif high <= 2 * low:
             break
         else:
@@ -77,12 +78,36 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     return best
 
 
-def _attempt(run: Run, room: Mapping[int, FloatArray], copies: Mapping[str, Gauge]) -> tuple[list[Tree], float] | None:
-    """Trees with room in a part of the time, see `_with_room`, and what they are worth."""
+@dataclass(frozen=True)
+class Worth:
+    """What a proof is worth to variants: its `leaves`, of which noisy copies open `lost` on average."""
+
+    leaves: int
+    lost: float
+
+    @staticmethod
+    def of(run: Run, trees: Sequence[Tree], copies: Mapping[str, Gauge]) -> Worth:
+        """Measured on the copies. Raises `ProofError`, `BudgetError`."""
+        lost = [sum(m.lost for m in own) for own in measured(trees, copies, run.workers).values()]
+        return Worth(sum(len(tree.leaves) for tree in trees), float(np.mean(lost)))
+
+    @property
+    def share(self) -> float:
+        """Of the leaves, how many hold."""
+        return 1 - self.lost / max(self.leaves, 1)
+
+    @property
+    def cost(self) -> float:
+        """What variants pay, in leaves checked."""
+        return self.leaves + BELOW * self.lost
+
+
+def attempt(run: Run, room: Mapping[int, FloatArray], copies: Mapping[str, Gauge]) -> tuple[list[Tree], Worth] | None:
+    """Trees with room in a part of the time, see `_with_room`, and their worth; None where time ended first."""
     run = replace(run, budget=run.budget.share(SHARE * run.budget.left()))
     try:
         found = _with_room(run, room)
-        return None if found is None else (found, _worth(run, found, copies))
+        return None if found is None else (found, Worth.of(run, found, copies))
     except (BudgetError, ProofError):  # what was found before stays
         return None
 
@@ -122,18 +147,4 @@ def _with_room(run: Run, room: Mapping[int, FloatArray]) -> list[Tree] | None:
     trees = solve(replace(run, query=replace(query, cases=cases), standing=Standing(), statistics=Statistics()))
     if isinstance(trees, Witness):
         return None
-    examined = Examined(query, trees, run.budget, run.workers)
-    if not examined.report.accepted and examined.report.rejected:
-        # bounds are tighter for the query itself, which tips default slopes here and there
-        found = go_on(replace(run, standing=Standing(), statistics=Statistics()), examined)
-        if not isinstance(found, Established):
-            return None
-        examined.go_on(found.trees, run.budget, run.workers)
-    return list(examined.report.proof.trees) if examined.report.accepted else None
-
-
-def _worth(run: Run, trees: Sequence[Tree], copies: Mapping[str, Gauge]) -> float:
-    """The mean share of the trees' leaves that hold on the noisy copies."""
-    leaves = sum(len(tree.leaves) for tree in trees)
-    lost = [sum(m.lost for m in own) for own in measured(trees, copies, run.workers).values()]
-    return 1 - float(np.mean(lost)) / max(leaves, 1)
+    return mended(run, trees)  # bounds are tighter for the query itself, which tips default slopes here and there

@@ -21,9 +21,10 @@ from mucg4.bound.tighten import Ascent
 from mucg4.ops.arrays import NUMPY, distinct
 from mucg4.ops.base import Array
 from mucg4.records import dataclass
+from mucg4.search.ahead import looked_ahead
 from mucg4.search.refuted import ByDuals, Refuted
 from mucg4.search.region import Batch, unstable_units
-from mucg4.search.split import Literals, locate, split_input
+from mucg4.search.split import Literals, input_gains, locate, split_input
 from mucg4.search.way import FORGET, Context, Findings, Kept, Way, at_first_sight, by_constraints
 
 ROWS_CELLS = 1 << 26  # most numbers that rows of neurons may take on one side; not measured
@@ -188,9 +189,22 @@ class InputWay(Way[InputFindings]):
         alone = work.open.sum(axis=1) == 1
         there = compute.place(work.regions)
         literals = split_input(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace, alone)
+        if self.context.plan.careful:
+            literals = self._looked_ahead(found, there, np.flatnonzero(alive), literals)
         if compute.fold is not None:
             literals = self._unfolded(literals)
         return Kept(work, np.flatnonzero(alive), guide.value, literals, clipped=work.ids[clipped])
+
+    def _looked_ahead(self, found: InputFindings, there: Regions, which: Array, literals: Literals) -> Literals:
+        """Literals chosen with more care for the regions `which (R,)`."""
+        compute, guide, at = self.compute, found.guide, self.compute.backend.place(which)
+        gains = input_gains(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace)
+        score = NUMPY.place(gains[0] + gains[1])[which]
+        some = Literals(*(a[which] for a in literals))
+        better = looked_ahead(compute, self.objective, there.take(at), found.work.open[which], score, some)
+        for whole, part in zip(literals, better, strict=True):
+            whole[which] = part
+        return literals
 
     def _unfolded(self, literals: Literals) -> Literals:
         """Literals on the compute's inputs and neurons as literals on those of the search's bounder."""

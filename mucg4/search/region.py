@@ -17,6 +17,7 @@ class Plan:
 
     steps: int  # ascent steps per region
     batch: int  # regions popped
+    careful: bool = False  # children are bounded before an input is chosen: see `mucg4.search.ahead`
 
 
 @dataclass

@@ -25,6 +25,7 @@ from mucg4.model.query import Case, Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend, FloatArray
 from mucg4.records import dataclass
+from mucg4.search import ahead
 from mucg4.search.attack import Attack
 from mucg4.search.inputs import InputWay
 from mucg4.search.loop import Search
@@ -63,6 +64,7 @@ class Run:
     runtime: Runtime
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
+    careful: bool = False  # fewer regions are worth more time
     standing: Standing = field(default_factory=Standing)
     aside: Aside | None = None  # see `mucg4.reuse.aside`
     _compared: tuple[int, str | None] | None = None  # regions searched before the last comparison, and what it found
@@ -239,12 +241,12 @@ def preferred_way(bounder: Bounder, root: Regions, settings: Settings) -> type[W
     return way if way.possible(bounder, root) else InputWay
 
 
-def plan_for(bounder: Bounder, settings: Settings, constraints: int) -> Plan:
+def plan_for(bounder: Bounder, run: Run, constraints: int) -> Plan:
     """How much a turn does: the size of batches by that of the network."""
-    batch = settings.batch or int(np.clip(200_000 // max(bounder.network.size, 1), 4, 256))
+    batch = run.settings.batch or int(np.clip(200_000 // max(bounder.network.size, 1), 4, 256))
     cells = constraints * max(n.size for n in bounder.network.nodes)  # one region's rows of all constraints
     batch = max(1, min(batch, EVALUATION_CELLS // cells))
-    return Plan(ASCENT_STEPS, batch)
+    return Plan(ahead.STEPS if run.careful else ASCENT_STEPS, batch, run.careful)
 
 
 def open_case(run: Run, number: int) -> CaseState | None:
@@ -262,7 +264,7 @@ def open_case(run: Run, number: int) -> CaseState | None:
     if compute.bounder is not bounder:
         compute.bounder.tighten_scales(there)
     way = preferred_way(bounder, root, run.settings)
-    plan = plan_for(bounder, run.settings, len(objective.owner))
+    plan = plan_for(bounder, run, len(objective.owner))
     return CaseState(number, case, bounder, objective, root, plan, way.prepared(compute, bounder, root), way)
 
 

@@ -17,7 +17,7 @@ from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.reuse import roomy as module
 from mucg4.reuse.compact import gauges_of
-from mucg4.reuse.roomy import _moved, _with_room, roomy
+from mucg4.reuse.roomy import Worth, _moved, _with_room, roomy
 from mucg4.reuse.survey import OWN, survey
 from mucg4.search.run import Run
 from mucg4.settings import Settings
@@ -54,7 +54,7 @@ def test_leaves_have_the_room_that_was_asked_for(peak, workers):
 @pytest.mark.parametrize(
     "shares, rooms, taken",
     [
-        ((0.5, 0.9, *(0.3,) * 4), [1, 2, 4, 8, 16], 1),
+        ((0.5, 0.9, *(0.3,) * 2), [1, 2, 8], 1),
         ((0.5, 0.6, 0.7, 0.8), [1, 4, 16], 3),
         ((0.5, 0.7, 0.95, 0.996), [1, 4, 8], 3),
         ((0.5, *(0.5,) * 3), [1, 4, 16], 0),
@@ -77,7 +77,7 @@ def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, rooms, taken
     gauges = gauges_of(query, Budget())
     least = _moved(query, query.cases[0], {k: g for k, g in gauges.items() if k != OWN}).max()
     monkeypatch.setattr(module, "_with_room", with_room)
-    monkeypatch.setattr(module, "_worth", lambda *_: left.pop(0))
+    monkeypatch.setattr(module.Worth, "of", lambda *_: Worth(100, 100 * (1 - left.pop(0))))
     monkeypatch.setattr(module, "_is_met", lambda *_: False)
     found = roomy(run_of(query), proof.trees, gauges)
     assert asked == pytest.approx(rooms) and (found is made[taken] or taken == 0)
@@ -90,12 +90,23 @@ def test_time_that_ends_while_the_next_proof_is_measured_costs_that_one_alone(pe
     def worth(*_):
         if not left:
             raise BudgetError("timeout")
-        return left.pop(0)
+        return Worth(100, 100 * (1 - left.pop(0)))
 
     monkeypatch.setattr(module, "_with_room", lambda *_: made.append(list(proof.trees)) or made[-1])
-    monkeypatch.setattr(module, "_worth", worth)
+    monkeypatch.setattr(module.Worth, "of", worth)
     monkeypatch.setattr(module, "_is_met", lambda *_: False)
     assert roomy(run_of(query), proof.trees, gauges_of(query, Budget())) is made[0] and len(made) == 3
+
+
+def test_few_leaves_are_worth_more_than_all_that_hold(peak, monkeypatch):
+    """What is lost grows again below (`mucg4.reuse.grown`): room that makes many leaves of few is no gain."""
+    query, proof = peak
+    worths = [Worth(49, 12.0), Worth(1324, 0.0)]
+    monkeypatch.setattr(module, "_with_room", lambda *_: list(proof.trees))
+    monkeypatch.setattr(module, "_is_met", lambda *_: False)
+    monkeypatch.setattr(module.Worth, "of", lambda *_: worths.pop(0))
+    found = roomy(run_of(query), proof.trees, gauges_of(query, Budget()))
+    assert all(a is b for a, b in zip(found, proof.trees, strict=True)) and not worths
 
 
 def test_room_is_what_noise_moves_the_constraints(peak):

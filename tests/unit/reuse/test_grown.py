@@ -1,0 +1,118 @@
+"""Proofs that grow on noisy copies cost the own network nothing, and hold where they grew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from effort import effort
+from handmade import chain, one, random_layers
+
+from mucg4.check.margins import planned
+from mucg4.check.walk import check
+from mucg4.errors import BudgetError
+from mucg4.gate.runtimes import runtime_of
+from mucg4.limits.budget import Budget
+from mucg4.model.proof import Proof
+from mucg4.model.query import Query
+from mucg4.model.verdict import Safe, Statistics
+from mucg4.reuse import grown as module
+from mucg4.reuse.careful import careful
+from mucg4.reuse.compact import gauges_of
+from mucg4.reuse.grown import grown, joined
+from mucg4.reuse.roomy import Worth
+from mucg4.search.run import Run
+from mucg4.settings import Settings
+from mucg4.verify import verify
+
+
+def run_of(query: Query, split: str = "auto", workers: int = 1) -> Run:
+    settings = Settings(workers=workers, split=split, attack=False)
+    return Run(query, settings, effort(1e11), Statistics(), runtime_of(query))
+
+
+def proved(split: str, spare: float) -> tuple[Query, Proof]:
+    """The output of a random network lies a little above its sampled maximum."""
+    network = chain(random_layers(1, (3, 12, 12, 1)))
+    top = float(network(np.random.default_rng(0).uniform(-1, 1, (100_000, 3))).max())
+    query = one(network, [-1] * 3, [1] * 3, [({}, {0: -1.0}, top + spare, False)])
+    verdict = verify(query, Settings(workers=1, split=split, compact=False), budget=effort(1e11))
+    assert isinstance(verdict, Safe)
+    return query, verdict.proof
+
+
+@pytest.fixture(scope="module", params=["input", "phase"])
+def given(request) -> tuple[str, Query, Proof]:
+    return request.param, *proved(request.param, {"input": 0.2, "phase": 1.0}[request.param])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_grew_costs_the_own_network_nothing_and_holds_on_the_copies(given, workers, monkeypatch):
+    split, query, proof = given
+    monkeypatch.setattr(module, "LARGEST", np.inf)
+    gauges = gauges_of(query, Budget())
+    gauges = {name: gauges[name] for name in ("own", "bf16", "tuned", "pruned")}
+    trees = grown(run_of(query, split, workers), proof.trees, gauges)
+    made = replace(proof, trees=tuple(trees))
+    assert check(made, query).accepted
+    for tree, old in zip(trees, proof.trees, strict=True):
+        measured = {name: [g.measure(planned(t, g.query)) for t in (old, tree)] for name, g in gauges.items()}
+        assert np.array_equal(*(np.flatnonzero(m.seen) for m in measured["own"]))
+        assert {name: m[1].lost for name, m in measured.items()} == dict.fromkeys(gauges, 0)
+        names = [set(module._names(t.table)) for t in (old, tree)]
+        assert names[0] <= names[1] and len(names[1]) == len(tree.table)
+    lost = [sum(g.measure(planned(t, g.query)).lost for t in proof.trees) for g in gauges.values()]
+    assert max(lost) > 0 and made.leaves >= proof.leaves
+
+
+def test_copies_that_open_most_leaves_or_grow_too_large_leave_the_proof_as_it_was(given, monkeypatch):
+    split, query, proof = given
+    gauges = gauges_of(query, Budget())
+    for changes in ({"MOST": 0.0}, {"LARGEST": 0.5, "FEW": 0}):
+        with monkeypatch.context() as patch:
+            for name, value in changes.items():
+                patch.setattr(module, name, value)
+            found = grown(run_of(query, split), proof.trees, gauges)
+        assert all(a is b for a, b in zip(found, proof.trees, strict=True))
+
+
+def test_time_that_ends_on_one_copy_leaves_what_grew_on_others(given, monkeypatch):
+    split, query, proof = given
+    gauges, asked = gauges_of(query, Budget()), []
+    monkeypatch.setattr(module, "LARGEST", np.inf)
+    monkeypatch.setattr(module, "MOST", 1.0)
+    mended = module.mended
+
+    def ending(run, trees):
+        asked.append(run.query)
+        if len(asked) == 1:
+            raise BudgetError("timeout")
+        return mended(run, trees)
+
+    monkeypatch.setattr(module, "mended", ending)
+    trees = grown(run_of(query, split), proof.trees, gauges)
+    assert len(asked) > 1 and check(replace(proof, trees=tuple(trees)), query).accepted
+
+
+def test_only_continuations_are_joined(given):
+    _, _, proof = given
+    (tree,) = proof.trees
+    assert joined(proof.trees, proof.trees) is not None
+    other = tree.threshold.copy()
+    other[0] += 0.5
+    fewer = replace(tree, conjunctions=(0,))
+    for changed in (replace(tree, threshold=other), replace(tree, case=1), fewer, replace(tree, refresh=~tree.refresh)):
+        assert joined(proof.trees, [changed]) is None
+
+
+def test_a_careful_search_is_taken_where_it_costs_less(monkeypatch):
+    query, proof = proved("input", 0.1)
+    gauges = gauges_of(query, Budget())
+    found = careful(run_of(query, "input"), proof.trees, gauges)
+    small = replace(proof, trees=tuple(found))
+    assert check(small, query).accepted and small.leaves < proof.leaves
+    monkeypatch.setattr(Worth, "cost", 1.0)
+    found = careful(run_of(query, "input"), proof.trees, gauges)
+    assert all(a is b for a, b in zip(found, proof.trees, strict=True))
+    assert careful(run_of(query, "input"), proof.trees, {"own": gauges["own"]}) == list(proof.trees)
