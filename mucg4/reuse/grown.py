@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mucg4.check.margins import Gauge
+from mucg4.check.margins import Gauge, Margins
 from mucg4.errors import BudgetError, ProofError
 from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tightening, Tree
@@ -36,16 +36,23 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     `gauges`: of the run's query, called OWN, and of noisy copies. Leaves have evidence that the checker accepts of the
     run's query; it stays. Raises `ProofError`, and `BudgetError` when the time is over before anything has grown.
     """
-    out, leaves = list(trees), _leaves(trees)
-    copies = {name: gauge for name, gauge in gauges.items() if name != OWN}
-    if not copies:
+    out = list(trees)
+    if all(name == OWN for name in gauges):
         return out
-    lost = {name: sum(m.lost for m in found) for name, found in measured(out, copies, run.workers).items()}
-    names = sorted((name for name in copies if 0 < lost[name] <= MOST * leaves), key=lambda name: lost[name])
+    before, most = measured(out, gauges, run.workers), max(LARGEST * _leaves(out), FEW)
+    lost = {name: _lost(found) for name, found in before.items() if name != OWN}
+    names = sorted((name for name in lost if 0 < lost[name] <= MOST * _leaves(out)), key=lambda name: lost[name])
     for name in names:
-        seconds = run.budget.left() * (1.0 if name == names[-1] else SHARE)
-        found = _grown_on(replace(run, budget=run.budget.share(seconds)), out, copies[name])
-        if found is not None and _leaves(found) <= max(LARGEST * leaves, FEW):
+        budget = run.budget.share(run.budget.left() * (1.0 if name == names[-1] else SHARE))
+        try:
+            longer = mended(replace(run, query=gauges[name].query, careful=True, budget=budget), out)
+            found = joined(out, longer or ())
+            if found is None or _leaves(found) > most:
+                continue
+            now = measured(found, {k: gauges[k] for k in (OWN, name)}, run.workers)
+        except (BudgetError, ProofError):  # what grew before counts
+            continue
+        if _lost(now[name]) < lost[name] and _costs_no_more(now[OWN], before[OWN]):
             out = found
     return out
 
@@ -54,13 +61,13 @@ def _leaves(trees: Sequence[Tree]) -> int:
     return sum(len(tree.leaves) for tree in trees)
 
 
-def _grown_on(run: Run, trees: Sequence[Tree], gauge: Gauge) -> list[Tree] | None:
-    """The trees with what a search adds below the leaves that one copy opens; None where nothing comes of it."""
-    try:
-        found = mended(replace(run, query=gauge.query, careful=True), trees)
-    except (BudgetError, ProofError):
-        return None
-    return None if found is None else joined(trees, found)
+def _lost(found: Sequence[Margins]) -> int:
+    return sum(m.lost for m in found)
+
+
+def _costs_no_more(now: Sequence[Margins], before: Sequence[Margins]) -> bool:
+    """Whether nothing more is open or entered."""
+    return _lost(now) <= _lost(before) and sum(m.entered for m in now) <= sum(m.entered for m in before)
 
 
 def mended(run: Run, trees: Sequence[Tree]) -> list[Tree] | None:

@@ -95,6 +95,25 @@ def test_time_that_ends_on_one_copy_leaves_what_grew_on_others(given, monkeypatc
     assert len(asked) > 1 and check(replace(proof, trees=tuple(trees)), query).accepted
 
 
+@pytest.mark.parametrize("field", ["open", "seen"])
+def test_what_costs_the_own_network_more_is_not_taken(given, field, monkeypatch):
+    """Whatever a search adds: what opens more of the own network, or makes a check longer, is seen there."""
+    split, query, proof = given
+    gauges, measured = gauges_of(query, Budget()), module.measured
+    assert any(a is not b for a, b in zip(grown(run_of(query, split), proof.trees, gauges), proof.trees, strict=True))
+
+    def worse(trees, gauges, workers):
+        found = measured(trees, gauges, workers)
+        if len(gauges) == 2:
+            more = [np.ones(len(tree) + 1, dtype=bool) for tree in trees]
+            found["own"] = [replace(m, **{field: all_}) for m, all_ in zip(found["own"], more, strict=True)]
+        return found
+
+    monkeypatch.setattr(module, "measured", worse)
+    found = grown(run_of(query, split), proof.trees, gauges)
+    assert all(a is b for a, b in zip(found, proof.trees, strict=True))
+
+
 def test_only_continuations_are_joined(given):
     _, _, proof = given
     (tree,) = proof.trees
