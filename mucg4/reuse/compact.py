@@ -350,14 +350,16 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
     try:
         with single_thread(), np.errstate(all="ignore"):  # bounds that overflow prove nothing
             gauges = gauges_of(query, budget, effort is not None)
-            run.report("proofs with room for noise")
-            trees = roomy(quiet, trees, gauges)
-            run.report("proofs of fewer regions")
-            trees = careful(quiet, trees, gauges)
-            part = replace(quiet, budget=budget.share(IMPROVING * budget.left())) if effort is not None else quiet
-            trees = _improved(part, run.budget.poll, trees, list(gauges.values()))
-            run.report("more below the leaves that noise opens")
-            trees = grown(quiet, trees, gauges)
+            improving = quiet
+            if effort is not None:
+                run.report("searching anew: more room for noise, or fewer regions")
+                trees = roomy(quiet, trees, gauges)
+                trees = careful(quiet, trees, gauges)
+                improving = replace(quiet, budget=budget.share(IMPROVING * budget.left()))
+            trees = _improved(improving, run.budget.poll, trees, list(gauges.values()))
+            if effort is not None:
+                run.report("growing below the leaves that noise opens")
+                trees = grown(quiet, trees, gauges)
     except (BudgetError, ProofError):
         pass  # what is done counts
     return replace(proof, trees=tuple(trees))

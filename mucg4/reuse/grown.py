@@ -111,7 +111,9 @@ def _moved_down(tree: Tree, longer: Tree) -> Iterator[Tightening]:
     """
     old = Counter(t.at for t in tree.tightenings)
     for t in longer.tightenings:
-        if t.at >= len(tree) or old[t.at]:
+        if t.at >= len(tree):
+            yield t
+        elif old[t.at]:
             old[t.at] -= 1
             yield t
         elif longer.left[t.at] >= 0:
