@@ -13,7 +13,7 @@ from mucg4.check.margins import Gauge
 from mucg4.model.proof import Tree
 from mucg4.reuse.roomy import Worth, attempt
 from mucg4.reuse.structure import splits_inputs
-from mucg4.reuse.survey import OWN
+from mucg4.reuse.survey import copies_of
 from mucg4.search.run import Run
 
 
@@ -23,7 +23,7 @@ def careful(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> lis
     Only where inputs are split. `gauges`: of the run's query, called OWN, and of noisy copies, by which the costs are
     judged. Raises `ProofError`, and `BudgetError` when the time is over.
     """
-    copies = {name: gauge for name, gauge in gauges.items() if name != OWN}
+    copies = copies_of(gauges)
     if not copies or not any(map(splits_inputs, trees)):
         return list(trees)
     found = attempt(replace(run, careful=True), {}, copies)

@@ -16,14 +16,11 @@ import numpy as np
 
 from mucg4.check.margins import Gauge, Margins
 from mucg4.errors import BudgetError, ProofError
-from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tightening, Tree
 from mucg4.model.refutations import Refutations
-from mucg4.model.verdict import Statistics
-from mucg4.reuse.replay import go_on
-from mucg4.reuse.survey import OWN, measured
+from mucg4.reuse.replay import mended
+from mucg4.reuse.survey import OWN, copies_of, measured
 from mucg4.search.run import Run
-from mucg4.search.standing import Standing
 
 MOST = 0.9  # share of the leaves that a copy may open: others have nothing from the proof; not measured
 SHARE = 0.5  # of the time that is left, for each copy but the last; not measured
@@ -37,10 +34,11 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     run's query; it stays. Raises `ProofError`, and `BudgetError` when the time is over before anything has grown.
     """
     out = list(trees)
-    if all(name == OWN for name in gauges):
+    copies = copies_of(gauges)
+    if not copies:
         return out
     before, most = measured(out, gauges, run.workers), max(LARGEST * _leaves(out), FEW)
-    lost = {name: _lost(found) for name, found in before.items() if name != OWN}
+    lost = {name: _lost(before[name]) for name in copies}
     names = sorted((name for name in lost if 0 < lost[name] <= MOST * _leaves(out)), key=lambda name: lost[name])
     for name in names:
         budget = run.budget.share(run.budget.left() * (1.0 if name == names[-1] else SHARE))
@@ -68,21 +66,6 @@ def _lost(found: Sequence[Margins]) -> int:
 def _costs_no_more(now: Sequence[Margins], before: Sequence[Margins]) -> bool:
     """Whether nothing more is open or entered."""
     return _lost(now) <= _lost(before) and sum(m.entered for m in now) <= sum(m.entered for m in before)
-
-
-def mended(run: Run, trees: Sequence[Tree]) -> list[Tree] | None:
-    """Trees that the checker accepts of the run's query, by a search of what it rejects of the given ones.
-
-    None where it does not accept them after that. Raises what a search raises.
-    """
-    run = replace(run, standing=Standing(), statistics=Statistics())
-    examined = Examined(run.query, trees, run.budget, run.workers)
-    if not examined.report.accepted and examined.report.rejected:
-        found = go_on(run, examined)
-        if not isinstance(found, Established):
-            return None
-        examined.go_on(found.trees, run.budget, run.workers)
-    return list(examined.report.proof.trees) if examined.report.accepted else None
 
 
 def joined(trees: Sequence[Tree], longer: Sequence[Tree]) -> list[Tree] | None:

@@ -31,6 +31,7 @@ from mucg4.evidence import Established, Examined
 from mucg4.model.proof import Tree, single_leaf
 from mucg4.model.query import Query, Witness
 from mucg4.model.refutations import Refutations
+from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray
 from mucg4.reuse.aside import begin_aside, readings
 from mucg4.reuse.guard import guarded
@@ -44,6 +45,7 @@ from mucg4.search.parallel import drive
 from mucg4.search.portfolio import FIRST, TRIAL, Replayed, easily, first_steps, solve, solve_case
 from mucg4.search.region import Batch
 from mucg4.search.run import CaseState, Run, attack_of, new_search, open_case, root_work
+from mucg4.search.standing import Standing
 
 # leaves to check from which the whole boxes are bounded first, as strong compression makes some queries easy; measured:
 # the int4 copy of ACAS Xu 1_1 under property 6 takes 0.43 s instead of 0.65, others 0.01 s more; and from which a
@@ -168,6 +170,21 @@ def go_on(
         closed = sum(statistics.rungs[rung] for rung in ("checked", "near", "ascent"))
         statistics.reused_share = round(closed / max(statistics.stored_leaves, 1), 4)
     return found if isinstance(found, Witness) else Established(found, examined)
+
+
+def mended(run: Run, trees: Sequence[Tree]) -> list[Tree] | None:
+    """Trees that the checker accepts of the run's query, by a search of what it rejects of the given ones.
+
+    None where it does not accept them after that. Raises what a search raises.
+    """
+    run = replace(run, standing=Standing(), statistics=Statistics())
+    examined = Examined(run.query, trees, run.budget, run.workers)
+    if not examined.report.accepted and examined.report.rejected:
+        found = go_on(run, examined)
+        if not isinstance(found, Established):
+            return None
+        examined.go_on(found.trees, run.budget, run.workers)
+    return list(examined.report.proof.trees) if examined.report.accepted else None
 
 
 def _searched(run: Run, opens: Sequence[Open], shapes: Sequence[Tree], is_own: bool) -> Witness | list[Tree]:

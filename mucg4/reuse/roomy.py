@@ -28,9 +28,9 @@ from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import FloatArray
 from mucg4.records import dataclass
-from mucg4.reuse.grown import mended
+from mucg4.reuse.replay import mended
 from mucg4.reuse.structure import splits_inputs, splits_phases
-from mucg4.reuse.survey import OWN, measured
+from mucg4.reuse.survey import copies_of, measured
 from mucg4.search.cancel import constraint_values, worst_values
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
@@ -52,7 +52,7 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     `gauges`: of the run's query, called OWN, and of noisy copies. The trees answer for the whole query, each leaf has
     evidence that the checker accepted. Each attempt takes at most SHARE of the time that is left. Raises `ProofError`.
     """
-    best, copies = list(trees), {name: gauge for name, gauge in gauges.items() if name != OWN}
+    best, copies = list(trees), copies_of(gauges)
     if not copies or not any(map(splits_phases, trees)) or any(map(splits_inputs, trees)):
         return best
     cases = {k: case for k, case in enumerate(run.query.cases) if not case.box.empty and case.conjunctions}

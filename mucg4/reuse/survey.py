@@ -82,6 +82,11 @@ def measured(trees: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int = 
         return shared_out(work, names, workers, first.budget.poll)
 
 
+def copies_of(gauges: Mapping[str, Gauge]) -> dict[str, Gauge]:
+    """The gauges of the noisy copies alone."""
+    return {name: gauge for name, gauge in gauges.items() if name != OWN}
+
+
 def ends(tree: Tree, found: Margins) -> BoolArray:
     """(N,) tree nodes at which a check ends: those that it bounds and below which it bounds none."""
     inner = np.flatnonzero(tree.left >= 0)

@@ -19,7 +19,6 @@ from mucg4.bound.objective import Objective
 from mucg4.bound.propagate import Regions
 from mucg4.ops.arrays import NUMPY
 from mucg4.ops.base import Array
-from mucg4.search.split import Literals
 
 INPUTS = 3  # with the best estimates; measured: 2 leave 3 % more regions
 RIVAL = 0.25  # least share of the best estimate; measured: see above, and 0.5 leaves 3 % more regions
@@ -28,21 +27,18 @@ STEPS = 40  # of ascent in every region; measured: 16 leave 6 400 leaves of 3_3,
 
 
 def looked_ahead(
-    compute: Compute, objective: Objective, regions: Regions, open_: Array, score: Array, literals: Literals
-) -> Literals:
-    """Literals in which inputs are exchanged, or cut elsewhere, where that leaves less to do in the children.
+    compute: Compute, objective: Objective, regions: Regions, open_: Array, score: Array, first: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Inputs `(B,)` and where each is cut: `first`, or what leaves less to do in the children.
 
     `regions` (B of them, on the compute's backend) with the conjunctions `open_ (B, K)`; `score (B, d)`: estimated
-    gains of halving each input; `objective`: the compute's, in NumPy. Literals of neurons stay.
+    gains of halving each input; `objective`: the compute's, in NumPy.
     """
-    own = np.flatnonzero(literals.node == 0)
-    if not len(own):
-        return literals
-    regions, open_ = regions.take(compute.backend.place(own)), open_[own]
-    lo, hi, every = NUMPY.place(regions.lo), NUMPY.place(regions.hi), np.arange(len(own))
-    index, threshold = literals.index[own], literals.threshold[own]
-    best = np.full(len(own), -np.inf)
-    score = score[own]
+    index, threshold = (a.copy() for a in first)
+    if not len(index):
+        return index, threshold
+    lo, hi, every = NUMPY.place(regions.lo), NUMPY.place(regions.hi), np.arange(len(index))
+    best = np.full(len(index), -np.inf)
     for column in np.argsort(-score, axis=1, kind="stable")[:, :INPUTS].T:
         low, high = lo[every, column], hi[every, column]
         rival = score[every, column] >= RIVAL * score.max(axis=1)
@@ -51,9 +47,7 @@ def looked_ahead(
             lack = sum(_lack(compute, objective, _child(compute, regions, column, at, up), open_) for up in (0, 1))
             better = rival & (low < at) & (at < high) & (lack > best)
             index[better], threshold[better], best[better] = column[better], at[better], lack[better]
-    out = literals._replace(index=literals.index.copy(), threshold=literals.threshold.copy())
-    out.index[own], out.threshold[own] = index, threshold
-    return out
+    return index, threshold
 
 
 def _child(compute: Compute, regions: Regions, column: Array, at: Array, upper: int) -> Regions:

@@ -188,23 +188,18 @@ class InputWay(Way[InputFindings]):
         alive = found.alive & ~work.regions.empty()  # an empty box has no unsafe point: evident from the clip itself
         alone = work.open.sum(axis=1) == 1
         there = compute.place(work.regions)
-        literals = split_input(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace, alone)
+        estimate = input_gains(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace)
+        gains = NUMPY.place(estimate[0]), NUMPY.place(estimate[1])
+        literals = split_input(compute.bounder, there, gains, guide.trace, alone)
         if self.context.plan.careful:
-            literals = self._looked_ahead(found, there, np.flatnonzero(alive), literals)
+            which = np.flatnonzero(alive & (literals.node == 0))
+            some = there.take(compute.backend.place(which))
+            first, score = (literals.index[which], literals.threshold[which]), (gains[0] + gains[1])[which]
+            chosen = looked_ahead(compute, self.objective, some, work.open[which], score, first)
+            literals.index[which], literals.threshold[which] = chosen
         if compute.fold is not None:
             literals = self._unfolded(literals)
         return Kept(work, np.flatnonzero(alive), guide.value, literals, clipped=work.ids[clipped])
-
-    def _looked_ahead(self, found: InputFindings, there: Regions, which: Array, literals: Literals) -> Literals:
-        """Literals chosen with more care for the regions `which (R,)`."""
-        compute, guide, at = self.compute, found.guide, self.compute.backend.place(which)
-        gains = input_gains(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace)
-        score = NUMPY.place(gains[0] + gains[1])[which]
-        some = Literals(*(a[which] for a in literals))
-        better = looked_ahead(compute, self.objective, there.take(at), found.work.open[which], score, some)
-        for whole, part in zip(literals, better, strict=True):
-            whole[which] = part
-        return literals
 
     def _unfolded(self, literals: Literals) -> Literals:
         """Literals on the compute's inputs and neurons as literals on those of the search's bounder."""

@@ -141,15 +141,15 @@ def input_gains(
 
 
 def split_input(
-    bounder: Bounder, regions: Regions, refreshed: Refreshed, coeffs: Array, trace: dict[int, Array], alone: Array
+    bounder: Bounder, regions: Regions, gains: tuple[Array, Array], trace: dict[int, Array], alone: Array
 ) -> Literals:
     """Halve the input with the largest estimated sum of both children's gains, or split a neuron that dominates.
 
     Neurons only where `alone (B,)`, that is with one conjunction open: there ascent gives the new literal a multiplier,
-    without which a child's bound may be worse than its parent's. Everything but `alone` is on the bounder's backend;
-    the choice is made in NumPy.
+    without which a child's bound may be worse than its parent's. Everything but `gains` (`input_gains`, in NumPy) and
+    `alone` is on the bounder's backend; the choice is made in NumPy.
     """
-    lower, upper = (NUMPY.place(g) for g in input_gains(bounder, regions, refreshed, coeffs, trace))
+    lower, upper = gains
     lo, hi = NUMPY.place(regions.lo), NUMPY.place(regions.hi)
     middle = (lo + hi) / 2
     divisible = (lo < middle) & (middle < hi)

@@ -28,7 +28,7 @@ from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.ops.smooth import Sigmoid
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
-from mucg4.search.split import split_input
+from mucg4.search.split import input_gains, split_input
 from mucg4.settings import Settings
 
 F = Fraction
@@ -236,5 +236,6 @@ def test_neurons_are_split_only_where_one_conjunction_is_open():
     regions = refreshed_root(bounder).take(np.zeros(2, dtype=np.int64))
     refreshed = bounder.refresh(regions, keep_rows=True)
     coeffs, trace = np.zeros((2, 8)), {2: np.full((2, 1), -1.0)}
-    choice = split_input(bounder, regions, refreshed, coeffs, trace, np.array([True, False]))
+    gains = input_gains(bounder, regions, refreshed, coeffs, trace)
+    choice = split_input(bounder, regions, gains, trace, np.array([True, False]))
     assert choice.node.tolist() == [1, 0]

@@ -18,7 +18,7 @@ from mucg4.model.verdict import Safe, Statistics
 from mucg4.reuse import roomy as module
 from mucg4.reuse.compact import gauges_of
 from mucg4.reuse.roomy import Worth, _moved, _with_room, roomy
-from mucg4.reuse.survey import OWN, survey
+from mucg4.reuse.survey import OWN, copies_of, survey
 from mucg4.search.run import Run
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -75,7 +75,7 @@ def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, rooms, taken
         return None if shares[len(asked)] is None else made[-1]
 
     gauges = gauges_of(query, Budget())
-    least = _moved(query, query.cases[0], {k: g for k, g in gauges.items() if k != OWN}).max()
+    least = _moved(query, query.cases[0], copies_of(gauges)).max()
     monkeypatch.setattr(module, "_with_room", with_room)
     monkeypatch.setattr(module.Worth, "of", lambda *_: Worth(100, 100 * (1 - left.pop(0))))
     monkeypatch.setattr(module, "_is_met", lambda *_: False)
@@ -113,7 +113,7 @@ def test_room_is_what_noise_moves_the_constraints(peak):
     query, _ = peak
     gauges = gauges_of(query, Budget())
     (case,) = query.cases
-    moved = _moved(query, case, {name: gauge for name, gauge in gauges.items() if name != OWN})
+    moved = _moved(query, case, copies_of(gauges))
     assert moved.shape == (sum(map(len, case.conjunctions)),) and np.all(moved >= 0) and np.any(moved > 0)
     assert not np.any(_moved(query, case, {"same": gauges[OWN]}))
 

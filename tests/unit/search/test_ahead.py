@@ -16,10 +16,11 @@ from mucg4.model.proof import Proof
 from mucg4.model.query import Query
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import NUMPY, Backend
+from mucg4.search import inputs
 from mucg4.search.ahead import _child, _lack, looked_ahead
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
-from mucg4.search.split import Literals, split_input
+from mucg4.search.split import input_gains, split_input
 from mucg4.settings import Settings
 
 
@@ -42,46 +43,41 @@ def given(seed: int, backend: Backend = NUMPY):
     there, refreshed = compute.refresh(regions, keep_rows=True)
     found = compute.objective.evaluate(compute.bounder, there, refreshed, backend.place(open_), trace=True)
     coeffs, trace = found.coeffs[:, 0], {k: a[:, 0] for k, a in found.trace.items()}
-    literals = split_input(compute.bounder, there, refreshed, coeffs, trace, np.zeros(count, dtype=bool))
-    return compute, objective, there, open_, literals
+    gains = tuple(NUMPY.place(g) for g in input_gains(compute.bounder, there, refreshed, coeffs, trace))
+    literals = split_input(compute.bounder, there, gains, trace, np.zeros(count, dtype=bool))
+    return compute, objective, there, open_, (literals.index, literals.threshold)
 
 
-def lack_of(compute, objective, regions, open_, literals: Literals):
-    parts = (_child(compute, regions, literals.index, literals.threshold, upper) for upper in (0, 1))
+def lack_of(compute, objective, regions, open_, cut):
+    parts = (_child(compute, regions, *cut, upper) for upper in (0, 1))
     return sum(_lack(compute, objective, part, open_) for part in parts)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_children_lack_no_more_than_those_of_the_estimate(seed):
-    compute, objective, regions, open_, literals = given(seed)
+    compute, objective, regions, open_, first = given(seed)
     score = np.random.default_rng(seed).random((len(regions), 4))
-    score[np.arange(len(regions)), literals.index] = 2.0
-    found = looked_ahead(compute, objective, regions, open_, score, literals)
-    before, after = (lack_of(compute, objective, regions, open_, one) for one in (literals, found))
+    score[np.arange(len(regions)), first[0]] = 2.0
+    found = looked_ahead(compute, objective, regions, open_, score, first)
+    before, after = (lack_of(compute, objective, regions, open_, cut) for cut in (first, found))
     assert np.all(after >= before) and np.any(after > before)
-    every = np.arange(len(regions))
-    assert np.all(regions.lo[every, found.index] < found.threshold)
-    assert np.all(found.threshold < regions.hi[every, found.index])
+    every, (index, threshold) = np.arange(len(regions)), found
+    assert np.all(regions.lo[every, index] < threshold) and np.all(threshold < regions.hi[every, index])
 
 
-def test_literals_of_neurons_stay():
-    compute, objective, regions, open_, literals = given(0)
-    node = literals.node.copy()
-    node[1::2] = 1
-    mixed = literals._replace(node=node)
-    found = looked_ahead(compute, objective, regions, open_, np.ones((len(regions), 4)), mixed)
-    assert all(np.array_equal(a[1::2], b[1::2]) for a, b in zip(found, mixed, strict=True))
-    every = literals._replace(node=np.ones_like(node))
-    assert looked_ahead(compute, objective, regions, open_, np.ones((len(regions), 4)), every) is every
+def test_no_region_is_no_work():
+    compute, objective, regions, open_, first = given(0)
+    none = np.zeros(0, dtype=np.int64)
+    parts = regions.take(none), open_[none], np.ones((0, 4)), tuple(a[none] for a in first)
+    assert [len(a) for a in looked_ahead(compute, objective, *parts)] == [0, 0]
 
 
 def test_an_input_of_no_width_is_not_cut():
-    compute, objective, regions, open_, literals = given(1)
+    compute, objective, regions, open_, (index, _) = given(1)
     regions.hi[:, 0] = regions.lo[:, 0]
-    index = np.ones_like(literals.index)
-    literals = literals._replace(index=index, threshold=(regions.lo[:, 1] + regions.hi[:, 1]) / 2)
+    first = np.ones_like(index), (regions.lo[:, 1] + regions.hi[:, 1]) / 2
     score = np.tile([5.0, 1.0, 0.0, 0.0], (len(regions), 1))
-    assert np.all(looked_ahead(compute, objective, regions, open_, score, literals).index != 0)
+    assert np.all(looked_ahead(compute, objective, regions, open_, score, first)[0] != 0)
 
 
 def test_the_choice_is_the_same_on_torch():
@@ -89,8 +85,7 @@ def test_the_choice_is_the_same_on_torch():
     plain, there = given(2), given(2, Backend("float64", "cpu"))
     score = np.random.default_rng(2).random((6, 4))
     found = [looked_ahead(*parts[:4], score, parts[4]) for parts in (plain, there)]
-    assert np.array_equal(found[0].index, found[1].index)
-    assert np.allclose(found[0].threshold, found[1].threshold)
+    assert np.array_equal(found[0][0], found[1][0]) and np.allclose(found[0][1], found[1][1])
 
 
 def searched(query: Query, careful: bool, workers: int = 1) -> int:
@@ -112,3 +107,24 @@ def test_careful_searches_need_fewer_regions():
 
 def test_processes_search_with_care_too():
     assert searched(query_of(4, 5, 1.0), True, 2) < searched(query_of(4, 5, 1.0), False, 2)
+
+
+def test_only_inputs_are_chosen_with_care(monkeypatch):
+    """Regions that are split at a neuron stay so."""
+    real, asked = (inputs.split_input, inputs.looked_ahead), []
+
+    def at_a_neuron(bounder, regions, *rest):
+        """The first region once; it may be all there is."""
+        literals = real[0](bounder, regions, *rest)
+        if not asked:
+            literals.node[0], literals.index[0], literals.threshold[0] = bounder.pre[0], 0, 0.0
+        asked.append(int(np.sum(literals.node == 0)))
+        return literals
+
+    def counted(*given):
+        assert len(given[-1][0]) <= asked[-1]
+        return real[1](*given)
+
+    monkeypatch.setattr(inputs, "split_input", at_a_neuron)
+    monkeypatch.setattr(inputs, "looked_ahead", counted)
+    assert searched(query_of(3, 4, 0.5), careful=True) > 0 and asked[0] == 0 and sum(asked) > 0
