@@ -26,13 +26,15 @@ def run(args: argparse.Namespace) -> int:
 
             proof = read_proof(args.proof, budget.poll)
         else:
+            from mucg4.settings import Settings
             from mucg4.store.store import Store
+            from mucg4.verify import begin
 
             path = store_path(args.store)
             if path is None:
                 raise InputError("the store is off")
             with Store(path if path.exists() else ":memory:") as store:
-                _, proof = stored_for(store, query)
+                _, proof = stored_for(store, begin(query, Settings(), budget))
         if (proof.network, proof.property) != (query.network.fingerprint, query.property_hash):
             raise InputError("the proof is for another network or property")
         text, measured = explained(proof, query, budget)

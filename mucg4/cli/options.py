@@ -271,7 +271,9 @@ def _add_recertify(p: argparse.ArgumentParser) -> None:
     they are of no use is verified from scratch. Prints the verdict as verify does, then what was reused."""
     p.epilog = """example: mucg4 verify net.onnx p.vnnlib --proof p.json.gz --proof-network, once; then for each
     release: mucg4 recertify net-int8.onnx p.vnnlib --from p.json.gz --require unsat --timeout 60"""
-    p.add_argument("paths", nargs=2, metavar=("VARIANT", "PROP"), help="ONNX file and VNN-LIB file; .gz is accepted")
+    # one by one: argparse cannot print the help of a positional that has a name for each of its values
+    p.add_argument("paths", action="append", metavar="VARIANT", help="ONNX file; .gz is accepted")
+    p.add_argument("paths", action="append", metavar="PROP", help="VNN-LIB file; .gz is accepted")
     text = "a proof file that verify wrote (--proof), or a folder of such; once for each"
     p.add_argument("--from", dest="sources", type=Path, action="append", required=True, metavar="FILE|DIR", help=text)
     text = """the network that a proof is about, where the proof file does not hold it (--proof-network); once for each.

@@ -13,9 +13,12 @@ from mucg4.cli.streams import printable, put, say
 from mucg4.errors import InputError
 from mucg4.limits.budget import Budget
 
+COMPACTING = 0.6  # share of the time that compaction may take of what a limit leaves: it is checked then; not measured
+
 if TYPE_CHECKING:
     from mucg4.model.proof import Proof
     from mucg4.model.query import Query
+    from mucg4.search.run import Run
     from mucg4.store.related import Related
     from mucg4.store.store import Store
 
@@ -62,11 +65,11 @@ def _compact(args: argparse.Namespace, budget: Budget) -> int:
     if path is None:
         raise InputError("the store is off")
     with Store(path) as store:
-        stored, old = stored_for(store, query)
         run = begin(query, Settings(), budget, lambda text: say(f"mucg4: compact: {text}"))
+        stored, old = stored_for(store, run)
         gauges = gauges_of(query, budget)
         before = survey(old, gauges, run.workers)
-        proof = compact(run, old, 0.0, args.effort)
+        proof = compact(run, old, 0.0, min(args.effort, COMPACTING * budget.left()))
         report = established(proof, query, budget, run.workers)
         if not report.accepted:
             raise InputError(f"the proof stays as it is: the checker says of the new one: {report.reason}")
@@ -83,12 +86,14 @@ def query_of(args: argparse.Namespace) -> Query:
     return read_query(Path(args.onnx), Path(args.vnnlib), dict(args.shape))
 
 
-def stored_for(store: Store, query: Query) -> tuple[Related, Proof]:
-    """The stored `unsat` of this very query, and its proof. Raises `InputError` when there is none."""
-    for found in store.related(query):
-        if found.key == query.key and found.proof is not None:
-            return found, found.proof
-    raise InputError("the store has no proof of this property of this network (verify it first)")
+def stored_for(store: Store, run: Run) -> tuple[Related, Proof]:
+    """The stored `unsat` of the run's very query, and its proof. Raises `InputError` when there is none."""
+    from mucg4.reuse.lookup import stored_proof
+
+    found = stored_proof(run, store)
+    if found is None:
+        raise InputError("the store has no proof of this property of this network (verify it first)")
+    return found
 
 
 def _time_store(args: argparse.Namespace) -> int:

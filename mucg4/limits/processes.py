@@ -131,7 +131,7 @@ class Aside:
         for first in self._first:  # then it listens: what is written to a process that writes may wait for ever
             self.answer(first)
         self._answers.pop(name, None)
-        with suppress(BrokenPipeError):  # it has ended: the answer says why
+        with suppress(_UnheardError):  # it has ended: the answer says why
             _tell(self._write, (name, argument))
         return self.answer(name)
 
@@ -230,6 +230,8 @@ def _work(job: Callable[[], Any], write: int, others: Sequence[int], parent: int
             except Mucg4Error as error:
                 _tell(write, error)
         status = 0
+    except _UnheardError:
+        pass  # the parent has ended the work, and has not come to end this process yet
     except BaseException:
         import traceback
 
@@ -349,8 +351,16 @@ def _exactly(number: int, count: int) -> bytearray | None:
     return out
 
 
+class _UnheardError(Exception):
+    """The other end of a pipe was closed."""
+
+
 def _tell(write: int, answer: object) -> None:
+    """Raises `_UnheardError`."""
     data = pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
     left = memoryview(len(data).to_bytes(SIZE, "little") + data)
-    while left:
-        left = left[os.write(write, left) :]
+    try:
+        while left:
+            left = left[os.write(write, left) :]
+    except BrokenPipeError as error:
+        raise _UnheardError from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mucg4.errors import ProofError
-from mucg4.model.proof import Tree
+from mucg4.model.proof import Proof, Tree
 from mucg4.ops.arrays import FloatArray
 from mucg4.records import dataclass
 from mucg4.relate.align import Alignment
@@ -53,6 +53,25 @@ def look_up(run: Run, store: Store) -> Hints | None:
     The relation to the most promising entry goes into the statistics. Raises `BudgetError` when the budget is spent.
     """
     return guarded(run, lambda: _look_up(run, store))
+
+
+def stored_proof(run: Run, store: Store) -> tuple[Related, Proof] | None:
+    """The stored result of this very query and its proof, unchecked; None when there is none.
+
+    Of a result kept as a reference, these are the other result and its proof in the words of this network. Raises
+    `StoreError`, and `BudgetError` when the budget is spent.
+    """
+    query = run.query
+    holder = next((entry.refers_to for entry in store.entries() if entry.key == query.key), None)
+    for related in store.related(query) if holder is not None else ():
+        if related.proof is None or related.key != (holder or query.key):
+            continue
+        if not holder:
+            return related, related.proof
+        match = _compared(run, related)
+        trees = tuple(_translated(related, match)) if match is not None else ()
+        return (related, Proof(query.network.fingerprint, query.property_hash, trees)) if trees else None
+    return None
 
 
 def _look_up(run: Run, store: Store) -> Hints | None:

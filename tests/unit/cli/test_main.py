@@ -154,6 +154,14 @@ def test_no_time_at_all(call: Call) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "timeout\n", "")
 
 
+def test_every_command_has_a_help(call: Call) -> None:
+    commands = re.findall(r"^    (\w+)\b", call("--help")[1], re.MULTILINE)
+    assert {"verify", "recertify", "sweep", "store"} <= set(commands)
+    for command in commands:
+        status, out, err = call(command, "--help")
+        assert (status, err) == (0, "") and f"mucg4 {command}" in out and "--help" in out
+
+
 def test_version(call: Call) -> None:
     from mucg4 import __version__
 
@@ -440,3 +448,32 @@ def test_a_stored_proof_is_explained_and_compacted(call: Call, tmp_path: Path) -
     assert call("verify", "net.onnx", "unsat.vnnlib", "--store", store)[1] == "unsat\n"
     Path("sat.vnnlib").write_text(prop(*BOX, "(>= Y_0 2.6)"))
     refused(call("explain", "net.onnx", "sat.vnnlib", "--proof", "proof.json"), "another network or property")
+
+
+def test_a_proof_kept_as_a_reference_is_explained_and_compacted(call: Call, tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite")
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(8, 2)).tolist(), [0.1] * 8), (rng.normal(size=(1, 8)).tolist(), [0.0])]
+    Path("net.onnx").write_bytes(layers_to_onnx(layers))
+    Path("unsat.vnnlib").write_text(prop(*BOX, "(>= Y_0 30)"))
+    call("compress", "net.onnx", "--method", "permute", "-o", "other.onnx")
+    for name in ("net", "other"):
+        assert call("verify", f"{name}.onnx", "unsat.vnnlib", "--store", store)[1] == "unsat\n"
+    assert " as " in call("store", "--store", store, "list")[1]
+    assert "1 tree with " in call("explain", "other.onnx", "unsat.vnnlib", "--store", store)[1]
+    status, out, _ = call("store", "--store", store, "compact", "other.onnx", "unsat.vnnlib", "--effort", "1")
+    assert status == 0 and "holds on tuned" in out and " as " not in call("store", "--store", store, "list")[1]
+    assert call("verify", "other.onnx", "unsat.vnnlib", "--store", store)[1] == "unsat\n"
+
+
+def test_compaction_leaves_time_for_its_check(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, asked = str(tmp_path / "store.sqlite"), []
+    assert call("verify", "net.onnx", "unsat.vnnlib", "--store", store)[0] == 0
+    monkeypatch.setattr(
+        "mucg4.reuse.compact.compact", lambda run, proof, seconds, effort: asked.append(effort) or proof
+    )
+    for timeout in ([], ["--timeout", "40"]):
+        assert (
+            call("store", "--store", store, *timeout, "compact", "net.onnx", "unsat.vnnlib", "--effort", "60")[0] == 0
+        )
+    assert asked[0] == 60 and asked[1] < 30

@@ -166,3 +166,18 @@ def test_no_descriptor_is_left_where_no_process_is_to_be_had(monkeypatch: pytest
             make()
     gc.collect()
     assert not before or len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_who_speaks_when_nobody_listens_any_more_ends_quietly(capfd: pytest.CaptureFixture[str]) -> None:
+    """A run whose time is over closes its pipes first: what a process has to say then is no news."""
+
+    def late() -> Iterator[int]:
+        yield 1
+        time.sleep(0.2)
+        yield 2
+
+    child = processes.Child(late, streams=True)
+    os.close(child.number)
+    child.number = -1
+    assert os.waitpid(child._pid, 0)[0] == child._pid
+    assert capfd.readouterr().err == ""
