@@ -5,6 +5,7 @@ Nothing here accepts a proof: what is made with it goes to `mucg4.check.walk` li
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import field, replace
 from typing import ClassVar
 
@@ -84,6 +85,12 @@ class Gauge:
         self.query, self.budget = query, budget
         self.enclosure = Enclosure(query.network)
         self.roots: dict[int, tuple[Array, Array]] = {}
+
+    def under(self, budget: Budget) -> Gauge:
+        """The same, for as long as another budget allows."""
+        out = copy(self)
+        out.budget = budget
+        return out
 
     def measure(self, plan: _Plan, within: Array | None = None, keep: Array | None = None) -> Margins:
         """The margins of one tree (see `planned`), and where something is open the regions marked in `keep (N,)`.

@@ -73,9 +73,9 @@ def _compact(args: argparse.Namespace, budget: Budget) -> int:
         report = established(proof, query, budget, run.workers)
         if not report.accepted:
             raise InputError(f"the proof stays as it is: the checker says of the new one: {report.reason}")
-        put("".join(f"{line}\n" for line in survey(proof, gauges, run.workers).lines(before)))
         if not store.save(query, "unsat", proof=proof, regions=stored.regions, improved=True):
             raise InputError("; ".join(store.warnings) or "the proof could not be stored")
+        put("".join(f"{line}\n" for line in survey(proof, gauges, run.workers).lines(before)))
     return 0
 
 
@@ -88,9 +88,11 @@ def query_of(args: argparse.Namespace) -> Query:
 
 def stored_for(store: Store, run: Run) -> tuple[Related, Proof]:
     """The stored `unsat` of the run's very query, and its proof. Raises `InputError` when there is none."""
-    from mucg4.reuse.lookup import stored_proof
+    from mucg4.reuse.lookup import own_proof
 
-    found = stored_proof(run, store)
+    found = own_proof(run, store)
+    for text in (*store.warnings, *run.statistics.warnings):
+        say(f"mucg4: warning: {printable(text)}")
     if found is None:
         raise InputError("the store has no proof of this property of this network (verify it first)")
     return found

@@ -1,10 +1,12 @@
 """After the verdict: a proof made to be reused, so that variants re-check it cheaply and little stays open on them.
 
-A tree is improved in place, step by step (`STEPS`): its nodes keep their numbers, refutations are exchanged or added,
-subtrees are marked as superfluous. Every change is measured in the checker's arithmetic (`mucg4.check.margins`): on the
-proof's own network, where no leaf may be lost, and on copies of it with the noise of compression (`mucg4.reuse.noise`):
-a refutation gives way to one that holds on more of them, and evidence is left out only where no leaf is lost on any.
-Trees are taken in pieces of so many leaves that what is done when the time is spent counts. Processes share them.
+Given time, the query is searched anew first (`mucg4.reuse.anew`), and at the end the proof grows where noise opens it
+(`mucg4.reuse.grown`). Between these a tree is improved in place, step by step (`STEPS`): its nodes keep their numbers,
+refutations are exchanged or added, subtrees are marked as superfluous. Every change is measured in the checker's
+arithmetic (`mucg4.check.margins`): on the proof's own network, where no leaf may be lost, and on copies of it with the
+noise of compression (`mucg4.reuse.noise`): a refutation gives way to one that holds on more of them, and evidence is
+left out only where no leaf is lost on any. Trees are taken in pieces of so many leaves that what is done when the time
+is spent counts. Processes share them.
 
 Refutations at inner nodes. The checker does not enter a subtree whose conjunctions are refuted at its root. So a
 refutation that more ascent finds at an inner node (`lift`) makes the check shorter by the whole subtree, and where it
@@ -13,7 +15,8 @@ fails on a variant the subtree is still there. The subtree goes when the refutat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field, replace
 
 import numpy as np
@@ -29,11 +32,10 @@ from mucg4.model.refutations import Refutations
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import BoolArray, FloatArray, IntArray, distinct
 from mucg4.records import dataclass
-from mucg4.reuse.careful import careful
+from mucg4.reuse.anew import searched_anew
 from mucg4.reuse.grown import grown
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
-from mucg4.reuse.roomy import roomy
 from mucg4.reuse.survey import OWN
 from mucg4.search.run import CaseState, Run, open_case
 
@@ -350,14 +352,13 @@ def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None =
     try:
         with single_thread(), np.errstate(all="ignore"):  # bounds that overflow prove nothing
             gauges = gauges_of(query, budget, effort is not None)
-            improving = quiet
-            if effort is not None:
+            if effort is None:
+                trees = _improved(quiet, run.budget.poll, trees, gauges)
+            else:
                 run.report("searching anew: more room for noise, or fewer regions")
-                trees = roomy(quiet, trees, gauges)
-                trees = careful(quiet, trees, gauges)
-                improving = replace(quiet, budget=budget.share(IMPROVING * budget.left()))
-            trees = _improved(improving, run.budget.poll, trees, list(gauges.values()))
-            if effort is not None:
+                trees = searched_anew(quiet, trees, gauges)
+                with suppress(BudgetError):  # its share of the time
+                    trees = _improved(quiet.within(IMPROVING), run.budget.poll, trees, gauges)
                 run.report("growing below the leaves that noise opens")
                 trees = grown(quiet, trees, gauges)
     except (BudgetError, ProofError):
@@ -383,11 +384,13 @@ class Piece:
 Done = dict[int, tuple[Tree, BoolArray]]  # by the number of a piece: its tree afterwards, and what of it is superfluous
 
 
-def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauges: Sequence[Gauge]) -> list[Tree]:
+def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[Tree]:
     """The trees after all steps, or without noisy copies after the first row of them, each piece in one process.
 
-    `poll` is called while processes work. Raises what it raises, `BudgetError`, `ProofError`.
+    `poll` is called while processes work, which end by themselves when the run's time is over. Raises what it raises,
+    `BudgetError`, `ProofError`.
     """
+    timed = [gauge.under(quiet.budget) for gauge in gauges.values()]
     states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
     pieces = [piece for k, tree in enumerate(trees) for piece in _pieces(k, tree) if states[tree.case] is not None]
     size = [int(np.count_nonzero(trees[p.tree].left[p.own] < 0)) for p in pieces]
@@ -396,13 +399,13 @@ def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauge
     def work(numbers: Sequence[int]) -> Done:
         done: Done = {}
         try:
-            for steps in STEPS if len(gauges) > 1 else STEPS[:1]:
+            for steps in STEPS if len(timed) > 1 else STEPS[:1]:
                 for number in numbers:
                     piece = pieces[number]
                     tree, gone = done.get(number, (trees[piece.tree], piece.own & False))
                     state = states[tree.case]
                     assert state is not None
-                    shop = Shop(state, gauges, tree, piece.within & ~_below(tree, gone), gone)
+                    shop = Shop(state, timed, tree, piece.within & ~_below(tree, gone), gone)
                     try:
                         for step in steps:
                             if piece.whole or not step.needs_all:

@@ -17,13 +17,16 @@ import numpy as np
 from mucg4.check.margins import Gauge, Margins
 from mucg4.errors import BudgetError, ProofError
 from mucg4.model.proof import Tightening, Tree
+from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
+from mucg4.reuse.anew import is_met
 from mucg4.reuse.replay import mended
 from mucg4.reuse.survey import OWN, copies_of, measured
 from mucg4.search.run import Run
+from mucg4.search.standing import Standing
 
 MOST = 0.9  # share of the leaves that a copy may open: others have nothing from the proof; not measured
-SHARE = 0.5  # of the time that is left, for each copy but the last; not measured
+SHARE, LAST_SHARE = 0.5, 0.8  # of the time that is left: for each copy, for the last; not measured
 LARGEST, FEW = 2.0, 1024  # times the leaves that there were, or so many in any case: tables of more cost; not measured
 
 
@@ -31,50 +34,83 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     """The trees with more below their leaves, for each noisy copy as far as the time allows, those nearest first.
 
     `gauges`: of the run's query, called OWN, and of noisy copies. Leaves have evidence that the checker accepts of the
-    run's query; it stays. Raises `ProofError`, and `BudgetError` when the time is over before anything has grown.
+    run's query; it stays. Raises `ProofError`, and `BudgetError` when the time is over before the trees are measured.
     """
-    out = list(trees)
-    copies = copies_of(gauges)
+    out, copies = list(trees), copies_of(gauges)
     if not copies:
         return out
     before, most = measured(out, gauges, run.workers), max(LARGEST * _leaves(out), FEW)
-    lost = {name: _lost(before[name]) for name in copies}
-    names = sorted((name for name in lost if 0 < lost[name] <= MOST * _leaves(out)), key=lambda name: lost[name])
+    lost = {name: sum(m.lost for m in before[name]) for name in copies}
+    names = [name for name in lost if 0 < lost[name] <= MOST * _leaves(out) and _may_hold(gauges[name].query)]
+    names.sort(key=lambda name: lost[name])
     for name in names:
-        budget = run.budget.share(run.budget.left() * (1.0 if name == names[-1] else SHARE))
+        part = run.within(LAST_SHARE if name == names[-1] else SHARE)
         try:
-            longer = mended(replace(run, query=gauges[name].query, careful=True, budget=budget), out)
-            found = joined(out, longer or ())
-            if found is None or _leaves(found) > most:
+            found = joined(out, _continued(replace(part, query=gauges[name].query, careful=True), out))
+            if _leaves(found) > most:
                 continue
             now = measured(found, {k: gauges[k] for k in (OWN, name)}, run.workers)
         except (BudgetError, ProofError):  # what grew before counts
             continue
-        if _lost(now[name]) < lost[name] and _costs_no_more(now[OWN], before[OWN]):
+        if _left(found, now[name], trees) < lost[name] and _costs_no_more(found, now[OWN], before[OWN]):
             out = found
     return out
+
+
+def _may_hold(query: Query) -> bool:
+    """False where a point shows that no search would close all."""
+    return not any(is_met(query, case) for case in query.cases if not case.box.empty and case.conjunctions)
+
+
+def _continued(run: Run, trees: Sequence[Tree]) -> list[Tree]:
+    """Trees that close more on the run's query, wholly or as far as the time went."""
+    standing = Standing()
+    try:
+        return mended(run, trees, standing) or []
+    except BudgetError:
+        return standing.trees(run.query)
 
 
 def _leaves(trees: Sequence[Tree]) -> int:
     return sum(len(tree.leaves) for tree in trees)
 
 
-def _lost(found: Sequence[Margins]) -> int:
-    return sum(m.lost for m in found)
+def _left(trees: Sequence[Tree], found: Sequence[Margins], older: Sequence[Tree]) -> float:
+    """How many leaves of the older trees are open on a copy; of one that has grown the share that is open below it."""
+    total = 0.0
+    for tree, m, old in zip(trees, found, older, strict=True):
+        parents, at = tree.parents(), np.flatnonzero(m.open)
+        share = np.ones(len(at))
+        while len(deep := np.flatnonzero(at >= len(old))):
+            at[deep] = parents[at[deep]]
+            share[deep] /= 2
+        total += float(share.sum())
+    return total
 
 
-def _costs_no_more(now: Sequence[Margins], before: Sequence[Margins]) -> bool:
-    """Whether nothing more is open or entered."""
-    return _lost(now) <= _lost(before) and sum(m.entered for m in now) <= sum(m.entered for m in before)
+def _costs_no_more(trees: Sequence[Tree], now: Sequence[Margins], before: Sequence[Margins]) -> bool:
+    """Whether nothing more is open or entered than before, but below leaves that were open.
+
+    Those the checker closes with an exact second look, which is not measured here.
+    """
+    for tree, after, first in zip(trees, now, before, strict=True):
+        parents, n = tree.parents(), len(first.open)
+        seen, open_ = after.seen.copy(), after.open.copy()
+        seen[:n] &= ~first.seen
+        open_[:n] &= ~first.open
+        at = np.flatnonzero(seen | open_)
+        while len(deep := np.flatnonzero(at >= n)):
+            at[deep] = parents[at[deep]]
+        if not np.all(first.open[at]):
+            return False
+    return True
 
 
-def joined(trees: Sequence[Tree], longer: Sequence[Tree]) -> list[Tree] | None:
-    """The longer trees with all evidence that the shorter ones had; None where some is continued by none."""
+def joined(trees: Sequence[Tree], longer: Sequence[Tree]) -> list[Tree]:
+    """The trees, where a longer one continues one of them that, with all evidence that the shorter one had."""
     out = []
     for tree in trees:
-        found = next((one for one in longer if _continues(tree, one)), None)
-        if found is None:
-            return None
+        found = next((one for one in longer if _continues(tree, one)), tree)
         kept = set(_names(found.table))
         own = np.array([name not in kept for name in _names(tree.table)], dtype=bool)
         table = Refutations.join([tree.table.take(np.flatnonzero(own)), found.table])

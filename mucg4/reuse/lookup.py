@@ -55,18 +55,22 @@ def look_up(run: Run, store: Store) -> Hints | None:
     return guarded(run, lambda: _look_up(run, store))
 
 
-def stored_proof(run: Run, store: Store) -> tuple[Related, Proof] | None:
+def own_proof(run: Run, store: Store) -> tuple[Related, Proof] | None:
     """The stored result of this very query and its proof, unchecked; None when there is none.
 
-    Of a result kept as a reference, these are the other result and its proof in the words of this network. Raises
-    `StoreError`, and `BudgetError` when the budget is spent.
+    Of a result kept as a reference, these are the other result and its proof in the words of this network. Whatever
+    goes wrong is a warning of the run and None. Raises `StoreError`, and `BudgetError` when the budget is spent.
     """
+    holder = next((entry.refers_to for entry in store.entries() if entry.key == run.query.key), None)
+    return None if holder is None else guarded(run, lambda: _own_proof(run, store, holder or run.query.key))
+
+
+def _own_proof(run: Run, store: Store, holder: str) -> tuple[Related, Proof] | None:
     query = run.query
-    holder = next((entry.refers_to for entry in store.entries() if entry.key == query.key), None)
-    for related in store.related(query) if holder is not None else ():
-        if related.proof is None or related.key != (holder or query.key):
+    for related in store.related(query, 1):
+        if related.key != holder or related.proof is None:
             continue
-        if not holder:
+        if holder == query.key:
             return related, related.proof
         match = _compared(run, related)
         trees = tuple(_translated(related, match)) if match is not None else ()

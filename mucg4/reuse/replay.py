@@ -172,12 +172,13 @@ def go_on(
     return found if isinstance(found, Witness) else Established(found, examined)
 
 
-def mended(run: Run, trees: Sequence[Tree]) -> list[Tree] | None:
+def mended(run: Run, trees: Sequence[Tree], standing: Standing | None = None) -> list[Tree] | None:
     """Trees that the checker accepts of the run's query, by a search of what it rejects of the given ones.
 
-    None where it does not accept them after that. Raises what a search raises.
+    None where it does not accept them after that. `standing`: is told how far the search has come. Raises what a search
+    raises.
     """
-    run = replace(run, standing=Standing(), statistics=Statistics())
+    run = replace(run, standing=standing or Standing(), statistics=Statistics())
     examined = Examined(run.query, trees, run.budget, run.workers)
     if not examined.report.accepted and examined.report.rejected:
         found = go_on(run, examined)

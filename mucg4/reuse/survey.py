@@ -15,6 +15,8 @@ from mucg4.records import dataclass
 
 QUANTILES = (0.05, 0.5, 0.95)  # of the margins that are told; given: what a reader can take in
 OWN = "own"  # the name of the gauge that measures the proof's own network
+# leaves that grow below one that is lost (`mucg4.reuse.grown`): what has to be searched there costs more; not measured
+BELOW = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,30 @@ def measured(trees: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int = 
 
     with single_thread():
         return shared_out(work, names, workers, first.budget.poll)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a proof is worth to variants: its `leaves`, of which noisy copies open `lost` on average."""
+
+    leaves: int
+    lost: float
+
+    @staticmethod
+    def of(trees: Sequence[Tree], copies: Mapping[str, Gauge], workers: int = 1) -> Worth:
+        """Measured on the copies. Raises `ProofError`, `BudgetError`."""
+        lost = [sum(m.lost for m in own) for own in measured(trees, copies, workers).values()]
+        return Worth(sum(len(tree.leaves) for tree in trees), float(np.mean(lost)))
+
+    @property
+    def share(self) -> float:
+        """Of the leaves, how many hold."""
+        return 1 - self.lost / max(self.leaves, 1)
+
+    @property
+    def cost(self) -> float:
+        """What variants pay, in leaves checked, when the proof has grown below the leaves that are lost."""
+        return self.leaves + BELOW * self.lost
 
 
 def copies_of(gauges: Mapping[str, Gauge]) -> dict[str, Gauge]:

@@ -6,8 +6,8 @@ to spare counts for nothing. Inputs of much smaller estimates are not tried: the
 than one split, and a search that goes by them stalls where halving an input pays later (measured: a random network of
 4 inputs, 253 regions by the estimate, more than 40 000 by the children of any three inputs; ACAS Xu 3_3, with those of
 all five, is not decided). Measured on ACAS Xu, leaves by the estimate, with rivals halved, with rivals cut at three
-places, in about three times the time: 1_1 under property 6 2 452, 2 027, 1 762; 2_9 under 1 349, 292, 266; 3_3 under 2
-7 466, 3 849, 3 788, where it is the steps of ascent that halve the tree.
+places, in about three times the time: network 1_1 under property 6: 2 452, 2 027, 1 762; 2_9 under property 1: 349,
+292, 266; 3_3 under property 2: 7 466, 3 849, 3 788, where it is the steps of ascent that halve the tree.
 """
 
 from __future__ import annotations

@@ -74,6 +74,10 @@ class Run:
         if self.progress is not None:
             self.progress(text)
 
+    def within(self, share: float) -> Run:
+        """The same run with a share of the time that is left."""
+        return replace(self, budget=self.budget.share(share * self.budget.left()))
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the wall time of a block to `statistics.times[name]`."""

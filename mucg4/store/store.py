@@ -142,7 +142,8 @@ class Store:
         a faster writer. A proof larger than `max_proof_bytes` loses its tightenings and slopes, then its cores,
         then its multipliers, and is left out when the tree alone is too large. `scratch_seconds` is the from-scratch
         time when it is known; None keeps the stored one. `improved`: this proof was made from the stored one
-        and takes its place, whatever their leaves. Failures give False and a warning.
+        and takes its place, whatever their leaves, but for one that would lose more of its evidence. Failures give
+        False and a warning.
         """
         if (word, proof is not None, witness_x is not None) not in (("unsat", True, False), ("sat", False, True)):
             raise ValueError(f"verdict {word!r} with the wrong evidence")
@@ -276,6 +277,9 @@ class Store:
             better = old is not None and old[2] != reference.GRADE and (old[1], -old[2]) <= (leaves, -grade)
             if old is not None and not improved and old[0] == word and better:
                 connection.execute("UPDATE results SET last_used = ? WHERE key = ?", (now, query.key))
+                return False
+            if improved and old is not None and old[2] > grade:
+                self.warnings.append("the proof is too large to be stored with all its evidence: the old one stays")
                 return False
             scratch = old[3] if scratch is None and old is not None else scratch
             facts = (word, leaves, regions, scratch, grade)

@@ -122,7 +122,7 @@ def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
 def test_processes_make_of_their_pieces_what_one_makes(split, leaves, monkeypatch):
     query, proof = solved(split)
     monkeypatch.setattr("mucg4.reuse.compact.PIECE", leaves)
-    monkeypatch.setattr("mucg4.reuse.compact.roomy", lambda run, trees, gauges: trees)
+    monkeypatch.setattr("mucg4.reuse.compact.searched_anew", lambda run, trees, gauges: trees)
     assert len(_pieces(0, proof.trees[0])) > 2
     found = []
     for workers in (1, 2):
@@ -282,3 +282,15 @@ def test_open_leaves_are_told():
     tree: Tree = proof.trees[0]
     bare = replace(proof, trees=(replace(tree, refutations=()), *proof.trees[1:]))
     assert any("not closed" in line for line in explained(bare, query, Budget())[0])
+
+
+def test_a_proof_grows_though_the_steps_before_ran_out_of_time(monkeypatch):
+    query, proof = solved("input")
+    asked = []
+
+    def late(*_):
+        raise BudgetError("timeout")
+
+    monkeypatch.setattr("mucg4.reuse.compact._improved", late)
+    monkeypatch.setattr("mucg4.reuse.compact.grown", lambda run, trees, gauges: asked.append(trees) or trees)
+    assert check(compacted(query, proof), query).accepted and len(asked) == 1

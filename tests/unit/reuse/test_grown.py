@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from effort import effort
 from handmade import chain, one, random_layers
 
-from mucg4.check.margins import planned
+from mucg4.check.margins import Gauge, Margins, planned
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError
 from mucg4.gate.runtimes import runtime_of
@@ -18,10 +19,11 @@ from mucg4.model.proof import Proof
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.reuse import grown as module
-from mucg4.reuse.careful import careful
+from mucg4.reuse.anew import searched_anew
 from mucg4.reuse.compact import gauges_of
 from mucg4.reuse.grown import grown, joined
-from mucg4.reuse.roomy import Worth
+from mucg4.reuse.noise import Noise, _each, noisy, on_grid, pruned
+from mucg4.reuse.survey import OWN, Worth
 from mucg4.search.run import Run
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -84,15 +86,56 @@ def test_time_that_ends_on_one_copy_leaves_what_grew_on_others(given, monkeypatc
     monkeypatch.setattr(module, "MOST", 1.0)
     mended = module.mended
 
-    def ending(run, trees):
+    def ending(run, trees, standing):
         asked.append(run.query)
         if len(asked) == 1:
             raise BudgetError("timeout")
-        return mended(run, trees)
+        return mended(run, trees, standing)
 
     monkeypatch.setattr(module, "mended", ending)
     trees = grown(run_of(query, split), proof.trees, gauges)
     assert len(asked) > 1 and check(replace(proof, trees=tuple(trees)), query).accepted
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_closed_before_the_time_was_over_counts(given, workers, monkeypatch):
+    """The copy opens some leaves, which have to be split there."""
+    split, query, proof = given
+    coarse = Noise("coarse", _each(lambda w, _: on_grid(pruned(w, 0.1), 15)), "")
+    network = noisy(query.network, coarse)
+    gauges = {OWN: Gauge(query, Budget()), "coarse": Gauge(Query((network,), query.cases), Budget())}
+    mended, left = module.mended, []
+
+    def ending(allowance):
+        return lambda run, trees, standing: mended(replace(run, budget=effort(allowance)), trees, standing)
+
+    for allowance in (0, *np.geomspace(2e3, 2e5, 12), 1e11):
+        monkeypatch.setattr(module, "mended", ending(allowance))
+        made = replace(proof, trees=tuple(grown(run_of(query, split, workers), proof.trees, gauges)))
+        assert check(made, query).accepted
+        found = [gauges["coarse"].measure(planned(tree, query)) for tree in made.trees]
+        left.append(module._left(made.trees, found, proof.trees))
+    assert left[-1] == 0 < left[0] and any(0 < share < left[0] for share in left)
+
+
+def test_a_copy_on_which_a_point_is_unsafe_is_left_alone(given, monkeypatch):
+    split, query, proof = given
+    monkeypatch.setattr(module, "is_met", lambda *_: True)
+    monkeypatch.setattr(module, "mended", None)
+    found = grown(run_of(query, split), proof.trees, gauges_of(query, Budget()))
+    assert all(a is b for a, b in zip(found, proof.trees, strict=True))
+
+
+def test_what_grew_below_leaves_that_were_open_before_is_no_cost(given):
+    """The exact second look that closes them is not measured."""
+    _, _, proof = given
+    (tree,) = proof.trees
+    leaf, last = int(np.flatnonzero(tree.left < 0)[0]), len(tree)
+    longer, none = SimpleNamespace(parents=lambda: np.append(tree.parents(), [leaf, leaf])), np.zeros(last, dtype=bool)
+    seen = np.append(none, [True, True])
+    closed, hair = (Margins(open_, np.zeros(0), ~none) for open_ in (none, np.arange(last) == leaf))
+    now = Margins(seen, np.zeros(0), np.append(~none, [True, True]))
+    assert module._costs_no_more([longer], [now], [hair]) and not module._costs_no_more([longer], [now], [closed])
 
 
 @pytest.mark.parametrize("field", ["open", "seen"])
@@ -104,9 +147,9 @@ def test_what_costs_the_own_network_more_is_not_taken(given, field, monkeypatch)
 
     def worse(trees, gauges, workers):
         found = measured(trees, gauges, workers)
-        if len(gauges) == 2:
-            more = [np.ones(len(tree) + 1, dtype=bool) for tree in trees]
-            found["own"] = [replace(m, **{field: all_}) for m, all_ in zip(found["own"], more, strict=True)]
+        if (len(gauges) == 2) == (field == "open"):  # afterwards everything is open, or before nothing was entered
+            all_ = [np.full(len(tree), field == "open") for tree in trees]
+            found["own"] = [replace(m, **{field: a}) for m, a in zip(found["own"], all_, strict=True)]
         return found
 
     monkeypatch.setattr(module, "measured", worse)
@@ -117,21 +160,22 @@ def test_what_costs_the_own_network_more_is_not_taken(given, field, monkeypatch)
 def test_only_continuations_are_joined(given):
     _, _, proof = given
     (tree,) = proof.trees
-    assert joined(proof.trees, proof.trees) is not None
+    more = replace(tree, refutations=tree.table.take(np.arange(0)))
+    assert joined([tree], [more])[0].table is not tree.table
     other = tree.threshold.copy()
     other[0] += 0.5
     fewer = replace(tree, conjunctions=(0,))
     for changed in (replace(tree, threshold=other), replace(tree, case=1), fewer, replace(tree, refresh=~tree.refresh)):
-        assert joined(proof.trees, [changed]) is None
+        assert joined(proof.trees, [changed])[0].left is tree.left
 
 
 def test_a_careful_search_is_taken_where_it_costs_less(monkeypatch):
     query, proof = proved("input", 0.1)
     gauges = gauges_of(query, Budget())
-    found = careful(run_of(query, "input"), proof.trees, gauges)
+    found = searched_anew(run_of(query, "input"), proof.trees, gauges)
     small = replace(proof, trees=tuple(found))
     assert check(small, query).accepted and small.leaves < proof.leaves
     monkeypatch.setattr(Worth, "cost", 1.0)
-    found = careful(run_of(query, "input"), proof.trees, gauges)
+    found = searched_anew(run_of(query, "input"), proof.trees, gauges)
     assert all(a is b for a, b in zip(found, proof.trees, strict=True))
-    assert careful(run_of(query, "input"), proof.trees, {"own": gauges["own"]}) == list(proof.trees)
+    assert searched_anew(run_of(query, "input"), proof.trees, {"own": gauges["own"]}) == list(proof.trees)

@@ -249,6 +249,17 @@ def test_more_evidence_wins_at_equal_leaves():
         assert any(r.alpha for t in store.related(q)[0].proof.trees for r in t.refutations)
 
 
+def test_a_better_proof_takes_the_place_of_the_stored_one_unless_it_would_lose_evidence():
+    q = query()
+    first, larger = proof_of(q), proof_of(q, depth=3, seed=1)
+    with Store(":memory:") as store:
+        assert store.save(q, "unsat", proof=first)
+        assert not store.save(q, "unsat", proof=larger, improved=True, max_proof_bytes=size(larger) - 1)
+        assert store.related(q)[0].proof.leaves == first.leaves and "old one stays" in store.warnings[-1]
+        assert store.save(q, "unsat", proof=larger, improved=True)
+        assert store.related(q)[0].proof.leaves == larger.leaves
+
+
 def size(proof):
     from mucg4.model.proof_packed import to_packed
     from mucg4.store.store import PACKING_LEVEL

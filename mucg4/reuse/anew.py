@@ -1,16 +1,20 @@
-"""Proofs with room: searched anew, with every constraint loosened by several times what compression moves it.
+"""Proofs searched anew, for networks that noise will move: with room, or where inputs are split with more care.
 
-A proof that no point has `g_i <= d_i` proves that none has `g_i <= 0`, and each of its leaves has that much to spare:
-what noise takes away is there. How far compression moves the constraints is seen at points of the box, on noisy copies
-(`mucg4.reuse.noise`); bounds move further than values, so that several times as much is asked for, more as long as the
-search comes to an end. The proof that costs the copies least is taken: few leaves, of which few are lost.
+Room. Every constraint is loosened by several times what compression moves it. A proof that no point has `g_i <= d_i`
+proves that none has `g_i <= 0`, and each of its leaves has that much to spare: what noise takes away is there. How far
+compression moves the constraints is seen at points of the box, on noisy copies (`mucg4.reuse.noise`); bounds move
+further than values, so that several times as much is asked for, more as long as the search comes to an end. A bound at
+a root with room costs about what one without does. Measured on mnist 256x4, the run of an int8 copy that borrows the
+parent's proof (two cores, whole process): property 8 at 0.03 with room 0, 4 and 8: 4.4, 2.4 and 1.1 s; property 14 at
+0.05 with room 0, 10 and 20: 5, 3.8 and 2.5 s. On oval21, image 6767, room 2 makes 1 320 leaves of 49, of which a copy
+of 255 levels per channel lacks none (1.1 s; with room 1, 160 leaves, it searches anew below 63: 1.4 s); on image 8717,
+where room 1 is not decided in 30 s, room 0.5 takes 3 s. Where inputs are split it gains nothing: ACAS Xu 3_3 under
+property 2 with room for bf16 is not decided in 40 times its time.
 
-Only where phases are split: a bound at a root with room costs about what one without does. Measured on mnist 256x4,
-the run of an int8 copy that borrows the parent's proof (two cores, whole process): property 8 at 0.03 with room 0, 4
-and 8: 4.4, 2.4 and 1.1 s; property 14 at 0.05 with room 0, 10 and 20: 5, 3.8 and 2.5 s. On oval21, image 6767, room 2
-makes 1 320 leaves of 49, of which a copy of 255 levels per channel lacks none (1.1 s; with room 1, 160 leaves, it
-searches anew below 63: 1.4 s); on image 8717, where room 1 is not decided in 30 s, room 0.5 takes 3 s. Where inputs
-are split it gains nothing: ACAS Xu 3_3 under property 2 with room for bf16 is not decided in 40 times its time.
+Care. What a variant pays for is the walk through the tree, leaf by leaf; what the search that found the proof would
+have paid for choosing better is spent here, once (`mucg4.search.ahead`).
+
+Of all proofs the one that costs the copies least is taken (`Worth`): few leaves, of which few are lost.
 """
 
 from __future__ import annotations
@@ -27,10 +31,9 @@ from mucg4.model.proof import Tree
 from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import FloatArray
-from mucg4.records import dataclass
 from mucg4.reuse.replay import mended
 from mucg4.reuse.structure import splits_inputs, splits_phases
-from mucg4.reuse.survey import copies_of, measured
+from mucg4.reuse.survey import Worth, copies_of
 from mucg4.search.cancel import constraint_values, worst_values
 from mucg4.search.portfolio import solve
 from mucg4.search.run import Run
@@ -43,25 +46,39 @@ FAILURES = 2  # attempts in vain that end it; not measured
 SHARE = 0.5  # of the time that is left, for each of these; not measured
 POINTS = 256  # at which noise is measured; not measured
 ENOUGH = 0.995  # share that is good enough; not measured
-BELOW = 8.0  # leaves that grow below one that is lost (`mucg4.reuse.grown`), or are searched there; not measured
 
 
-def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[Tree]:
-    """Trees with as much room as costs noisy copies least, of what the time allows; the given ones if none is better.
+def searched_anew(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[Tree]:
+    """Trees of the same query that cost noisy copies least, of what the time allows; the given ones if none is better.
 
     `gauges`: of the run's query, called OWN, and of noisy copies. The trees answer for the whole query, each leaf has
-    evidence that the checker accepted. Each attempt takes at most SHARE of the time that is left. Raises `ProofError`.
+    evidence that the checker accepted. Each attempt takes at most SHARE of the time that is left. Raises `ProofError`,
+    and `BudgetError` when the time is over before the given trees are measured.
     """
     best, copies = list(trees), copies_of(gauges)
-    if not copies or not any(map(splits_phases, trees)) or any(map(splits_inputs, trees)):
+    if not copies:
         return best
+    if any(map(splits_inputs, trees)):
+        return _careful(run, best, copies)
+    return _roomy(run, best, copies) if any(map(splits_phases, trees)) else best
+
+
+def _careful(run: Run, trees: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree]:
+    """The trees, or those of a search with more care for each split."""
+    known = Worth.of(trees, copies, run.workers)
+    found = _attempt(replace(run, careful=True), {}, copies)
+    return found[0] if found is not None and found[1].cost < known.cost else trees
+
+
+def _roomy(run: Run, best: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree]:
+    """The trees, or those of a search with as much room as costs the copies least."""
     cases = {k: case for k, case in enumerate(run.query.cases) if not case.box.empty and case.conjunctions}
     moved = {k: _moved(run.query, case, copies) for k, case in cases.items()}
-    known = Worth.of(run, best, copies)
+    known = Worth.of(best, copies, run.workers)
     worth, low, high, room, failures = known, 0.0, np.inf, FIRST, 0
     while worth.share < ENOUGH and LEAST <= room <= MOST and failures < FAILURES:
-        met = any(_is_met(run.query, case, room * moved[k]) for k, case in cases.items())
-        found = None if met else attempt(run, {k: room * d for k, d in moved.items()}, copies)
+        met = any(is_met(run.query, case, room * moved[k]) for k, case in cases.items())
+        found = None if met else _attempt(run, {k: room * d for k, d in moved.items()}, copies)
         if found is None:
             failures += not met  # what a point shows takes no time
             high = room
@@ -78,36 +95,16 @@ def roomy(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     return best
 
 
-@dataclass(frozen=True)
-class Worth:
-    """What a proof is worth to variants: its `leaves`, of which noisy copies open `lost` on average."""
+def _attempt(run: Run, room: Mapping[int, FloatArray], copies: Mapping[str, Gauge]) -> tuple[list[Tree], Worth] | None:
+    """Trees with room, see `_with_room`, and their worth, in a part of the time that is left; None: nothing came of it.
 
-    leaves: int
-    lost: float
-
-    @staticmethod
-    def of(run: Run, trees: Sequence[Tree], copies: Mapping[str, Gauge]) -> Worth:
-        """Measured on the copies. Raises `ProofError`, `BudgetError`."""
-        lost = [sum(m.lost for m in own) for own in measured(trees, copies, run.workers).values()]
-        return Worth(sum(len(tree.leaves) for tree in trees), float(np.mean(lost)))
-
-    @property
-    def share(self) -> float:
-        """Of the leaves, how many hold."""
-        return 1 - self.lost / max(self.leaves, 1)
-
-    @property
-    def cost(self) -> float:
-        """What variants pay, in leaves checked."""
-        return self.leaves + BELOW * self.lost
-
-
-def attempt(run: Run, room: Mapping[int, FloatArray], copies: Mapping[str, Gauge]) -> tuple[list[Tree], Worth] | None:
-    """Trees with room in a part of the time, see `_with_room`, and their worth; None where time ended first."""
-    run = replace(run, budget=run.budget.share(SHARE * run.budget.left()))
+    The time was too short, the constraints met so far out, or the checker did not accept the trees.
+    """
+    run = run.within(SHARE)
     try:
         found = _with_room(run, room)
-        return None if found is None else (found, Worth.of(run, found, copies))
+        timed = {name: gauge.under(run.budget) for name, gauge in copies.items()}
+        return None if found is None else (found, Worth.of(found, timed, run.workers))
     except (BudgetError, ProofError):  # what was found before stays
         return None
 
@@ -119,7 +116,7 @@ def _points(case: Case) -> FloatArray:
     return np.asarray(case.box.lo * (1 - share) + case.box.hi * share)
 
 
-def _is_met(query: Query, case: Case, room: FloatArray) -> bool:
+def is_met(query: Query, case: Case, room: FloatArray | float = 0.0) -> bool:
     """True where some point has all constraints of a conjunction with so much room `(M,)`: no search would end."""
     x = _points(case)
     values = constraint_values(case, x, query.network.values(x)[-1])

@@ -15,10 +15,10 @@ from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof
 from mucg4.model.query import Query
 from mucg4.model.verdict import Safe, Statistics
-from mucg4.reuse import roomy as module
+from mucg4.reuse import anew as module
+from mucg4.reuse.anew import _moved, _with_room, searched_anew
 from mucg4.reuse.compact import gauges_of
-from mucg4.reuse.roomy import Worth, _moved, _with_room, roomy
-from mucg4.reuse.survey import OWN, copies_of, survey
+from mucg4.reuse.survey import OWN, Worth, copies_of, survey
 from mucg4.search.run import Run
 from mucg4.settings import Settings
 from mucg4.verify import verify
@@ -78,8 +78,8 @@ def test_the_proof_that_holds_on_most_copies_is_taken(peak, shares, rooms, taken
     least = _moved(query, query.cases[0], copies_of(gauges)).max()
     monkeypatch.setattr(module, "_with_room", with_room)
     monkeypatch.setattr(module.Worth, "of", lambda *_: Worth(100, 100 * (1 - left.pop(0))))
-    monkeypatch.setattr(module, "_is_met", lambda *_: False)
-    found = roomy(run_of(query), proof.trees, gauges)
+    monkeypatch.setattr(module, "is_met", lambda *_: False)
+    found = searched_anew(run_of(query), proof.trees, gauges)
     assert asked == pytest.approx(rooms) and (found is made[taken] or taken == 0)
 
 
@@ -94,8 +94,8 @@ def test_time_that_ends_while_the_next_proof_is_measured_costs_that_one_alone(pe
 
     monkeypatch.setattr(module, "_with_room", lambda *_: made.append(list(proof.trees)) or made[-1])
     monkeypatch.setattr(module.Worth, "of", worth)
-    monkeypatch.setattr(module, "_is_met", lambda *_: False)
-    assert roomy(run_of(query), proof.trees, gauges_of(query, Budget())) is made[0] and len(made) == 3
+    monkeypatch.setattr(module, "is_met", lambda *_: False)
+    assert searched_anew(run_of(query), proof.trees, gauges_of(query, Budget())) is made[0] and len(made) == 3
 
 
 def test_few_leaves_are_worth_more_than_all_that_hold(peak, monkeypatch):
@@ -103,9 +103,9 @@ def test_few_leaves_are_worth_more_than_all_that_hold(peak, monkeypatch):
     query, proof = peak
     worths = [Worth(49, 12.0), Worth(1324, 0.0)]
     monkeypatch.setattr(module, "_with_room", lambda *_: list(proof.trees))
-    monkeypatch.setattr(module, "_is_met", lambda *_: False)
+    monkeypatch.setattr(module, "is_met", lambda *_: False)
     monkeypatch.setattr(module.Worth, "of", lambda *_: worths.pop(0))
-    found = roomy(run_of(query), proof.trees, gauges_of(query, Budget()))
+    found = searched_anew(run_of(query), proof.trees, gauges_of(query, Budget()))
     assert all(a is b for a, b in zip(found, proof.trees, strict=True)) and not worths
 
 
@@ -130,6 +130,6 @@ def test_the_proof_stays_as_it_is(peak, why):
     gauges = gauges_of(query, Budget(), copies=why != "no copies")
     if why == "no time":
         run.budget = Budget.seconds(0.0)
-    assert [a is b for a, b in zip(roomy(run, proof.trees, gauges), proof.trees, strict=True)] == [True] * len(
+    assert [a is b for a, b in zip(searched_anew(run, proof.trees, gauges), proof.trees, strict=True)] == [True] * len(
         proof.trees
     )
