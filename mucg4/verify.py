@@ -17,7 +17,7 @@ from mucg4.limits.threads import blas_threads, torch_threads
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Query, Witness
 from mucg4.model.verdict import Safe, Statistics, Unknown, Unsafe, Verdict
-from mucg4.search.portfolio import solve
+from mucg4.search.portfolio import early_attack, solve
 from mucg4.search.run import Run
 from mucg4.search.standing import Standing
 from mucg4.settings import Settings
@@ -91,6 +91,9 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established
     from mucg4.reuse.replay import replay_all
     from mucg4.reuse.witnesses import witness
 
+    met = early_attack(run)
+    if met is not None:
+        return met
     hints = look_up(run, store)
     if hints is None:
         return solve(run)

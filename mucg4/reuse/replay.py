@@ -7,8 +7,9 @@ the stored tree was split, from the bounds that the checker has established ther
 portfolio from the root. What is added below the open leaves is examined from there on (`mucg4.check.resume`):
 re-certifying costs one evaluation of the proof.
 
-Before the check the attack takes a few steps, then descends where the proof refutes by least (`mucg4.reuse.witnesses`);
-while processes check it goes on. A long proof waits until the whole boxes have been bounded once.
+Before the check the attack, whose first steps were taken before the store was opened, descends where the proof refutes
+by least (`mucg4.reuse.witnesses`); while processes check it goes on. A long proof waits until the whole boxes have been
+bounded once.
 
 Nothing stored is believed. Cost is bounded: a tree of which too few leaves hold is given up after a sample, and what
 was reached of it becomes open regions.
@@ -51,7 +52,6 @@ from mucg4.search.standing import Standing
 # the int4 copy of ACAS Xu 1_1 under property 6 takes 0.43 s instead of 0.65, others 0.01 s more; and from which a
 # process aside is worth its start, which measured on ACAS Xu costs runs with 1 to 30 leaves 15 to 25 ms
 EASY = 128
-EARLY = 4  # steps of the attack before the check begins; not measured
 SAMPLE = 96  # leaves of a tree after which it may be given up; not measured
 FINDING = 8.0  # work of finding a proof by phase splits over that of checking it; measured: see `ReplayedArm`
 PERSISTENCE = 4.0  # work granted to what input splits leave open, over that of checking the proof; not measured
@@ -119,7 +119,7 @@ def _examined(run: Run, trees: Sequence[Tree], patience: int | None) -> Witness 
         met(in_leaves(run, trees)),
     )
     try:
-        for _ in chain(islice(attack, EARLY), islice(look, len(run.query.cases))):
+        for _ in islice(look, len(run.query.cases)):
             pass
         if _is_long(trees):  # others are checked sooner than another process has begun
             begin_aside(run)

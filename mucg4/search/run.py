@@ -21,7 +21,7 @@ from mucg4.gate.runtime import Runtime
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import Aside, usable_cores
 from mucg4.model.proof import Proof, Tree
-from mucg4.model.query import Case, Query
+from mucg4.model.query import Case, Query, Witness
 from mucg4.model.verdict import Statistics
 from mucg4.ops.arrays import Backend, FloatArray
 from mucg4.records import dataclass
@@ -67,6 +67,7 @@ class Run:
     careful: bool = False  # fewer regions are worth more time
     standing: Standing = field(default_factory=Standing)
     aside: Aside | None = None  # see `mucg4.reuse.aside`
+    first_steps: dict[tuple[Query, Case], Iterator[Witness | None]] = field(default_factory=dict)  # of the attack
     _compared: tuple[int, str | None] | None = None  # regions searched before the last comparison, and what it found
 
     def report(self, text: str) -> None:

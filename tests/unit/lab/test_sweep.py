@@ -86,7 +86,8 @@ def test_several_processes_give_the_same_rows(swept: tuple[list[Row], list[Row]]
     sweep = Sweep(Model(DATA, "net"), methods_of([METHODS]), properties, QUICK, stores, jobs=2)
     rows = in_order(list(sweep.rows()), sweep)
     assert [(r.prop, r.method, r.word) for r in rows] == [(r.prop, r.method, r.word) for r in swept[0]]
-    assert sum(bool(r.statistics.related_proof) for r in rows) > len(rows) / 2
+    proved = [r for r in rows if r.proved]
+    assert sum(bool(r.statistics.related_proof) for r in proved) > len(proved) / 2
     with Store(tmp_path / "s.sqlite") as store:
         assert len(store.entries()) >= len(properties)
 

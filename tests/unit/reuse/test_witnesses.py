@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from effort import effort
-from handmade import chain
+from handmade import chain, one, random_layers
 
 from mucg4.evidence import Established
 from mucg4.gate.runtime import Runtime
@@ -16,8 +16,11 @@ from mucg4.model.verdict import Safe, Statistics
 from mucg4.reuse import replay as replay_module
 from mucg4.reuse.replay import replay_all
 from mucg4.reuse.witnesses import least_closed
+from mucg4.search.attack import Attack
+from mucg4.search.portfolio import EARLY
 from mucg4.search.run import Run, attack_of
 from mucg4.settings import Settings
+from mucg4.store.store import Store
 from mucg4.verify import verify
 
 PLACE, WIDTH = 0.7003, 0.002  # of the one dip of the output; flat elsewhere
@@ -94,3 +97,28 @@ def test_a_witness_is_met_in_leaves_that_the_checker_rejects(proved, monkeypatch
     run = run_of(dip(1.3))
     assert isinstance(replay_all(run, proved.proof.trees), Witness)
     assert run.statistics.rungs["witness"] == 1 and run.statistics.rungs["checked"] > 0 and not run.statistics.regions
+
+
+def test_a_witness_that_the_attack_meets_at_once_needs_no_look_into_the_store(monkeypatch):
+    """And what the attack did before the look is not done again after it."""
+    from mucg4.reuse import lookup
+
+    steps: list[str] = []
+    real = Attack.running
+
+    def counted(self, *rest):
+        for found in real(self, *rest):
+            steps.append("step")
+            yield found
+
+    monkeypatch.setattr(Attack, "running", counted)
+    monkeypatch.setattr(lookup, "look_up", lambda run, store: steps.append("look"))
+    network = chain(random_layers(2, (3, 8, 1)))
+    top = float(network(np.random.default_rng(0).uniform(-1, 1, (1000, 3))).max())
+    with Store(":memory:") as store:
+        for threshold, word in ((top - 0.5, "sat"), (top + 5.0, "unsat")):
+            query = one(network, [-1] * 3, [1] * 3, [({}, {0: -1.0}, threshold, False)])
+            steps.clear()
+            assert verify(query, Settings(workers=1), store).word == word
+            assert ("look" in steps) == (word == "unsat")
+            assert steps.count("step") <= 13 and (word == "sat" or steps.index("look") == EARLY)
