@@ -87,13 +87,13 @@ def _answer(run: Run, store: Store | None) -> Witness | list[Tree] | Established
         return replay_all(run, kept, own=True)
     if store is None or not run.settings.reuse:
         return solve(run)
+    met = early_attack(run)
+    if met is not None:  # nothing below is loaded
+        return met
     from mucg4.reuse.lookup import look_up
     from mucg4.reuse.replay import replay_all
     from mucg4.reuse.witnesses import witness
 
-    met = early_attack(run)
-    if met is not None:
-        return met
     hints = look_up(run, store)
     if hints is None:
         return solve(run)

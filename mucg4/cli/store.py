@@ -13,14 +13,14 @@ from mucg4.cli.streams import printable, put, say
 from mucg4.errors import InputError
 from mucg4.limits.budget import Budget
 
-COMPACTING = 0.6  # share of the time that compaction may take of what a limit leaves: it is checked then; not measured
-
 if TYPE_CHECKING:
     from mucg4.model.proof import Proof
     from mucg4.model.query import Query
     from mucg4.search.run import Run
     from mucg4.store.related import Related
     from mucg4.store.store import Store
+
+COMPACTING = 0.6  # share of the time that compaction may take of what a limit leaves: it is checked then; not measured
 
 
 def run(args: argparse.Namespace) -> int:

@@ -118,6 +118,8 @@ def _points(case: Case) -> FloatArray:
 
 def is_met(query: Query, case: Case, room: FloatArray | float = 0.0) -> bool:
     """True where some point has all constraints of a conjunction with so much room `(M,)`: no search would end."""
+    if case.box.empty or not case.conjunctions:
+        return False
     x = _points(case)
     values = constraint_values(case, x, query.network.values(x)[-1])
     return bool(np.any(worst_values(case, values - room) <= 0))

@@ -19,6 +19,7 @@ from mucg4.errors import BudgetError, ProofError
 from mucg4.model.proof import Tightening, Tree
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
+from mucg4.ops.arrays import IntArray
 from mucg4.reuse.anew import is_met
 from mucg4.reuse.replay import mended
 from mucg4.reuse.survey import OWN, copies_of, measured
@@ -59,7 +60,7 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
 
 def _may_hold(query: Query) -> bool:
     """False where a point shows that no search would close all."""
-    return not any(is_met(query, case) for case in query.cases if not case.box.empty and case.conjunctions)
+    return not any(is_met(query, case) for case in query.cases)
 
 
 def _continued(run: Run, trees: Sequence[Tree]) -> list[Tree]:
@@ -79,13 +80,18 @@ def _left(trees: Sequence[Tree], found: Sequence[Margins], older: Sequence[Tree]
     """How many leaves of the older trees are open on a copy; of one that has grown the share that is open below it."""
     total = 0.0
     for tree, m, old in zip(trees, found, older, strict=True):
-        parents, at = tree.parents(), np.flatnonzero(m.open)
-        share = np.ones(len(at))
-        while len(deep := np.flatnonzero(at >= len(old))):
-            at[deep] = parents[at[deep]]
-            share[deep] /= 2
-        total += float(share.sum())
+        _, steps = _above(tree, np.flatnonzero(m.open), len(old))
+        total += float((0.5**steps).sum())
     return total
+
+
+def _above(tree: Tree, at: IntArray, older: int) -> tuple[IntArray, IntArray]:
+    """For tree nodes `at (B,)` the nearest of the `older` ones at or above each, and by how many steps it is above."""
+    parents, steps = tree.parents(), np.zeros(len(at), dtype=np.int64)
+    while len(deep := np.flatnonzero(at >= older)):
+        at[deep] = parents[at[deep]]
+        steps[deep] += 1
+    return at, steps
 
 
 def _costs_no_more(trees: Sequence[Tree], now: Sequence[Margins], before: Sequence[Margins]) -> bool:
@@ -94,13 +100,10 @@ def _costs_no_more(trees: Sequence[Tree], now: Sequence[Margins], before: Sequen
     Those the checker closes with an exact second look, which is not measured here.
     """
     for tree, after, first in zip(trees, now, before, strict=True):
-        parents, n = tree.parents(), len(first.open)
-        seen, open_ = after.seen.copy(), after.open.copy()
+        n, seen, open_ = len(first.open), after.seen.copy(), after.open.copy()
         seen[:n] &= ~first.seen
         open_[:n] &= ~first.open
-        at = np.flatnonzero(seen | open_)
-        while len(deep := np.flatnonzero(at >= n)):
-            at[deep] = parents[at[deep]]
+        at, _ = _above(tree, np.flatnonzero(seen | open_), n)
         if not np.all(first.open[at]):
             return False
     return True

@@ -67,15 +67,14 @@ def own_proof(run: Run, store: Store) -> tuple[Related, Proof] | None:
 
 def _own_proof(run: Run, store: Store, holder: str) -> tuple[Related, Proof] | None:
     query = run.query
-    for related in store.related(query, 1):
-        if related.key != holder or related.proof is None:
-            continue
-        if holder == query.key:
-            return related, related.proof
-        match = _compared(run, related)
-        trees = tuple(_translated(related, match)) if match is not None else ()
-        return (related, Proof(query.network.fingerprint, query.property_hash, trees)) if trees else None
-    return None
+    related = next((r for r in store.related(query, 1) if r.key == holder), None)
+    if related is None or related.proof is None:
+        return None
+    if holder == query.key:
+        return related, related.proof
+    match = _compared(run, related)
+    trees = tuple(_translated(related, match)) if match is not None else ()
+    return (related, Proof(query.network.fingerprint, query.property_hash, trees)) if trees else None
 
 
 def _look_up(run: Run, store: Store) -> Hints | None:

@@ -188,14 +188,14 @@ class InputWay(Way[InputFindings]):
         alive = found.alive & ~work.regions.empty()  # an empty box has no unsafe point: evident from the clip itself
         alone = work.open.sum(axis=1) == 1
         there = compute.place(work.regions)
-        estimate = input_gains(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace)
-        gains = NUMPY.place(estimate[0]), NUMPY.place(estimate[1])
+        lower, upper = input_gains(compute.bounder, there, found.refreshed, guide.coeffs, guide.trace)
+        gains = NUMPY.place(lower) + NUMPY.place(upper)
         literals = split_input(compute.bounder, there, gains, guide.trace, alone)
         if self.context.plan.careful:
             which = np.flatnonzero(alive & (literals.node == 0))
             some = there.take(compute.backend.place(which))
-            first, score = (literals.index[which], literals.threshold[which]), (gains[0] + gains[1])[which]
-            chosen = looked_ahead(compute, self.objective, some, work.open[which], score, first)
+            first = literals.index[which], literals.threshold[which]
+            chosen = looked_ahead(compute, self.objective, some, work.open[which], gains[which], first)
             literals.index[which], literals.threshold[which] = chosen
         if compute.fold is not None:
             literals = self._unfolded(literals)

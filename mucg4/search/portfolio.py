@@ -56,17 +56,19 @@ def first_attack(run: Run, case: Case) -> Witness | None:
 
 
 def early_attack(run: Run) -> Witness | None:
-    """Its first steps, before the store is opened: there most witnesses are met."""
+    """Its first steps, before the store is looked into: there most witnesses are met."""
     steps = chain.from_iterable(first_steps(run, case) for case in run.query.cases)
     return next(filter(None, islice(steps, EARLY)), None)
 
 
 def first_steps(run: Run, case: Case) -> Iterator[Witness | None]:
     """The same, step by step: what each has found, up to the first witness. They go on where they were left."""
-    key, attack = (run.query, case), attack_of(run, case)
-    if attack is None or case.box.empty or not case.conjunctions:
+    if not run.settings.attack or case.box.empty or not case.conjunctions:
         return iter(())
+    key = run.query, case
     if key not in run.first_steps:
+        attack = attack_of(run, case)
+        assert attack is not None
         run.first_steps[key] = attack.running(points(run, 8, 256), 12, run.budget)
     return run.first_steps[key]
 

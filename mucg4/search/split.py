@@ -140,20 +140,17 @@ def input_gains(
     return lower, upper
 
 
-def split_input(
-    bounder: Bounder, regions: Regions, gains: tuple[Array, Array], trace: dict[int, Array], alone: Array
-) -> Literals:
+def split_input(bounder: Bounder, regions: Regions, gains: Array, trace: dict[int, Array], alone: Array) -> Literals:
     """Halve the input with the largest estimated sum of both children's gains, or split a neuron that dominates.
 
     Neurons only where `alone (B,)`, that is with one conjunction open: there ascent gives the new literal a multiplier,
-    without which a child's bound may be worse than its parent's. Everything but `gains` (`input_gains`, in NumPy) and
-    `alone` is on the bounder's backend; the choice is made in NumPy.
+    without which a child's bound may be worse than its parent's. `gains (B, d)`: both children's together, see
+    `input_gains`, in NumPy as `alone` is. The rest is on the bounder's backend; the choice is made in NumPy.
     """
-    lower, upper = gains
     lo, hi = NUMPY.place(regions.lo), NUMPY.place(regions.hi)
     middle = (lo + hi) / 2
     divisible = (lo < middle) & (middle < hi)
-    score = np.where(divisible, lower + upper + 1e-12 * (hi - lo), -1.0)
+    score = np.where(divisible, gains + 1e-12 * (hi - lo), -1.0)
     pick = score.argmax(axis=1)
     every = np.arange(len(regions))
     node = np.zeros(len(pick), dtype=np.int32)

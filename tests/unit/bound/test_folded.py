@@ -236,6 +236,6 @@ def test_neurons_are_split_only_where_one_conjunction_is_open():
     regions = refreshed_root(bounder).take(np.zeros(2, dtype=np.int64))
     refreshed = bounder.refresh(regions, keep_rows=True)
     coeffs, trace = np.zeros((2, 8)), {2: np.full((2, 1), -1.0)}
-    gains = input_gains(bounder, regions, refreshed, coeffs, trace)
+    gains = sum(input_gains(bounder, regions, refreshed, coeffs, trace))
     choice = split_input(bounder, regions, gains, trace, np.array([True, False]))
     assert choice.node.tolist() == [1, 0]

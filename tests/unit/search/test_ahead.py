@@ -43,7 +43,7 @@ def given(seed: int, backend: Backend = NUMPY):
     there, refreshed = compute.refresh(regions, keep_rows=True)
     found = compute.objective.evaluate(compute.bounder, there, refreshed, backend.place(open_), trace=True)
     coeffs, trace = found.coeffs[:, 0], {k: a[:, 0] for k, a in found.trace.items()}
-    gains = tuple(NUMPY.place(g) for g in input_gains(compute.bounder, there, refreshed, coeffs, trace))
+    gains = sum(NUMPY.place(g) for g in input_gains(compute.bounder, there, refreshed, coeffs, trace))
     literals = split_input(compute.bounder, there, gains, trace, np.zeros(count, dtype=bool))
     return compute, objective, there, open_, (literals.index, literals.threshold)
 
