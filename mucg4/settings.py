@@ -57,6 +57,13 @@ class Settings:
         "float64 model) as well",
         ("real", "float32"),
     )
+    dequantised: str = _option(
+        "default",
+        "how the network is deployed, where onnxruntime may multiply by weights behind DequantizeLinear in 8-bit "
+        "activations: default: it does, so that no unsat is claimed where that shows; float32: it does not "
+        "(session.qdq_matmulnbits_accuracy_level 1), in this run neither",
+        ("default", "float32"),
+    )
     unchecked: bool = _option(
         True,
         "when time ends before the independent checker does, and nothing it saw failed, still answer unsat (the run "

@@ -130,7 +130,8 @@ def begin(
     standing = standing or Standing()
     if standing.checkpoint is not None and settings.engine == "smt":
         raise InputError("the smt engine keeps no checkpoint")
-    run = Run(query, settings, budget, Statistics(), runtime or runtime_of(query), progress, standing=standing)
+    runtime = runtime or runtime_of(query, settings.dequantised)
+    run = Run(query, settings, budget, Statistics(), runtime, progress, standing=standing)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:

@@ -37,6 +37,10 @@ from mucg4.records import dataclass
 LARGE = 200_000  # neurons of a network that takes few points of the second comparison; not measured
 FEW = (1, 6)  # those: a point that the search has seen, if there is one, and one far outside; not measured
 OTHERWISE = "; the operators agree one by one: default options that change the function, or rounding that adds up"
+DEQUANTISED = (
+    "; onnxruntime multiplies by weights behind DequantizeLinear in 8-bit activations: --dequantised float32 is for "
+    "networks deployed otherwise"
+)
 TOGETHER = 4_000_000  # numbers of one tensor list that are held at a time; not measured
 RECTIFIERS = {
     "Relu",
@@ -116,7 +120,8 @@ def _of_parts(query: Query, runtime: Runtime | None, visited: FloatArray | None,
     visited = runtime.visited if visited is None and runtime is not None else visited
     for part, links in parts:
         seen = None if visited is None else query.joint.linked(visited)[:, links]
-        done = agreement(part, Runtime(part.network), seen, seconds / len(parts))
+        alone = Runtime(part.network, "default" if runtime is None else runtime.dequantised)
+        done = agreement(part, alone, seen, seconds / len(parts))
         total = Agreement(
             done.problem, total.points + done.points, total.tensors + done.tensors, max(total.share, done.share)
         )
@@ -139,7 +144,7 @@ def _round(
         if fault is None and problem is None:
             problem = _sessions(network, x, inside, runtime, inner)
     if fault is None and problem is not None:
-        fault = problem + (OTHERWISE if "disagrees" in problem else "")
+        fault = problem + (_cause(network, x, inside, runtime, inner) if "disagrees" in problem else "")
     return Agreement(fault, done.points + len(x), len(inner.names), max(done.share, used, part))
 
 
@@ -198,6 +203,15 @@ def _outputs(
             return _text(f"output {j}", ours[k, j], theirs[at + k, j], allowed[k, j]), worst
         worst = max(worst, float(used.max(initial=0.0)))
     return None, worst
+
+
+def _cause(network: Network, x: FloatArray, inside: BoolArray, runtime: Runtime, inner: _Inner) -> str:
+    """What may be behind outputs that disagree where every operator agrees; `DEQUANTISED` where that was seen."""
+    if runtime.dequantised == "default" and any("DequantizeLinear" in step.ops for step in runtime.file.steps):
+        at = slice(None) if network.size <= LARGE else list(FEW)
+        if _outputs(network, x[at], inside[at], Runtime(network, "float32"), inner)[0] is None:
+            return DEQUANTISED
+    return OTHERWISE
 
 
 def _sessions(network: Network, x: FloatArray, inside: BoolArray, runtime: Runtime, inner: _Inner) -> str | None:

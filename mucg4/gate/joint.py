@@ -25,11 +25,11 @@ from mucg4.ops.arrays import FloatArray
 class JointRuntime(Runtime):
     """The parts of a joint network in onnxruntime, with the joint network's inputs and outputs."""
 
-    def __init__(self, query: Query) -> None:
-        super().__init__(query.network)
+    def __init__(self, query: Query, dequantised: str = "default") -> None:
+        super().__init__(query.network, dequantised)
         assert query.joint is not None
         self.joint = query.joint
-        made = {id(p): Runtime(p) for p in self.joint.parts}
+        made = {id(p): Runtime(p, dequantised) for p in self.joint.parts}
         self.parts = [made[id(p)] for p in self.joint.parts]
 
     def outputs(self, x: FloatArray) -> FloatArray:

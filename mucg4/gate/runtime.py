@@ -38,14 +38,16 @@ PATIENCE, PACE = 10.0, 5e6  # seconds a child may take, and bytes a second it re
 class Runtime:
     """One network in onnxruntime; the session is made on first use. Not thread-safe.
 
-    Options are the default ones (a scorer's) with one thread. Raises `InputError` (one line) when onnxruntime cannot
+    Options are the default ones (a scorer's) with one thread; with `dequantised="float32"` products with weights
+    behind DequantizeLinear are not run in 8-bit activations. Raises `InputError` (one line) when onnxruntime cannot
     load or run the model, or ends or does not return on it, `UnsupportedError` when the model has an element type other
     than float32 and float64. Several inputs and outputs are one behind the other (`Network.inputs`); inputs that the
     network does not hold, because nothing reads them, are zeros. Inputs of integers get the nearest ones.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, dequantised: str = "default") -> None:
         self.network = network
+        self.dequantised = dequantised
         self.dtype = np.dtype(network.element_type)
         self._session: Any = None
         self._threaded: Any = None
@@ -178,7 +180,8 @@ class Runtime:
         """A session of the file as it stands, with its weights where it keeps them; `more` outputs are added."""
         original = self.network.original
         data = self.network.model_bytes if original is None else original.data
-        return _session(with_outputs(data, more) if more else data, threads, optimised, original)
+        data = with_outputs(data, more) if more else data
+        return _session(data, threads, optimised, original, self.dequantised == "float32")
 
     def _try(self) -> None:
         """What may crash: load, with and without optimisations, and run."""
@@ -275,7 +278,7 @@ def _ordinary(data: bytes) -> bool:
         return False
 
 
-def _session(data: bytes, threads: int, optimised: bool = True, original: Original | None = None) -> Any:
+def _session(data: bytes, threads: int, optimised: bool, original: Original | None, accurate: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()  # optimisations stay at their default: a scorer's are
@@ -284,6 +287,8 @@ def _session(data: bytes, threads: int, optimised: bool = True, original: Origin
     options.log_severity_level = 4
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if accurate:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -79,7 +79,7 @@ def _attempt(report: CaseReport, case: SavedCase, name: str, query: Query, store
     if verdict is not None:
         report.findings[name] = verdict.word
         if isinstance(verdict, Unsafe):
-            _replay(report, name, query, verdict)
+            _replay(report, name, query, verdict, settings)
 
 
 def _decide(
@@ -103,8 +103,9 @@ def _decide(
     return None
 
 
-def _replay(report: CaseReport, name: str, query: Query, verdict: Unsafe) -> None:
+def _replay(report: CaseReport, name: str, query: Query, verdict: Unsafe, settings: Settings) -> None:
+    from mucg4.gate.runtimes import runtime_of
     from mucg4.gate.witness import replay_witness
 
-    if replay_witness(query, verdict.witness.x) is None:
+    if replay_witness(query, verdict.witness.x, runtime_of(query, settings.dequantised)) is None:
         report.problems.append(f"{name}: onnxruntime does not confirm the witness")

@@ -181,7 +181,7 @@ class Sweep:
         """What rows of one process have in common."""
         store = self.store()
         with store or nullcontext():
-            yield _Shared(store, Runtimes(), progress)
+            yield _Shared(store, Runtimes(self.settings.dequantised), progress)
 
     def _of(self, prop: Property, methods: Iterable[Method], made: _Made, shared: _Shared) -> Iterator[Row]:
         """The rows of one family under one property, in order; `made` are variants by their methods."""
@@ -226,7 +226,8 @@ class Sweep:
 
     def _decided(self, query: Query, budget: Budget, shared: _Shared, witnesses: list[FloatArray]) -> Verdict:
         """The verdict: a witness of another variant, all of them in one look, or a run. Raises `InputError`."""
-        settings, runtime = self.settings, shared.runtimes.of(query) if self._small else runtime_of(query)
+        settings = self.settings
+        runtime = shared.runtimes.of(query) if self._small else runtime_of(query, settings.dequantised)
         if witnesses and shared.store is not None and settings.attack:
             witness = replay_witness(query, np.stack(witnesses), runtime)
             if witness is not None:

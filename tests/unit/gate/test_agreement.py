@@ -190,6 +190,20 @@ def test_dequantised_weights_are_another_function_by_default(transposed):
     found = agreement(query_on(network), seconds=0.1)
     differs = bool(np.max(abs(theirs - ours)) > 1e-4 * np.max(abs(ours)))  # depends on the version of onnxruntime
     assert (found.problem is not None) is differs
+    assert not differs or found.problem.endswith(place.DEQUANTISED)
+    otherwise = Runtime(network, "float32")  # as deployed with the accuracy level that keeps float32
+    assert agreement(query_on(network), otherwise, seconds=0.1).problem is None
+    np.testing.assert_allclose(otherwise.single(x), ours, rtol=1e-5, atol=1e-5)
+
+
+def test_another_cause_is_not_taken_for_dequantised_weights():
+    stored = np.random.default_rng(0).integers(-127, 127, (32, 16)).astype(np.int8)
+    nodes = [("DequantizeLinear", "q s", "w", {}), ("MatMul", "x w", "t", {}), ("Div", "t d", "a", {})]
+    nodes += [("Erf", "a", "e", {}), ("Add", "e one", "f", {}), ("Mul", "t f", "g", {}), ("Mul", "g half", "y", {})]
+    tensors = {"q": stored, "s": np.float32(0.02), "d": np.float32(1.4142)}
+    network = read_network(model(nodes, [1, 32], {**tensors, "one": np.float32(1), "half": np.float32(0.5)}))
+    found = agreement(query_on(network), seconds=0.1)
+    assert found.problem is not None and found.problem.endswith(place.OTHERWISE)
 
 
 def test_tensors_taken_for_one_and_the_same_are_compared():
