@@ -85,8 +85,7 @@ class _Known:
         old, n = self.tree, len(self.tree)
         if self.regions is None or tree.case != old.case or len(tree) < n or np.any(self.regions.at == 0):
             return False
-        every = range(self.regions.open.shape[1])
-        answers = frozenset(every if tree.conjunctions is None else tree.conjunctions)
+        answers = frozenset(tree.answered(self.regions.open.shape[1]))
         if answers != self.answers and (not answers < self.answers or old.clip.any() or old.tightenings):
             return False  # clips and tightenings work where one conjunction is open: they would have come to more
         if sum(len(c.index) for c in tree.cuts) != sum(len(c.index) for c in old.cuts):

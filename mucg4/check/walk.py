@@ -227,12 +227,11 @@ def _identify(proof: Proof, query: Query) -> None:
 
 def _answers(tree: Tree, case: Case) -> tuple[int, ...]:
     """The conjunctions a tree answers for."""
-    every = tuple(range(len(case.conjunctions)))
-    if tree.conjunctions is None:
-        return every
-    if not set(tree.conjunctions) <= set(every):
-        raise ProofError(f"a tree answers for conjunctions {tree.conjunctions} of {len(every)}")
-    return tuple(tree.conjunctions)
+    count = len(case.conjunctions)
+    answered = tree.answered(count)
+    if not set(answered) <= set(range(count)):
+        raise ProofError(f"a tree answers for conjunctions {answered} of {count}")
+    return answered
 
 
 @dataclass(frozen=True, eq=False)

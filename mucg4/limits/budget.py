@@ -97,7 +97,7 @@ class Budget:
         if self.left() <= 0:
             raise BudgetError(TIMEOUT)
 
-    def share(self, seconds: float) -> Budget:
+    def share(self, seconds: float, grace: float = 0.0) -> Budget:
         """A budget that ends after `seconds`, or with this one if that is earlier."""
         deadline = min(self.deadline, time.monotonic() + seconds)
-        return Budget(deadline, self.interrupted, memory=self.memory, parent=self)
+        return Budget(deadline, self.interrupted, memory=self.memory, grace=grace, parent=self)

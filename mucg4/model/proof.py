@@ -200,6 +200,10 @@ class Tree:
         """The refutations in arrays; raises `ProofError` for some that fit in none."""
         return Refutations.of(self.refutations)
 
+    def answered(self, count: int) -> tuple[int, ...]:
+        """The conjunctions that it answers for, of a case that has so many."""
+        return tuple(range(count)) if self.conjunctions is None else tuple(self.conjunctions)
+
     @property
     def leaves(self) -> IntArray:
         """Positions of the leaves."""

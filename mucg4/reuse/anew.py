@@ -44,6 +44,8 @@ FIRST, LEAST, MOST = 1.0, 0.125, 16.0
 NEAR = 0.9  # share of leaves that hold, from which room is doubled; below that it is taken four times; not measured
 FAILURES = 2  # attempts in vain that end it; not measured
 SHARE = 0.5  # of the time that is left, for each of these; not measured
+TRIAL = 0.1  # of the time that is left, after which a careful search tells how fast it is; not measured
+FEWEST = 0.75  # of the regions that there were: what a careful search needs; measured: see `mucg4.search.ahead`
 POINTS = 256  # at which noise is measured; not measured
 ENOUGH = 0.995  # share that is good enough; not measured
 
@@ -64,10 +66,14 @@ def searched_anew(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) 
 
 
 def _careful(run: Run, trees: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree]:
-    """The trees, or those of a search with more care for each split."""
-    known = Worth.of(trees, copies, run.workers)
-    found = _attempt(replace(run, careful=True), {}, copies)
-    return found[0] if found is not None and found[1].cost < known.cost else trees
+    """The trees, or those of a search with more care for each split, unless a trial shows that it takes too long."""
+    careful = replace(run, careful=True, statistics=Statistics())
+    found = _attempt(careful.within(TRIAL), {}, copies)
+    if found is None:
+        if careful.statistics.regions * SHARE < TRIAL * FEWEST * sum(map(len, trees)):
+            return trees
+        found = _attempt(careful.within(SHARE), {}, copies)
+    return found[0] if found is not None and found[1].cost < Worth.of(trees, copies, run.workers).cost else trees
 
 
 def _roomy(run: Run, best: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree]:
@@ -78,7 +84,7 @@ def _roomy(run: Run, best: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree
     worth, low, high, room, failures = known, 0.0, np.inf, FIRST, 0
     while worth.share < ENOUGH and LEAST <= room <= MOST and failures < FAILURES:
         met = any(is_met(run.query, case, room * moved[k]) for k, case in cases.items())
-        found = None if met else _attempt(run, {k: room * d for k, d in moved.items()}, copies)
+        found = None if met else _attempt(run.within(SHARE), {k: room * d for k, d in moved.items()}, copies)
         if found is None:
             failures += not met  # what a point shows takes no time
             high = room
@@ -96,15 +102,13 @@ def _roomy(run: Run, best: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree
 
 
 def _attempt(run: Run, room: Mapping[int, FloatArray], copies: Mapping[str, Gauge]) -> tuple[list[Tree], Worth] | None:
-    """Trees with room, see `_with_room`, and their worth, in a part of the time that is left; None: nothing came of it.
+    """Trees with room, see `_with_room`, and their worth; None: nothing came of it.
 
     The time was too short, the constraints met so far out, or the checker did not accept the trees.
     """
-    run = run.within(SHARE)
     try:
         found = _with_room(run, room)
-        timed = {name: gauge.under(run.budget) for name, gauge in copies.items()}
-        return None if found is None else (found, Worth.of(found, timed, run.workers))
+        return None if found is None else (found, Worth.of(found, copies, run.workers))
     except (BudgetError, ProofError):  # what was found before stays
         return None
 
@@ -117,12 +121,15 @@ def _points(case: Case) -> FloatArray:
 
 
 def is_met(query: Query, case: Case, room: FloatArray | float = 0.0) -> bool:
-    """True where some point has all constraints of a conjunction with so much room `(M,)`: no search would end."""
+    """True where some point has all constraints of a conjunction, and more than so much room `(M,)`.
+
+    No search would end.
+    """
     if case.box.empty or not case.conjunctions:
         return False
     x = _points(case)
     values = constraint_values(case, x, query.network.values(x)[-1])
-    return bool(np.any(worst_values(case, values - room) <= 0))
+    return bool(np.any(worst_values(case, values - room) < 0))  # on the edge strict constraints do not hold
 
 
 def _moved(query: Query, case: Case, copies: Mapping[str, Gauge]) -> FloatArray:
@@ -143,7 +150,7 @@ def _with_room(run: Run, room: Mapping[int, FloatArray]) -> list[Tree] | None:
     """
     query = run.query
     cases = tuple(enlarged(case, room[k]) if k in room else case for k, case in enumerate(query.cases))
-    trees = solve(replace(run, query=replace(query, cases=cases), standing=Standing(), statistics=Statistics()))
+    trees = solve(replace(run, query=replace(query, cases=cases), standing=Standing()))
     if isinstance(trees, Witness):
         return None
     return mended(run, trees)  # bounds are tighter for the query itself, which tips default slopes here and there

@@ -75,8 +75,7 @@ def _evidence(proof: Proof, found: list[Margins]) -> list[str]:
 def _about(number: int, tree: Tree, found: Margins, query: Query) -> list[str]:
     """A tree in a few lines."""
     case = query.cases[tree.case]
-    every = range(len(case.conjunctions))
-    covers = list(every if tree.conjunctions is None else tree.conjunctions)
+    covers = tree.answered(len(case.conjunctions))
     what = f"unsafe set {_text(case.conjunctions[covers[0]])}" if len(covers) == 1 else f"{len(covers)} unsafe sets"
     where = f" of case {tree.case + 1}" if len(query.cases) > 1 else ""
     if len(tree) == 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,15 +20,17 @@ from mucg4.errors import BudgetError, ProofError
 from mucg4.model.proof import Tightening, Tree
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
-from mucg4.ops.arrays import IntArray
+from mucg4.ops.arrays import BoolArray, IntArray
 from mucg4.reuse.anew import is_met
 from mucg4.reuse.replay import mended
-from mucg4.reuse.survey import OWN, copies_of, measured
+from mucg4.reuse.survey import OWN, copies_of, lost_on, measured, with_paths
 from mucg4.search.run import Run
 from mucg4.search.standing import Standing
 
 MOST = 0.9  # share of the leaves that a copy may open: others have nothing from the proof; not measured
 SHARE, LAST_SHARE = 0.5, 0.8  # of the time that is left: for each copy, for the last; not measured
+COPY = "copy"
+GRACE = 0.5  # seconds of that in which processes may still send what they came to; not measured
 LARGEST, FEW = 2.0, 1024  # times the leaves that there were, or so many in any case: tables of more cost; not measured
 
 
@@ -40,36 +43,60 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     out, copies = list(trees), copies_of(gauges)
     if not copies:
         return out
-    before, most = measured(out, gauges, run.workers), max(LARGEST * _leaves(out), FEW)
-    lost = {name: sum(m.lost for m in before[name]) for name in copies}
-    names = [name for name in lost if 0 < lost[name] <= MOST * _leaves(out) and _may_hold(gauges[name].query)]
+    lost, most = lost_on(out, copies, run.workers), max(LARGEST * _leaves(out), FEW)
+    names = [name for name in lost if 0 < lost[name] <= MOST * _leaves(out) and _may_hold(run, gauges[name].query)]
     names.sort(key=lambda name: lost[name])
     for name in names:
-        part = run.within(LAST_SHARE if name == names[-1] else SHARE)
+        part = run.within(LAST_SHARE if name == names[-1] else SHARE, GRACE)
         try:
-            found = joined(out, _continued(replace(part, query=gauges[name].query, careful=True), out))
-            if _leaves(found) > most:
-                continue
-            now = measured(found, {k: gauges[k] for k in (OWN, name)}, run.workers)
+            part = replace(part, query=gauges[name].query, careful=True, below=True)
+            found = joined(run.query, out, _continued(part, out))
+            if _leaves(found) <= most and _pays(out, found, gauges[OWN], gauges[name], run.workers):
+                out = found
         except (BudgetError, ProofError):  # what grew before counts
             continue
-        if _left(found, now[name], trees) < lost[name] and _costs_no_more(found, now[OWN], before[OWN]):
-            out = found
     return out
 
 
-def _may_hold(query: Query) -> bool:
-    """False where a point shows that no search would close all."""
-    return not any(is_met(query, case) for case in query.cases)
+def _pays(trees: Sequence[Tree], longer: Sequence[Tree], own: Gauge, copy: Gauge, workers: int) -> bool:
+    """Whether trees made longer close more on a copy, and cost the own network nothing.
+
+    Raises `ProofError`, `BudgetError`.
+    """
+    pairs = list(zip(trees, longer, strict=True))
+    changed = [_changed(*pair) for pair in pairs]
+    parts = [with_paths(tree, leaves) for tree, leaves in zip(trees, changed, strict=True)]
+    before = measured(trees, {OWN: own}, 1, parts)[OWN]
+    parts = [np.append(part, np.ones(len(b) - len(a), dtype=bool)) for part, (a, b) in zip(parts, pairs, strict=True)]
+    now = measured(longer, {OWN: own, COPY: copy}, workers, parts)
+    lost = sum(int(leaves.sum()) for leaves in changed)
+    return _left(longer, now[COPY], trees) < lost and _costs_no_more(longer, now[OWN], before)
+
+
+def _changed(tree: Tree, longer: Tree) -> BoolArray:
+    """(N,) the leaves of the tree below or at which the longer one has more: the copy opened them."""
+    known = set(_names(tree.table))
+    at = [name[0] for name in _names(longer.table) if name not in known] + list(range(len(tree), len(longer)))
+    return np.isin(np.arange(len(tree)), _above(longer, np.array(at, dtype=np.int64), len(tree))[0])
+
+
+def _may_hold(run: Run, query: Query) -> bool:
+    """False where a point shows that no search would close all. Raises `BudgetError`."""
+    for case in query.cases:
+        run.budget.poll()
+        if is_met(query, case):
+            return False
+    return True
 
 
 def _continued(run: Run, trees: Sequence[Tree]) -> list[Tree]:
-    """Trees that close more on the run's query, wholly or as far as the time went."""
+    """Trees that close more on the run's query, wholly or as far as the time, or the search, went."""
     standing = Standing()
-    try:
-        return mended(run, trees, standing) or []
-    except BudgetError:
-        return standing.trees(run.query)
+    with suppress(BudgetError):
+        found = mended(run, trees, standing)
+        if found is not None:
+            return found
+    return standing.trees(run.query)
 
 
 def _leaves(trees: Sequence[Tree]) -> int:
@@ -109,11 +136,12 @@ def _costs_no_more(trees: Sequence[Tree], now: Sequence[Margins], before: Sequen
     return True
 
 
-def joined(trees: Sequence[Tree], longer: Sequence[Tree]) -> list[Tree]:
+def joined(query: Query, trees: Sequence[Tree], longer: Sequence[Tree]) -> list[Tree]:
     """The trees, where a longer one continues one of them that, with all evidence that the shorter one had."""
     out = []
     for tree in trees:
-        found = next((one for one in longer if _continues(tree, one)), tree)
+        count = len(query.cases[tree.case].conjunctions)
+        found = next((one for one in longer if _continues(tree, one, count)), tree)
         kept = set(_names(found.table))
         own = np.array([name not in kept for name in _names(tree.table)], dtype=bool)
         table = Refutations.join([tree.table.take(np.flatnonzero(own)), found.table])
@@ -142,9 +170,14 @@ def _moved_down(tree: Tree, longer: Tree) -> Iterator[Tightening]:
             yield from (replace(t, at=int(child)) for child in (longer.left[t.at], longer.right[t.at]))
 
 
-def _continues(tree: Tree, longer: Tree) -> bool:
-    """Whether all of the tree but what is below its leaves is in the longer one, under the same numbers."""
-    if (tree.case, tree.conjunctions) != (longer.case, longer.conjunctions) or len(longer) < len(tree):
+def _continues(tree: Tree, longer: Tree, count: int) -> bool:
+    """Whether all of the tree but what is below its leaves is in the longer one, under the same numbers.
+
+    `count` are the conjunctions of its case.
+    """
+    if tree.case != longer.case or set(tree.answered(count)) != set(longer.answered(count)):
+        return False
+    if len(longer) < len(tree):
         return False
     inner, n = tree.left >= 0, len(tree)
     fields = ("node", "index", "threshold", "left", "right", "refresh", "clip")

@@ -140,8 +140,7 @@ def completed(query: Query, trees: Sequence[Tree]) -> list[Tree]:
     left = {k: set(range(len(c.conjunctions))) for k, c in enumerate(query.cases) if not c.box.empty}
     for tree in trees:
         open_ = left.get(tree.case, set())
-        every = set(range(len(query.cases[tree.case].conjunctions))) if open_ else set()
-        answers = every if tree.conjunctions is None else set(tree.conjunctions)
+        answers = set(tree.answered(len(query.cases[tree.case].conjunctions))) if open_ else set()
         if answers and answers <= open_:
             out.append(tree)
             open_ -= answers
@@ -247,16 +246,16 @@ class ReplayedArm(Replayed):
         self.granted = sum(granted(run.query.network.size, o, p.search) for p in self.parts for o in [p.open])
 
     def _take_up(self, run: Run, state: CaseState, o: Open, shape: Tree, attack: Attack | None) -> None:
-        every = range(state.objective.count)
-        answers = np.isin(every, every if o.tree.conjunctions is None else o.tree.conjunctions)
+        count = state.objective.count
+        answers = np.isin(range(count), o.tree.answered(count))
         state = suited(run.settings, state, shape)
         if answers.sum() > 1 and not state.way.joint:  # what worked for one conjunction alone would work for each now
             o = replace(o, tree=replace(o.tree, clip=np.zeros(len(o.tree), dtype=bool), tightenings=()))
         lent = None
         if state.way.joint and shape is o.tree:
-            count = len(o.at)
+            before = len(o.at)
             o, lent = with_near(run.query, o, run.budget)
-            run.statistics.rungs["near"] += count - len(o.at)
+            run.statistics.rungs["near"] += before - len(o.at)
         left = o.open.any(axis=0) & answers
         masks = (
             [answers] if state.way.joint and left.any() else [np.arange(len(left)) == c for c in np.flatnonzero(left)]
@@ -302,7 +301,7 @@ class ReplayedArm(Replayed):
 
     def prefers_root(self, entry: float) -> bool:
         """See `Replayed`: leaves promise more regions than a root's own work costs, or took what they were granted."""
-        if self._is_own or self.stuck is not None or self.spent < self.patience:
+        if self._is_own or self.run.below or self.stuck is not None or self.spent < self.patience:
             return False
         open_ = [self.parts[k].search for k in self._below_roots()]
         dear = any(search.outlook() > np.log2(search.way.root_cost()) for search in open_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,13 +11,14 @@ from mucg4.check.margins import Gauge, Margins, planned
 from mucg4.limits.processes import shared_out, single_thread
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import to_packed
-from mucg4.ops.arrays import BoolArray, FloatArray
+from mucg4.ops.arrays import BoolArray, FloatArray, IntArray
 from mucg4.records import dataclass
 
 QUANTILES = (0.05, 0.5, 0.95)  # of the margins that are told; given: what a reader can take in
 OWN = "own"  # the name of the gauge that measures the proof's own network
 # leaves that grow below one that is lost (`mucg4.reuse.grown`): what has to be searched there costs more; not measured
 BELOW = 8.0
+SAMPLE, CLUMP = 512, 16  # leaves of a proof by which it is judged, and of the subtrees these are in; not measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +74,62 @@ def survey(proof: Proof, gauges: Mapping[str, Gauge], workers: int = 1) -> Surve
     )
 
 
-def measured(trees: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int = 1) -> dict[str, list[Margins]]:
-    """The margins of each tree by every gauge, in processes. Raises `ProofError`, `BudgetError`."""
+def measured(
+    trees: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int = 1, within: Sequence[BoolArray | None] = ()
+) -> dict[str, list[Margins]]:
+    """The margins of each tree by every gauge, in processes. Raises `ProofError`, `BudgetError`.
+
+    `within`: for each tree where it is looked at (see `Gauge.measure`), if not everywhere.
+    """
     names, first = list(gauges), next(iter(gauges.values()))
     plans = [planned(tree, first.query) for tree in trees]  # good for all copies of a network
+    where = within or [None] * len(plans)
 
     def work(some: Sequence[str]) -> dict[str, list[Margins]]:
-        return {name: [gauges[name].measure(plan) for plan in plans] for name in some}
+        return {
+            name: [gauges[name].measure(plan, part) for plan, part in zip(plans, where, strict=True)] for name in some
+        }
 
     with single_thread():
         return shared_out(work, names, workers, first.budget.poll)
+
+
+def lost_on(trees: Sequence[Tree], copies: Mapping[str, Gauge], workers: int = 1) -> dict[str, float]:
+    """How many leaves each copy opens, by a sample where there are many. Raises `ProofError`, `BudgetError`."""
+    counts = [len(tree.leaves) for tree in trees]
+    parts = [sampled(tree, math.ceil(SAMPLE * n / sum(counts))) for tree, n in zip(trees, counts, strict=True)]
+    weight = [n / part[tree.leaves].sum() for tree, part, n in zip(trees, parts, counts, strict=True)]
+    found = measured(trees, copies, workers, parts)
+    return {name: float(sum(w * m.lost for w, m in zip(weight, own, strict=True))) for name, own in found.items()}
+
+
+def sampled(tree: Tree, most: int) -> BoolArray:
+    """(N,) all tree nodes where there are at most so many leaves, else random small subtrees and the paths to them.
+
+    These have about so many leaves, at least one subtree's.
+    """
+    counts, parents = tree.leaf_counts(), tree.parents()
+    if counts[0] <= most:
+        return np.ones(len(tree), dtype=bool)
+    tops: IntArray = np.flatnonzero((counts <= CLUMP) & ((parents < 0) | (counts[parents] > CLUMP)))
+    tops = np.random.default_rng(0).permutation(tops)
+    tops = tops[: 1 + np.count_nonzero(np.cumsum(counts[tops]) < most)]
+    out: BoolArray = np.isin(np.arange(len(tree)), tops)
+    for k in range(1, len(tree)):  # children stand after their parents
+        out[k] |= out[parents[k]]
+    return with_paths(tree, out)
+
+
+def with_paths(tree: Tree, marked: BoolArray) -> BoolArray:
+    """(N,) the marked tree nodes and those on the paths to them."""
+    out: BoolArray = marked.copy()
+    parents, at = tree.parents(), np.flatnonzero(marked)
+    while len(at):
+        at = np.unique(parents[at])
+        at = at[at >= 0]
+        at = at[~out[at]]
+        out[at] = True
+    return out
 
 
 @dataclass(frozen=True)
@@ -93,8 +141,8 @@ class Worth:
 
     @staticmethod
     def of(trees: Sequence[Tree], copies: Mapping[str, Gauge], workers: int = 1) -> Worth:
-        """Measured on the copies. Raises `ProofError`, `BudgetError`."""
-        lost = [sum(m.lost for m in own) for own in measured(trees, copies, workers).values()]
+        """Measured on the copies, by a sample where there are many leaves. Raises `ProofError`, `BudgetError`."""
+        lost = list(lost_on(trees, copies, workers).values())
         return Worth(sum(len(tree.leaves) for tree in trees), float(np.mean(lost)))
 
     @property

@@ -283,9 +283,10 @@ class Contest:
         self.latest: Arm = replayed
         witness = replayed.begin()
         way = replayed.fresh_way
-        if witness is None and way is not None:
+        if witness is None and way is not None and not self.run.below:
             return self._settle(way)
-        self.following, self.entry = replayed.way or self.state.way, replayed.patience
+        self.following = None if self.run.below else replayed.way or self.state.way
+        self.entry = replayed.patience
         return witness
 
     def go_on(self) -> Witness | None:

@@ -65,6 +65,7 @@ class Run:
     progress: Callable[[str], None] | None = None
     caution: float = 1.0  # how many times rounding is charged
     careful: bool = False  # fewer regions are worth more time
+    below: bool = False  # what stored trees leave open is searched below their leaves only, not from a root
     standing: Standing = field(default_factory=Standing)
     aside: Aside | None = None  # see `mucg4.reuse.aside`
     first_steps: dict[tuple[Query, Case], Iterator[Witness | None]] = field(default_factory=dict)  # of the attack
@@ -75,9 +76,11 @@ class Run:
         if self.progress is not None:
             self.progress(text)
 
-    def within(self, share: float) -> Run:
-        """The same run with a share of the time that is left."""
-        return replace(self, budget=self.budget.share(share * self.budget.left()))
+    def within(self, share: float, grace: float = 0.0) -> Run:
+        """The same run with a share of the time that is left, `grace` seconds of it for processes to end in."""
+        seconds = share * self.budget.left()
+        grace = min(grace, seconds / 2)
+        return replace(self, budget=self.budget.share(seconds - grace, grace))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

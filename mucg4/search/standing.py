@@ -86,8 +86,7 @@ def shares(
 
 def _answers(tree: Tree, count: int) -> BoolArray:
     """(K,) the conjunctions that a tree answers for."""
-    every = np.arange(count)
-    return np.isin(every, every if tree.conjunctions is None else tree.conjunctions)
+    return np.isin(np.arange(count), tree.answered(count))
 
 
 class Searched(Protocol):

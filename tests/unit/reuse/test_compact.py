@@ -104,7 +104,7 @@ def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
     run, polls = run_of(query), 0
 
     class Ending(Budget):
-        def share(self, seconds: float) -> Budget:
+        def share(self, seconds: float, grace: float = 0.0) -> Budget:
             return self
 
         def poll(self, work: int = 0) -> None:

@@ -13,6 +13,7 @@ from handmade import chain, one, random_layers
 from mucg4.check.margins import Gauge, Margins, planned
 from mucg4.check.walk import check
 from mucg4.errors import BudgetError
+from mucg4.evidence import Examined
 from mucg4.gate.runtimes import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof
@@ -97,13 +98,19 @@ def test_time_that_ends_on_one_copy_leaves_what_grew_on_others(given, monkeypatc
     assert len(asked) > 1 and check(replace(proof, trees=tuple(trees)), query).accepted
 
 
+def with_coarse(query: Query) -> dict[str, Gauge]:
+    """The gauges of a query and of a copy with more noise than any other."""
+    coarse = Noise("coarse", _each(lambda w, _: on_grid(pruned(w, 0.1), 15)), "")
+    network = noisy(query.network, coarse)
+    assert network is not None
+    return {OWN: Gauge(query, Budget()), "coarse": Gauge(Query((network,), query.cases), Budget())}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_was_closed_before_the_time_was_over_counts(given, workers, monkeypatch):
     """The copy opens some leaves, which have to be split there."""
     split, query, proof = given
-    coarse = Noise("coarse", _each(lambda w, _: on_grid(pruned(w, 0.1), 15)), "")
-    network = noisy(query.network, coarse)
-    gauges = {OWN: Gauge(query, Budget()), "coarse": Gauge(Query((network,), query.cases), Budget())}
+    gauges = with_coarse(query)
     mended, left = module.mended, []
 
     def ending(allowance):
@@ -116,6 +123,46 @@ def test_what_was_closed_before_the_time_was_over_counts(given, workers, monkeyp
         found = [gauges["coarse"].measure(planned(tree, query)) for tree in made.trees]
         left.append(module._left(made.trees, found, proof.trees))
     assert left[-1] == 0 < left[0] and any(0 < share < left[0] for share in left)
+
+
+@pytest.mark.parametrize("refused", ["late", "rejected"])
+def test_a_copy_that_was_closed_counts_though_its_second_check_failed(given, refused, monkeypatch):
+    """`measured` has the last word of it anyway."""
+    split, query, proof = given
+    gauges, go_on, asked = with_coarse(query), Examined.go_on, []
+    monkeypatch.setattr(module, "LARGEST", np.inf)
+
+    def failing(self, *args):
+        asked.append(len(args))
+        if refused == "late":
+            raise BudgetError("timeout")
+        go_on(self, *args)
+        object.__setattr__(self, "report", replace(self.report, accepted=False))
+
+    monkeypatch.setattr(Examined, "go_on", failing)
+    made = replace(proof, trees=tuple(grown(run_of(query, split), proof.trees, gauges)))
+    monkeypatch.undo()
+    assert asked and check(made, query).accepted
+    assert all(gauges["coarse"].measure(planned(tree, query)).lost == 0 for tree in made.trees)
+
+
+def test_a_useless_part_of_a_search_is_not_taken(given, monkeypatch):
+    """Whatever the copies before it have closed, what closes nothing on this one is left out."""
+    split, query, proof = given
+    gauges = {**gauges_of(query, Budget()), **with_coarse(query)}
+    continued, first = module._continued, []
+
+    def useless(run, trees):
+        longer = continued(run, trees)
+        if not first:
+            first.append(longer)
+            return longer
+        return [replace(tree, refutations=tree.table.take(np.flatnonzero(tree.table.at < 0))) for tree in longer]
+
+    monkeypatch.setattr(module, "LARGEST", np.inf)
+    monkeypatch.setattr(module, "_continued", useless)
+    made = grown(run_of(query, split), proof.trees, {name: gauges[name] for name in (OWN, "int8", "coarse")})
+    assert first and [len(tree) for tree in made] == [len(t) for t in joined(query, proof.trees, first[0])]
 
 
 def test_a_copy_on_which_a_point_is_unsafe_is_left_alone(given, monkeypatch):
@@ -145,8 +192,8 @@ def test_what_costs_the_own_network_more_is_not_taken(given, field, monkeypatch)
     gauges, measured = gauges_of(query, Budget()), module.measured
     assert any(a is not b for a, b in zip(grown(run_of(query, split), proof.trees, gauges), proof.trees, strict=True))
 
-    def worse(trees, gauges, workers):
-        found = measured(trees, gauges, workers)
+    def worse(trees, gauges, workers, within):
+        found = measured(trees, gauges, workers, within)
         if (len(gauges) == 2) == (field == "open"):  # afterwards everything is open, or before nothing was entered
             all_ = [np.full(len(tree), field == "open") for tree in trees]
             found["own"] = [replace(m, **{field: a}) for m, a in zip(found["own"], all_, strict=True)]
@@ -158,15 +205,16 @@ def test_what_costs_the_own_network_more_is_not_taken(given, field, monkeypatch)
 
 
 def test_only_continuations_are_joined(given):
-    _, _, proof = given
+    _, query, proof = given
     (tree,) = proof.trees
+    assert joined(query, [tree], [replace(tree, conjunctions=(0,))])[0].conjunctions == (0,)  # all there are
     more = replace(tree, refutations=tree.table.take(np.arange(0)))
-    assert joined([tree], [more])[0].table is not tree.table
+    assert joined(query, [tree], [more])[0].table is not tree.table
     other = tree.threshold.copy()
     other[0] += 0.5
-    fewer = replace(tree, conjunctions=(0,))
+    fewer = replace(tree, conjunctions=(1,))
     for changed in (replace(tree, threshold=other), replace(tree, case=1), fewer, replace(tree, refresh=~tree.refresh)):
-        assert joined(proof.trees, [changed])[0].left is tree.left
+        assert joined(query, proof.trees, [changed])[0].left is tree.left
 
 
 def test_a_careful_search_is_taken_where_it_costs_less(monkeypatch):
