@@ -184,10 +184,10 @@ def _save(run: Run, store: Store, verdict: Safe | Unsafe) -> None:
     elif not _referred(run, store):
         proof = verdict.proof
         if settings.compact and scratch is not None and settings.engine != "smt":  # whose cores are irreducible already
-            from mucg4.reuse.compact import compact
+            from mucg4.reuse.compact import touched_up
 
             with run.stage("compact"):
-                proof = compact(run, proof, scratch)
+                proof = touched_up(run, proof, scratch)
         with run.stage("store"):
             statistics.saved = store.save(
                 run.query,

@@ -61,15 +61,20 @@ def comparison(runs: dict[int, Record], scratch: dict[int, Record], methods: dic
         [_compared(r, s) for r, s in pairs],
         left=5,
     )
-    lines += ["", "per relation found:", *_groups(pairs, lambda r: str(r.get("relation", "-")))]
+    lines += ["", "per relation found:", *_groups(pairs, _relation)]
     if methods:
         lines += ["", "per method:", *_groups(pairs, lambda r: methods.get(r["onnx"], "original"))]
     return [*lines, "", *_differences(pairs), ""]
 
 
+def _relation(r: Record) -> str:
+    """To the stored proof that was used; "-" where none was, or none was needed."""
+    return str(r.get("relation", "-")) if r.get("related_proof") else "-"
+
+
 def _compared(r: Record, s: Record) -> list[str]:
     reused = "-" if not r.get("stored_leaves") else f"{100 * r.get('reused_share', 0.0):.0f} %"
-    relation = r.get("relation", "-")
+    relation = _relation(r)
     return [
         file_stem(r["onnx"]),
         file_stem(r["vnnlib"]),

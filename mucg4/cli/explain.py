@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mucg4.cli.limited import limited, spent
-from mucg4.cli.store import query_of, store_path, stored_for
+from mucg4.cli.store import run_of, store_path, stored_for
 from mucg4.cli.streams import put
 from mucg4.errors import InputError
 from mucg4.files import check_writable
@@ -20,21 +20,20 @@ def run(args: argparse.Namespace) -> int:
 
         if args.plot is not None:
             check_writable(args.plot, "--plot")
-        query = query_of(args)
+        run = run_of(args, budget)
         if args.proof is not None:
             from mucg4.model.proof_file import read_proof
 
             proof = read_proof(args.proof, budget.poll)
         else:
-            from mucg4.settings import Settings
             from mucg4.store.store import Store
-            from mucg4.verify import begin
 
             path = store_path(args.store)
             if path is None:
                 raise InputError("the store is off")
             with Store(path if path.exists() else ":memory:") as store:
-                _, proof = stored_for(store, begin(query, Settings(), budget))
+                _, proof = stored_for(store, run)
+        query = run.query
         if (proof.network, proof.property) != (query.network.fingerprint, query.property_hash):
             raise InputError("the proof is for another network or property")
         text, measured = explained(proof, query, budget)

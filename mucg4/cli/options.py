@@ -218,7 +218,8 @@ def _add_store(p: argparse.ArgumentParser) -> None:
     text = "make a stored proof hold on more compressed variants, in fewer steps"
     compact = actions.add_parser("compact", help=text)
     _add_instance(compact)
-    compact.add_argument("--effort", type=_amount, default=60.0, metavar="S", help="seconds to spend (default: 60)")
+    text = "seconds to spend (default: 60); of a --timeout 40 %% are kept for the check"
+    compact.add_argument("--effort", type=_amount, default=60.0, metavar="S", help=text)
     actions.add_parser("gc", help="evict down to the size limit and give the file's free pages back")
     actions.add_parser("clear", help="forget everything")
     scale = actions.add_parser("scale", help="fill a store of its own with made-up results and time it (CPU)")

@@ -45,7 +45,7 @@ def _reused(verdict: Any, lent: Any, seconds: float) -> str:
         return f"{closed}; {s.regions} regions searched; {seconds:.2f} s"
     path = lent.files.get(s.related_proof or "")
     if path is None:
-        none = "no proof was needed" if verdict.word == "sat" else "no proof was of use"
+        none = "no proof was of use" if s.regions or verdict.word != "sat" else "no proof was needed"
         return f"{none}; {s.regions} regions searched; {seconds:.2f} s"
     relation = f"{s.relation}, {s.relation_detail}" if s.relation_detail else s.relation
     if s.related_proof in lent.placed:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mucg4.cli.limited import limited, spent
 from mucg4.cli.report import entry_line, stored_text
 from mucg4.cli.streams import printable, put, say
-from mucg4.errors import InputError
+from mucg4.errors import BudgetError, InputError
 from mucg4.limits.budget import Budget
 
 if TYPE_CHECKING:
     from mucg4.model.proof import Proof
-    from mucg4.model.query import Query
     from mucg4.search.run import Run
     from mucg4.store.related import Related
     from mucg4.store.store import Store
@@ -56,34 +56,43 @@ def _compact(args: argparse.Namespace, budget: Budget) -> int:
     from mucg4.evidence import established
     from mucg4.reuse.compact import compact, gauges_of
     from mucg4.reuse.survey import survey
-    from mucg4.settings import Settings
     from mucg4.store.store import Store
-    from mucg4.verify import begin
 
-    query = query_of(args)
     path = store_path(args.store)
     if path is None:
         raise InputError("the store is off")
     with Store(path) as store:
-        run = begin(query, Settings(), budget, lambda text: say(f"mucg4: compact: {text}"))
+        run = run_of(args, budget, lambda text: say(f"mucg4: compact: {text}"))
         stored, old = stored_for(store, run)
-        gauges = gauges_of(query, budget)
+        gauges, told = gauges_of(run.query, budget), len(store.warnings)
         before = survey(old, gauges, run.workers)
-        proof = compact(run, old, 0.0, min(args.effort, COMPACTING * budget.left()))
-        report = established(proof, query, budget, run.workers)
+        proof = compact(run, old, min(args.effort, COMPACTING * budget.left()), gauges)
+        report = established(proof, run.query, budget, run.workers)
         if not report.accepted:
+            budget.poll()  # it may have ended for that
             raise InputError(f"the proof stays as it is: the checker says of the new one: {report.reason}")
-        if not store.save(query, "unsat", proof=proof, regions=stored.regions, improved=True):
-            raise InputError("; ".join(store.warnings) or "the proof could not be stored")
-        put("".join(f"{line}\n" for line in survey(proof, gauges, run.workers).lines(before)))
+        if not store.save(run.query, "unsat", proof=proof, regions=stored.regions, improved=True):
+            raise InputError("; ".join(store.warnings[told:]) or "the proof could not be stored")
+        try:
+            lines = survey(proof, gauges, run.workers).lines(before)
+        except BudgetError as error:
+            lines = [f"stored; not surveyed: {error}"]
+        put("".join(f"{line}\n" for line in lines))
     return 0
 
 
-def query_of(args: argparse.Namespace) -> Query:
-    """The query of the two files NET and PROP."""
+def run_of(args: argparse.Namespace, budget: Budget, progress: Callable[[str], None] | None = None) -> Run:
+    """A run of the two files NET and PROP; its query is the one that `verify` would prove, and store."""
     from mucg4.read.instance import read_query
+    from mucg4.search.choices import refine
+    from mucg4.settings import Settings
+    from mucg4.verify import begin
 
-    return read_query(Path(args.onnx), Path(args.vnnlib), dict(args.shape))
+    query = read_query(Path(args.onnx), Path(args.vnnlib), dict(args.shape))
+    run = begin(query, Settings(), budget, progress)
+    if query.finer is not None:
+        refine(run)
+    return run
 
 
 def stored_for(store: Store, run: Run) -> tuple[Related, Proof]:

@@ -36,7 +36,7 @@ from mucg4.reuse.anew import searched_anew
 from mucg4.reuse.grown import grown
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
-from mucg4.reuse.survey import OWN
+from mucg4.reuse.survey import OWN, under
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much; not measured
@@ -336,34 +336,43 @@ STEPS = (
 # ---- proofs ------------------------------------------------------------------------------------
 
 
-def compact(run: Run, proof: Proof, solve_seconds: float, effort: float | None = None) -> Proof:
-    """A proof of the same query that is made to be reused, see the module text.
+def touched_up(run: Run, proof: Proof, solve_seconds: float) -> Proof:
+    """The proof with the first row of the steps done on its own network, in a share of the solving time.
 
-    `effort`: seconds to spend, with noisy copies; None: a share of the solving time, on the own network alone, where
-    evidence is exchanged and added, not left out. What the time does not allow stays as it is. Not checked as a whole:
-    that is for the caller.
+    Evidence is exchanged and added, not left out; the rest is as for `compact`.
     """
-    seconds = max(LEAST_SECONDS, SHARE * solve_seconds) if effort is None else effort
-    if effort is None and run.statistics.times.get("check", 0.0) > CHECK_SHARE * seconds:
+    seconds = max(LEAST_SECONDS, SHARE * solve_seconds)
+    if run.statistics.times.get("check", 0.0) > CHECK_SHARE * seconds:
         return proof  # measuring takes about as long as checking did
-    query, budget = run.query, run.budget.share(seconds)
-    quiet = replace(run, budget=budget, statistics=Statistics(), settings=replace(run.settings, attack=False))
-    trees: Sequence[Tree] = proof.trees
-    try:
-        with single_thread(), np.errstate(all="ignore"):  # bounds that overflow prove nothing
-            gauges = gauges_of(query, budget, effort is not None)
-            if effort is None:
-                trees = _improved(quiet, run.budget.poll, trees, gauges)
-            else:
-                run.report("searching anew: more room for noise, or fewer regions")
-                trees = searched_anew(quiet, trees, gauges)
-                with suppress(BudgetError):  # its share of the time
-                    trees = _improved(quiet.within(IMPROVING), run.budget.poll, trees, gauges)
-                run.report("growing below the leaves that noise opens")
-                trees = grown(quiet, trees, gauges)
-    except (BudgetError, ProofError):
-        pass  # what is done counts
+    quiet, trees = _quiet(run, seconds), proof.trees
+    with suppress(BudgetError, ProofError), single_thread(), np.errstate(all="ignore"):
+        trees = tuple(_improved(quiet, run.budget.poll, trees, {OWN: Gauge(run.query, quiet.budget)}))
+    return replace(proof, trees=trees)
+
+
+def compact(run: Run, proof: Proof, effort: float, gauges: Mapping[str, Gauge]) -> Proof:
+    """A proof of the same query that is made to be reused, see the module text, in `effort` seconds.
+
+    `gauges`: see `gauges_of`. What the time does not allow stays as it is. Not checked as a whole: that is for the
+    caller.
+    """
+    quiet, trees = _quiet(run, effort), list(proof.trees)
+    gauges = under(gauges, quiet.budget)
+    # what is done when the time is over counts; bounds that overflow prove nothing
+    with suppress(BudgetError, ProofError), single_thread(), np.errstate(all="ignore"):
+        run.report("searching anew: more room for noise, or fewer regions")
+        trees = searched_anew(quiet, trees, gauges)
+        with suppress(BudgetError):  # its share of the time
+            trees = _improved(quiet.within(IMPROVING), run.budget.poll, trees, gauges)
+        run.report("growing below the leaves that noise opens")
+        trees = grown(quiet, trees, gauges)
     return replace(proof, trees=tuple(trees))
+
+
+def _quiet(run: Run, seconds: float) -> Run:
+    """A run of so many seconds that attacks nothing and counts for itself."""
+    settings = replace(run.settings, attack=False)
+    return replace(run, budget=run.budget.share(seconds), statistics=Statistics(), settings=settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,7 +399,7 @@ def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauge
     `poll` is called while processes work, which end by themselves when the run's time is over. Raises what it raises,
     `BudgetError`, `ProofError`.
     """
-    timed = [gauge.under(quiet.budget) for gauge in gauges.values()]
+    timed = list(under(gauges, quiet.budget).values())
     states = {case: open_case(quiet, case) for case in {tree.case for tree in trees}}
     pieces = [piece for k, tree in enumerate(trees) for piece in _pieces(k, tree) if states[tree.case] is not None]
     size = [int(np.count_nonzero(trees[p.tree].left[p.own] < 0)) for p in pieces]
@@ -436,10 +445,10 @@ def _merged(trees: Sequence[Tree], pieces: Sequence[Piece], done: Done) -> list[
     return [pruned(tree, own) for tree, own in zip(out, gone, strict=True)]
 
 
-def gauges_of(query: Query, budget: Budget, copies: bool = True) -> dict[str, Gauge]:
+def gauges_of(query: Query, budget: Budget) -> dict[str, Gauge]:
     """The gauge of a query, OWN, and those of its noisy copies. Raises `ProofError` for operators without rules."""
     out = {OWN: Gauge(query, budget)}
-    for noise in NOISES if copies else ():
+    for noise in NOISES:
         network = noisy(query.network, noise)
         if network is not None:
             out[noise.name] = Gauge(Query((network,), query.cases), budget)

@@ -29,7 +29,6 @@ from mucg4.search.standing import Standing
 
 MOST = 0.9  # share of the leaves that a copy may open: others have nothing from the proof; not measured
 SHARE, LAST_SHARE = 0.5, 0.8  # of the time that is left: for each copy, for the last; not measured
-COPY = "copy"
 GRACE = 0.5  # seconds of that in which processes may still send what they came to; not measured
 LARGEST, FEW = 2.0, 1024  # times the leaves that there were, or so many in any case: tables of more cost; not measured
 
@@ -51,26 +50,26 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
         try:
             part = replace(part, query=gauges[name].query, careful=True, below=True)
             found = joined(run.query, out, _continued(part, out))
-            if _leaves(found) <= most and _pays(out, found, gauges[OWN], gauges[name], run.workers):
+            if _leaves(found) <= most and _pays(out, found, {OWN: gauges[OWN], name: gauges[name]}, run.workers):
                 out = found
         except (BudgetError, ProofError):  # what grew before counts
             continue
     return out
 
 
-def _pays(trees: Sequence[Tree], longer: Sequence[Tree], own: Gauge, copy: Gauge, workers: int) -> bool:
-    """Whether trees made longer close more on a copy, and cost the own network nothing.
+def _pays(trees: Sequence[Tree], longer: Sequence[Tree], gauges: Mapping[str, Gauge], workers: int) -> bool:
+    """Whether trees made longer close more on the one copy among the gauges, and cost the own network nothing.
 
     Raises `ProofError`, `BudgetError`.
     """
     pairs = list(zip(trees, longer, strict=True))
     changed = [_changed(*pair) for pair in pairs]
     parts = [with_paths(tree, leaves) for tree, leaves in zip(trees, changed, strict=True)]
-    before = measured(trees, {OWN: own}, 1, parts)[OWN]
+    before = measured(trees, {OWN: gauges[OWN]}, 1, parts)[OWN]
     parts = [np.append(part, np.ones(len(b) - len(a), dtype=bool)) for part, (a, b) in zip(parts, pairs, strict=True)]
-    now = measured(longer, {OWN: own, COPY: copy}, workers, parts)
-    lost = sum(int(leaves.sum()) for leaves in changed)
-    return _left(longer, now[COPY], trees) < lost and _costs_no_more(longer, now[OWN], before)
+    now, lost = measured(longer, gauges, workers, parts), sum(int(leaves.sum()) for leaves in changed)
+    (copy,) = copies_of(gauges)
+    return _left(longer, now[copy], trees) < lost and _costs_no_more(longer, now[OWN], before)
 
 
 def _changed(tree: Tree, longer: Tree) -> BoolArray:

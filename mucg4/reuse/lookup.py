@@ -59,14 +59,15 @@ def own_proof(run: Run, store: Store) -> tuple[Related, Proof] | None:
     """The stored result of this very query and its proof, unchecked; None when there is none.
 
     Of a result kept as a reference, these are the other result and its proof in the words of this network. Whatever
-    goes wrong is a warning of the run and None. Raises `StoreError`, and `BudgetError` when the budget is spent.
+    goes wrong is a warning and None. Raises `BudgetError` when the budget is spent.
     """
-    holder = next((entry.refers_to for entry in store.entries() if entry.key == run.query.key), None)
-    return None if holder is None else guarded(run, lambda: _own_proof(run, store, holder or run.query.key))
+    return guarded(run, lambda: _own_proof(run, store))
 
 
-def _own_proof(run: Run, store: Store, holder: str) -> tuple[Related, Proof] | None:
-    query = run.query
+def _own_proof(run: Run, store: Store) -> tuple[Related, Proof] | None:
+    query, holder = run.query, store.holder(run.query.key)
+    if holder is None:
+        return None
     related = next((r for r in store.related(query, 1) if r.key == holder), None)
     if related is None or related.proof is None:
         return None

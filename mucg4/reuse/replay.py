@@ -7,9 +7,9 @@ the stored tree was split, from the bounds that the checker has established ther
 portfolio from the root. What is added below the open leaves is examined from there on (`mucg4.check.resume`):
 re-certifying costs one evaluation of the proof.
 
-Before the check the attack, whose first steps came before the store was looked into, descends where the proof refutes
-by least (`mucg4.reuse.witnesses`); while processes check it goes on. A long proof waits until the whole boxes have been
-bounded once.
+Before the check the attack, whose first steps came before the store was looked into if it was, descends where the
+proof refutes by least (`mucg4.reuse.witnesses`); while processes check it goes on. A long proof waits until the whole
+boxes have been bounded once.
 
 Nothing stored is believed. Cost is bounded: a tree of which too few leaves hold is given up after a sample, and what
 was reached of it becomes open regions.

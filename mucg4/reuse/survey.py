@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mucg4.check.margins import Gauge, Margins, planned
+from mucg4.limits.budget import Budget
 from mucg4.limits.processes import shared_out, single_thread
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.proof_packed import to_packed
@@ -154,6 +155,11 @@ class Worth:
     def cost(self) -> float:
         """What variants pay, in leaves checked, when the proof has grown below the leaves that are lost."""
         return self.leaves + BELOW * self.lost
+
+
+def under(gauges: Mapping[str, Gauge], budget: Budget) -> dict[str, Gauge]:
+    """The gauges, for as long as another budget allows."""
+    return {name: gauge.under(budget) for name, gauge in gauges.items()}
 
 
 def copies_of(gauges: Mapping[str, Gauge]) -> dict[str, Gauge]:

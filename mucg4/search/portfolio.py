@@ -62,15 +62,15 @@ def early_attack(run: Run) -> Witness | None:
 
 
 def first_steps(run: Run, case: Case) -> Iterator[Witness | None]:
-    """The same, step by step: what each has found, up to the first witness. They go on where they were left."""
+    """Of `first_attack` what each step has found, up to the first witness. They go on where they were left."""
     if not run.settings.attack or case.box.empty or not case.conjunctions:
         return iter(())
     key = run.query, case
-    if key not in run.first_steps:
+    if key not in run.begun_attacks:
         attack = attack_of(run, case)
         assert attack is not None
-        run.first_steps[key] = attack.running(points(run, 8, 256), 12, run.budget)
-    return run.first_steps[key]
+        run.begun_attacks[key] = attack.running(points(run, 8, 256), 12, run.budget)
+    return run.begun_attacks[key]
 
 
 class Arm:

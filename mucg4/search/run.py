@@ -68,7 +68,8 @@ class Run:
     below: bool = False  # what stored trees leave open is searched below their leaves only, not from a root
     standing: Standing = field(default_factory=Standing)
     aside: Aside | None = None  # see `mucg4.reuse.aside`
-    first_steps: dict[tuple[Query, Case], Iterator[Witness | None]] = field(default_factory=dict)  # of the attack
+    # first steps of attacks, by the budget and statistics of the run that asked first; shared by what `replace` makes
+    begun_attacks: dict[tuple[Query, Case], Iterator[Witness | None]] = field(default_factory=dict)
     _compared: tuple[int, str | None] | None = None  # regions searched before the last comparison, and what it found
 
     def report(self, text: str) -> None:

@@ -194,6 +194,21 @@ class Store:
 
         return self._quiet("looking up related results", [], action)
 
+    def holder(self, key: str) -> str | None:
+        """The key of the result that holds the proof of this one: itself, or the one it refers to; None: there is none.
+
+        None after a failure, too.
+        """
+        none: list[tuple[Any, ...]] = []
+        rows = self._quiet("looking up a result", none, lambda: self._database.rows(reference.HOLDER, (key,)))
+        if not rows or rows[0][2] != reference.GRADE:
+            return key if rows else None
+        try:
+            return reference.referred(rows[0][3])
+        except StoreError as error:
+            self._miss("evidence", key, str(error))
+            return None
+
     def touch(self, key: str) -> None:
         """Note that an entry was of use; written at the next save or when the store is closed."""
         self._used.add(key)
@@ -217,11 +232,12 @@ class Store:
 
     def show(self, prefix: str) -> tuple[Entry, Related]:
         """The entry whose key starts with `prefix`, and its content; raises `StoreError` when not exactly one does."""
-        found = [e for e in self.entries() if e.key.startswith(prefix)]
+        entries = self.entries()
+        found = [e for e in entries if e.key.startswith(prefix)]
         if len(found) != 1:
             raise StoreError(f"{len(found) or 'no'} stored results have a key that starts with {prefix!r}")
         entry = found[0]
-        holder = next((e for e in self.entries() if e.key == entry.refers_to), entry)
+        holder = next((e for e in entries if e.key == entry.refers_to), entry)
         content = Related(
             holder.key, holder.word, holder.network, holder.property_hash, (), True, "equal", 0.0,
             holder.leaves, holder.regions, holder.scratch_seconds, self._peek, self._miss, self._kept,

@@ -24,7 +24,7 @@ from mucg4.model.query import Query
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.relate.align import Alignment
-from mucg4.reuse.compact import compact
+from mucg4.reuse.compact import touched_up
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.store.store import lighter_forms
@@ -253,7 +253,7 @@ def test_a_tree_with_cuts_that_fails_goes_on_in_either_way(solved, split):
 
 def test_compaction_keeps_cuts_valid(solved):
     query, proof = solved
-    smaller = compact(run_of(query, "phase", 60.0), proof, 100.0)
+    smaller = touched_up(run_of(query, "phase", 60.0), proof, 100.0)
     assert smaller.leaves <= proof.leaves and check(smaller, query).accepted
 
 

@@ -29,7 +29,7 @@ from mucg4.model.verdict import Statistics
 from mucg4.ops.affine import Dense
 from mucg4.ops.piecewise import RELU, TwoPiece
 from mucg4.relate.align import Alignment
-from mucg4.reuse.compact import compact
+from mucg4.reuse.compact import touched_up
 from mucg4.reuse.translate import translate
 from mucg4.search.portfolio import solve
 from mucg4.search.record import Recorder
@@ -765,7 +765,7 @@ def test_unfit_tightenings_are_a_miss():
 def test_compaction_keeps_needed_tightenings():
     query = above_line(absolute())
     proof = proof_of(query, replace(BY_LITERAL, conjunctions=(0,)))
-    small = compact(run_of(query), proof, 100.0)
+    small = touched_up(run_of(query), proof, 100.0)
     assert small.leaves <= proof.leaves and check(small, query).accepted
 
 

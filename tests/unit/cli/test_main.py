@@ -450,6 +450,31 @@ def test_a_stored_proof_is_explained_and_compacted(call: Call, tmp_path: Path) -
     refused(call("explain", "net.onnx", "sat.vnnlib", "--proof", "proof.json"), "another network or property")
 
 
+def test_the_proof_of_a_query_with_many_choices_is_explained_and_compacted(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored, and in proof files, is about cases that leave no choice out."""
+    from mucg4.check import vnnlib2
+    from mucg4.read import normal2
+
+    monkeypatch.setattr(normal2, "WRITTEN", 4)
+    monkeypatch.setattr(vnnlib2, "CHOICES", 4)
+    monkeypatch.setattr(vnnlib2._Comparison2, "written", 4)
+    store, gaps = (
+        str(tmp_path / "store.sqlite"),
+        " ".join(f"(or (<= Y[0,0] {k}) (>= Y[0,0] {k + 1.1}))" for k in range(5)),
+    )
+    text = "(vnnlib-version <2.0>) (declare-network N (declare-input X real [1,2]) (declare-output Y real [1,1]))"
+    box = "(>= X[0,0] -1.0) (<= X[0,0] 1.0) (>= X[0,1] -1.0) (<= X[0,1] 1.0)"
+    Path("many.vnnlib").write_text(f"{text} (assert (and {box} (>= Y[0,0] 0.5) (<= Y[0,0] 5.0) {gaps}))")
+    query = call("verify", "net.onnx", "many.vnnlib", "--store", store, "--proof", "proof.json")
+    assert query[1] == "unsat\n"
+    for place in (("--store", store), ("--proof", "proof.json")):
+        status, out, _ = call("explain", "net.onnx", "many.vnnlib", *place)
+        assert status == 0 and "closed by" in out
+    assert call("store", "--store", store, "compact", "net.onnx", "many.vnnlib", "--effort", "2")[0] == 0
+
+
 def test_a_proof_kept_as_a_reference_is_explained_and_compacted(call: Call, tmp_path: Path) -> None:
     store = str(tmp_path / "store.sqlite")
     rng = np.random.default_rng(0)
@@ -469,9 +494,7 @@ def test_a_proof_kept_as_a_reference_is_explained_and_compacted(call: Call, tmp_
 def test_compaction_leaves_time_for_its_check(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, asked = str(tmp_path / "store.sqlite"), []
     assert call("verify", "net.onnx", "unsat.vnnlib", "--store", store)[0] == 0
-    monkeypatch.setattr(
-        "mucg4.reuse.compact.compact", lambda run, proof, seconds, effort: asked.append(effort) or proof
-    )
+    monkeypatch.setattr("mucg4.reuse.compact.compact", lambda run, proof, effort, gauges: asked.append(effort) or proof)
     for timeout in ([], ["--timeout", "40"]):
         assert (
             call("store", "--store", store, *timeout, "compact", "net.onnx", "unsat.vnnlib", "--effort", "60")[0] == 0

@@ -7,12 +7,17 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from examples import text
 
 from mucg4.gate import agreement as place
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
+from mucg4.gate.runtimes import Runtimes
 from mucg4.model.query import Box, Case, Conjunction, Query
+from mucg4.read.instance import query_of
 from mucg4.read.onnx import read_network
+from mucg4.settings import Settings
+from mucg4.verify import verify
 from unit.read.test_onnx import f32, ints, model
 
 pytest.importorskip("onnxruntime")
@@ -194,6 +199,20 @@ def test_dequantised_weights_are_another_function_by_default(transposed):
     otherwise = Runtime(network, "float32")  # as deployed with the accuracy level that keeps float32
     assert agreement(query_on(network), otherwise, seconds=0.1).problem is None
     np.testing.assert_allclose(otherwise.single(x), ours, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit, word", [(1000, "unsat"), (-1000, "sat")])
+def test_how_the_network_is_deployed_decides(limit, word):
+    """What a default session computes is not what would be proved; a witness that it reproduces needs no proof."""
+    stored = np.random.default_rng(0).integers(-127, 127, (32, 1)).astype(np.int8)
+    nodes = [("DequantizeLinear", "q s", "w", {}), ("MatMul", "x w", "y", {})]
+    data = model(nodes, [1, 32], {"q": stored, "s": np.float32(0.02)})
+    query = query_of(data, text([(-1, 1)] * 32, 1, f"(>= Y_0 {limit})"))
+    found = {name: verify(query, Settings(workers=1, dequantised=name)) for name in ("default", "float32")}
+    assert found["float32"].word == word
+    assert found["default"].word == word or found["default"].reason.endswith(place.DEQUANTISED)
+    shared = Runtimes("float32").of(query)
+    assert shared.dequantised == "float32" and verify(query, Settings(workers=1), runtime=shared).word == word
 
 
 def test_another_cause_is_not_taken_for_dequantised_weights():

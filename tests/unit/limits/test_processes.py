@@ -181,3 +181,11 @@ def test_who_speaks_when_nobody_listens_any_more_ends_quietly(capfd: pytest.Capt
     child.number = -1
     assert os.waitpid(child._pid, 0)[0] == child._pid
     assert capfd.readouterr().err == ""
+
+
+def test_a_share_may_wait_for_processes_that_end_by_themselves():
+    with pytest.raises(BudgetError):
+        Budget().share(0.0).poll_late()
+    part = Budget().share(0.0, 60.0)
+    part.poll_late()
+    assert part.spent()

@@ -21,7 +21,7 @@ from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
 from mucg4.model.verdict import Safe, Statistics
 from mucg4.read.instance import read_query
-from mucg4.reuse.compact import _pieces, compact, gauges_of, kept_rows, pruned
+from mucg4.reuse.compact import _pieces, compact, gauges_of, kept_rows, pruned, touched_up
 from mucg4.reuse.explain import explained
 from mucg4.reuse.noise import NOISES, narrowed, noisy, on_grid, significant
 from mucg4.reuse.noise import pruned as without_smallest
@@ -57,7 +57,9 @@ def run_of(query: Query) -> Run:
 
 def compacted(query: Query, proof: Proof, effort: float | None = FOREVER) -> Proof:
     with np.errstate(all="ignore"):
-        return compact(run_of(query), proof, 0.0 if effort is not None else FOREVER, effort)
+        if effort is None:
+            return touched_up(run_of(query), proof, FOREVER)
+        return compact(run_of(query), proof, effort, gauges_of(query, Budget()))
 
 
 def lost(gauge: Gauge, proof: Proof) -> int:
@@ -114,7 +116,7 @@ def test_what_is_done_when_the_time_is_over_counts(monkeypatch):
                 raise BudgetError("timeout")
 
     with np.errstate(all="ignore"):
-        small = compact(replace(run, budget=Ending()), proof, 0.0, FOREVER)
+        small = compact(replace(run, budget=Ending()), proof, FOREVER, gauges_of(query, Budget()))
     assert polls > 100 and check(small, query).accepted
 
 
@@ -129,7 +131,7 @@ def test_processes_make_of_their_pieces_what_one_makes(split, leaves, monkeypatc
         run = run_of(query)
         run.settings = replace(run.settings, workers=workers)
         with np.errstate(all="ignore"):
-            found.append(compact(run, proof, 0.0, FOREVER))
+            found.append(compact(run, proof, FOREVER, gauges_of(query, Budget())))
     assert all(check(p, query).accepted and p.leaves == found[0].leaves for p in found)
     places = [{(r.at, r.conjunction, r.margin) for t in p.trees for r in t.refutations} for p in found]
     assert places[0] == places[1]
