@@ -121,8 +121,8 @@ def begin(
 ) -> Run:
     """The run of a query.
 
-    Raises `InputError` for a device that cannot be used, even where nothing needs bounding, and for a checkpoint with
-    an engine that keeps none.
+    Raises `InputError` for a device that cannot be used, even where nothing needs bounding, for a checkpoint with an
+    engine that keeps none, and for a runtime that was made for another `dequantised`.
     """
     steady_allocator()
     settings = settings or Settings()
@@ -131,7 +131,10 @@ def begin(
     if standing.checkpoint is not None and settings.engine == "smt":
         raise InputError("the smt engine keeps no checkpoint")
     runtime = runtime or runtime_of(query, settings.dequantised)
-    run = Run(query, settings, budget, Statistics(), runtime, progress, standing=standing)
+    if runtime.dequantised != settings.dequantised:
+        raise InputError(f"the runtime is for dequantised={runtime.dequantised}, not {settings.dequantised}")
+    statistics = Statistics(dequantised=settings.dequantised)
+    run = Run(query, settings, budget, statistics, runtime, progress, standing=standing)
     if settings.device and settings.engine == "smt":
         run.statistics.warnings.append("the smt engine does not use the device")
     elif settings.device:

@@ -60,6 +60,7 @@ class Statistics:
     reopened: int = 0  # leaves that the checker rejected at first, searched again
     smt: dict[str, Any] = field(default_factory=dict)  # figures of the SMT engine, see `mucg4.smt.answer`
     float32: str = ""  # whether unsat holds for executions in the model's precision: "holds" or "not established: ..."
+    dequantised: str = "default"  # the setting under which this is the answer
     saved: bool = False  # the result went into the store
     warnings: list[str] = field(default_factory=list)
 

@@ -45,7 +45,7 @@ NEAR = 0.9  # share of leaves that hold, from which room is doubled; below that 
 FAILURES = 2  # attempts in vain that end it; not measured
 SHARE = 0.5  # of the time that is left, for each of these; not measured
 TRIAL = 0.1  # of the time that is left, after which a careful search tells how fast it is; not measured
-FEWEST = 0.75  # of the regions that there were: what a careful search needs; measured: see `mucg4.search.ahead`
+FEWEST = 0.5  # of the regions that there were: what a careful search needs; measured: see `mucg4.search.ahead`
 POINTS = 256  # at which noise is measured; not measured
 ENOUGH = 0.995  # share that is good enough; not measured
 
@@ -54,8 +54,8 @@ def searched_anew(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) 
     """Trees of the same query that cost noisy copies least, of what the time allows; the given ones if none is better.
 
     `gauges`: of the run's query, called OWN, and of noisy copies. The trees answer for the whole query, each leaf has
-    evidence that the checker accepted. Each attempt takes at most SHARE of the time that is left. Raises `ProofError`,
-    and `BudgetError` when the time is over before the given trees are measured.
+    evidence that the checker accepted. Each attempt searches for at most SHARE of the time that is left. Raises
+    `ProofError`, and `BudgetError` when the time is over before the given trees are measured.
     """
     best, copies = list(trees), copies_of(gauges)
     if not copies:
@@ -67,12 +67,14 @@ def searched_anew(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) 
 
 def _careful(run: Run, trees: list[Tree], copies: Mapping[str, Gauge]) -> list[Tree]:
     """The trees, or those of a search with more care for each split, unless a trial shows that it takes too long."""
-    careful = replace(run, careful=True, statistics=Statistics())
-    found = _attempt(careful.within(TRIAL), {}, copies)
-    if found is None:
-        if careful.statistics.regions * SHARE < TRIAL * FEWEST * sum(map(len, trees)):
+    trial = replace(run.within(TRIAL), careful=True, statistics=Statistics())
+    found = _attempt(trial, {}, copies)
+    if found is None and trial.budget.left() <= 0:
+        longer = replace(run.within(SHARE), careful=True)
+        pace = trial.statistics.regions / trial.budget.elapsed()
+        if pace * longer.budget.left() < FEWEST * sum(map(len, trees)):
             return trees
-        found = _attempt(careful.within(SHARE), {}, copies)
+        found = _attempt(longer, {}, copies)
     return found[0] if found is not None and found[1].cost < Worth.of(trees, copies, run.workers).cost else trees
 
 

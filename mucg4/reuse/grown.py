@@ -23,13 +23,12 @@ from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import BoolArray, IntArray
 from mucg4.reuse.anew import is_met
 from mucg4.reuse.replay import mended
-from mucg4.reuse.survey import OWN, copies_of, lost_on, measured, with_paths
+from mucg4.reuse.survey import OWN, SAMPLE, copies_of, lost_on, measured, with_paths
 from mucg4.search.run import Run
 from mucg4.search.standing import Standing
 
 MOST = 0.9  # share of the leaves that a copy may open: others have nothing from the proof; not measured
 SHARE, LAST_SHARE = 0.5, 0.8  # of the time that is left: for each copy, for the last; not measured
-GRACE = 0.5  # seconds of that in which processes may still send what they came to; not measured
 LARGEST, FEW = 2.0, 1024  # times the leaves that there were, or so many in any case: tables of more cost; not measured
 
 
@@ -43,10 +42,12 @@ def grown(run: Run, trees: Sequence[Tree], gauges: Mapping[str, Gauge]) -> list[
     if not copies:
         return out
     lost, most = lost_on(out, copies, run.workers), max(LARGEST * _leaves(out), FEW)
-    names = [name for name in lost if 0 < lost[name] <= MOST * _leaves(out) and _may_hold(run, gauges[name].query)]
+    holds = {name for name in lost if not lost[name] and _leaves(out) <= SAMPLE}  # else some may have been missed
+    names = [name for name in lost if name not in holds and lost[name] <= MOST * _leaves(out)]
+    names = [name for name in names if _may_hold(run, gauges[name].query)]
     names.sort(key=lambda name: lost[name])
     for name in names:
-        part = run.within(LAST_SHARE if name == names[-1] else SHARE, GRACE)
+        part = run.within(LAST_SHARE if name == names[-1] else SHARE)
         try:
             part = replace(part, query=gauges[name].query, careful=True, below=True)
             found = joined(run.query, out, _continued(part, out))
@@ -64,12 +65,15 @@ def _pays(trees: Sequence[Tree], longer: Sequence[Tree], gauges: Mapping[str, Ga
     """
     pairs = list(zip(trees, longer, strict=True))
     changed = [_changed(*pair) for pair in pairs]
+    lost = sum(int(leaves.sum()) for leaves in changed)
+    if not lost:
+        return False
     parts = [with_paths(tree, leaves) for tree, leaves in zip(trees, changed, strict=True)]
     before = measured(trees, {OWN: gauges[OWN]}, 1, parts)[OWN]
     parts = [np.append(part, np.ones(len(b) - len(a), dtype=bool)) for part, (a, b) in zip(parts, pairs, strict=True)]
-    now, lost = measured(longer, gauges, workers, parts), sum(int(leaves.sum()) for leaves in changed)
-    (copy,) = copies_of(gauges)
-    return _left(longer, now[copy], trees) < lost and _costs_no_more(longer, now[OWN], before)
+    now, (copy,) = measured(longer, gauges, workers, parts), copies_of(gauges)
+    found = [replace(m, open=m.open & part) for m, part in zip(now[copy], parts, strict=True)]  # roots are entered
+    return _left(longer, found, trees) < lost and _costs_no_more(longer, now[OWN], before)
 
 
 def _changed(tree: Tree, longer: Tree) -> BoolArray:

@@ -47,6 +47,7 @@ EVALUATION_CELLS = 20_000_000  # most numbers in one array over a batch's region
 # of comparing with onnxruntime before `unsat`: seconds, share of the run; not measured
 LEAST_SECONDS, COMPARED_SHARE = 0.03, 0.03
 ASCENT_STEPS = 16  # measured on ACAS Xu: fewer cost more regions, more cost more than they save
+GRACE = 0.5  # seconds in which processes may still send what they came to when their share is over; not measured
 
 READINGS, COMPARISON, HUNT, AGAIN = "readings", "comparison", "hunt", "again"  # what may be done aside
 
@@ -77,10 +78,10 @@ class Run:
         if self.progress is not None:
             self.progress(text)
 
-    def within(self, share: float, grace: float = 0.0) -> Run:
-        """The same run with a share of the time that is left, `grace` seconds of it for processes to end in."""
+    def within(self, share: float) -> Run:
+        """The same run with a share of the time that is left, the last of it for processes to end in."""
         seconds = share * self.budget.left()
-        grace = min(grace, seconds / 2)
+        grace = min(GRACE, seconds / 2)
         return replace(self, budget=self.budget.share(seconds - grace, grace))
 
     @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from examples import text
 
+from mucg4.errors import InputError
 from mucg4.gate import agreement as place
 from mucg4.gate.agreement import agreement
 from mucg4.gate.runtime import Runtime
@@ -212,7 +213,9 @@ def test_how_the_network_is_deployed_decides(limit, word):
     assert found["float32"].word == word
     assert found["default"].word == word or found["default"].reason.endswith(place.DEQUANTISED)
     shared = Runtimes("float32").of(query)
-    assert shared.dequantised == "float32" and verify(query, Settings(workers=1), runtime=shared).word == word
+    assert verify(query, Settings(workers=1, dequantised="float32"), runtime=shared).statistics.dequantised == "float32"
+    with pytest.raises(InputError, match="dequantised"):
+        verify(query, Settings(workers=1), runtime=shared)
 
 
 def test_another_cause_is_not_taken_for_dequantised_weights():
