@@ -36,7 +36,7 @@ from mucg4.reuse.anew import searched_anew
 from mucg4.reuse.grown import grown
 from mucg4.reuse.improve import ascended, duals_at, literals_at, planes_of, regions_of
 from mucg4.reuse.noise import NOISES, noisy
-from mucg4.reuse.survey import OWN, under
+from mucg4.reuse.survey import OWN, below, subtrees, under, with_paths
 from mucg4.search.run import CaseState, Run, open_case
 
 SHARE, LEAST_SECONDS = 0.1, 0.1  # of the solving time, but at least so much; not measured
@@ -414,7 +414,7 @@ def _improved(quiet: Run, poll: Callable[[], None], trees: Sequence[Tree], gauge
                     tree, gone = done.get(number, (trees[piece.tree], piece.own & False))
                     state = states[tree.case]
                     assert state is not None
-                    shop = Shop(state, timed, tree, piece.within & ~_below(tree, gone), gone)
+                    shop = Shop(state, timed, tree, piece.within & ~below(tree, gone), gone)
                     try:
                         for step in steps:
                             if piece.whole or not step.needs_all:
@@ -457,29 +457,16 @@ def gauges_of(query: Query, budget: Budget) -> dict[str, Gauge]:
 
 def _pieces(number: int, tree: Tree) -> list[Piece]:
     """The largest subtrees of at most PIECE leaves of tree `number`."""
-    leaves, parents = tree.leaf_counts(), tree.parents()
-    tops = np.flatnonzero((leaves <= PIECE) & ((parents < 0) | (leaves[parents] > PIECE)))
+    tops, parents = subtrees(tree, PIECE), tree.parents()
     owner = np.full(len(tree), -1)
     owner[tops] = np.arange(len(tops))
     for k in range(1, len(tree)):
         if owner[k] < 0:
             owner[k] = owner[parents[k]]
     out = []
-    for which, top in enumerate(tops.tolist()):
+    for which in range(len(tops)):
         own = owner == which
-        within = own.copy()
-        while top >= 0:
-            within[top] = True
-            top = int(parents[top])
-        out.append(Piece(number, own, within))
-    return out
-
-
-def _below(tree: Tree, gone: BoolArray) -> BoolArray:
-    """(N,) what is below the tree nodes marked in `gone`."""
-    parents, out = tree.parents(), np.zeros(len(tree), dtype=bool)
-    for k in range(1, len(tree)) if gone.any() else ():  # children stand after their parents
-        out[k] = out[parents[k]] or gone[parents[k]]
+        out.append(Piece(number, own, with_paths(tree, own)))
     return out
 
 
@@ -487,7 +474,7 @@ def pruned(tree: Tree, gone: BoolArray) -> Tree:
     """The tree without what is below the tree nodes marked in `gone (N,)`, renumbered."""
     if not gone.any():
         return tree
-    kept = ~_below(tree, gone)
+    kept = ~below(tree, gone)
     number: IntArray = np.cumsum(kept) - 1
     leaf = (gone | (tree.left < 0))[kept]
 

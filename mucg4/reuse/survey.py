@@ -109,16 +109,27 @@ def sampled(tree: Tree, most: int) -> BoolArray:
 
     These have about so many leaves, at least one subtree's.
     """
-    counts, parents = tree.leaf_counts(), tree.parents()
+    counts = tree.leaf_counts()
     if counts[0] <= most:
         return np.ones(len(tree), dtype=bool)
-    tops: IntArray = np.flatnonzero((counts <= CLUMP) & ((parents < 0) | (counts[parents] > CLUMP)))
-    tops = np.random.default_rng(0).permutation(tops)
+    tops: IntArray = np.random.default_rng(0).permutation(subtrees(tree, CLUMP))
     tops = tops[: 1 + np.count_nonzero(np.cumsum(counts[tops]) < most)]
-    out: BoolArray = np.isin(np.arange(len(tree)), tops)
-    for k in range(1, len(tree)):  # children stand after their parents
-        out[k] |= out[parents[k]]
-    return with_paths(tree, out)
+    chosen: BoolArray = np.isin(np.arange(len(tree)), tops)
+    return with_paths(tree, chosen | below(tree, chosen))
+
+
+def subtrees(tree: Tree, most: int) -> IntArray:
+    """The roots of the largest subtrees of at most so many leaves."""
+    counts, parents = tree.leaf_counts(), tree.parents()
+    return np.flatnonzero((counts <= most) & ((parents < 0) | (counts[parents] > most)))
+
+
+def below(tree: Tree, marked: BoolArray) -> BoolArray:
+    """(N,) what is below the marked tree nodes."""
+    parents, out = tree.parents(), np.zeros(len(tree), dtype=bool)
+    for k in range(1, len(tree)) if marked.any() else ():  # children stand after their parents
+        out[k] = out[parents[k]] or marked[parents[k]]
+    return out
 
 
 def with_paths(tree: Tree, marked: BoolArray) -> BoolArray:
