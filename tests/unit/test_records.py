@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from typing import ClassVar
 
 import pytest
 
@@ -68,3 +69,41 @@ def test_the_rest_of_the_standard_library_takes_them_for_its_own() -> None:
     assert pickle.loads(pickle.dumps(Other(3))) == Other(3)
     with pytest.raises(TypeError, match="missing"):
         Point()  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Fields of every kind."""
+
+    x: int
+    named: int = dataclasses.field(kw_only=True)
+    made: list[int] = dataclasses.field(default_factory=list)
+    fixed: str = dataclasses.field(default="fixed", init=False)
+    own: list[int] = dataclasses.field(default_factory=list, init=False)
+    seen: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        self.own.append(self.x)
+
+
+@dataclass(frozen=True)
+class Below(Varied):
+    """Calls the constructor above its own."""
+
+    y: int = 1
+
+    def __init__(self, x: int) -> None:
+        super().__init__(x, named=7)
+
+
+def test_constructors_are_those_of_the_standard_decorator() -> None:
+    assert (Below(2).named, Below(2).y, Below(2).own) == (7, 1, [2])
+    for _ in range(2):  # the first call compiles what the second uses
+        first, second = Varied(1, named=2), Varied(1, [3], named=2)
+        assert (first.x, first.named, first.made, first.fixed, first.own) == (1, 2, [], "fixed", [1])
+        assert second.made == [3] and first.made is not Varied(1, named=2).made
+    for wrong in ((1, 2, 3, 4), ()):
+        with pytest.raises(TypeError, match="argument"):
+            Varied(*wrong, named=2)
+    with pytest.raises(TypeError, match="named"):
+        Varied(1)  # type: ignore[call-arg]
