@@ -11,10 +11,9 @@ in one flat axis; `Bounder.slices` says where. Children inherit: bounds only eve
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from mucg4.bound.cone import Cone, Images
 from mucg4.bound.inner_loops import relax_rows, row_norms
 from mucg4.bound.products import MovingRanges, sharpened
 from mucg4.bound.rounding import LEAST, Scales, gamma, image, scales
+from mucg4.limits.threads import side_by_side
 from mucg4.model.network import Network, Node
 from mucg4.ops.affine import Dense, Index, Sum
 from mucg4.ops.arrays import (
@@ -45,9 +45,6 @@ from mucg4.ops.base import Affine, Nonlinear, Relaxation
 from mucg4.ops.bilinear import JOINT_INPUTS, Product
 from mucg4.ops.piecewise import TwoPiece
 from mucg4.records import dataclass
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 LARGE = 512  # affine nodes of so many components are bounded by intervals before some get backward rows; not measured
 # rounding errors of interval bounds alone from which those of the root are derived anew on the way; not measured
@@ -139,6 +136,10 @@ class Refreshed(NamedTuple):
             lower, upper = (tuple(a[which] for a in slopes) for slopes in (r.lower_slopes, r.upper_slopes))
             lines[k] = Relaxation(lower, r.lower_offset[which], upper, r.upper_offset[which])
         return Refreshed(lines, {})
+
+
+def _part(at: Array, seen: Array | None, rows: Callable[[], Rows]) -> tuple[Array, Array | None, Rows]:
+    return at, seen, rows()
 
 
 class Bounder:
@@ -446,31 +447,13 @@ class Bounder:
         Yields the places of a part, the inputs `(s,)` that its rows have coefficients on (None: all) and the rows:
         those of +z, then those of -z.
         """
-        tasks = self._tasks(k, region, neuron, lines)
-        if self.threads == 1 or len(region) * sum(n.size for n in self.network.nodes[: k + 1]) < THREADED:
-            yield from ((part, seen, task()) for part, seen, task in tasks)
-            return
-        from concurrent.futures import ThreadPoolExecutor
-
-        from threadpoolctl import threadpool_limits
-
-        quiet = partial(np.seterr, all="ignore")  # threads do not inherit what the caller wants of overflow
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.threads, initializer=quiet) as pool:
-            running: deque[tuple[Array, Array | None, Future[Rows]]] = deque()
-            try:
-                for part, seen, task in tasks:
-                    running.append((part, seen, pool.submit(task)))
-                    if len(running) > 2 * self.threads:
-                        part, seen, future = running.popleft()
-                        yield part, seen, future.result()
-                yield from ((part, seen, future.result()) for part, seen, future in running)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        few = len(region) * sum(n.size for n in self.network.nodes[: k + 1]) < THREADED
+        yield from side_by_side(self._tasks(k, region, neuron, lines), 1 if few else self.threads)
 
     def _tasks(
         self, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation]
-    ) -> Iterator[tuple[Array, Array | None, Callable[[], Rows]]]:
-        """What `neuron_rows` yields, with the rows still to be computed."""
+    ) -> Iterator[Callable[[], tuple[Array, Array | None, Rows]]]:
+        """What computes what `neuron_rows` yields."""
         place = self.network.backend.place
         cones = self.images.tiling(k, NUMPY.place(neuron), 2)
         if cones is not None:
@@ -480,7 +463,7 @@ class Bounder:
                 for part in self._parts(len(own), max(n.size for n in cone.nodes)):
                     r, j = region[index[part]], at[part]
                     self.poll(2 * len(j) * sum(n.size for n in cone.nodes))
-                    yield index[part], seen, partial(self._cone_rows, cone, j, r, relaxations)
+                    yield partial(_part, index[part], seen, partial(self._cone_rows, cone, j, r, relaxations))
             return
         m, plus, every = xp(self.lo), full(len(region), 1.0, self.lo), arange(len(region), self.lo)
         nodes = self.network.nodes[: k + 1]
@@ -488,7 +471,7 @@ class Bounder:
             r, j, one = region[part], neuron[part], plus[part]
             twice = m.concatenate([j, j]), m.concatenate([one, -one]), m.concatenate([r, r])
             self.poll(2 * len(j) * sum(n.size for n in nodes))
-            yield every[part], None, partial(self._backward, k, *twice, lines)
+            yield partial(_part, every[part], None, partial(self._backward, k, *twice, lines))
 
     def _parts(self, count: int, widest: int) -> Iterator[slice]:
         """Slices of so many neurons, two rows each, whose rows fit a core's cache."""

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ from mucg4.check.curves import Ends, Lines, enclose, knows, together
 from mucg4.check.rowwise import TINY, dots, gamma, norms
 from mucg4.check.ties import ExactNetwork
 from mucg4.errors import ProofError
+from mucg4.limits.threads import side_by_side
 from mucg4.model.network import Network, affine_magnitude
 from mucg4.ops.affine import Dense
 from mucg4.ops.arrays import distinct_places
@@ -58,6 +59,7 @@ from mucg4.records import dataclass
 # half a MiB is 4 to 24 % quicker on ACAS Xu than one, a quarter no quicker; wide networks make no difference
 CELLS = 2**16
 NODE_WORK, UNSTABLE_SHARE = 2e4, 0.3  # for estimates of work; measured: see `Enclosure.work`
+THREADED = 1e8  # multiplications from which threads share out rows; not measured
 UNIT_CELLS = 2**21  # largest adjoint kept as a matrix to start unit rows from; not measured
 
 
@@ -113,7 +115,11 @@ class Rows:
 
 class Enclosure:
     """Bounds for one network. Pre-activation bounds of a region are kept as flat
-    arrays `(B, width)`; `slot[k]` is the part of node k. The input's bounds are the box itself."""
+    arrays `(B, width)`; `slot[k]` is the part of node k. The input's bounds are the box itself.
+
+    `threads` share out many rows of few regions: where there are many regions, processes do that."""
+
+    threads = 1
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -351,7 +357,8 @@ class Enclosure:
             regions, neurons = np.divmod(keys, len(copies.first))
         found = np.empty((2, len(regions)))
         frame.cost.append(cost)  # rows that start as unit vectors pass node k itself
-        for part in self._chunks(len(regions), k):
+
+        def bound(part: slice) -> None:
             r, j = regions[part], neurons[part]
             rows = self._neuron_rows(k, np.concatenate([r, r]), np.concatenate([j, j]), scale, frame)
             if ends is not None:
@@ -359,6 +366,10 @@ class Enclosure:
                 ends.below[r, j], ends.base[r, j] = rows.coef[0][:half], sure[:half]
                 ends.above[r, j], ends.top[r, j] = -rows.coef[0][half:], -sure[half:]
             found[:, part] = self.minimum(frame, rows).reshape(2, -1)
+
+        parts = self._chunks(len(regions), k)
+        for _ in side_by_side((partial(bound, part) for part in parts), self.threads_for(2 * len(regions))):
+            pass
         frame.cost.pop()
         if copies is not None and ends is None:
             found, regions, neurons = found[:, place], wanted, mine
@@ -380,6 +391,10 @@ class Enclosure:
         """What a row that starts as a row of the affine node k costs, per unit of the scale there: folding of the
         bias, and coefficient blocks that are added up."""
         return gamma(self.ops[k].fan_in + 8)
+
+    def threads_for(self, rows: int) -> int:
+        """How many threads share out so many rows."""
+        return self.threads if rows * self.work[0] > THREADED else 1
 
     def _chunks(self, total: int, k: int) -> Iterator[slice]:
         widest = max(node.size for node in self.nodes[: k + 1])

@@ -36,10 +36,10 @@ these three modules are the whole checker and import nothing of the search's num
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field, fields
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -52,6 +52,7 @@ from mucg4.check.ties import Literal, refutes
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import TIMEOUT, Budget
 from mucg4.limits.processes import can_fork, forked
+from mucg4.limits.threads import side_by_side
 from mucg4.model.network import Network
 from mucg4.model.proof import Cuts, Proof, Tightening, Tree, upward
 from mucg4.model.query import Case, Conjunction, Query
@@ -125,6 +126,8 @@ def _walked(
         plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
+            for walk in walks:
+                walk.enclosure.threads = workers
             shared = workers > 1 and can_fork() and sum(walk.work_left() for walk in walks) > LEAST_SHARED
             for walk in walks if shared else ():
                 walk.know_root()
@@ -218,11 +221,16 @@ def _identify(proof: Proof, query: Query) -> None:
         (k, q) for k, case in enumerate(query.cases) if not case.box.empty for q in range(len(case.conjunctions))
     }
     for tree in proof.trees:
-        if not 0 <= tree.case < len(query.cases):
-            raise ProofError(f"a tree is for case {tree.case}, the query has {len(query.cases)}")
-        missing -= {(tree.case, q) for q in _answers(tree, query.cases[tree.case])}
+        missing -= {(tree.case, q) for q in _answers(tree, case_of(tree, query))}
     if missing:
         raise ProofError(f"no tree answers for conjunction {min(missing)[1]} of case {min(missing)[0]}")
+
+
+def case_of(tree: Tree, query: Query) -> Case:
+    """The case that the tree is for. Raises `ProofError` where the query has none of that number."""
+    if not 0 <= tree.case < len(query.cases):
+        raise ProofError(f"a tree is for case {tree.case}, the query has {len(query.cases)}")
+    return query.cases[tree.case]
 
 
 def _answers(tree: Tree, case: Case) -> tuple[int, ...]:
@@ -280,7 +288,7 @@ class _Plan:
 
 def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
     """Validate everything that needs no arithmetic; raises `ProofError`."""
-    n = len(tree.node)
+    n, answered = len(tree.node), _answers(tree, case)
     left, right = tree.left.tolist(), tree.right.tolist()
     parent, leaves, size = [-1] * n, [1] * n, [1] * n
     for k in range(n):
@@ -303,7 +311,7 @@ def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
     _check_literals(tree, network)
     order = np.array(first)
     cuts = _check_cuts(tree, network)
-    if cuts and len(_answers(tree, case)) != 1:
+    if cuts and len(answered) != 1:
         raise ProofError("a tree with cuts answers for several conjunctions")
     tightenings: dict[int, list[Tightening]] = defaultdict(list)
     table = tree.table
@@ -696,6 +704,7 @@ class _Walk:
 
     def part(self, which: Array) -> Progress:
         """Visit only the chosen waiting regions, and say what came of it."""
+        self.enclosure.threads = 1  # all cores have such a process
         self.waiting()
         before, self.rejected = self.checked, []
         self.stack = [self.stack[0].take(which)] if len(which) else []
@@ -803,30 +812,44 @@ class _Walk:
         self.shift = e.zeros(total) if self.shift is None else np.concatenate([self.shift, e.zeros(total - first)])
         for k, p in self.planes.items():
             self.planes[k] = np.concatenate([p, e.zeros(total - first, e.nodes[k].size)])
-        step = max(1, 4 * CELLS // max(n.size for n in e.nodes))
+        tasks = self._planes_of(cuts, ends[:-1].tolist(), frame)
+        for number, planes, shift in side_by_side(tasks, e.threads_for(2 * (total - first))):
+            for k, p in planes.items():
+                if k not in self.planes:
+                    self.planes[k] = e.zeros(total, e.nodes[k].size)
+                self.planes[k][number] = p
+            self.shift[number] = shift
+
+    def _planes_of(
+        self, cuts: Sequence[Cuts], start: Sequence[int], frame: Frame
+    ) -> Iterator[Callable[[], tuple[Array, dict[int, Array], Array]]]:
+        """What computes, for some of the cuts at a time, their numbers, their planes and the constants of these."""
+        step = max(1, 4 * CELLS // max(n.size for n in self.enclosure.nodes))
         for node in distinct(np.array([c.node for c in cuts])).tolist():
-            own = [(c, int(start)) for c, start in zip(cuts, ends[:-1], strict=True) if c.node == node]
-            pieces = [(c.take(np.arange(i, min(i + step, len(c.index)))), start + i) for c, start in own
+            own = [(c, first) for c, first in zip(cuts, start, strict=True) if c.node == node]
+            pieces = [(c.take(np.arange(i, min(i + step, len(c.index)))), first + i) for c, first in own
                       for i in range(0, len(c.index), step)]  # fmt: skip
             while pieces:
                 self.budget.poll()
                 count = 1 + int(np.searchsorted(np.cumsum([len(c.index) for c, _ in pieces])[1:], step, side="right"))
-                self._derive_some(node, pieces[:count], frame)
+                number = np.concatenate([first + np.arange(len(c.index)) for c, first in pieces[:count]])
+                yield partial(self._some_planes, node, [c for c, _ in pieces[:count]], number, frame)
                 pieces = pieces[count:]
 
-    def _derive_some(self, node: int, pieces: Sequence[tuple[Cuts, int]], frame: Frame) -> None:
-        """Fill in the planes of cuts of one node, each with the number of its first one."""
+    def _some_planes(
+        self, node: int, pieces: Sequence[Cuts], number: Array, frame: Frame
+    ) -> tuple[Array, dict[int, Array], Array]:
+        """`(number, planes, shift)` of cuts of one node, where `number` names them."""
         e = self.enclosure
         op, source = e.nodes[node].op, e.nodes[node].inputs[0]
-        assert isinstance(op, TwoPiece) and self.shift is not None
+        assert isinstance(op, TwoPiece)
         left, right = (e.numbers(np.array(v)) for v in (op.left, op.right))
-        index = np.concatenate([c.index for c, _ in pieces])
-        number = np.concatenate([start + np.arange(len(c.index)) for c, start in pieces])
+        index = np.concatenate([c.index for c in pieces])
         every, region = np.arange(len(index)), np.zeros(len(index), dtype=np.int64)
         planes = e.carriers(source, index)
         for k, w in planes.items():
             share, row = e.zeros(*w.shape), 0
-            for c, _ in pieces:
+            for c in pieces:
                 for s in c.shares:
                     if s.node == k:
                         share[row : row + len(c.index), s.index] = e.numbers(s.value) / 255
@@ -847,12 +870,9 @@ class _Walk:
         planes[node][every, index] = e.numbers(np.ones(len(index)))
         lost = ~np.isfinite(least)
         least[lost] = 0.0
-        for k, p in planes.items():
+        for p in planes.values():
             p[lost] = 0.0
-            if k not in self.planes:
-                self.planes[k] = e.zeros(len(self.shift), e.nodes[k].size)
-            self.planes[k][number] = p
-        self.shift[number] = least
+        return number, planes, least
 
     def _add_cuts(self, rows: Rows, cuts: Array, multipliers: Array, frame: Frame) -> None:
         """Add the cuts numbered `cuts (C,)` times `multipliers (R, C)`; those that were not derived add nothing."""
@@ -883,9 +903,8 @@ class _Walk:
         """(R,) lower bounds of `side * value[index]` on the unsafe points of one region."""
         e, last = self.enclosure, len(self.enclosure.nodes) - 1
         out = e.zeros(len(t.index))
-        step = max(1, 4 * CELLS // max(node.size for node in e.nodes))
-        for part in (slice(i, i + step) for i in range(0, len(out), step)):
-            self.budget.poll()
+
+        def bound(part: slice) -> None:
             count = len(out[part])
             rows = self._functional(
                 self.constraints[t.conjunction], e.numbers(t.weights[part]), np.zeros(count, dtype=np.int64), frame
@@ -898,6 +917,15 @@ class _Walk:
             self._add_literals(rows, row, t.literals[column], t.beta[part][row, column], frame)
             self._set_row_slopes(rows, t.alpha, part, frame)
             out[part] = e.minimum(frame, e.pull(frame, rows, last))
+
+        def tasks() -> Iterator[Callable[[], None]]:
+            step = max(1, 4 * CELLS // max(node.size for node in e.nodes))
+            for i in range(0, len(out), step):
+                self.budget.poll()
+                yield partial(bound, slice(i, i + step))
+
+        for _ in side_by_side(tasks(), e.threads_for(len(out))):
+            pass
         return out
 
     def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:

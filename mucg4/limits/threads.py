@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
 
-from mucg4.limits.processes import usable_cores
+import numpy as np
+
+from mucg4.limits.processes import single_thread, usable_cores
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+T = TypeVar("T")
 
 WIDE = 2048  # nodes larger than this give BLAS threads enough to do; not measured
 FEW = 2  # with so many workers threads give nothing; measured for two, see `blas_threads`
@@ -25,10 +35,34 @@ def blas_threads(workers: int, largest: int) -> Iterator[None]:
     if (workers or usable_cores()) > FEW and largest > WIDE:
         yield
         return
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
+    with single_thread():
         yield
+
+
+def side_by_side(tasks: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
+    """What the tasks return, in their order; `threads` of them run at a time, and a few are done ahead.
+
+    For tasks that spend their time in NumPy, which lets other threads go on meanwhile. They ignore floating-point
+    errors. What a task raises is raised here.
+    """
+    if threads == 1:
+        for task in tasks:
+            yield task()
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    quiet = partial(np.seterr, all="ignore")  # threads do not inherit what the caller wants of overflow
+    with single_thread(), ThreadPoolExecutor(threads, initializer=quiet) as pool:
+        running: deque[Future[T]] = deque()
+        try:
+            for task in tasks:
+                running.append(pool.submit(task))
+                if len(running) > 2 * threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

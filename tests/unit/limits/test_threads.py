@@ -1,7 +1,11 @@
-"""BLAS threads while a query is decided."""
+"""BLAS threads while a query is decided, and tasks side by side."""
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -17,3 +21,22 @@ def test_threads_only_for_large_networks_and_many_workers(workers, cores, larges
     with threadpool_limits(3, user_api="blas"), threads.blas_threads(workers, largest):
         counts = {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
     assert counts and counts == ({3} if many else {1})
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_side_by_side_keeps_the_order_and_raises_what_a_task_raises(count):
+    met = threading.Barrier(count, timeout=60)  # passed by so many tasks at a time
+
+    def task(k: int) -> float:
+        met.wait()
+        return float(k / np.float64(0)) if k else 0.0
+
+    with np.errstate(all="ignore"):
+        found = list(threads.side_by_side((partial(task, k) for k in range(9)), count))
+        assert found == [0.0] + [np.inf] * 8
+        with pytest.raises(KeyError):
+            list(threads.side_by_side([dict().popitem] * 4, count))
+        first = threads.side_by_side(iter([lambda: 1] * 100), count)
+        assert next(first) == 1
+        first.close()
+    assert threading.active_count() == 1

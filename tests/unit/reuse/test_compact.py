@@ -11,9 +11,10 @@ import pytest
 from effort import effort
 from handmade import clauses, formula_query
 
+from mucg4.check import enclose as enclose_module
 from mucg4.check.margins import Gauge, planned
 from mucg4.check.walk import check
-from mucg4.errors import BudgetError, InputError
+from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.gate.runtimes import runtime_of
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
@@ -91,6 +92,28 @@ def test_tightenings_and_cuts_that_are_not_needed_go(digits, monkeypatch):
     before, after = survey(proof, gauges), survey(small, gauges)
     assert after.rows < before.rows and after.cuts <= before.cuts and after.bytes < before.bytes
     assert all(after.holds[name] >= before.holds[name] for name in before.holds)
+
+
+def test_threads_change_nothing(digits, monkeypatch):
+    """They share out the rows of tightenings, of cuts and of all neurons."""
+    query, proof = digits
+    monkeypatch.setattr(enclose_module, "THREADED", 0.0)
+    gauge, threaded = Gauge(query, Budget()), Gauge(query, Budget())
+    threaded.enclosure.threads = 3
+    for tree in proof.trees:
+        one, three = (g.measure(planned(tree, query), keep=tree.leaves) for g in (gauge, threaded))
+        assert np.array_equal(one.value, three.value) and np.array_equal(one.places.low, three.places.low)
+    assert check(proof, query, workers=3).accepted
+
+
+@pytest.mark.parametrize("change", [{"case": 1}, {"case": -1}, {"conjunctions": (99,)}])
+def test_stored_trees_that_do_not_fit_the_query_are_refused_before_they_are_measured(change, digits):
+    query, proof = digits
+    wrong = replace(proof, trees=(replace(proof.trees[0], **change),))
+    with pytest.raises(ProofError):
+        explained(wrong, query, Budget())
+    with pytest.raises(ProofError):
+        survey(wrong, gauges_of(query, Budget()))
 
 
 def test_without_time_the_proof_stays_as_it_is():
