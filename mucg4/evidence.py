@@ -156,7 +156,7 @@ def established(proof: Proof, query: Query, budget: Budget, workers: int = 1, ex
     if problem is not None:
         report = CheckReport(proof, False, 0, 0, proof.leaves, problem, proof.leaves)
     else:
-        with single_thread():  # what gains from several cores is shared out among processes
+        with single_thread():  # what gains from several cores the checker shares out itself
             report = check(proof, query, budget, exact, workers)
     return replace(report, fallback=fallback)
 

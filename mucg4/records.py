@@ -42,14 +42,16 @@ def _first_call(cls: Any) -> Callable[..., None]:
     """Constructor of the data class `cls` until its first call, which compiles the one that takes its place."""
 
     def __init__(self: Any, *values: Any, **named: Any) -> None:
-        cls.__init__ = _constructor(cls)
-        cls.__init__(self, *values, **named)
+        made = _constructor(cls)
+        if vars(cls)["__init__"] is __init__:
+            cls.__init__ = made
+        made(self, *values, **named)
 
     return __init__
 
 
 def _constructor(cls: type) -> Callable[..., None]:
-    """The constructor that the standard decorator would make of the fields of `cls`."""
+    """The constructor that the standard decorator would make of the fields of `cls`, of which none is an `InitVar`."""
     given: list[str] = []
     by_name: list[str] = []
     body: list[str] = []
@@ -69,7 +71,9 @@ def _constructor(cls: type) -> Callable[..., None]:
         body.append("self.__post_init__()")
     arguments = ", ".join(["self", *given, *(["*", *by_name] if by_name else [])])
     exec(f"def __init__({arguments}):\n " + "\n ".join(body or ["pass"]), names)
-    return names["__init__"]  # type: ignore[no-any-return]
+    made = names["__init__"]
+    made.__qualname__ = f"{cls.__qualname__}.__init__"  # what errors say
+    return made  # type: ignore[no-any-return]
 
 
 def _repr(self: Any) -> str:

@@ -138,10 +138,6 @@ class Refreshed(NamedTuple):
         return Refreshed(lines, {})
 
 
-def _part(at: Array, seen: Array | None, rows: Callable[[], Rows]) -> tuple[Array, Array | None, Rows]:
-    return at, seen, rows()
-
-
 class Bounder:
     """Bounds of one network over sub-regions of one root box. Owns no state but constants of the root.
 
@@ -448,12 +444,13 @@ class Bounder:
         those of +z, then those of -z.
         """
         few = len(region) * sum(n.size for n in self.network.nodes[: k + 1]) < THREADED
-        yield from side_by_side(self._tasks(k, region, neuron, lines), 1 if few else self.threads)
+        for (part, seen), rows in side_by_side(self._tasks(k, region, neuron, lines), 1 if few else self.threads):
+            yield part, seen, rows
 
     def _tasks(
         self, k: int, region: Array, neuron: Array, lines: dict[int, Relaxation]
-    ) -> Iterator[Callable[[], tuple[Array, Array | None, Rows]]]:
-        """What computes what `neuron_rows` yields."""
+    ) -> Iterator[tuple[tuple[Array, Array | None], Callable[[], Rows]]]:
+        """What `neuron_rows` yields, with the rows still to be computed."""
         place = self.network.backend.place
         cones = self.images.tiling(k, NUMPY.place(neuron), 2)
         if cones is not None:
@@ -463,7 +460,7 @@ class Bounder:
                 for part in self._parts(len(own), max(n.size for n in cone.nodes)):
                     r, j = region[index[part]], at[part]
                     self.poll(2 * len(j) * sum(n.size for n in cone.nodes))
-                    yield partial(_part, index[part], seen, partial(self._cone_rows, cone, j, r, relaxations))
+                    yield (index[part], seen), partial(self._cone_rows, cone, j, r, relaxations)
             return
         m, plus, every = xp(self.lo), full(len(region), 1.0, self.lo), arange(len(region), self.lo)
         nodes = self.network.nodes[: k + 1]
@@ -471,7 +468,7 @@ class Bounder:
             r, j, one = region[part], neuron[part], plus[part]
             twice = m.concatenate([j, j]), m.concatenate([one, -one]), m.concatenate([r, r])
             self.poll(2 * len(j) * sum(n.size for n in nodes))
-            yield partial(_part, every[part], None, partial(self._backward, k, *twice, lines))
+            yield (every[part], None), partial(self._backward, k, *twice, lines)
 
     def _parts(self, count: int, widest: int) -> Iterator[slice]:
         """Slices of so many neurons, two rows each, whose rows fit a core's cache."""

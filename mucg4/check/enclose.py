@@ -59,7 +59,7 @@ from mucg4.records import dataclass
 # half a MiB is 4 to 24 % quicker on ACAS Xu than one, a quarter no quicker; wide networks make no difference
 CELLS = 2**16
 NODE_WORK, UNSTABLE_SHARE = 2e4, 0.3  # for estimates of work; measured: see `Enclosure.work`
-THREADED = 1e8  # multiplications from which threads share out rows; not measured
+THREADED = 3e8  # multiplications (about 20 ms) from which threads share out rows; measured: starting them takes 1 ms
 UNIT_CELLS = 2**21  # largest adjoint kept as a matrix to start unit rows from; not measured
 
 
@@ -117,7 +117,7 @@ class Enclosure:
     """Bounds for one network. Pre-activation bounds of a region are kept as flat
     arrays `(B, width)`; `slot[k]` is the part of node k. The input's bounds are the box itself.
 
-    `threads` share out many rows of few regions: where there are many regions, processes do that."""
+    `threads` share out the rows; where there are many regions, processes share these."""
 
     threads = 1
 
@@ -157,13 +157,23 @@ class Enclosure:
 
         Measured on networks of 10 to 41 nodes: a third of the neurons is unstable, and a node costs NODE_WORK on top.
         """
-        row, region = 0.0, 0.0
-        for k, node in enumerate(self.nodes):
-            if isinstance(node.op, Affine):
-                row += node.size * min(node.op.fan_in, sum(self.nodes[i].size for i in node.inputs))
-            if k in self.slot:
-                region += UNSTABLE_SHARE * 2 * node.size * row
-        return row, float(NODE_WORK * len(self.nodes)), region
+        region = sum(UNSTABLE_SHARE * 2 * self.nodes[k].size * self.row_work[k] for k in self.slot)
+        return self.row_work[-1], float(NODE_WORK * len(self.nodes)), region
+
+    @cached_property
+    def row_work(self) -> list[float]:
+        """About how many multiplications one row over each node takes on its way to the input."""
+        out = [0.0]
+        for node in self.nodes[1:]:
+            taken = sum(self.nodes[i].size for i in node.inputs)
+            own = min(node.op.fan_in, taken) if isinstance(node.op, Affine) else 0
+            out.append(out[-1] + node.size * own)
+        return out
+
+    @cached_property
+    def row_block(self) -> int:
+        """So many rows are handled together."""
+        return max(1, 4 * CELLS // max(node.size for node in self.nodes))
 
     @cached_property
     def rational(self) -> ExactNetwork | None:
@@ -358,18 +368,18 @@ class Enclosure:
         found = np.empty((2, len(regions)))
         frame.cost.append(cost)  # rows that start as unit vectors pass node k itself
 
-        def bound(part: slice) -> None:
+        def bound(part: slice) -> Array:
             r, j = regions[part], neurons[part]
             rows = self._neuron_rows(k, np.concatenate([r, r]), np.concatenate([j, j]), scale, frame)
             if ends is not None:
                 half, sure = len(r), rows.const - (1.01 * rows.error + gamma(4) * abs(rows.const))
                 ends.below[r, j], ends.base[r, j] = rows.coef[0][:half], sure[:half]
                 ends.above[r, j], ends.top[r, j] = -rows.coef[0][half:], -sure[half:]
-            found[:, part] = self.minimum(frame, rows).reshape(2, -1)
+            return self.minimum(frame, rows)
 
-        parts = self._chunks(len(regions), k)
-        for _ in side_by_side((partial(bound, part) for part in parts), self.threads_for(2 * len(regions))):
-            pass
+        tasks = ((part, partial(bound, part)) for part in self._chunks(len(regions), k))
+        for part, least in side_by_side(tasks, self.threads_for(2 * len(regions), k)):
+            found[:, part] = least.reshape(2, -1)
         frame.cost.pop()
         if copies is not None and ends is None:
             found, regions, neurons = found[:, place], wanted, mine
@@ -392,9 +402,9 @@ class Enclosure:
         bias, and coefficient blocks that are added up."""
         return gamma(self.ops[k].fan_in + 8)
 
-    def threads_for(self, rows: int) -> int:
-        """How many threads share out so many rows."""
-        return self.threads if rows * self.work[0] > THREADED else 1
+    def threads_for(self, rows: int, k: int) -> int:
+        """How many threads share out so many rows over node k."""
+        return self.threads if rows * self.row_work[k] > THREADED else 1
 
     def _chunks(self, total: int, k: int) -> Iterator[slice]:
         widest = max(node.size for node in self.nodes[: k + 1])

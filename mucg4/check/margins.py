@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import BATCH, REGION_CELLS, _Plan, _plan, _Regions, _Walk, case_of
+from mucg4.check.walk import BATCH, REGION_CELLS, _Plan, _plan, _Regions, _Walk
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Tree
 from mucg4.model.query import Query
@@ -74,7 +74,7 @@ class Places:
 
 def planned(tree: Tree, query: Query) -> _Plan:
     """The validated tree: good for all networks with the query's nodes. Raises `ProofError` for a malformed one."""
-    return _plan(tree, case_of(tree, query), query.network)
+    return _plan(tree, query)
 
 
 class Gauge:

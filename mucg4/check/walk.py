@@ -123,7 +123,7 @@ def _walked(
     walks: list[W] = []
     try:
         _identify(proof, query)
-        plans = [_plan(tree, query.cases[tree.case], query.network) for tree in proof.trees]
+        plans = [_plan(tree, query) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
             for walk in walks:
@@ -181,8 +181,8 @@ def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget, meanwhile: 
         for walk in walks:
             walk.run()
         return ""
-    parts: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
-    loads = [0.0] * workers
+    parts: list[list[tuple[int, int]]] = [[] for _ in range(min(workers, len(items)))]
+    loads, threads = [0.0] * len(parts), workers // len(parts)
     for work, k, i in sorted(items, reverse=True):
         least = loads.index(min(loads))
         parts[least].append((k, i))
@@ -190,14 +190,14 @@ def _share_out(walks: Sequence[_Walk], workers: int, budget: Budget, meanwhile: 
 
     def job(part: list[tuple[int, int]]) -> Callable[[], list[Progress]]:
         own = [np.array([i for n, i in part if n == k], dtype=np.int64) for k in range(len(walks))]
-        return lambda: [walk.part(which) for walk, which in zip(walks, own, strict=True)]
+        return lambda: [walk.part(which, threads) for walk, which in zip(walks, own, strict=True)]
 
     def poll() -> None:
         if budget.interrupted or budget.left() < -GRACE:
             budget.poll()
 
     try:
-        done = forked([job(part) for part in parts if part], poll, meanwhile=meanwhile)
+        done = forked([job(part) for part in parts], poll, meanwhile=meanwhile)
     except BudgetError as error:
         raise BudgetError(f"{LOST}: {error}") from error
     found = [part for part in done if part is not None]
@@ -286,8 +286,9 @@ class _Plan:
     cuts: int  # how many the tree has
 
 
-def _plan(tree: Tree, case: Case, network: Network) -> _Plan:
+def _plan(tree: Tree, query: Query) -> _Plan:
     """Validate everything that needs no arithmetic; raises `ProofError`."""
+    network, case = query.network, case_of(tree, query)
     n, answered = len(tree.node), _answers(tree, case)
     left, right = tree.left.tolist(), tree.right.tolist()
     parent, leaves, size = [-1] * n, [1] * n, [1] * n
@@ -702,9 +703,9 @@ class _Walk:
             self.stack = [_Regions.join(self.stack)]
         return self.stack[0].at if self.stack else np.zeros(0, dtype=np.int64)
 
-    def part(self, which: Array) -> Progress:
-        """Visit only the chosen waiting regions, and say what came of it."""
-        self.enclosure.threads = 1  # all cores have such a process
+    def part(self, which: Array, threads: int) -> Progress:
+        """Visit only the chosen waiting regions with so many threads, and say what came of it."""
+        self.enclosure.threads = threads
         self.waiting()
         before, self.rejected = self.checked, []
         self.stack = [self.stack[0].take(which)] if len(which) else []
@@ -813,7 +814,8 @@ class _Walk:
         for k, p in self.planes.items():
             self.planes[k] = np.concatenate([p, e.zeros(total - first, e.nodes[k].size)])
         tasks = self._planes_of(cuts, ends[:-1].tolist(), frame)
-        for number, planes, shift in side_by_side(tasks, e.threads_for(2 * (total - first))):
+        last = max(c.node for c in cuts)
+        for number, (planes, shift) in side_by_side(tasks, e.threads_for(2 * (total - first), last)):
             for k, p in planes.items():
                 if k not in self.planes:
                     self.planes[k] = e.zeros(total, e.nodes[k].size)
@@ -822,9 +824,9 @@ class _Walk:
 
     def _planes_of(
         self, cuts: Sequence[Cuts], start: Sequence[int], frame: Frame
-    ) -> Iterator[Callable[[], tuple[Array, dict[int, Array], Array]]]:
-        """What computes, for some of the cuts at a time, their numbers, their planes and the constants of these."""
-        step = max(1, 4 * CELLS // max(n.size for n in self.enclosure.nodes))
+    ) -> Iterator[tuple[Array, Callable[[], tuple[dict[int, Array], Array]]]]:
+        """For some of the cuts at a time, their numbers, and what computes their planes and the constants of these."""
+        step = self.enclosure.row_block
         for node in distinct(np.array([c.node for c in cuts])).tolist():
             own = [(c, first) for c, first in zip(cuts, start, strict=True) if c.node == node]
             pieces = [(c.take(np.arange(i, min(i + step, len(c.index)))), first + i) for c, first in own
@@ -833,13 +835,11 @@ class _Walk:
                 self.budget.poll()
                 count = 1 + int(np.searchsorted(np.cumsum([len(c.index) for c, _ in pieces])[1:], step, side="right"))
                 number = np.concatenate([first + np.arange(len(c.index)) for c, first in pieces[:count]])
-                yield partial(self._some_planes, node, [c for c, _ in pieces[:count]], number, frame)
+                yield number, partial(self._some_planes, node, [c for c, _ in pieces[:count]], frame)
                 pieces = pieces[count:]
 
-    def _some_planes(
-        self, node: int, pieces: Sequence[Cuts], number: Array, frame: Frame
-    ) -> tuple[Array, dict[int, Array], Array]:
-        """`(number, planes, shift)` of cuts of one node, where `number` names them."""
+    def _some_planes(self, node: int, pieces: Sequence[Cuts], frame: Frame) -> tuple[dict[int, Array], Array]:
+        """`planes` and `shift` of cuts of one node."""
         e = self.enclosure
         op, source = e.nodes[node].op, e.nodes[node].inputs[0]
         assert isinstance(op, TwoPiece)
@@ -872,7 +872,7 @@ class _Walk:
         least[lost] = 0.0
         for p in planes.values():
             p[lost] = 0.0
-        return number, planes, least
+        return planes, least
 
     def _add_cuts(self, rows: Rows, cuts: Array, multipliers: Array, frame: Frame) -> None:
         """Add the cuts numbered `cuts (C,)` times `multipliers (R, C)`; those that were not derived add nothing."""
@@ -904,7 +904,7 @@ class _Walk:
         e, last = self.enclosure, len(self.enclosure.nodes) - 1
         out = e.zeros(len(t.index))
 
-        def bound(part: slice) -> None:
+        def bound(part: slice) -> Array:
             count = len(out[part])
             rows = self._functional(
                 self.constraints[t.conjunction], e.numbers(t.weights[part]), np.zeros(count, dtype=np.int64), frame
@@ -916,16 +916,16 @@ class _Walk:
             row, column = np.nonzero(t.beta[part] > 0)
             self._add_literals(rows, row, t.literals[column], t.beta[part][row, column], frame)
             self._set_row_slopes(rows, t.alpha, part, frame)
-            out[part] = e.minimum(frame, e.pull(frame, rows, last))
+            return e.minimum(frame, e.pull(frame, rows, last))
 
-        def tasks() -> Iterator[Callable[[], None]]:
-            step = max(1, 4 * CELLS // max(node.size for node in e.nodes))
-            for i in range(0, len(out), step):
+        def tasks() -> Iterator[tuple[slice, Callable[[], Array]]]:
+            for i in range(0, len(out), e.row_block):
                 self.budget.poll()
-                yield partial(bound, slice(i, i + step))
+                part = slice(i, i + e.row_block)
+                yield part, partial(bound, part)
 
-        for _ in side_by_side(tasks(), e.threads_for(len(out))):
-            pass
+        for part, least in side_by_side(tasks(), e.threads_for(len(out), last)):
+            out[part] = least
         return out
 
     def _set_row_slopes(self, rows: Rows, alphas: tuple[Alpha, ...], part: slice, frame: Frame) -> None:

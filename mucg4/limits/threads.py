@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from mucg4.limits.processes import single_thread, usable_cores
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 WIDE = 2048  # nodes larger than this give BLAS threads enough to do; not measured
@@ -39,28 +41,32 @@ def blas_threads(workers: int, largest: int) -> Iterator[None]:
         yield
 
 
-def side_by_side(tasks: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
-    """What the tasks return, in their order; `threads` of them run at a time, and a few are done ahead.
+def side_by_side(tasks: Iterable[tuple[K, Callable[[], T]]], threads: int) -> Iterator[tuple[K, T]]:
+    """The name of each task and what it returns, in their order; `threads` run at a time, and a few are done ahead.
 
     For tasks that spend their time in NumPy, which lets other threads go on meanwhile. They ignore floating-point
-    errors. What a task raises is raised here.
+    errors. What a task raises is raised here, as is what naming the tasks raises, once those that run have ended.
     """
-    if threads == 1:
-        for task in tasks:
-            yield task()
+    tasks = iter(tasks)
+    first = list(islice(tasks, 2))
+    if threads < 2 or len(first) < 2:
+        for name, task in chain(first, tasks):
+            yield name, task()
         return
     from concurrent.futures import ThreadPoolExecutor
 
     quiet = partial(np.seterr, all="ignore")  # threads do not inherit what the caller wants of overflow
     with single_thread(), ThreadPoolExecutor(threads, initializer=quiet) as pool:
-        running: deque[Future[T]] = deque()
+        running: deque[tuple[K, Future[T]]] = deque()
         try:
-            for task in tasks:
-                running.append(pool.submit(task))
+            for name, task in chain(first, tasks):
+                running.append((name, pool.submit(task)))
                 if len(running) > 2 * threads:
-                    yield running.popleft().result()
+                    name, future = running.popleft()
+                    yield name, future.result()
             while running:
-                yield running.popleft().result()
+                name, future = running.popleft()
+                yield name, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -106,7 +106,7 @@ class Sides:
     """A path of literals, with the search's regions and the checker's."""
 
     def __init__(self, query: Query, rng: np.random.Generator, folded: bool) -> None:
-        self.rng, self.network, self.case = rng, query.network, query.cases[0]
+        self.rng, self.query, self.network, self.case = rng, query, query.network, query.cases[0]
         box = self.case.box
         self.bounder, self.objective = Bounder(self.network, box.lo, box.hi), Objective(self.case)
         self.region = self.bounder.root()
@@ -179,7 +179,7 @@ class Sides:
             at = self.behind[k]
         flags = np.ones(n, dtype=bool)
         tree = Tree(node, index, threshold, left, right, flags, ~flags, tuple(refutations))
-        return _Walk(_plan(tree, self.case, self.network), self.enclosure, {}, Budget())
+        return _Walk(_plan(tree, self.query), self.enclosure, {}, Budget())
 
 
 def assert_bounds(s: Sides) -> None:

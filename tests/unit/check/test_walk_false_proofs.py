@@ -249,12 +249,12 @@ def test_lost_parts_of_a_check_are_not_late(how, monkeypatch):
     assert (report.checked, report.failed, report.late) == (8, 1, False)
     budget, part, forked = Budget(), walk_module._Walk.part, walk_module.forked
 
-    def hurt(walk, which):
+    def hurt(walk, which, threads):
         if 0 in which and how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if 0 in which:
             time.sleep(60)  # the parent ends this process
-        return part(walk, which)
+        return part(walk, which, threads)
 
     def ending(jobs, poll, **more):
         if how == "slow":

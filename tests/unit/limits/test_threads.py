@@ -31,12 +31,19 @@ def test_side_by_side_keeps_the_order_and_raises_what_a_task_raises(count):
         met.wait()
         return float(k / np.float64(0)) if k else 0.0
 
+    before = threading.active_count()
     with np.errstate(all="ignore"):
-        found = list(threads.side_by_side((partial(task, k) for k in range(9)), count))
-        assert found == [0.0] + [np.inf] * 8
+        found = list(threads.side_by_side(((k, partial(task, k)) for k in range(9)), count))
+        assert found == [(0, 0.0)] + [(k, np.inf) for k in range(1, 9)]
         with pytest.raises(KeyError):
-            list(threads.side_by_side([dict().popitem] * 4, count))
-        first = threads.side_by_side(iter([lambda: 1] * 100), count)
-        assert next(first) == 1
+            list(threads.side_by_side([("", dict().popitem)] * 4, count))
+        first = threads.side_by_side(iter([("a", lambda: 1)] * 100), count)
+        assert next(first) == ("a", 1)
         first.close()
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
+
+
+def test_a_task_alone_needs_no_thread():
+    here = [("alone", threading.get_ident)]
+    assert list(threads.side_by_side(here, 8)) == [("alone", threading.get_ident())]
+    assert list(threads.side_by_side([], 8)) == []
