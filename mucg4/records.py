@@ -1,9 +1,9 @@
 """`dataclass`, made quickly: the standard decorator compiles up to six methods a class, this one the constructor alone,
 and that when the class is first called.
 
-About 170 classes are made in a run that a stored proof decides, and half of them called: 51 ms with the
-standard decorator, a third of its start. The other methods are the same functions for all classes, and type checkers
-see the standard decorator: that nothing is assigned to an instance of a class with `frozen`, and that no field without
+About 170 classes are made in a run that a stored proof decides, and half of them called: 51 ms with the standard
+decorator, a third of its start. The other methods are the same functions for all classes, and type checkers see the
+standard decorator: that nothing is assigned to an instance of a class with `frozen`, and that no field without
 a default comes after one with it, is checked by them, not when the program runs.
 """
 

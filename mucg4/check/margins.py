@@ -12,9 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import BATCH, REGION_CELLS, _Plan, _plan, _Regions, _Walk
+from mucg4.check.walk import BATCH, REGION_CELLS, _Plan, _Regions, _Walk
 from mucg4.limits.budget import Budget
-from mucg4.model.proof import Tree
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations
 from mucg4.ops.arrays import distinct, distinct_places
@@ -70,11 +69,6 @@ class Places:
         """The chosen regions."""
         own = {f: getattr(self, f)[which] for f in ("at", "lo", "hi", "low", "up", "open")}
         return replace(self, **own)
-
-
-def planned(tree: Tree, query: Query) -> _Plan:
-    """The validated tree: good for all networks with the query's nodes. Raises `ProofError` for a malformed one."""
-    return _plan(tree, query)
 
 
 class Gauge:

@@ -123,7 +123,7 @@ def _walked(
     walks: list[W] = []
     try:
         _identify(proof, query)
-        plans = [_plan(tree, query) for tree in proof.trees]
+        plans = [planned(tree, query) for tree in proof.trees]
         with np.errstate(all="ignore"):  # overflow and nan close nothing
             walks = make(plans)
             for walk in walks:
@@ -286,8 +286,11 @@ class _Plan:
     cuts: int  # how many the tree has
 
 
-def _plan(tree: Tree, query: Query) -> _Plan:
-    """Validate everything that needs no arithmetic; raises `ProofError`."""
+def planned(tree: Tree, query: Query) -> _Plan:
+    """The tree, validated as far as that needs no arithmetic: good for all networks with the query's nodes.
+
+    Raises `ProofError` for a malformed one.
+    """
     network, case = query.network, case_of(tree, query)
     n, answered = len(tree.node), _answers(tree, case)
     left, right = tree.left.tolist(), tree.right.tolist()

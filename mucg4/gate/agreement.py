@@ -27,6 +27,7 @@ from mucg4.gate.allowance import TRIALS, evaluate, local_error
 from mucg4.gate.runtime import Runtime, Tensors
 from mucg4.gate.wire import Skeleton, Slice
 from mucg4.gate.witness import snap, whole
+from mucg4.limits.processes import single_thread
 from mucg4.model.network import Network
 from mucg4.model.query import Case, Query
 from mucg4.ops.affine import Dense
@@ -91,10 +92,8 @@ def agreement(
     runtime = Runtime(network) if runtime is None else runtime
     visited = runtime.visited if visited is None else visited
     random = np.random.default_rng(int(query.key[:16], 16))
-    from threadpoolctl import threadpool_limits
-
     done = Agreement(None)
-    with threadpool_limits(1, user_api="blas"):  # on busy cores several threads make small products five times slower
+    with single_thread():  # on busy cores several threads make small products five times slower
         try:
             if runtime.inner is None or runtime.inner.network is not network:
                 runtime.inner, runtime.compared = _Inner(network, runtime), 0

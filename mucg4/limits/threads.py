@@ -1,4 +1,4 @@
-"""How many threads the libraries beneath NumPy and PyTorch may use while a query is decided."""
+"""How many threads the libraries beneath NumPy and PyTorch may use while a query is decided, and threads of our own."""
 
 from __future__ import annotations
 

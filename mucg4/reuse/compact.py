@@ -22,7 +22,8 @@ from dataclasses import field, replace
 import numpy as np
 
 from mucg4.bound.tighten import Ascent
-from mucg4.check.margins import Gauge, Margins, Places, planned
+from mucg4.check.margins import Gauge, Margins, Places
+from mucg4.check.walk import planned
 from mucg4.errors import BudgetError, ProofError
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import shared_out, single_thread

@@ -12,7 +12,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from mucg4.check.margins import Gauge, Margins, planned
+from mucg4.check.margins import Gauge, Margins
+from mucg4.check.walk import planned
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Proof, Tree
 from mucg4.model.query import Conjunction, Query

@@ -22,8 +22,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from mucg4.check.margins import Gauge, Places, Plan, planned
+from mucg4.check.margins import Gauge, Places, Plan
 from mucg4.check.resume import Open
+from mucg4.check.walk import planned
 from mucg4.limits.budget import Budget
 from mucg4.model.query import Query
 from mucg4.model.refutations import Refutations

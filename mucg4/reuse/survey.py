@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mucg4.check.margins import Gauge, Margins, planned
+from mucg4.check.margins import Gauge, Margins
+from mucg4.check.walk import planned
 from mucg4.limits.budget import Budget
 from mucg4.limits.processes import shared_out, single_thread
 from mucg4.model.proof import Proof, Tree

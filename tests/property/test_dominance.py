@@ -22,7 +22,7 @@ from mucg4.bound.planes import carrier_rows, derive
 from mucg4.bound.propagate import Bounder
 from mucg4.bound.tighten import Ascent, Duals, evaluate_tightening
 from mucg4.check.enclose import Enclosure, Frame, Rows
-from mucg4.check.walk import _plan, _Walk
+from mucg4.check.walk import _Walk, planned
 from mucg4.errors import Mucg4Error
 from mucg4.limits.budget import Budget
 from mucg4.model.proof import Alpha, Cuts, Refutation, Tightening, Tree
@@ -179,7 +179,7 @@ class Sides:
             at = self.behind[k]
         flags = np.ones(n, dtype=bool)
         tree = Tree(node, index, threshold, left, right, flags, ~flags, tuple(refutations))
-        return _Walk(_plan(tree, self.query), self.enclosure, {}, Budget())
+        return _Walk(planned(tree, self.query), self.enclosure, {}, Budget())
 
 
 def assert_bounds(s: Sides) -> None:

@@ -12,8 +12,8 @@ from effort import effort
 from handmade import clauses, formula_query
 
 from mucg4.check import enclose as enclose_module
-from mucg4.check.margins import Gauge, planned
-from mucg4.check.walk import check
+from mucg4.check.margins import Gauge
+from mucg4.check.walk import check, planned
 from mucg4.errors import BudgetError, InputError, ProofError
 from mucg4.gate.runtimes import runtime_of
 from mucg4.limits.budget import Budget

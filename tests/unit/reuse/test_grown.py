@@ -10,8 +10,8 @@ import pytest
 from effort import effort
 from handmade import chain, one, random_layers
 
-from mucg4.check.margins import Gauge, Margins, planned
-from mucg4.check.walk import check
+from mucg4.check.margins import Gauge, Margins
+from mucg4.check.walk import check, planned
 from mucg4.errors import BudgetError
 from mucg4.evidence import Examined
 from mucg4.gate.runtimes import runtime_of

@@ -10,8 +10,7 @@ from effort import effort
 from handmade import clauses, formula_query
 from samples import replayed
 
-from mucg4.check.margins import planned
-from mucg4.check.walk import check
+from mucg4.check.walk import check, planned
 from mucg4.errors import ProofError
 from mucg4.evidence import Examined
 from mucg4.gate.runtime import Runtime
